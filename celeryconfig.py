@@ -1,0 +1,82 @@
+"""Celery's settings, each with its reason. Facts: docs/adr/0004-celery-on-redis.md.
+
+The broker, the schedules and everything else that an installation chooses come from the configuration file that
+USAGE_CONFIG names; a wrong one ends the process with exit code 2 before anything starts.
+"""
+
+import os
+import sys
+
+from kombu import Queue
+
+from beat_schedule import make_beat_schedule
+from usage_tasks.settings import SettingsError, load_settings
+
+try:
+    _settings = load_settings(os.environ)
+except SettingsError as error:
+    sys.stderr.write(f"{error}\n")
+    sys.exit(2)
+
+broker_url = _settings.redis_url
+result_backend = _settings.redis_url
+
+# Names are protocol: the prefix of a task's name is its queue, and no other queue comes into being by a typing error.
+task_queues = [Queue(name) for name in ("usage", "billing", "stripe", "directory", "maintenance", "server")]
+task_routes = {
+    f"{prefix}.*": {"queue": prefix} for prefix in ("usage", "billing", "stripe", "directory", "maintenance", "server")
+}
+task_default_queue = "maintenance"
+task_create_missing_queues = False
+
+# JSON only: whoever can write to the broker must not be able to run code.
+task_serializer = "json"
+result_serializer = "json"
+accept_content = ["json"]
+
+# A message is acknowledged after the work, and goes back when its worker dies. Neither makes it safe on Redis: the
+# table is the truth, and a sweep finds what a message lost.
+task_acks_late = True
+task_reject_on_worker_lost = True
+task_retry_on_worker_lost = True  # counts against max_retries, so that a poison message ends
+task_acks_on_failure = True
+task_acks_on_timeout = True  # False would loop for ever
+
+# Longer than the longest task (4 minutes) and the longest wait for a retry (1 minute): visibility is not renewed.
+broker_transport_options = {
+    "visibility_timeout": 600,
+    "unacked_restore_interval": 5,  # else lost work comes back only after about 100 s
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 5,  # a black hole is noticed
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "priority_steps": [0],  # one list a queue
+    "queue_order_strategy": "round_robin",
+    "global_keyprefix": "usage:",
+}
+result_backend_transport_options = {"global_keyprefix": "usage:"}
+redis_socket_timeout = 5
+redis_socket_connect_timeout = 2
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+broker_pool_acquire_timeout = 5
+task_publish_retry_policy = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
+
+# An answer is read at once or never.
+result_expires = 3600
+
+worker_prefetch_multiplier = 1
+worker_cancel_long_running_tasks_on_connection_loss = True  # else its redelivered copy runs beside it
+worker_soft_shutdown_timeout = 30
+worker_enable_soft_shutdown_on_idle = True
+worker_max_tasks_per_child = 1000
+worker_max_memory_per_child = 400_000
+worker_hijack_root_logger = False
+worker_send_task_events = False  # a fifth of the throughput; `-E` where Flower is to show tasks
+
+beat_schedule = make_beat_schedule(_settings)
+beat_scheduler = "celery.beat:Scheduler"  # in memory: the database knows what is due, not a file of beat's
+beat_max_loop_interval = 5
+timezone = "UTC"
+enable_utc = True

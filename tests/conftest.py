@@ -1,0 +1,135 @@
+"""Real servers for every test: one start a session, one database cloned from a template for each test."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+
+from tests.factories import START, SYSTEM
+from usage_tasks.embedded.servers import Servers, running_servers
+from usage_tasks.runtime import Runtime, runtime
+from usage_tasks.settings import load_settings
+from usage_tasks.storage import migrate
+from usage_tasks.storage.engine import Database
+from usage_tasks.storage.prices import publish_prices
+
+PRICES: Final = MappingProxyType(
+    {
+        "default": Decimal("0.1666666667"),
+        "small": Decimal("0.1"),
+        "medium": Decimal("0.2"),
+        "large": Decimal("0.5"),
+        "xlarge": Decimal(1),
+    }
+)
+TEMPLATE: Final = f"usage_template_{os.getpid()}"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """PostgreSQL and Redis: those that DATABASE_URL and REDIS_URL name, else embedded ones."""
+    with running_servers(tmp_path_factory.mktemp("servers"), os.environ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(servers: Servers) -> Iterator[str]:
+    """A migrated database with a price list, to be cloned."""
+    _administer(servers, "CREATE DATABASE {}", TEMPLATE)
+    database = Database(_sqlalchemy_url(servers, TEMPLATE))
+    try:
+        migrate.upgrade(_sqlalchemy_url(servers, TEMPLATE))
+        with database.transaction() as connection:
+            publish_prices(connection, PRICES, at=START, actor=SYSTEM)
+        database.dispose()
+        yield TEMPLATE
+    finally:
+        database.dispose()
+        _administer(servers, "DROP DATABASE {} WITH (FORCE)", TEMPLATE)
+
+
+@pytest.fixture
+def database_url(servers: Servers, template: str) -> Iterator[str]:
+    """A fresh database of this test's own, as psycopg takes it."""
+    name = f"usage_test_{os.getpid()}_{next(_numbers)}"
+    _administer(servers, "CREATE DATABASE {} TEMPLATE {}", name, template)
+    yield make_url(servers.database_url).set(database=name).render_as_string(hide_password=False)
+    _administer(servers, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """An empty Redis."""
+    client = redis.Redis.from_url(servers.redis_url)
+    client.flushdb()
+    client.close()
+    return servers.redis_url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The test's database; `transaction()` commits."""
+    opened = Database(_with_driver(database_url))
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[Connection]:
+    """A transaction for the whole test."""
+    with database.transaction() as opened:
+        yield opened
+
+
+@pytest.fixture
+def environment(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, str]:
+    """The variables of an installation of its own; Stripe's are for a test to add."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("USAGE_", "STRIPE_"))}
+    return inherited | {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS": '{"small": 0.1, "medium": 0.2, "large": 0.5, "xlarge": 1}',
+        "USAGE_DEFAULT_SPENDING_LIMIT": '{"forTeams": 500, "forUsers": 100}',
+        "USAGE_TEST_CLOCK": "true",
+        "HOME": str(tmp_path),
+    }
+
+
+@pytest.fixture
+def rt(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    """This process's runtime, on the test's own servers: tasks that are called here use it."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    runtime.cache_clear()
+    built = runtime()
+    assert built.settings == load_settings(environment)
+    yield built
+    built.database.dispose()
+    runtime.cache_clear()
+
+
+def _sqlalchemy_url(servers: Servers, name: str) -> str:
+    url = make_url(servers.database_url).set(database=name)
+    return _with_driver(url.render_as_string(hide_password=False))
+
+
+def _with_driver(url: str) -> str:
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def _administer(servers: Servers, statement: str, *names: str) -> None:
+    server = make_conninfo("", **{**conninfo_to_dict(servers.database_url), "dbname": "postgres"})
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

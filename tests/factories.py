@@ -1,0 +1,66 @@
+"""Values for tests; each test states only the fields that it is about."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.sessions import SessionReport
+
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR: Final = timedelta(hours=1)
+DAY: Final = timedelta(days=1)
+SYSTEM: Final = Actor("service:tests")
+LIMITS: Final = SpendingLimits(for_teams=500, for_users=100, min_for_users_on_stripe=0)
+
+_NAMESPACE = UUID("5c1d2a52-6c86-4f6e-9f0e-0b8a7cf3d001")
+_numbers = itertools.count(1)
+
+
+def make_id(name: object) -> UUID:
+    """A UUID that is the same for the same name."""
+    return uuid5(_NAMESPACE, str(name))
+
+
+def team(name: object = "team") -> AttributionId:
+    """A team's account."""
+    return AttributionId(f"team:{make_id(name)}")
+
+
+def user(name: object = "user") -> AttributionId:
+    """An individual's account."""
+    return AttributionId(f"user:{make_id(name)}")
+
+
+def session_row(**fields: Any) -> dict[str, Any]:
+    """One report as it travels: JSON, a running session of class small unless told otherwise."""
+    row = {
+        "instance_id": str(make_id(f"instance {next(_numbers)}")),
+        "workspace_id": "ws-1",
+        "user_id": str(make_id("owner")),
+        "attribution_id": team(),
+        "workspace_class": "small",
+        "started_at": START,
+    }
+    row |= fields
+    return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in row.items()}
+
+
+def session_report(**fields: Any) -> SessionReport:
+    """One report as services take it: a running session of class small unless told otherwise."""
+    values: dict[str, Any] = {
+        "index": 0,
+        "instance_id": make_id(f"instance {next(_numbers)}"),
+        "workspace_id": "ws-1",
+        "user_id": make_id("owner"),
+        "attribution_id": team(),
+        "workspace_class": "small",
+        "created_at": None,
+        "started_at": START,
+        "stopping_at": None,
+        "stopped_at": None,
+        "observed_at": START,
+    }
+    return SessionReport(**(values | fields))

@@ -1,0 +1,73 @@
+"""Stripe's secrets come from the environment or the credentials file, and are never shown."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.settings.conftest import Load
+from usage_tasks.settings import SettingsError, read_stripe_credentials
+
+ORIGINAL = {"publishableKey": "pk_1", "secretKey": "sk_1", "webhookKey": "whsec_1"}
+
+
+def _file(tmp_path: Path, content: Any) -> str:
+    file = tmp_path / "credentials.json"
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
+def test_the_file_of_the_original_is_read(load: Load, tmp_path: Path) -> None:
+    credentials = read_stripe_credentials(load(stripeCredentialsFile=_file(tmp_path, ORIGINAL)), {})
+    assert credentials.get_secret_key() == "sk_1"
+    assert credentials.get_webhook_secrets() == ("whsec_1",)
+
+
+def test_two_webhook_secrets_are_known_while_they_are_rolled(load: Load, tmp_path: Path) -> None:
+    file = _file(tmp_path, ORIGINAL | {"webhookKey": ["whsec_new", "whsec_old"]})
+    credentials = read_stripe_credentials(load(stripeCredentialsFile=file), {})
+    assert credentials.get_webhook_secrets() == ("whsec_new", "whsec_old")
+
+
+def test_the_environment_overrides_the_file(load: Load, tmp_path: Path) -> None:
+    settings = load(stripeCredentialsFile=_file(tmp_path, ORIGINAL))
+    credentials = read_stripe_credentials(settings, {"STRIPE_WEBHOOK_SECRET": "whsec_2, whsec_3"})
+    assert credentials.get_secret_key() == "sk_1"
+    assert credentials.get_webhook_secrets() == ("whsec_2", "whsec_3")
+
+
+def test_the_receiver_needs_only_its_own_secret(load: Load, tmp_path: Path) -> None:
+    settings = load(stripeCredentialsFile=str(tmp_path / "not mounted here.json"))
+    credentials = read_stripe_credentials(settings, {"STRIPE_WEBHOOK_SECRET": "whsec_1"})
+    assert credentials.get_webhook_secrets() == ("whsec_1",)
+    with pytest.raises(SettingsError, match=r"not mounted here\.json .*secretKey: missing"):
+        credentials.get_secret_key()
+
+
+def test_a_missing_file_is_named(load: Load, tmp_path: Path) -> None:
+    settings = load(stripeCredentialsFile=str(tmp_path / "none.json"))
+    with pytest.raises(SettingsError, match=r"none\.json: can't be read: No such file"):
+        read_stripe_credentials(settings, {})
+
+
+def test_no_file_and_no_environment_is_an_error_that_says_what_to_set(load: Load) -> None:
+    with pytest.raises(SettingsError, match=r"stripeCredentialsFile.*STRIPE_SECRET_KEY"):
+        read_stripe_credentials(load(), {})
+
+
+def test_credentials_never_show_themselves(load: Load, tmp_path: Path) -> None:
+    credentials = read_stripe_credentials(load(stripeCredentialsFile=_file(tmp_path, ORIGINAL)), {})
+    for shown in (repr(credentials), str(credentials), credentials.model_dump_json()):
+        assert "sk_1" not in shown
+        assert "whsec_1" not in shown
+
+
+@pytest.mark.parametrize(
+    "content", [{"secretKey": 5, "webhookKey": "hush"}, {"secret": "hush"}, {"webhookKey": ["hush", 5]}, ["hush"]]
+)
+def test_a_file_of_another_shape_is_refused_without_showing_it(load: Load, tmp_path: Path, content: Any) -> None:
+    settings = load(stripeCredentialsFile=_file(tmp_path, content))
+    with pytest.raises(SettingsError, match=r"credentials\.json: ") as refused:
+        read_stripe_credentials(settings, {})
+    assert "hush" not in str(refused.value)

@@ -1,0 +1,101 @@
+"""Durations mean what Go's time.ParseDuration makes of them."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usage_tasks.domain.durations import format_duration, parse_duration
+
+GO_DURATION_MAX = timedelta(microseconds=(2**63 - 1) // 1_000)
+
+
+# From Go's own time_test.go, and what the configuration files of the original hold.
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0),
+        ("5s", 5),
+        ("30s", 30),
+        ("1478s", 1478),
+        ("-5s", -5),
+        ("+5s", 5),
+        ("-0", 0),
+        ("+0", 0),
+        ("5.0s", 5),
+        ("5.6s", 5.6),
+        ("5.s", 5),
+        (".5s", 0.5),
+        ("1.004s", 1.004),
+        ("100.00100s", 100.001),
+        ("12us", 0.000012),
+        ("12µs", 0.000012),
+        ("12μs", 0.000012),
+        ("14s", 14),
+        ("100ms", 0.1),
+        ("90s", 90),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        ("24h", 86400),
+        ("3h30m", 12600),
+        ("10.5s4m", 250.5),
+        ("-2m3.4s", -123.4),
+        ("1h2m3s4ms5us", 3723.004005),
+        ("0.3333333333333333333h", 1200),
+        ("0.100000000000000000000h", 360),
+        ("0.830103483285477580700h", 2988.372539),
+        ("1999ns", 0.000001),
+    ],
+)
+def test_a_duration_means_what_it_means_to_go(text: str, seconds: float) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["9223372036854775807ns", "-9223372036854775808ns", "2562047h47m16.854775807s"])
+def test_the_longest_durations_of_go_are_read(text: str) -> None:
+    assert abs(parse_duration(text)) == GO_DURATION_MAX
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "3", "-", "s", ".", "-.", ".s", "+.s", "1d", "5 s", " 5s", "5s ", "1m30", "1..5s", "--5s", "٣s", "1e3s",
+        "9223372036854775808ns", "-9223372036854775809ns", "3000000h", "1S", "\x85\x85", "hello \xffff world",
+        "9" * 500 + "s",
+    ],
+)  # fmt: skip
+def test_what_go_refuses_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"duration|unit"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("duration", "text"),
+    [
+        (timedelta(0), "0s"),
+        (timedelta(microseconds=1), "1\N{MICRO SIGN}s"),
+        (timedelta(microseconds=1100), "1.1ms"),
+        (timedelta(milliseconds=100), "100ms"),
+        (timedelta(seconds=3.5), "3.5s"),
+        (timedelta(minutes=1), "1m0s"),
+        (timedelta(hours=1, minutes=30), "1h30m0s"),
+        (timedelta(days=1), "24h0m0s"),
+        (timedelta(minutes=-2, seconds=-3.4), "-2m3.4s"),
+    ],
+)
+def test_a_duration_is_written_as_go_writes_it(duration: timedelta, text: str) -> None:
+    assert format_duration(duration) == text
+
+
+@given(st.timedeltas(min_value=-GO_DURATION_MAX, max_value=GO_DURATION_MAX))
+def test_a_duration_that_was_written_reads_as_itself(duration: timedelta) -> None:
+    assert parse_duration(format_duration(duration)) == duration
+
+
+@given(st.text(alphabet="0123456789.+-nuµmsh ", max_size=20))
+def test_any_text_is_read_or_refused_as_a_value(text: str) -> None:
+    try:
+        parse_duration(text)
+    except ValueError:
+        return

@@ -1,0 +1,111 @@
+"""When the broker is away, Stripe hears it soon and comes again."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from tests.webhook_app.conftest import Receiver, drain, make_event, running_receiver, wait_until
+from tests.webhook_app.receiver import make_celery
+from usage_tasks.embedded.processes import free_port, is_alive
+from usage_tasks.embedded.redis import running_redis
+from usage_tasks.webhook_app import THREADS, BrokerAwayError, make_app, publisher
+
+ANSWER_SECONDS_MAX = 7
+STOP_SECONDS_MAX = 5
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """The URL of a broker that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+
+
+def test_a_broker_that_refuses_is_a_503_at_once(tmp_path: Path) -> None:
+    with running_receiver(tmp_path, f"redis://127.0.0.1:{free_port()}/0") as receiver:
+        started = time.monotonic()
+        assert receiver.post(make_event(id="evt_away")).status == 503
+        assert time.monotonic() - started < 3
+        assert receiver.request("GET", "/healthz").status == 200
+        log = receiver.log.read_text()
+        assert "webhook.broker_away" in log
+        assert "Traceback" not in log
+
+
+def test_a_broker_that_is_a_black_hole_is_a_503_within_bounds(tmp_path: Path, black_hole: str) -> None:
+    with running_receiver(tmp_path, black_hole) as receiver, ThreadPoolExecutor(2 * THREADS) as senders:
+        started = time.monotonic()
+        # More at once than there are threads: those behind must not wait once more each.
+        answers = senders.map(receiver.post, [make_event()] * 2 * THREADS)
+        assert {answer.status for answer in answers} == {503}
+        assert time.monotonic() - started < ANSWER_SECONDS_MAX
+
+
+def test_a_broker_that_comes_back_is_used_again(tmp_path: Path) -> None:
+    port = free_port()
+    with running_receiver(tmp_path, f"redis://127.0.0.1:{port}/0") as receiver:
+        for _ in range(3):
+            with running_redis(tmp_path / "broker", os.environ, ports=lambda: port) as url:
+                assert wait_until(lambda: receiver.post(make_event()).status == 200, seconds_max=5)
+                assert drain(url)
+            assert receiver.post(make_event()).status == 503
+
+
+def test_a_broker_that_is_full_is_a_503(tmp_path: Path) -> None:
+    with running_redis(tmp_path / "broker", os.environ) as url:
+        with Redis.from_url(url) as redis:
+            redis.config_set("maxmemory", "1mb")
+        with pytest.raises(BrokerAwayError):
+            publisher(make_celery(url))("evt_1", "{}" * 1_000_000)
+
+
+def test_every_process_ends_within_five_seconds_though_a_request_hangs(tmp_path: Path, black_hole: str) -> None:
+    with running_receiver(tmp_path, black_hole) as receiver:
+        request = threading.Thread(target=_post_until_the_end, args=(receiver,), daemon=True)
+        request.start()
+        time.sleep(0.5)
+        family = [receiver.process.pid, *_children(receiver.process.pid)]
+        assert len(family) == 2
+        started = time.monotonic()
+        receiver.process.send_signal(signal.SIGTERM)
+        receiver.process.wait(STOP_SECONDS_MAX)
+        assert wait_until(lambda: not any(map(is_alive, family)), seconds_max=1)
+        assert time.monotonic() - started < STOP_SECONDS_MAX
+
+
+def test_an_idle_receiver_ends_at_once_and_without_an_error(tmp_path: Path, broker: str) -> None:
+    with running_receiver(tmp_path, broker) as receiver:
+        receiver.process.send_signal(signal.SIGTERM)
+        assert receiver.process.wait(STOP_SECONDS_MAX) == 0
+
+
+@pytest.mark.parametrize("secrets", [[], [""], ["whsec_1", ""]])
+def test_a_receiver_without_a_secret_is_not_made(secrets: list[str]) -> None:
+    with pytest.raises(ValueError, match="at least one webhook secret"):
+        make_app(secrets=secrets, publish=_never)
+
+
+def _never(event_id: str, body: str) -> None:
+    raise AssertionError(event_id)
+
+
+def _post_until_the_end(receiver: Receiver) -> None:
+    with suppress(OSError, HTTPException):
+        receiver.post(make_event())
+
+
+def _children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], capture_output=True, text=True, check=True)
+    rows = (line.split() for line in listed.stdout.splitlines())
+    return [int(child) for parent, child in rows if int(parent) == pid]

@@ -1,0 +1,43 @@
+"""The Celery application: `celery -A usage_tasks worker|beat|flower`.
+
+Light to import, for the receiver publishes with it: tasks are imported by workers only. Settings stand in
+celeryconfig.py, or in the module that CELERY_CONFIG_MODULE names.
+"""
+
+import os
+
+from celery import Celery, signals
+
+from usage_tasks.telemetry.logs import configure_logging
+
+app = Celery(
+    "usage_tasks",
+    include=[
+        "usage_tasks.tasks.usage",
+        "usage_tasks.tasks.billing",
+        "usage_tasks.tasks.stripe",
+        "usage_tasks.tasks.maintenance",
+    ],
+)
+app.config_from_object(os.environ.get("CELERY_CONFIG_MODULE", "celeryconfig"))
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: object) -> None:
+    configure_logging(os.environ.get("USAGE_LOG_LEVEL", "INFO"))
+
+
+@signals.worker_init.connect
+def _serve_metrics(**_: object) -> None:
+    from usage_tasks.telemetry.metrics import serve_metrics  # noqa: PLC0415 - only a worker has metrics to show
+
+    if port := os.environ.get("USAGE_METRICS_PORT"):
+        serve_metrics(int(port))
+
+
+@signals.worker_process_shutdown.connect
+def _forget_child(pid: int, **_: object) -> None:
+    from prometheus_client import multiprocess  # noqa: PLC0415 - only a worker has metrics to show
+
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]  # the library has no annotation here

@@ -1,0 +1,35 @@
+"""Three kinds of failure, told apart by what may be done about them."""
+
+
+class UsageError(Exception):
+    """The root of the errors this system raises on purpose."""
+
+
+class RetryableError(UsageError):
+    """The world is busy: the same call may succeed later."""
+
+
+class PermanentError(UsageError):
+    """This input can never succeed: park it, tell somebody, go on with the others."""
+
+
+class InvalidInputError(PermanentError):
+    """A caller's value is wrong; the message names the field, the value and what is allowed."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field}: {value!r} is not allowed: {allowed}")
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+    def __reduce__(self) -> tuple[type["InvalidInputError"], tuple[str, object, str]]:
+        """Survive pickling, which Celery does to an exception that crosses from a child to its worker."""
+        return type(self), (self.field, self.value, self.allowed)
+
+
+class StaleVersionError(PermanentError):
+    """A compare-and-set lost: the caller decided on a version that is no longer the current one."""
+
+
+class InvariantError(UsageError):
+    """Our own bug: stop before money moves."""

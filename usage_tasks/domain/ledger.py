@@ -1,0 +1,59 @@
+"""The kinds of ledger entry and their natural keys.
+
+Amounts are signed credit cents: usage is positive, what settles it negative. A kind is the contra account, so the
+entries of an account are a complete double entry: used = invoiced + covered + forgiven + carried.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+
+class EntryKind(StrEnum):
+    """What moved the balance."""
+
+    SESSION = "session"  # a final session
+    ADJUSTMENT = "adjustment"  # the difference after a final session's facts were corrected
+    INVOICE = "invoice"  # a finalized Stripe invoice
+    RESET = "reset"  # an allowance that covered usage at the end of a cycle
+    UPGRADE = "upgrade"  # what was forgiven when the account began to pay
+
+
+class Contra(StrEnum):
+    """The other side of an entry: where its cents went."""
+
+    USED = "used"
+    INVOICED = "invoiced"
+    COVERED = "covered"
+    FORGIVEN = "forgiven"
+
+
+CONTRA_BY_KIND = {
+    EntryKind.SESSION: Contra.USED,
+    EntryKind.ADJUSTMENT: Contra.USED,
+    EntryKind.INVOICE: Contra.INVOICED,
+    EntryKind.RESET: Contra.COVERED,
+    EntryKind.UPGRADE: Contra.FORGIVEN,
+}
+
+USAGE_KINDS = (EntryKind.SESSION, EntryKind.ADJUSTMENT)
+
+
+def session_key(instance_id: UUID, revision: int) -> str:
+    """Name the entry of one revision of a session's facts."""
+    return f"session:{instance_id}:{revision}"
+
+
+def invoice_key(stripe_invoice_id: str) -> str:
+    """Name the entry of a finalized invoice."""
+    return f"invoice:{stripe_invoice_id}"
+
+
+def reset_key(cycle_started_at: datetime) -> str:
+    """Name the entry of a cycle's reset; with the account, which is part of the table's key, it is unique."""
+    return f"reset:{cycle_started_at.isoformat()}"
+
+
+def upgrade_key(version: int) -> str:
+    """Name the entry of the switch that made this version of the cost center."""
+    return f"upgrade:{version}"

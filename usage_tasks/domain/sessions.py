@@ -1,0 +1,36 @@
+"""What a platform reports of a session, and why a report is refused."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from usage_tasks.domain.accounts import AttributionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionReport:
+    """The facts of one session as seen at `observed_at`; of two reports the one observed later holds.
+
+    `index` is the report's place in its batch. `stopping_at` ends what is billed, `stopped_at` makes it final.
+    """
+
+    index: int
+    instance_id: UUID
+    workspace_id: str
+    user_id: UUID
+    attribution_id: AttributionId
+    workspace_class: str
+    created_at: datetime | None
+    started_at: datetime
+    stopping_at: datetime | None
+    stopped_at: datetime | None
+    observed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """Why one report of a batch was not taken: its place in the batch, the field and the reason."""
+
+    index: int
+    field: str
+    reason: str

@@ -1,0 +1,204 @@
+"""Child processes that never outlive their supervisor."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Final
+
+LAUNCH: Final = Path(__file__).with_name("launch.py")
+LINUX: Final = sys.platform.startswith("linux")
+POLL_SECONDS: Final = 0.01
+TAIL_BYTES_MAX: Final = 8000
+TAIL_LINES_MAX: Final = 20
+PORT_ATTEMPTS_MAX: Final = 5
+
+
+class StartError(Exception):
+    """Something could not be started. The message names it, quotes the end of its log and says what to do."""
+
+    def __init__(self, problem: str, *, advice: str, output: str = "") -> None:
+        parts = (problem, textwrap.indent(output, "  | "), advice)
+        super().__init__("\n".join(part for part in parts if part))
+        self.output = output
+
+
+class Identity(StrEnum):
+    """As whom a child runs. The last two are for root only, and for a server that refuses root."""
+
+    SAME = "same"
+    NAMESPACE = "namespace"
+    NOBODY = "nobody"
+
+
+def free_port() -> int:
+    """Find a loopback port that nobody listens on just now; it may be taken before it is used."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def child_process(
+    arguments: Sequence[str],
+    *,
+    name: str,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    ready: Callable[[], bool] = lambda: True,
+    ready_seconds_max: float = 20,
+    stop_signal: signal.Signals = signal.SIGTERM,
+    stop_seconds_max: float = 15,
+    orphan_signal: signal.Signals = signal.SIGKILL,
+    advise: Callable[[str], str] = lambda _output: "Its log has more.",
+    identity: Identity = Identity.SAME,
+    keep_open: Sequence[int] = (),
+    guarded: bool = not LINUX,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command as a process group of its own, from `ready` until the block ends.
+
+    Output is appended to `log`. Ctrl-C reaches only the supervisor. At the end the command gets `stop_signal`, and
+    its group SIGKILL once it has ended or `stop_seconds_max` are over.
+
+    A killed supervisor takes the command along with `orphan_signal`; a gentler one than SIGKILL is for commands that
+    then end soon (a Celery worker first finishes its tasks). On Linux the kernel sends it, to the command only, when
+    the *thread* that entered the block ends: enter it in one that outlives the block. Elsewhere, or if `guarded`,
+    a small process waits for the supervisor's end, signals the whole group, and kills it 15 s later.
+
+    `advise` turns the end of the log into what a reader of the StartError should do. Raises StartError.
+    """
+    with ExitStack() as stack:
+        output = stack.enter_context(_opened_log(log, name=name))
+        log_start = output.tell()
+        guard = stack.enter_context(_guard_pipe()) if guarded else None
+        binding = [str(os.getpid()), str(int(orphan_signal)), identity, "-" if guard is None else str(guard)]
+        inherited = [*keep_open, *(() if guard is None else (guard,))]
+        process = _launch([*binding, *arguments], output=output, environment=environment, inherited=inherited)
+        try:
+            problem = _await_ready(process, ready, seconds_max=ready_seconds_max)
+            if problem:
+                tail = log_tail(log, start=log_start)
+                raise StartError(f"{name} {problem} (log: {log})", output=tail, advice=advise(tail))
+            yield process
+        finally:
+            _stop(process, stop_signal, seconds_max=stop_seconds_max)
+
+
+def enter_on_free_port(
+    stack: ExitStack, start: Callable[[int], AbstractContextManager[object]], *, ports: Callable[[], int]
+) -> int:
+    """Enter `start(port)` on the stack; with another port, a few times, when somebody was faster to take it."""
+    for attempts_left in reversed(range(PORT_ATTEMPTS_MAX)):
+        port = ports()
+        try:
+            stack.enter_context(start(port))
+        except StartError as error:
+            if not attempts_left or "address already in use" not in error.output.lower():
+                raise
+        else:
+            return port
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def is_alive(pid: int) -> bool:
+    """Is there a process with this id, whoever owns it?"""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def log_tail(log: Path, *, start: int = 0) -> str:
+    """Read the last lines of what was written to the log since the offset `start`."""
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - TAIL_BYTES_MAX))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(lines[-TAIL_LINES_MAX:])
+
+
+def _launch(
+    arguments: Sequence[str],
+    *,
+    output: IO[bytes],
+    environment: Mapping[str, str] | None,
+    inherited: Sequence[int],
+) -> subprocess.Popen[bytes]:
+    # The launcher, not a preexec_fn, prepares the child, and then becomes the command: see there.
+    return subprocess.Popen(  # noqa: S603  # an argument list of our own, no shell
+        [sys.executable, "-I", "-S", str(LAUNCH), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=None if environment is None else dict(environment),
+        pass_fds=inherited,
+        process_group=0,
+    )
+
+
+@contextmanager
+def _opened_log(log: Path, *, name: str) -> Iterator[IO[bytes]]:
+    try:
+        file = log.open("ab")
+    except OSError as error:
+        advice = "Make its directory, and make it writable for the user who runs this."
+        raise StartError(f"{name} has no log: {error}", advice=advice) from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _guard_pipe() -> Iterator[int]:
+    """Yield the end of a pipe on which a guard hears a byte (all is well) or the end (the supervisor died)."""
+    reader, writer = os.pipe()
+    try:
+        yield reader
+    finally:
+        with suppress(BrokenPipeError):
+            os.write(writer, b".")
+        os.close(reader)
+        os.close(writer)
+
+
+def _await_ready(process: subprocess.Popen[bytes], ready: Callable[[], bool], *, seconds_max: float) -> str | None:
+    """Wait until `ready`; return what went wrong instead, if something did."""
+    give_up_at = time.monotonic() + seconds_max
+    while not ready():
+        if process.poll() is not None:
+            return f"ended with status {process.returncode} before it was ready"
+        if time.monotonic() > give_up_at:
+            return f"was not ready after {seconds_max:g} s"
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+def _stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals, *, seconds_max: float) -> None:
+    try:
+        if process.poll() is None:
+            process.send_signal(stop_signal)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(seconds_max)
+    finally:
+        # Also after a second Ctrl-C.
+        _kill_group(process)
+        process.wait()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    # An ended leader may leave members behind, and while they live nobody else gets its id. If the id of an ended
+    # one is in use, the group is gone and it is a stranger's.
+    if process.returncode is not None and is_alive(process.pid):
+        return
+    # macOS says EPERM when only zombies are left.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

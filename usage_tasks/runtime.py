@@ -1,0 +1,77 @@
+"""What a process works with: settings, database, Redis, Stripe and the time, each built on first use.
+
+Built in the child, after the fork: no connection is ever shared between processes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cache, cached_property
+
+import redis
+from sqlalchemy import Connection
+
+from usage_tasks.coordination.clock import Clock, SystemClock, TestClock
+from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.settings import Settings, load_settings, read_stripe_credentials
+from usage_tasks.storage.engine import Database
+from usage_tasks.stripe_gateway.live import LiveGateway
+from usage_tasks.stripe_gateway.protocol import StripeGateway
+
+
+class Runtime:
+    """The process's own connections and configuration."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def database(self) -> Database:
+        """The pool of database connections."""
+        return Database(self.settings.sqlalchemy_url)
+
+    @cached_property
+    def redis(self) -> "redis.Redis":
+        """A client with bounded waits."""
+        return redis.Redis.from_url(self.settings.redis_url, socket_timeout=5, socket_connect_timeout=2)
+
+    @cached_property
+    def stripe(self) -> StripeGateway:
+        """The client of Stripe; the credentials file is read here and nowhere earlier."""
+        return LiveGateway(
+            secret_key=read_stripe_credentials(self.settings).get_secret_key(),
+            meter_event_name=self.settings.stripe_meter_event_name,
+            api_base=self.settings.stripe_api_base,
+        )
+
+    @cached_property
+    def clock(self) -> Clock:
+        """The system's clock, or the installation's test clock."""
+        return TestClock(self.redis) if self.settings.test_clock else SystemClock()
+
+    @cached_property
+    def spending_limits(self) -> SpendingLimits:
+        """The configured default limits."""
+        limits = self.settings.default_spending_limit
+        return SpendingLimits(
+            for_teams=limits.for_teams,
+            for_users=limits.for_users,
+            min_for_users_on_stripe=limits.min_for_users_on_stripe,
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Open a transaction that commits at the end."""
+        with self.database.transaction() as connection:
+            yield connection
+
+    def now(self) -> datetime:
+        """Billing time."""
+        return self.clock.now()
+
+
+@cache
+def runtime() -> Runtime:
+    """Answer this process's runtime. Raises SettingsError where the configuration is wrong."""
+    return Runtime(load_settings(os.environ))

@@ -1,0 +1,125 @@
+"""Open accounts, read their cost centers, change limits and strategies."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Account, Actor
+from usage_tasks.domain.cost_centers import (
+    BillingStrategy,
+    CostCenter,
+    SpendingLimits,
+    change_limit,
+    new_cost_center,
+    switch_strategy,
+)
+from usage_tasks.domain.cycles import add_months
+from usage_tasks.domain.errors import StaleVersionError
+from usage_tasks.domain.ledger import EntryKind, upgrade_key
+from usage_tasks.services.reset import reset_account
+from usage_tasks.storage import audit, balances, cost_centers, entries
+
+
+def open_accounts(
+    connection: Connection, accounts: Iterable[Account], *, limits: SpendingLimits, at: datetime, actor: Actor
+) -> int:
+    """Open each account that is not open yet, its first cycle starting at `at`; return how many were new."""
+    firsts = [new_cost_center(account, limits, at=at) for account in accounts]
+    firsts.sort(key=lambda first: first.attribution_id)
+    return cost_centers.open_unknown(connection, firsts, actor=actor)
+
+
+def get_cost_center(
+    connection: Connection, account: Account, *, limits: SpendingLimits, at: datetime, actor: Actor
+) -> CostCenter:
+    """Answer an account's cost center as it stands at `at`: opened if unknown, every due reset applied first."""
+    open_accounts(connection, [account], limits=limits, at=at, actor=actor)
+    reset_account(connection, account.attribution_id, at=at, actor=actor)
+    return cost_centers.get_current(connection, account.attribution_id)
+
+
+def set_cost_center(
+    connection: Connection,
+    account: Account,
+    *,
+    strategy: BillingStrategy,
+    spending_limit: int | None,
+    expected_version: int | None,
+    limits: SpendingLimits,
+    at: datetime,
+    actor: Actor,
+) -> CostCenter:
+    """Set an account's strategy and limit, in credits; answer the version that holds now.
+
+    A switch starts a cycle; to stripe it balances out what is open, once a month at the most; back to other without
+    a limit restores the last limit that other had. With `expected_version` another version is a StaleVersionError.
+    """
+    get_cost_center(connection, account, limits=limits, at=at, actor=actor)
+    current = cost_centers.lock_current(connection, account.attribution_id)
+    if expected_version is not None and expected_version != current.version:
+        raise StaleVersionError(
+            f"expected_version: {expected_version} is not current: {account.attribution_id} is at {current.version}"
+        )
+    if strategy is current.billing_strategy:
+        if spending_limit is None or spending_limit == current.spending_limit:
+            return current
+        changed = change_limit(current, account, spending_limit, limits)
+    else:
+        remembered = cost_centers.find_latest_limit(connection, account.attribution_id, strategy)
+        limit = _limit_after_switch(strategy, asked=spending_limit, remembered=remembered, current=current)
+        changed = switch_strategy(current, account, strategy, spending_limit=limit, limits=limits, at=at)
+    cost_centers.append_versions(connection, [changed], actor=actor)
+    forgiven = _balance_out(connection, changed, at=at) if _is_upgrade(current, changed) else 0
+    _audit_change(connection, current, changed, forgiven=forgiven, at=at, actor=actor)
+    return changed
+
+
+def _limit_after_switch(
+    strategy: BillingStrategy, *, asked: int | None, remembered: int | None, current: CostCenter
+) -> int:
+    """Back on other the limit is what it last was there; on stripe it is what is asked for, else as it was."""
+    order = (remembered, asked) if strategy is BillingStrategy.OTHER else (asked, remembered)
+    return next((limit for limit in order if limit is not None), current.spending_limit)
+
+
+def _is_upgrade(before: CostCenter, after: CostCenter) -> bool:
+    return after.billing_strategy is BillingStrategy.STRIPE is not before.billing_strategy
+
+
+def _balance_out(connection: Connection, upgraded: CostCenter, *, at: datetime) -> int:
+    """Forgive what is open when an account begins to pay, unless that was done within the last month."""
+    account = upgraded.attribution_id
+    if entries.has_entry_since(connection, account, EntryKind.UPGRADE, since=add_months(at, -1)):
+        return 0
+    balance = balances.get_balance(connection, account, at=at)
+    if balance <= 0:
+        return 0
+    forgiveness = entries.Entry(
+        attribution_id=account,
+        key=upgrade_key(upgraded.version),
+        kind=EntryKind.UPGRADE,
+        credit_cents=-balance,
+        effective_at=at,
+        description="Balanced out on the upgrade to stripe",
+    )
+    entries.append_entries(connection, [forgiveness])
+    return balance
+
+
+def _audit_change(
+    connection: Connection, before: CostCenter, after: CostCenter, *, forgiven: int, at: datetime, actor: Actor
+) -> None:
+    audit.append_audit(
+        connection,
+        at=at,
+        actor=actor,
+        action="cost_center.set",
+        attribution_id=after.attribution_id,
+        details={
+            "version": after.version,
+            "billing_strategy": [before.billing_strategy.value, after.billing_strategy.value],
+            "spending_limit": [before.spending_limit, after.spending_limit],
+            "forgiven_cents": forgiven,
+        },
+    )

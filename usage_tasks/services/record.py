@@ -1,0 +1,88 @@
+"""Take up what platforms report of their sessions; refuse, keep and explain what cannot be right."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor, AttributionId, parse_attribution
+from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.services.cost_center import open_accounts
+from usage_tasks.storage import prices, quarantine, sessions
+from usage_tasks.storage.sessions import Merged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What became of a batch: what was merged, what was refused and why, in the batch's order."""
+
+    merged: Merged
+    rejections: Sequence[Rejection]
+
+
+def record_reports(
+    connection: Connection,
+    reports: Sequence[SessionReport],
+    malformed: Sequence[Rejection],
+    *,
+    raw: Sequence[object],
+    limits: SpendingLimits,
+    at: datetime,
+    actor: Actor,
+) -> Recorded:
+    """Merge the good reports of a batch and quarantine the others; an account's first session opens it.
+
+    `malformed` are the rows of `raw` that could not even be read. Sending a batch again changes nothing.
+    """
+    known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
+    own, contradicting = _split_contradictions(known)
+    merged = sessions.merge_reports(connection, own)
+    foreign = _foreign(own, sessions.list_foreign(connection, own))
+    accounts = {parse_attribution(report.attribution_id) for report in own}
+    open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
+    rejections = sorted([*malformed, *unknown_class, *contradicting, *foreign], key=lambda each: each.index)
+    quarantine.quarantine(connection, [(each, raw[each.index]) for each in rejections], actor=actor)
+    merged = Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - len(foreign))
+    return Recorded(merged=merged, rejections=rejections)
+
+
+def _split_by_class(
+    reports: Sequence[SessionReport], classes: frozenset[str]
+) -> tuple[list[SessionReport], list[Rejection]]:
+    known = [report for report in reports if report.workspace_class in classes]
+    allowed = ", ".join(sorted(classes)) or "none yet: publish the price list first"
+    refused = [
+        Rejection(
+            index=report.index,
+            field="workspace_class",
+            reason=f"{report.workspace_class!r} has no price; known classes: {allowed}",
+        )
+        for report in reports
+        if report.workspace_class not in classes
+    ]
+    return known, refused
+
+
+def _split_contradictions(reports: Sequence[SessionReport]) -> tuple[list[SessionReport], list[Rejection]]:
+    """Within a batch the first report of a session says whose it is."""
+    owners: dict[UUID, AttributionId] = {}
+    own, refused = [], []
+    for report in reports:
+        owner = owners.setdefault(report.instance_id, report.attribution_id)
+        if owner == report.attribution_id:
+            own.append(report)
+        else:
+            refused.append(_of_other_account(report, owner))
+    return own, refused
+
+
+def _foreign(reports: Sequence[SessionReport], owners: Mapping[UUID, AttributionId]) -> list[Rejection]:
+    return [_of_other_account(report, owners[report.instance_id]) for report in reports if report.instance_id in owners]
+
+
+def _of_other_account(report: SessionReport, owner: str) -> Rejection:
+    reason = f"{report.attribution_id!r} is not allowed: session {report.instance_id} is {owner}'s"
+    return Rejection(index=report.index, field="attribution_id", reason=reason)

@@ -1,0 +1,75 @@
+"""End the billing cycles that are due: cover what the allowance covers, carry the rest, advance.
+
+A cycle's reset and its advance are one transaction, under the key `reset:<cycle>`; accounts that are late catch up
+one cycle at a time, each with its own allowance. Balances are taken as of the cycle's end, not as of the run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.cost_centers import CostCenter, covered_by_reset
+from usage_tasks.domain.errors import InvariantError
+from usage_tasks.domain.ledger import EntryKind, reset_key
+from usage_tasks.services.isolation import in_halves
+from usage_tasks.storage import balances, cost_centers, entries
+
+BATCH: Final = 500
+_SYSTEM_ACTOR: Final = Actor("service:usage.reset")
+_CYCLES_MAX: Final = 1_200
+"""A hundred years of months: a bound on the catching up of one account."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetBatch:
+    """What one batch did: cycles ended, and the accounts whose cycle could not be, with the reason."""
+
+    cycles: int
+    failed: Sequence[tuple[AttributionId, str]]
+
+
+def reset_due(connection: Connection, *, at: datetime, excluding: Sequence[AttributionId] = ()) -> ResetBatch:
+    """End one cycle of each of a batch of accounts that are due at `at`, oldest first.
+
+    Accounts that are further behind are due again; those that failed are to be excluded from the next batch.
+    """
+    due = cost_centers.claim_due(connection, at=at, limit=BATCH, excluding=excluding)
+    failed = in_halves(connection, due, lambda part: _end_cycles(connection, part, actor=_SYSTEM_ACTOR))
+    return ResetBatch(
+        cycles=len(due) - len(failed), failed=[(current.attribution_id, reason) for current, reason in failed]
+    )
+
+
+def reset_account(connection: Connection, attribution_id: AttributionId, *, at: datetime, actor: Actor) -> int:
+    """End every cycle of one account that is due at `at`; return how many were."""
+    for cycles in range(_CYCLES_MAX):
+        due = cost_centers.claim_due(connection, at=at, limit=1, only=attribution_id)
+        if not due:
+            return cycles
+        _end_cycles(connection, due, actor=actor)
+    return _CYCLES_MAX
+
+
+def _end_cycles(connection: Connection, due: Sequence[CostCenter], *, actor: Actor) -> None:
+    held = balances.list_balances(connection, [(current.attribution_id, current.next_billing_at) for current in due])
+    covered = {current: covered_by_reset(held[current.attribution_id], current.spending_limit) for current in due}
+    resets = [_reset_entry(current, cents) for current, cents in covered.items() if cents > 0]
+    if entries.append_entries(connection, resets) != len(resets):
+        raise InvariantError(f"reset: one of {[reset.key for reset in resets]} stands although its cycle is open")
+    advanced = [replace(current, version=current.version + 1, cycle=current.cycle.following()) for current in due]
+    cost_centers.append_versions(connection, advanced, actor=actor)
+
+
+def _reset_entry(current: CostCenter, cents: int) -> entries.Entry:
+    return entries.Entry(
+        attribution_id=current.attribution_id,
+        key=reset_key(current.cycle.started_at),
+        kind=EntryKind.RESET,
+        credit_cents=-cents,
+        effective_at=current.next_billing_at,
+        description=f"Allowance of the cycle from {current.cycle.started_at:%Y-%m-%d}",
+    )

@@ -1,0 +1,113 @@
+"""Make an account pay through Stripe: its customer, then its subscription.
+
+Each is a row with its idempotency key before the call and completed after it, so that a crash between any two steps
+and two calls at once end in one customer and one subscription.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Account, Actor
+from usage_tasks.domain.cost_centers import BillingStrategy, SpendingLimits
+from usage_tasks.domain.cycles import Cycle
+from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, Subscription
+from usage_tasks.services.cost_center import set_cost_center
+from usage_tasks.services.sync import Transaction
+from usage_tasks.storage import audit, cost_centers, stripe_accounts
+from usage_tasks.stripe_gateway.protocol import StripeGateway
+
+
+def create_customer(
+    transaction: Transaction, stripe: StripeGateway, customer: NewCustomer, *, at: datetime, actor: Actor
+) -> StripeCustomerId:
+    """Answer an account's customer in Stripe, made now where there is none."""
+    with transaction() as connection:
+        reserved = stripe_accounts.reserve_customer(connection, customer)
+    if reserved.customer_id is not None:
+        return reserved.customer_id
+    if reserved.currency != customer.currency:
+        raise InvalidInputError("currency", customer.currency, f"{reserved.currency}, as was asked for before")
+    customer_id = stripe.create_customer(customer, idempotency_key=reserved.idempotency_key)
+    with transaction() as connection:
+        stripe_accounts.complete_customer(connection, customer.attribution_id, customer_id)
+        audit.append_audit(
+            connection,
+            at=at,
+            actor=actor,
+            action="stripe_customer.create",
+            attribution_id=customer.attribution_id,
+            details={"stripe_customer_id": customer_id, "currency": customer.currency},
+        )
+    return customer_id
+
+
+def create_subscription(
+    transaction: Transaction,
+    stripe: StripeGateway,
+    account: Account,
+    *,
+    price_by_currency: dict[str, str],
+    spending_limit: int | None,
+    limits: SpendingLimits,
+    actor: Actor,
+) -> str:
+    """Answer an account's open subscription, made now where there is none; the account is on stripe from then on.
+
+    The switch is in the transaction that stores the subscription, and its cycle is the subscription's period.
+    Raises InvalidInputError for an account without a customer or a currency that has no price.
+    """
+    with transaction() as connection:
+        customer = stripe_accounts.find_customer(connection, account.attribution_id)
+        if customer is None or customer.customer_id is None:
+            raise InvalidInputError("attribution_id", account.attribution_id, "an account with a Stripe customer")
+        if customer.currency not in price_by_currency:
+            priced = ", ".join(sorted(price_by_currency)) or "none"
+            raise InvalidInputError("currency", customer.currency, f"one that has a configured price: {priced}")
+        reserved = stripe_accounts.reserve_subscription(
+            connection, account.attribution_id, price_id=price_by_currency[customer.currency]
+        )
+    if reserved.subscription_id is not None:
+        return reserved.subscription_id
+    made = stripe.create_subscription(
+        customer.customer_id, price_id=reserved.price_id, idempotency_key=reserved.idempotency_key
+    )
+    with transaction() as connection:
+        if stripe_accounts.complete_subscription(connection, reserved, made.subscription_id):
+            _switch(connection, account, made, spending_limit=spending_limit, limits=limits, actor=actor)
+    return made.subscription_id
+
+
+def _switch(
+    connection: Connection,
+    account: Account,
+    made: Subscription,
+    *,
+    spending_limit: int | None,
+    limits: SpendingLimits,
+    actor: Actor,
+) -> None:
+    switched = set_cost_center(
+        connection,
+        account,
+        strategy=BillingStrategy.STRIPE,
+        spending_limit=spending_limit,
+        expected_version=None,
+        limits=limits,
+        at=made.current_period_start,
+        actor=actor,
+    )
+    period = Cycle(anchor_at=made.current_period_start, number=0)
+    if switched.cycle != period:  # it was on stripe already, in a cycle of its own
+        aligned = replace(switched, version=switched.version + 1, cycle=period)
+        cost_centers.append_versions(connection, [aligned], actor=actor)
+    audit.append_audit(
+        connection,
+        at=made.current_period_start,
+        actor=actor,
+        action="stripe_subscription.create",
+        attribution_id=account.attribution_id,
+        details={"stripe_subscription_id": made.subscription_id, "price_id": made.price_id},
+    )

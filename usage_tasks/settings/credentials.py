@@ -1,0 +1,92 @@
+"""Stripe's secrets, read where Stripe is called and nowhere else."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic.alias_generators import to_camel
+
+from usage_tasks.settings.errors import SettingsError
+from usage_tasks.settings.model import Settings
+from usage_tasks.settings.tree import read_object
+
+SECRET_KEY_VARIABLE: Final = "STRIPE_SECRET_KEY"  # noqa: S105 - the name of the variable, not the secret
+WEBHOOK_SECRET_VARIABLE: Final = "STRIPE_WEBHOOK_SECRET"  # noqa: S105 - as above
+
+
+class StripeCredentials(BaseModel):
+    """What a process may know of Stripe's secrets: the receiver needs no key, a worker no webhook secret."""
+
+    model_config = ConfigDict(frozen=True)
+
+    publishable_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    # More than one while a secret is rolled.
+    webhook_keys: tuple[SecretStr, ...] = ()
+    origin: str
+
+    def get_secret_key(self) -> str:
+        """The key to call Stripe with."""
+        if self.secret_key is None:
+            raise SettingsError([f"{self.origin}: secretKey: missing ({SECRET_KEY_VARIABLE} sets it too)"])
+        return self.secret_key.get_secret_value()
+
+    def get_webhook_secrets(self) -> tuple[str, ...]:
+        """The secrets that webhooks may be signed with, at least one."""
+        if not self.webhook_keys:
+            raise SettingsError([f"{self.origin}: webhookKey: missing ({WEBHOOK_SECRET_VARIABLE} sets it too)"])
+        return tuple(secret.get_secret_value() for secret in self.webhook_keys)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
+
+    publishable_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    webhook_key: SecretStr | list[SecretStr] | None = None
+
+
+def read_stripe_credentials(settings: Settings, environ: Mapping[str, str] = os.environ) -> StripeCredentials:
+    """Stripe's secrets from the environment, else from the credentials file.
+
+    STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET (comma separated) override the file, which may be absent as
+    soon as one of them is given. Raises SettingsError, which never repeats a secret.
+    """
+    key = _present([environ.get(SECRET_KEY_VARIABLE, "")])
+    webhook = _present(environ.get(WEBHOOK_SECRET_VARIABLE, "").split(","))
+    name = settings.stripe_credentials_file
+    if (key and webhook) or (not name and (key or webhook)):
+        file, origin = _File(), "environment"
+    elif name is None:
+        variables = f"{SECRET_KEY_VARIABLE} and {WEBHOOK_SECRET_VARIABLE}"
+        raise SettingsError([f"stripeCredentialsFile: missing, and so are {variables}"])
+    elif (key or webhook) and not Path(name).exists():
+        file, origin = _File(), f"{name} (no such file)"
+    else:
+        file, origin = _read(name), name
+    in_file = file.webhook_key if isinstance(file.webhook_key, list) else [file.webhook_key]
+    return StripeCredentials(
+        publishable_key=file.publishable_key,
+        secret_key=key[0] if key else file.secret_key,
+        webhook_keys=tuple(webhook or [secret for secret in in_file if secret is not None]),
+        origin=origin,
+    )
+
+
+def _present(texts: list[str]) -> list[SecretStr]:
+    return [SecretStr(text.strip()) for text in texts if text.strip()]
+
+
+def _read(name: str) -> _File:
+    values, problems = read_object(Path(name))
+    if values is None or problems:
+        raise SettingsError(problems)
+    try:
+        file = _File.model_validate(values)
+    except ValidationError as error:
+        keys = sorted({str(item["loc"][0]) for item in error.errors(include_input=False)})
+        allowed = "publishableKey and secretKey are strings, webhookKey is a string or a list of strings"
+        raise SettingsError([f"{name}: {key}: not allowed; {allowed}" for key in keys]) from None
+    return file

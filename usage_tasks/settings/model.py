@@ -1,0 +1,172 @@
+"""The settings as a value: the mission's JSON keys in camelCase, Python attributes in snake_case.
+
+A field's description says what is allowed; error messages end with it.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from usage_tasks.settings.errors import SettingsError
+from usage_tasks.settings.values import (
+    CREDITS_PER_MINUTE_MAX,
+    FRACTIONAL_DIGITS_MAX,
+    LIMIT_CREDITS_MAX,
+    PORT_MAX,
+    DatabaseUrl,
+    HostAndPort,
+    LimitCredits,
+    PriceIds,
+    PricesByClass,
+    RedisUrl,
+    Schedule,
+    Text,
+    WebUrl,
+)
+
+DEFAULT_DATABASE_URL: Final = "postgresql://127.0.0.1:5432/usage"
+DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+
+AccountKind = Literal["team", "individual"]
+
+_SCHEDULE: Final = (
+    'a duration as Go writes it, such as "90s", "1h30m" or "24h", above 0 and up to 366 days, or "" for off'
+)
+_LIMIT: Final = f"whole credits from 0 to {LIMIT_CREDITS_MAX}"
+_PRICE_ID: Final = "the id of a Stripe price, for every currency"
+_PRICE_IDS: Final = (
+    'at least one currency (three lower-case letters) with the id of its Stripe price: {"eur": "price_..."}'
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
+
+
+class SpendingLimits(_Section):
+    """Credits an account may use in a cycle before it pays, where nobody has set a limit for it."""
+
+    for_teams: LimitCredits = Field(description=_LIMIT)
+    for_users: LimitCredits = Field(description=_LIMIT)
+    min_for_users_on_stripe: LimitCredits = Field(default=0, description=_LIMIT)
+
+
+class StripePrices(_Section):
+    """The metered prices of ours: one id for every currency, or one for each."""
+
+    individual_usage_price_id: Text | None = Field(default=None, description=_PRICE_ID)
+    individual_usage_price_ids: PriceIds = Field(default_factory=dict, description=_PRICE_IDS)
+    team_usage_price_id: Text | None = Field(default=None, description=_PRICE_ID)
+    team_usage_price_ids: PriceIds = Field(default_factory=dict, description=_PRICE_IDS)
+
+    @model_validator(mode="after")
+    def _one_form_a_kind(self) -> Self:
+        for kind in ("individual", "team"):
+            one, by_currency = self._of(kind)
+            if one is not None and by_currency:
+                raise ValueError(f"{kind}UsagePriceId and {kind}UsagePriceIds exclude each other")
+        return self
+
+    def price_id(self, kind: AccountKind, currency: str) -> str:
+        """The id of our price for this kind of account in this currency; SettingsError when there is none."""
+        one, by_currency = self._of(kind)
+        found = one or by_currency.get(currency.lower())
+        if found is None:
+            known = f"there are {', '.join(sorted(by_currency))}" if by_currency else "none is configured"
+            raise SettingsError([f"stripePrices: no price of kind {kind} for the currency {currency!r}: {known}"])
+        return found
+
+    def all_price_ids(self) -> frozenset[str]:
+        """Every price of ours: an invoice line of another price is not credits."""
+        forms = [self._of("individual"), self._of("team")]
+        return frozenset(price for one, many in forms for price in (one, *many.values()) if price is not None)
+
+    def _of(self, kind: AccountKind) -> tuple[str | None, Mapping[str, str]]:
+        if kind == "team":
+            return self.team_usage_price_id, self.team_usage_price_ids
+        return self.individual_usage_price_id, self.individual_usage_price_ids
+
+
+class Server(_Section):
+    """Where the webhook receiver listens."""
+
+    address: Text = Field(default="127.0.0.1", description="the host name or IP address to bind")
+    port: int = Field(default=3000, ge=1, le=PORT_MAX, description="a port from 1 to 65535")
+
+
+class Database(_Section):
+    """The PostgreSQL that holds the ledger."""
+
+    url: DatabaseUrl = Field(
+        default=DEFAULT_DATABASE_URL,
+        repr=False,
+        description="a URL such as postgresql://user:password@host:5432/name",
+    )
+
+
+class Redis(_Section):
+    """The Redis or Valkey that is broker, lock and snapshot."""
+
+    address: HostAndPort | None = Field(default=None, description="host:port")
+    url: RedisUrl | None = Field(
+        default=None,
+        repr=False,
+        description="a URL such as redis://user:password@host:6379/0, or rediss:// for TLS",
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.address is not None and self.url is not None:
+            raise ValueError("address and url exclude each other")
+        return self
+
+
+class Settings(_Section):
+    """One installation's configuration. Frozen: to change it is to restart."""
+
+    controller_schedule: Schedule = Field(default=None, description=_SCHEDULE)
+    reset_usage_schedule: Schedule = Field(default=None, description=_SCHEDULE)
+    billing_sync_schedule: Schedule = Field(default=timedelta(minutes=10), description=_SCHEDULE)
+    credits_per_minute_by_workspace_class: PricesByClass = Field(
+        description="at least one workspace class with its credits per minute, a number from 0 to "
+        f"{CREDITS_PER_MINUTE_MAX} with at most {FRACTIONAL_DIGITS_MAX} fractional digits"
+    )
+    default_spending_limit: SpendingLimits = Field(description='an object such as {"forTeams": 500, "forUsers": 100}')
+    stripe_credentials_file: Text | None = Field(default=None, description="the path of a JSON file")
+    stripe_prices: StripePrices = Field(
+        default_factory=StripePrices,
+        description="an object with one form of price id for individuals and one for teams",
+    )
+    stripe_api_base: WebUrl | None = Field(
+        default=None, description="the http(s) URL of a stand-in for Stripe; leave it out for Stripe itself"
+    )
+    stripe_meter_event_name: Text = Field(default="usage_credits", description="the event name of Stripe's meter")
+    server: Server = Field(default_factory=Server, description='an object such as {"address": "0.0.0.0", "port": 3000}')
+    database: Database = Field(default_factory=Database, description='an object such as {"url": "postgresql://..."}')
+    redis: Redis = Field(default_factory=Redis, description='an object with either "address" or "url"')
+    server_address: Text | None = Field(default=None, description="host:port of the platform's server")
+    gitpod_host: Text | None = Field(default=None, description="the host name of the platform")
+    test_clock: bool = Field(
+        default=False,
+        description="true (time comes from Redis: replays and Stripe's test clocks only) or false",
+    )
+
+    @property
+    def database_url(self) -> str:
+        """The database as libpq and psycopg take it."""
+        return self.database.url
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database as SQLAlchemy takes it, with psycopg as its driver."""
+        return self.database.url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @property
+    def redis_url(self) -> str:
+        """The Redis as redis-py and Kombu take it; an address means database 0 there."""
+        if self.redis.url is not None:
+            return self.redis.url
+        return DEFAULT_REDIS_URL if self.redis.address is None else f"redis://{self.redis.address}/0"

@@ -1,0 +1,95 @@
+"""The single values of the settings: how each is read from JSON and what is refused.
+
+A validator's message never repeats the value, which may be a secret; the loader shows it, masked.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+
+from usage_tasks.domain.durations import parse_duration
+
+CREDITS_PER_MINUTE_MAX: Final = Decimal(1_000_000)
+FRACTIONAL_DIGITS_MAX: Final = 20
+LIMIT_CREDITS_MAX: Final = 10**12
+PORT_MAX: Final = 65_535
+SCHEDULE_MAX: Final = timedelta(days=366)
+_POSTGRESQL: Final = re.compile(r"^(postgresql|postgres|postgresql\+psycopg)://")
+_HOST_AND_PORT: Final = re.compile(r"^(?P<host>[^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})$")
+
+
+def _schedule(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not value:
+        return None
+    duration = parse_duration(value)
+    if not timedelta(0) < duration <= SCHEDULE_MAX:
+        raise ValueError("out of range")
+    return duration
+
+
+def _exact(value: object) -> object:
+    # JSON's 1 and 1.0 are the same price; true, which Python counts among the integers, is none.
+    return Decimal(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _price(value: Decimal) -> Decimal:
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int):
+        raise ValueError("not a number")
+    if not 0 <= value <= CREDITS_PER_MINUTE_MAX:
+        raise ValueError("out of range")
+    if exponent < -FRACTIONAL_DIGITS_MAX:
+        raise ValueError(f"{-exponent} fractional digits")
+    return value.copy_abs()
+
+
+def _database_url(value: str) -> str:
+    if not _POSTGRESQL.match(value):
+        raise ValueError("not a PostgreSQL URL")
+    return _POSTGRESQL.sub("postgresql://", value)
+
+
+def _web_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("not a web address")
+    return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in {"redis", "rediss"} and parts.hostname and parts.port != 0
+    except ValueError:
+        # Raised from nothing: urllib's message repeats what it took for a port, which may be a password.
+        raise ValueError("not a Redis URL") from None
+    if not known:
+        raise ValueError("not a Redis URL")
+    return value
+
+
+def _host_and_port(value: str) -> str:
+    found = _HOST_AND_PORT.match(value)
+    if not found or not 0 < int(found["port"]) <= PORT_MAX:
+        raise ValueError("not host:port")
+    return value
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^\S(.*\S)?$")]
+Currency = Annotated[str, StringConstraints(pattern=r"^[a-z]{3}$")]
+Schedule = Annotated[timedelta | None, BeforeValidator(_schedule)]
+CreditsPerMinute = Annotated[Decimal, BeforeValidator(_exact), AfterValidator(_price)]
+LimitCredits = Annotated[int, Field(ge=0, le=LIMIT_CREDITS_MAX)]
+PricesByClass = Annotated[Mapping[Text, CreditsPerMinute], Field(min_length=1)]
+PriceIds = Annotated[Mapping[Currency, Text], Field(min_length=1)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
+WebUrl = Annotated[str, AfterValidator(_web_url)]

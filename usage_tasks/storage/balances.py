@@ -1,0 +1,77 @@
+"""Balances to the second, at any instant: what is posted, less what is later, plus what runs or is not yet posted."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.storage.rating import RATED
+from usage_tasks.storage.rows import fetch
+
+
+def with_balances(asked: str) -> str:
+    """Compose the CTEs that end in `balance(attribution_id, at, credit_cents)`.
+
+    `asked` is a query of (attribution_id, at), one row an account. A session counts by its price up to `at` while it
+    is open or has an entry effective later than `at`; else its entries, all earlier, are its price.
+    """
+    return f"""
+    asked AS ({asked}),
+    session AS (
+        SELECT a.attribution_id, a.at, w.instance_id, w.workspace_class, w.started_at, w.posted_revision,
+               LEAST(w.ended_at, a.at) AS until
+        FROM asked a
+        JOIN workspace_instance w ON w.attribution_id = a.attribution_id AND w.posted_revision < w.revision
+        WHERE w.started_at < a.at OR w.posted_revision > 0
+        UNION ALL
+        SELECT a.attribution_id, a.at, w.instance_id, w.workspace_class, w.started_at, w.posted_revision,
+               LEAST(w.ended_at, a.at) AS until
+        FROM asked a
+        JOIN workspace_instance w ON w.attribution_id = a.attribution_id AND w.settled_at > a.at
+        WHERE w.posted_revision = w.revision
+    ),
+    {RATED},
+    unposted AS (
+        SELECT s.attribution_id, sum(r.credit_cents - CASE WHEN s.posted_revision = 0 THEN 0 ELSE (
+            SELECT COALESCE(sum(e.credit_cents), 0) FROM ledger_entry e
+            WHERE e.attribution_id = s.attribution_id AND e.effective_at <= s.at
+                AND e.key >= 'session:' || s.instance_id || ':' AND e.key < 'session:' || s.instance_id || ';'
+        ) END) AS credit_cents
+        FROM session s JOIN rated r USING (instance_id)
+        GROUP BY s.attribution_id
+    ),
+    balance AS (
+        SELECT a.attribution_id, a.at,
+               (COALESCE(held.carried_cents, 0) + COALESCE(u.credit_cents, 0) - COALESCE((
+                   SELECT sum(e.credit_cents) FROM ledger_entry e
+                   WHERE e.attribution_id = a.attribution_id AND e.effective_at > a.at
+               ), 0))::bigint AS credit_cents
+        FROM asked a
+        LEFT JOIN account_balance held USING (attribution_id)
+        LEFT JOIN unposted u USING (attribution_id)
+    )
+    """
+
+
+_ASKED = "SELECT * FROM unnest(CAST(:accounts AS text[]), CAST(:instants AS timestamptz[])) AS t(attribution_id, at)"
+
+_BALANCES = f"""
+    WITH {with_balances(_ASKED)}
+    SELECT attribution_id, credit_cents FROM balance
+"""
+
+
+def list_balances(
+    connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
+) -> Mapping[AttributionId, CreditCents]:
+    """Answer the balance of each account at its own instant; an account that nobody knows has 0."""
+    accounts, instants = [account for account, _ in asked], [at for _, at in asked]
+    rows = fetch(connection, _BALANCES, accounts=accounts, instants=instants)
+    return {row.attribution_id: CreditCents(row.credit_cents) for row in rows}
+
+
+def get_balance(connection: Connection, attribution_id: AttributionId, *, at: datetime) -> CreditCents:
+    """Answer one account's balance at an instant, in credit cents, drafts included."""
+    return list_balances(connection, [(attribution_id, at)])[attribution_id]

@@ -1,0 +1,136 @@
+"""Cost centers: one current version an account, every earlier one kept."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, Row
+
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
+from usage_tasks.domain.cycles import Cycle
+from usage_tasks.domain.errors import InvalidInputError, StaleVersionError
+from usage_tasks.storage.rows import execute, execute_many, fetch
+
+_COLUMNS = "attribution_id, version, billing_strategy, spending_limit, cycle_anchor_at, cycle_number"
+
+_LOCK_ATTEMPTS_MAX = 20
+
+_INSERT = f"""
+    INSERT INTO cost_center ({_COLUMNS}, cycle_started_at, next_billing_at, actor)
+    VALUES (:attribution_id, :version, :billing_strategy, :spending_limit, :cycle_anchor_at, :cycle_number,
+            :cycle_started_at, :next_billing_at, :actor)
+"""
+
+
+def open_unknown(connection: Connection, firsts: Sequence[CostCenter], *, actor: Actor) -> int:
+    """Insert the first version of each account that has none; ten at once make one. Return how many are new."""
+    statement = """
+        SELECT asked FROM unnest(CAST(:accounts AS text[])) AS asked
+        WHERE NOT EXISTS (SELECT 1 FROM cost_center c WHERE c.attribution_id = asked)
+    """
+    unknown = {row.asked for row in fetch(connection, statement, accounts=[each.attribution_id for each in firsts])}
+    new = [each for each in firsts if each.attribution_id in unknown]
+    execute_many(connection, _INSERT + " ON CONFLICT DO NOTHING", [_parameters(each, actor) for each in new])
+    return len(new)
+
+
+def get_current(connection: Connection, attribution_id: AttributionId) -> CostCenter:
+    """Answer an account's current version; raise InvalidInputError for an account that nobody opened."""
+    statement = f"SELECT {_COLUMNS} FROM cost_center WHERE attribution_id = :account AND superseded_at IS NULL"
+    rows = fetch(connection, statement, account=attribution_id)
+    if not rows:
+        raise InvalidInputError("attribution_id", attribution_id, "an account that has been opened")
+    return _cost_center(rows[0])
+
+
+def lock_current(connection: Connection, attribution_id: AttributionId) -> CostCenter:
+    """Answer an account's current version and keep others from changing it until the transaction ends.
+
+    Raises StaleVersionError where it changes faster than it can be locked.
+    """
+    statement = f"""
+        SELECT {_COLUMNS}, superseded_at FROM cost_center WHERE attribution_id = :account
+        ORDER BY version DESC LIMIT 1 FOR UPDATE
+    """
+    for _ in range(_LOCK_ATTEMPTS_MAX):
+        row = fetch(connection, statement, account=attribution_id)[0]
+        if row.superseded_at is None:  # else somebody made a new version while this one was waited for
+            return _cost_center(row)
+    raise StaleVersionError(f"cost center: {attribution_id} changes too fast to be locked: try again")
+
+
+def find_latest_limit(connection: Connection, attribution_id: AttributionId, strategy: BillingStrategy) -> int | None:
+    """Answer the limit, in credits, of the last version that was on a strategy; None where none ever was."""
+    statement = """
+        SELECT spending_limit FROM cost_center WHERE attribution_id = :account AND billing_strategy = :strategy
+        ORDER BY version DESC LIMIT 1
+    """
+    rows = fetch(connection, statement, account=attribution_id, strategy=strategy)
+    return rows[0].spending_limit if rows else None
+
+
+def claim_due(
+    connection: Connection,
+    *,
+    at: datetime,
+    limit: int,
+    only: AttributionId | None = None,
+    excluding: Sequence[AttributionId] = (),
+) -> list[CostCenter]:
+    """Lock up to `limit` cost centers on strategy other whose cycle ended by `at`, oldest first.
+
+    Those that another worker holds are left to it, except where `only` names the one account that is asked for.
+    """
+    statement = f"""
+        SELECT {_COLUMNS} FROM cost_center
+        WHERE superseded_at IS NULL AND billing_strategy = 'other' AND next_billing_at <= :at
+            AND (CAST(:only AS text) IS NULL OR attribution_id = :only)
+            AND attribution_id <> ALL(CAST(:excluding AS text[]))
+        ORDER BY next_billing_at, attribution_id LIMIT :limit FOR UPDATE {"" if only else "SKIP LOCKED"}
+    """
+    rows = fetch(connection, statement, at=at, limit=limit, only=only, excluding=list(excluding))
+    return [_cost_center(row) for row in rows]
+
+
+def append_versions(connection: Connection, versions: Sequence[CostCenter], *, actor: Actor) -> None:
+    """Make each given version its account's current one; raise StaleVersionError where another came first."""
+    superseded = execute(
+        connection,
+        """
+        UPDATE cost_center AS held SET superseded_at = clock_timestamp()
+        FROM unnest(CAST(:accounts AS text[]), CAST(:versions AS int[])) AS n(attribution_id, version)
+        WHERE held.attribution_id = n.attribution_id AND held.version = n.version - 1
+            AND held.superseded_at IS NULL
+        """,
+        accounts=[new.attribution_id for new in versions],
+        versions=[new.version for new in versions],
+    )
+    if superseded != len(versions):
+        raise StaleVersionError(
+            f"cost center: {len(versions) - superseded} of {len(versions)} changed meanwhile: read again"
+        )
+    execute_many(connection, _INSERT, [_parameters(new, actor) for new in versions])
+
+
+def _parameters(version: CostCenter, actor: Actor) -> dict[str, object]:
+    return {
+        "attribution_id": version.attribution_id,
+        "version": version.version,
+        "billing_strategy": version.billing_strategy.value,
+        "spending_limit": version.spending_limit,
+        "cycle_anchor_at": version.cycle.anchor_at,
+        "cycle_number": version.cycle.number,
+        "cycle_started_at": version.cycle.started_at,
+        "next_billing_at": version.cycle.ends_at,
+        "actor": actor,
+    }
+
+
+def _cost_center(row: Row[tuple[object, ...]]) -> CostCenter:
+    return CostCenter(
+        attribution_id=row.attribution_id,
+        version=row.version,
+        billing_strategy=BillingStrategy(row.billing_strategy),
+        spending_limit=row.spending_limit,
+        cycle=Cycle(anchor_at=row.cycle_anchor_at, number=row.cycle_number),
+    )

@@ -1,0 +1,65 @@
+"""The one place that opens transactions and that turns driver errors into ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from sqlalchemy import Connection, create_engine, exc
+
+from usage_tasks.domain.errors import InvariantError, RetryableError, UsageError
+
+POOL_SIZE = 5
+_RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})  # serialization, deadlock, lock, cancelled
+_RETRYABLE_CLASSES = frozenset({"08", "53", "57"})  # connection, resources, shutdown
+
+
+class Database:
+    """A pool of connections; `transaction()` is the only thing that commits.
+
+    `statement_seconds_max` bounds every statement and every idle transaction, so that a stuck worker frees its locks.
+    """
+
+    def __init__(self, url: str, *, statement_timeout: timedelta = timedelta(minutes=4)) -> None:
+        milliseconds = int(statement_timeout.total_seconds() * 1000)
+        self._engine = create_engine(
+            url,
+            pool_size=POOL_SIZE,
+            max_overflow=0,
+            pool_timeout=10,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "usage-tasks",
+                "options": f"-c timezone=UTC -c statement_timeout={milliseconds} "
+                f"-c idle_in_transaction_session_timeout={milliseconds} -c lock_timeout=30000",
+            },
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Open a transaction; commit at the end, roll back on any error.
+
+        Raises RetryableError where the database is busy or away, InvariantError where a constraint was broken.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except exc.DBAPIError as error:
+            raise translate(error) from error
+        except exc.TimeoutError as error:
+            raise RetryableError(f"database: no connection was free: {error}") from error
+
+    def dispose(self) -> None:
+        """Close every connection that is not in use."""
+        self._engine.dispose()
+
+
+def translate(error: exc.DBAPIError) -> UsageError:
+    """Say in our words what the driver's error means."""
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    first_line = str(error.orig).strip().partition("\n")[0]
+    if sqlstate is None:  # the connection broke before the server could say anything
+        return RetryableError(f"database: {first_line}")
+    if sqlstate in _RETRYABLE_SQLSTATES or sqlstate[:2] in _RETRYABLE_CLASSES:
+        return RetryableError(f"database: {sqlstate} {first_line}")
+    return InvariantError(f"database: {sqlstate} {first_line}")

@@ -1,0 +1,46 @@
+"""Ledger entries that are not sessions: appended by natural key, so that twice is impossible."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.ledger import EntryKind
+from usage_tasks.storage.rows import as_json, execute, fetch_one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One movement of an account's balance, in signed credit cents."""
+
+    attribution_id: AttributionId
+    key: str
+    kind: EntryKind
+    credit_cents: int
+    effective_at: datetime
+    description: str
+
+
+def append_entries(connection: Connection, entries: Sequence[Entry]) -> int:
+    """Append entries; one whose key stands already is left out. Return how many were new."""
+    statement = """
+        INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, description)
+        SELECT attribution_id, key, kind, credit_cents, effective_at, description
+        FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS e(
+            attribution_id text, key text, kind text, credit_cents bigint, effective_at timestamptz, description text)
+        ORDER BY attribution_id, key
+        ON CONFLICT (attribution_id, key) DO NOTHING
+    """
+    return execute(connection, statement, entries=as_json([asdict(entry) for entry in entries]))
+
+
+def has_entry_since(connection: Connection, attribution_id: AttributionId, kind: EntryKind, *, since: datetime) -> bool:
+    """Tell whether an account has an entry of a kind that took effect after an instant."""
+    statement = """
+        SELECT EXISTS (
+            SELECT 1 FROM ledger_entry WHERE attribution_id = :account AND effective_at > :since AND kind = :kind
+        ) AS found
+    """
+    return bool(fetch_one(connection, statement, account=attribution_id, since=since, kind=kind).found)

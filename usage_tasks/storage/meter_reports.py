@@ -1,0 +1,142 @@
+"""Meter reports: the absolute quantity that Stripe is to know of each paying account, one row a change.
+
+A report is a row before it is a call. It is claimed with a lease in real time (a lease is about processes, not about
+billing), sent by its identifier, and settled. The oldest pending report of an account bars the later ones, so that
+one call an account is in flight.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.payments import StripeCustomerId
+from usage_tasks.storage.balances import with_balances
+from usage_tasks.storage.rows import execute, fetch, fetch_one
+
+# Accounts on stripe with an open subscription and nothing parked; `period_start` is the cycle that :at lies in.
+_PAYING = """
+    SELECT c.attribution_id, CAST(:at AS timestamptz) AS at
+    FROM cost_center c
+    JOIN stripe_subscription s ON s.attribution_id = c.attribution_id
+        AND s.ended_at IS NULL AND s.stripe_subscription_id IS NOT NULL
+    WHERE c.superseded_at IS NULL AND c.billing_strategy = 'stripe'
+        AND (CAST(:only AS text) IS NULL OR c.attribution_id = :only)
+        AND NOT EXISTS (SELECT 1 FROM meter_report p WHERE p.attribution_id = c.attribution_id AND p.state = 'parked')
+"""
+
+_REPORT_CHANGES = f"""
+    WITH {with_balances(_PAYING)}, desired AS (
+        SELECT b.attribution_id, GREATEST(0, ceil(b.credit_cents / 100.0))::bigint AS quantity,
+               COALESCE((
+                   SELECT r.quantity FROM meter_report r
+                   WHERE r.attribution_id = b.attribution_id AND r.as_of <= :as_of
+                       AND r.as_of >= CASE WHEN :as_of >= c.next_billing_at THEN c.next_billing_at
+                                           ELSE c.cycle_started_at END
+                   ORDER BY r.as_of DESC LIMIT 1
+               ), 0) AS known_quantity
+        FROM balance b JOIN cost_center c ON c.attribution_id = b.attribution_id AND c.superseded_at IS NULL
+        WHERE c.cycle_started_at <= :as_of
+    )
+    INSERT INTO meter_report (attribution_id, as_of, identifier, quantity)
+    SELECT attribution_id, :as_of, attribution_id || ':' || extract(epoch FROM :as_of)::bigint, quantity
+    FROM desired d
+    WHERE quantity <> known_quantity
+        AND (:closing OR NOT EXISTS (
+            SELECT 1 FROM meter_report r WHERE r.attribution_id = d.attribution_id AND r.as_of > :as_of
+        ))
+    ORDER BY attribution_id
+    ON CONFLICT DO NOTHING
+"""
+
+
+def report_changes(
+    connection: Connection,
+    *,
+    at: datetime,
+    as_of: datetime,
+    closing: bool = False,
+    only: AttributionId | None = None,
+) -> int:
+    """Add a report for every paying account whose whole credits at `at` differ from what its period was told.
+
+    `as_of` is the report's timestamp, whole seconds, `at` or just before it. A period that has no report was told 0.
+    A closing report may be older than others; any other rises in time. An account has one report an instant: where
+    two would fall on the same second, the next run reports what is still different. Return how many were added.
+    """
+    return execute(connection, _REPORT_CHANGES, at=at, as_of=as_of, closing=closing, only=only)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedReport:
+    """A report that this worker alone may send until its lease ends."""
+
+    attribution_id: AttributionId
+    identifier: str
+    quantity: int
+    as_of: datetime
+    attempts: int
+    customer_id: StripeCustomerId
+
+
+def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[ClaimedReport]:
+    """Lease up to `limit` reports that are due, at most the oldest of each account."""
+    statement = """
+        WITH due AS (
+            SELECT r.attribution_id, r.as_of FROM meter_report r
+            WHERE r.state = 'pending' AND r.next_attempt_at <= clock_timestamp()
+                AND (r.claimed_until IS NULL OR r.claimed_until < clock_timestamp())
+                AND NOT EXISTS (
+                    SELECT 1 FROM meter_report earlier
+                    WHERE earlier.attribution_id = r.attribution_id AND earlier.as_of < r.as_of
+                        AND earlier.state <> 'accepted')
+            ORDER BY r.next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        )
+        UPDATE meter_report AS held
+        SET claimed_until = clock_timestamp() + :lease, attempts = held.attempts + 1
+        FROM due JOIN stripe_customer c ON c.attribution_id = due.attribution_id
+        WHERE held.attribution_id = due.attribution_id AND held.as_of = due.as_of
+        RETURNING held.attribution_id, held.identifier, held.quantity, held.as_of, held.attempts,
+                  c.stripe_customer_id AS customer_id
+    """
+    return [ClaimedReport(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
+
+
+def mark_accepted(connection: Connection, report: ClaimedReport) -> None:
+    """Settle a report that Stripe has taken."""
+    _settle(connection, report, "state = 'accepted', accepted_at = clock_timestamp(), error = NULL")
+
+
+def mark_retry(connection: Connection, report: ClaimedReport, *, after: timedelta, error: str) -> None:
+    """Free a report whose call failed for now; it is due again after a while."""
+    _settle(
+        connection, report, "next_attempt_at = clock_timestamp() + :after, error = :error", after=after, error=error
+    )
+
+
+def mark_parked(connection: Connection, report: ClaimedReport, *, error: str) -> None:
+    """Set a report aside that can never succeed; its account gets no more until somebody has looked."""
+    _settle(connection, report, "state = 'parked', error = :error", error=error)
+
+
+def _settle(connection: Connection, report: ClaimedReport, change: str, **parameters: object) -> None:
+    # A worker whose lease ran out may settle late; the first outcome stands.
+    statement = f"""
+        UPDATE meter_report SET claimed_until = NULL, {change}
+        WHERE attribution_id = :account AND as_of = :as_of AND state = 'pending'
+    """
+    execute(connection, statement, account=report.attribution_id, as_of=report.as_of, **parameters)
+
+
+def count_by_state(connection: Connection) -> dict[str, int]:
+    """Count the reports of each state that are not settled."""
+    row = fetch_one(
+        connection,
+        """
+        SELECT count(*) FILTER (WHERE state = 'pending') AS pending, count(*) FILTER (WHERE state = 'parked') AS parked
+        FROM meter_report WHERE state <> 'accepted'
+        """,
+    )
+    return {"pending": row.pending, "parked": row.parked}

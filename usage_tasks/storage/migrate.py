@@ -1,0 +1,29 @@
+"""Bring a database to the schema of this version."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, create_engine, text
+
+_LOCK_KEY = 7_305_211
+"""Any number, the same everywhere: two migrations at once wait for one another."""
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Configure Alembic for a connection that the caller owns."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(url: str) -> None:
+    """Apply every migration that the database lacks; safe to run again and from several machines at once."""
+    engine = create_engine(url)
+    try:
+        with engine.connect() as lock, engine.connect() as connection:
+            lock.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
+            command.upgrade(alembic_config(connection), "head")
+    finally:
+        engine.dispose()

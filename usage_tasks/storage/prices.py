@@ -1,0 +1,51 @@
+"""Effective-dated prices of the workspace classes."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+
+from sqlalchemy import Connection
+
+from usage_tasks.storage.rows import execute, fetch
+
+FIRST_EFFECTIVE_FROM: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""A class's first price holds for all time before it too; no session starts earlier than this."""
+
+_PUBLISH = """
+    WITH configured AS (
+        SELECT * FROM unnest(CAST(:classes AS text[]), CAST(:prices AS numeric[])) AS c(workspace_class, price)
+    ), latest AS (
+        SELECT DISTINCT ON (workspace_class) workspace_class, effective_from, credits_per_minute
+        FROM price_version ORDER BY workspace_class, effective_from DESC
+    )
+    INSERT INTO price_version (workspace_class, effective_from, credits_per_minute, actor)
+    SELECT c.workspace_class,
+           CASE WHEN latest.workspace_class IS NULL THEN CAST(:first AS timestamptz) ELSE :at END,
+           c.price, :actor
+    FROM configured c LEFT JOIN latest USING (workspace_class)
+    WHERE latest.credits_per_minute IS DISTINCT FROM c.price
+"""
+
+
+def publish_prices(connection: Connection, prices: Mapping[str, Decimal], *, at: datetime, actor: str) -> int:
+    """Add a version for each class whose price differs from its latest one, in force from `at`; return how many.
+
+    A new class's first version holds from the beginning of time. What ran before `at` keeps its price.
+    """
+    return execute(
+        connection,
+        _PUBLISH,
+        classes=list(prices),
+        prices=list(prices.values()),
+        first=FIRST_EFFECTIVE_FROM,
+        at=at,
+        actor=actor,
+    )
+
+
+def list_classes(connection: Connection) -> frozenset[str]:
+    """Name every workspace class that has a price."""
+    return frozenset(
+        row.workspace_class for row in fetch(connection, "SELECT DISTINCT workspace_class FROM price_version")
+    )

@@ -1,0 +1,44 @@
+"""Small helpers that every table module uses."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+
+def as_json(value: object) -> str:
+    """Encode a parameter for CAST(:name AS jsonb); UUIDs, decimals and datetimes become text."""
+    return json.dumps(value, default=_encode, ensure_ascii=False)
+
+
+def _encode(value: object) -> str:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case UUID() | Decimal():
+            return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form here")
+
+
+def fetch(connection: Connection, statement: str, **parameters: object) -> Sequence[Row[tuple[object, ...]]]:
+    """Run one statement and return its rows."""
+    return connection.execute(text(statement), parameters).all()
+
+
+def fetch_one(connection: Connection, statement: str, **parameters: object) -> Row[tuple[object, ...]]:
+    """Run one statement that answers with exactly one row."""
+    return connection.execute(text(statement), parameters).one()
+
+
+def execute(connection: Connection, statement: str, **parameters: object) -> int:
+    """Run one statement and return how many rows it changed."""
+    return connection.execute(text(statement), parameters).rowcount
+
+
+def execute_many(connection: Connection, statement: str, rows: Iterable[Mapping[str, object]]) -> None:
+    """Run one statement once a row, in one round trip; nothing where there is no row."""
+    if parameters := [dict(row) for row in rows]:
+        connection.execute(text(statement), parameters)

@@ -1,0 +1,122 @@
+"""Stripe's customers and subscriptions of our accounts: a row before the call, completed after it."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, StripeSubscriptionId
+from usage_tasks.storage.rows import execute, fetch, fetch_one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerRow:
+    """What is stored of an account's customer; `customer_id` is None until Stripe has answered."""
+
+    attribution_id: AttributionId
+    customer_id: StripeCustomerId | None
+    currency: str
+    idempotency_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionRow:
+    """What is stored of an account's open subscription; `subscription_id` is None until Stripe has answered."""
+
+    attribution_id: AttributionId
+    number: int
+    subscription_id: StripeSubscriptionId | None
+    idempotency_key: str
+    price_id: str
+
+
+_CUSTOMER = "attribution_id, stripe_customer_id AS customer_id, currency, idempotency_key"
+
+
+def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerRow:
+    """Store that an account's customer is about to be made, unless that stands already; answer what stands.
+
+    The e-mail and the name go to Stripe only; they are not kept here.
+    """
+    execute(
+        connection,
+        """
+        INSERT INTO stripe_customer (attribution_id, currency, billing_creator_user_id, idempotency_key)
+        VALUES (:account, :currency, :creator, 'customer:' || :account) ON CONFLICT (attribution_id) DO NOTHING
+        """,
+        account=customer.attribution_id,
+        currency=customer.currency,
+        creator=customer.billing_creator_user_id,
+    )
+    found = find_customer(connection, customer.attribution_id)
+    if found is None:
+        raise LookupError(customer.attribution_id)
+    return found
+
+
+def find_customer(connection: Connection, attribution_id: AttributionId) -> CustomerRow | None:
+    """Answer what is stored of an account's customer."""
+    statement = f"SELECT {_CUSTOMER} FROM stripe_customer WHERE attribution_id = :account"
+    rows = fetch(connection, statement, account=attribution_id)
+    return CustomerRow(**rows[0]._mapping) if rows else None
+
+
+def find_account(connection: Connection, customer_id: StripeCustomerId) -> AttributionId | None:
+    """Answer whose customer this is, or None for one that is not ours."""
+    rows = fetch(
+        connection,
+        "SELECT attribution_id FROM stripe_customer WHERE stripe_customer_id = :customer",
+        customer=customer_id,
+    )
+    return rows[0].attribution_id if rows else None
+
+
+def complete_customer(connection: Connection, attribution_id: AttributionId, customer_id: StripeCustomerId) -> None:
+    """Store the id that Stripe gave; the second of two answers to the same key changes nothing."""
+    statement = """
+        UPDATE stripe_customer SET stripe_customer_id = :customer
+        WHERE attribution_id = :account AND stripe_customer_id IS NULL
+    """
+    execute(connection, statement, account=attribution_id, customer=customer_id)
+
+
+def reserve_subscription(connection: Connection, attribution_id: AttributionId, *, price_id: str) -> SubscriptionRow:
+    """Store that a subscription is about to be made, unless an open one stands already; answer the open one."""
+    execute(
+        connection,
+        """
+        INSERT INTO stripe_subscription (attribution_id, number, idempotency_key, price_id)
+        SELECT :account, n, 'subscription:' || :account || ':' || n, :price
+        FROM (SELECT COALESCE(max(number), 0) + 1 AS n FROM stripe_subscription WHERE attribution_id = :account) AS next
+        ON CONFLICT DO NOTHING
+        """,
+        account=attribution_id,
+        price=price_id,
+    )
+    row = fetch_one(
+        connection,
+        """
+        SELECT attribution_id, number, stripe_subscription_id AS subscription_id, idempotency_key, price_id
+        FROM stripe_subscription WHERE attribution_id = :account AND ended_at IS NULL
+        """,
+        account=attribution_id,
+    )
+    return SubscriptionRow(**row._mapping)
+
+
+def complete_subscription(connection: Connection, row: SubscriptionRow, subscription_id: StripeSubscriptionId) -> bool:
+    """Store the id that Stripe gave; tell whether this call was the first to."""
+    statement = """
+        UPDATE stripe_subscription SET stripe_subscription_id = :subscription
+        WHERE attribution_id = :account AND number = :number AND stripe_subscription_id IS NULL
+    """
+    return (
+        execute(
+            connection,
+            statement,
+            account=row.attribution_id,
+            number=row.number,
+            subscription=subscription_id,
+        )
+        == 1
+    )

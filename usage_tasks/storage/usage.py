@@ -1,0 +1,84 @@
+"""Usage as a person reads it: final sessions, their corrections, and drafts, newest or oldest first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.storage.rating import RATED
+from usage_tasks.storage.rows import fetch, fetch_one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageEntry:
+    """One line of usage. A draft is a session that is not in the ledger yet, priced up to the instant asked at."""
+
+    instance_id: UUID
+    workspace_id: str
+    user_id: UUID
+    workspace_class: str
+    kind: str
+    draft: bool
+    credit_cents: int
+    effective_at: datetime
+    started_at: datetime
+    stops_before_start: bool
+
+
+# A draft takes effect now, or at its stopping time where that has passed. A correction that is not yet posted shows
+# as a draft of the difference.
+_LINES = f"""
+    WITH session AS (
+        SELECT w.*, LEAST(w.ended_at, CAST(:at AS timestamptz)) AS until
+        FROM workspace_instance w
+        WHERE w.attribution_id = :account AND w.posted_revision < w.revision AND w.started_at <= :at
+    ), {RATED}, line AS (
+        SELECT e.instance_id, e.kind, false AS draft, e.credit_cents, e.effective_at
+        FROM ledger_entry e
+        WHERE e.attribution_id = :account AND e.kind IN ('session', 'adjustment')
+            AND e.effective_at >= :start AND e.effective_at < :end
+        UNION ALL
+        SELECT s.instance_id, CASE WHEN s.posted_revision = 0 THEN 'session' ELSE 'adjustment' END, true,
+               r.credit_cents - s.posted_cents, GREATEST(s.until, s.started_at, s.settled_at)
+        FROM session s JOIN rated r USING (instance_id)
+        WHERE GREATEST(s.until, s.started_at, s.settled_at) >= :start
+            AND GREATEST(s.until, s.started_at, s.settled_at) < :end
+    )
+"""
+
+
+def summarize(
+    connection: Connection, account: AttributionId, *, start: datetime, end: datetime, at: datetime
+) -> tuple[int, int]:
+    """Answer the credit cents used in [start, end) and the number of entries, drafts as of `at` included."""
+    statement = _LINES + "SELECT COALESCE(sum(credit_cents), 0)::bigint AS cents, count(*) AS entries FROM line"
+    row = fetch_one(connection, statement, account=account, start=start, end=end, at=at)
+    return row.cents, row.entries
+
+
+def list_page(
+    connection: Connection,
+    account: AttributionId,
+    *,
+    start: datetime,
+    end: datetime,
+    at: datetime,
+    order: Literal["ascending", "descending"],
+    limit: int,
+    offset: int,
+) -> Sequence[UsageEntry]:
+    """List one page of usage in [start, end), by effective time."""
+    direction = "ASC" if order == "ascending" else "DESC"
+    statement = f"""
+        {_LINES}
+        SELECT line.*, w.workspace_id, w.user_id, w.workspace_class, w.started_at, w.stops_before_start
+        FROM line JOIN workspace_instance w USING (instance_id)
+        ORDER BY effective_at {direction}, instance_id {direction}, kind {direction}
+        LIMIT :limit OFFSET :offset
+    """
+    rows = fetch(connection, statement, account=account, start=start, end=end, at=at, limit=limit, offset=offset)
+    return [UsageEntry(**row._mapping) for row in rows]

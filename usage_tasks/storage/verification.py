@@ -1,0 +1,104 @@
+"""Independent questions to the tables, each of which must have no answer."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection
+
+from usage_tasks.storage.rating import RATED
+from usage_tasks.storage.rows import fetch
+
+SAMPLE_MAX: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check found: how many rows offend, and a bounded sample of them."""
+
+    check: str
+    offenders: int
+    sample: tuple[str, ...]
+
+
+_BALANCES = """
+    SELECT COALESCE(b.attribution_id, l.attribution_id) AS offender
+    FROM account_balance b FULL JOIN (
+        SELECT attribution_id,
+               COALESCE(sum(credit_cents) FILTER (WHERE kind IN ('session', 'adjustment')), 0) AS used,
+               COALESCE(-sum(credit_cents) FILTER (WHERE kind = 'invoice'), 0) AS invoiced,
+               COALESCE(-sum(credit_cents) FILTER (WHERE kind = 'reset'), 0) AS covered,
+               COALESCE(-sum(credit_cents) FILTER (WHERE kind = 'upgrade'), 0) AS forgiven,
+               sum(credit_cents) AS carried
+        FROM ledger_entry GROUP BY attribution_id
+    ) l USING (attribution_id)
+    WHERE (b.used_cents, b.invoiced_cents, b.covered_cents, b.forgiven_cents, b.carried_cents)
+        IS DISTINCT FROM (l.used, l.invoiced, l.covered, l.forgiven, l.carried)
+"""
+
+_UNPOSTED = """
+    SELECT instance_id::text AS offender FROM workspace_instance
+    WHERE stopped_at <= :at AND GREATEST(ended_at, started_at) <= :at AND posted_revision < revision
+"""
+
+# Entries of a session are numbered by revision without a gap, and add up to what its row says is posted.
+_ENTRIES_OF_SESSIONS = """
+    SELECT COALESCE(w.instance_id, e.instance_id)::text AS offender
+    FROM workspace_instance w FULL JOIN (
+        SELECT instance_id, count(*) AS entries, sum(credit_cents) AS credit_cents, max(effective_at) AS settled_at,
+               max(split_part(key, ':', 3)::int) AS latest
+        FROM ledger_entry WHERE instance_id IS NOT NULL GROUP BY instance_id
+    ) e USING (instance_id)
+    WHERE (w.posted_revision, w.posted_revision, w.posted_cents, w.settled_at)
+        IS DISTINCT FROM (COALESCE(e.entries, 0), COALESCE(e.latest, 0), COALESCE(e.credit_cents, 0), e.settled_at)
+"""
+
+_PRICES_OF_SESSIONS = f"""
+    SELECT w.instance_id::text AS offender
+    FROM workspace_instance w LEFT JOIN (
+        WITH session AS (
+            SELECT instance_id, workspace_class, started_at, GREATEST(ended_at, started_at) AS until
+            FROM workspace_instance WHERE posted_revision = revision
+        ), {RATED} SELECT * FROM rated
+    ) r USING (instance_id)
+    WHERE w.posted_revision = w.revision AND r.credit_cents IS DISTINCT FROM w.posted_cents
+"""
+
+_VERSIONS = """
+    SELECT attribution_id AS offender FROM cost_center GROUP BY attribution_id
+    HAVING count(*) <> max(version) OR count(*) FILTER (WHERE superseded_at IS NULL) <> 1
+"""
+
+# A reset covers at most the limit of the version whose cycle it closed.
+_RESETS = """
+    SELECT e.attribution_id || ' ' || e.key AS offender FROM ledger_entry e
+    WHERE e.kind = 'reset' AND NOT EXISTS (
+        SELECT 1 FROM cost_center c WHERE c.attribution_id = e.attribution_id
+            AND c.billing_strategy = 'other' AND c.next_billing_at = e.effective_at
+            AND -e.credit_cents BETWEEN 1 AND c.spending_limit * 100
+    )
+"""
+
+CHECKS: Final = {
+    "balances_equal_entries": _BALANCES,
+    "stopped_sessions_are_posted": _UNPOSTED,
+    "entries_match_sessions": _ENTRIES_OF_SESSIONS,
+    "prices_match_facts": _PRICES_OF_SESSIONS,
+    "cost_center_versions_have_no_gaps": _VERSIONS,
+    "resets_stay_within_limits": _RESETS,
+}
+
+
+def run_checks(connection: Connection, *, at: datetime) -> list[Finding]:
+    """Run every check; one that is clean has 0 offenders."""
+    findings = []
+    for name, offending in CHECKS.items():
+        statement = f"""
+            WITH offending AS ({offending})
+            SELECT (SELECT count(*) FROM offending) AS offenders,
+                   ARRAY(SELECT offender FROM offending ORDER BY offender LIMIT :sample) AS sample
+        """
+        parameters = {"at": at} if ":at" in offending else {}
+        row = fetch(connection, statement, sample=SAMPLE_MAX, **parameters)[0]
+        findings.append(Finding(check=name, offenders=row.offenders, sample=tuple(row.sample)))
+    return findings

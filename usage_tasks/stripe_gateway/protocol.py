@@ -1,0 +1,34 @@
+"""What the services ask of Stripe, in the domain's words."""
+
+from typing import Protocol
+
+from usage_tasks.domain.payments import (
+    Invoice,
+    MeterEvent,
+    NewCustomer,
+    StripeCustomerId,
+    StripeInvoiceId,
+    Subscription,
+)
+
+
+class StripeGateway(Protocol):
+    """Every call may raise RetryableError (call again with the same key) or PermanentError (never succeeds)."""
+
+    def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
+        """Make a customer; the same key answers with the same customer."""
+        ...
+
+    def create_subscription(
+        self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str
+    ) -> Subscription:
+        """Subscribe a customer to one metered price; the same key answers with the same subscription."""
+        ...
+
+    def send_meter_event(self, event: MeterEvent) -> None:
+        """Tell the meter a customer's quantity; an identifier that Stripe knows already counts as delivered."""
+        ...
+
+    def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
+        """Fetch an invoice as it is now, with all pages of its lines."""
+        ...

@@ -1,0 +1,122 @@
+"""The life of a subscription's invoice: draft, finalized an hour later, then paid or declined."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+
+from usage_tasks.stripe_simulator.documents import new_invoice, new_line, new_payment
+from usage_tasks.stripe_simulator.metering import aggregate
+from usage_tasks.stripe_simulator.wire import EXACT, JsonObject, plain
+from usage_tasks.stripe_simulator.world import World
+
+DRAFT_GRACE = timedelta(hours=1)
+DECLINE = "simulate_decline"
+
+
+def usage_line(world: World, subscription: JsonObject, item: JsonObject, *, start: int, end: int) -> JsonObject:
+    """A line for what a metered item used within [start, end), as far as the meter knows by now."""
+    line = new_line(subscription, item, start=start, end=end)
+    return _measured(world, line, subscription["customer"])
+
+
+def flat_line(subscription: JsonObject, item: JsonObject, *, start: int, end: int) -> JsonObject:
+    """A line for a licensed item, which is billed for the period to come."""
+    return _priced(new_line(subscription, item, start=start, end=end), Decimal(item["quantity"]))
+
+
+def open_draft(
+    world: World,
+    subscription: JsonObject,
+    lines: Sequence[JsonObject],
+    *,
+    at: int,
+    start: int,
+    reason: str,
+    identifier: str,
+) -> JsonObject:
+    """Store a draft for the period [start, at); its announcement and its finalization are the caller's."""
+    customer = world.get("customer", subscription["customer"])
+    invoice = new_invoice(subscription, customer, at=at, start=start, reason=reason, identifier=identifier)
+    invoice["lines"]["data"] = [{**line, "invoice": identifier} for line in lines]
+    invoice["automatically_finalizes_at"] = at + int(DRAFT_GRACE.total_seconds())
+    invoice |= _totals(invoice)
+    world.store.put(invoice)
+    return invoice
+
+
+def finalize(world: World, identifier: str, *, at: int) -> None:
+    """Measure the metered lines for the last time, fix the totals, and collect."""
+    invoice = world.get("invoice", identifier)
+    if invoice["status"] != "draft":
+        return
+    lines = [_measured(world, line, invoice["customer"]) for line in invoice["lines"]["data"]]
+    invoice["lines"]["data"] = lines
+    customer = world.get("customer", invoice["customer"])
+    invoice |= _totals(invoice)
+    invoice |= {"status": "open", "auto_advance": True, "effective_at": at, "automatically_finalizes_at": None}
+    invoice["status_transitions"]["finalized_at"] = at
+    if not customer.get("deleted"):
+        sequence = customer["next_invoice_sequence"]
+        invoice["number"] = f"{customer['invoice_prefix']}-{sequence:04d}"
+        world.store.put({**customer, "next_invoice_sequence": sequence + 1})
+    if invoice["automatic_tax"]["enabled"]:
+        invoice["automatic_tax"]["status"] = "complete"
+    world.store.put(invoice)
+    world.emit("invoice.finalized", invoice, at=at)
+    _collect(world, invoice, customer, at=at)
+
+
+def _collect(world: World, invoice: JsonObject, customer: JsonObject, *, at: int) -> None:
+    """Pay an open invoice, unless there is something to pay and the customer's payments are declined."""
+    due = invoice["amount_due"]
+    declined = bool(customer.get("deleted")) or customer["metadata"].get(DECLINE) == "true"
+    if due > 0:
+        invoice["attempt_count"] += 1
+        invoice["payments"]["data"] = [new_payment(invoice, at=at, paid=not declined)]
+    invoice["attempted"] = True
+    if due > 0 and declined:
+        world.store.put(invoice)
+        world.emit("invoice.payment_failed", invoice, at=at)
+        failed = "incomplete" if invoice["billing_reason"] == "subscription_create" else "past_due"
+        set_standing(world, invoice, failed, at=at)
+        return
+    invoice |= {"status": "paid", "amount_paid": due, "amount_remaining": 0, "auto_advance": False}
+    invoice["status_transitions"]["paid_at"] = at
+    world.store.put(invoice)
+    world.emit("invoice.paid", invoice, at=at)
+    set_standing(world, invoice, "active", at=at)
+
+
+def set_standing(world: World, invoice: JsonObject, status: str, *, at: int) -> None:
+    """Let the subscription's status follow its latest invoice."""
+    before = world.get("subscription", invoice["parent"]["subscription_details"]["subscription"])
+    if before["latest_invoice"] != invoice["id"] or before["ended_at"] is not None or before["status"] == status:
+        return
+    after = {**before, "status": status}
+    world.store.put(after)
+    world.emit("customer.subscription.updated", after, at=at, before=before)
+
+
+def _measured(world: World, line: JsonObject, customer: str) -> JsonObject:
+    price = world.get("price", line["pricing"]["price_details"]["price"])
+    if price["recurring"]["usage_type"] != "metered":
+        return line
+    meter = world.get("billing.meter", price["recurring"]["meter"])
+    period = line["period"]
+    used = aggregate(world.store, meter, customer=customer, start=period["start"], end=period["end"])
+    return _priced(line, max(used, Decimal(0)))
+
+
+def _priced(line: JsonObject, quantity: Decimal) -> JsonObject:
+    """Set the quantity and the amount, rounded half up to the cent; `quantity` is the whole part only."""
+    with localcontext(EXACT):
+        exact = quantity * Decimal(line["pricing"]["unit_amount_decimal"])
+        amount = int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
+    counted = {"quantity": int(quantity), "quantity_decimal": plain(quantity)}
+    return {**line, **counted, "amount": amount, "subtotal": amount}
+
+
+def _totals(invoice: JsonObject) -> JsonObject:
+    total = sum(line["amount"] for line in invoice["lines"]["data"])
+    same = ("amount_due", "amount_remaining", "subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax")
+    return dict.fromkeys(same, total)

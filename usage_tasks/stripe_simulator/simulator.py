@@ -1,0 +1,171 @@
+"""One simulator: its state, its clock, its courier, and what it answers to a request."""
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from usage_tasks.stripe_simulator import forms, params
+from usage_tasks.stripe_simulator.billing import run_due
+from usage_tasks.stripe_simulator.courier import Courier
+from usage_tasks.stripe_simulator.errors import ApiError
+from usage_tasks.stripe_simulator.operation import Call, Operation
+from usage_tasks.stripe_simulator.replies import expand
+from usage_tasks.stripe_simulator.routes import find
+from usage_tasks.stripe_simulator.store import Store
+from usage_tasks.stripe_simulator.wire import API_VERSION, Form, Reply, Request, encode
+from usage_tasks.stripe_simulator.world import GLOBAL_CLOCK, World
+
+_KEYS = ("sk_test_", "rk_test_")
+_REPLAYED = ("Idempotent-Replayed", "true")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where the state lives, where time stands at first (None: the real time), and where webhooks go."""
+
+    state: str = ":memory:"
+    frozen_time: int | None = None
+    webhook_url: str | None = None
+    webhook_secret: str = ""
+
+
+class Simulator:
+    """Answers requests; safe to call from any number of threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.store = Store(settings.state)
+        self._webhooks = settings.webhook_url is not None
+        self.courier = Courier(self.store, url=settings.webhook_url, secret=settings.webhook_secret)
+        self.frozen = self._set_up_clock(settings.frozen_time)
+
+    def start(self) -> None:
+        """Begin to deliver webhooks, those that an earlier process left behind first."""
+        self.courier.start()
+
+    def close(self) -> None:
+        self.courier.stop()
+        self.store.close()
+
+    def answer(self, request: Request) -> Reply:
+        """Answer a request to the API; errors are replies too."""
+        request_id = f"req_{secrets.token_hex(7)}"
+        headers = (("Request-Id", request_id), ("Stripe-Version", API_VERSION))
+        try:
+            reply = self._answer(request, request_id)
+        except ApiError as error:
+            reply = _error_reply(error)
+        return Reply(status=reply.status, body=reply.body, headers=headers + reply.headers)
+
+    @contextmanager
+    def world(self, *, request_id: str | None = None, idempotency_key: str | None = None) -> Iterator[World]:
+        """The state, inside one transaction; the courier hears of it once it is committed."""
+        with self.store.transaction():
+            yield World(
+                store=self.store, webhooks=self._webhooks, request_id=request_id, idempotency_key=idempotency_key
+            )
+        self.courier.wake()
+
+    def advance(self, until: int | None = None) -> int:
+        """Do what is due on the common clock, by `until` or by now; answer the time it shows then.
+
+        Others may be answered in between: a long jump is many transactions.
+        """
+        done = False
+        while not done:
+            with self.world() as world:
+                done = run_due(world, GLOBAL_CLOCK, until=world.now() if until is None else until)
+                at = world.now()
+        return at
+
+    def _set_up_clock(self, frozen_time: int | None) -> bool:
+        with self.store.transaction():
+            sql = "INSERT INTO clock (id, frozen_time) VALUES ('', :at) ON CONFLICT (id) DO NOTHING"
+            self.store.execute(sql, at=frozen_time)
+            row = self.store.row("SELECT frozen_time FROM clock WHERE id = ''")
+        frozen = row is not None and row[0] is not None
+        if frozen_time is not None and not frozen:
+            raise ValueError("the state file follows the real clock: it can't be frozen")
+        return frozen
+
+    def _answer(self, request: Request, request_id: str) -> Reply:
+        _authenticate(request)
+        operation, subject = find(request.method, request.path)
+        form = _form(request)
+        call_params = params.read(form, operation.spec)
+        if not self.frozen:
+            self.advance()
+        key = request.headers.get("idempotency-key") if request.method == "POST" else None
+        fingerprint = _fingerprint(request, form)
+        try:
+            with self.world(request_id=request_id, idempotency_key=key) as world:
+                if key and (stored := _replay(world, key, fingerprint)):
+                    return stored
+                call = Call(world=world, params=call_params, path=request.path, subject=unquote(subject))
+                reply = _perform(operation, call)
+                if key:
+                    _remember(world, key, fingerprint, reply)
+                return reply
+        except ApiError as error:
+            reply = _error_reply(error)
+            if key and error.body["error"]["type"] != "idempotency_error":
+                with self.world() as world:
+                    _remember(world, key, fingerprint, reply)
+            return reply
+
+
+def _authenticate(request: Request) -> None:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme != "Bearer" or not key.startswith(_KEYS):
+        message = "Invalid API Key provided: the simulator takes any key that starts with sk_test_ or rk_test_."
+        raise ApiError(message, status=401)
+
+
+def _form(request: Request) -> Form:
+    """The parameters of a request: a DELETE has them in the query, and may have them in the body."""
+    try:
+        body = request.body.decode()
+    except UnicodeDecodeError as error:
+        raise ApiError("Invalid form body: not UTF-8.") from error
+    return forms.decode("&".join(part for part in (request.query, body) if part))
+
+
+def _perform(operation: Operation, call: Call) -> Reply:
+    body = operation.handle(call)
+    body = expand(call.world, body, call.params.get("expand") or ())
+    return Reply(status=200, body=encode(body))
+
+
+def _error_reply(error: ApiError) -> Reply:
+    return Reply(status=error.status, body=encode(error.body), headers=(("Stripe-Should-Retry", "false"),))
+
+
+def _fingerprint(request: Request, form: Form) -> str:
+    content = encode(
+        {"method": request.method, "path": request.path, "form": sorted(form.items(), key=lambda kv: kv[0])}
+    )
+    return hashlib.sha256(content).hexdigest()
+
+
+def _replay(world: World, key: str, fingerprint: str) -> Reply | None:
+    row = world.store.row("SELECT fingerprint, status, body FROM idempotency WHERE key = :key", key=key)
+    if row is None:
+        return None
+    if row[0] != fingerprint:
+        message = f"Keys for idempotent requests can only be used with the same parameters as before: '{key}'."
+        raise ApiError(message, kind="idempotency_error")
+    return Reply(status=row[1], body=row[2], headers=(_REPLAYED,))
+
+
+def _remember(world: World, key: str, fingerprint: str, reply: Reply) -> None:
+    world.store.execute(
+        "INSERT INTO idempotency (key, fingerprint, status, body, at) VALUES (:key, :fingerprint, :status, :body, :at)"
+        " ON CONFLICT (key) DO NOTHING",
+        key=key,
+        fingerprint=fingerprint,
+        status=reply.status,
+        body=reply.body,
+        at=world.now(),
+    )

@@ -1,0 +1,132 @@
+"""The argument types of the tasks: what may come over the wire, and how a bad value is named."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
+from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.sessions import Rejection, SessionReport
+
+REPORTS_MAX: Final = 5_000
+"""How many reports one message may hold."""
+
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
+_NAME_LENGTH_MAX = 255
+
+
+def _iso_text(value: object) -> object:
+    if not isinstance(value, str | datetime):
+        raise ValueError(f"{value!r} is not allowed: an ISO 8601 text with an offset, such as 2026-01-31T12:00:00Z")
+    return value
+
+
+def _as_utc(value: datetime) -> datetime:
+    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise ValueError(f"{value.isoformat()} is not allowed: from the year {_FIRST_YEAR} to {_LAST_YEAR}")
+    return value.astimezone(UTC)
+
+
+def _plain(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"{value!a} is not allowed: printable characters only")
+    return value
+
+
+def _uuid_text(value: str) -> str:
+    try:
+        return str(parse_uuid(value))
+    except ValueError:
+        raise ValueError(f"{value!a} is not allowed: a UUID such as 11111111-2222-4333-8444-555555555555") from None
+
+
+def _attribution_text(value: str) -> str:
+    try:
+        return parse_attribution(value).attribution_id
+    except InvalidInputError as error:
+        raise ValueError(f"{value!a} is not allowed: {error.allowed}") from None
+
+
+def _actor_text(value: str) -> str:
+    try:
+        return parse_actor(value)
+    except InvalidInputError as error:
+        raise ValueError(f"{value!a} is not allowed: {error.allowed}") from None
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_as_utc)]
+"""An instant: ISO 8601 with an offset."""
+
+Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=_NAME_LENGTH_MAX), AfterValidator(_plain)]
+UuidText = Annotated[str, StringConstraints(strict=True), AfterValidator(_uuid_text)]
+Attribution = Annotated[str, StringConstraints(strict=True), AfterValidator(_attribution_text)]
+ActorText = Annotated[str, StringConstraints(strict=True), AfterValidator(_actor_text)]
+
+
+class ReportArguments(BaseModel):
+    """One report of a session. A running session has neither stopping_at nor stopped_at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="SessionReport")
+
+    instance_id: UuidText
+    workspace_id: Name
+    user_id: UuidText
+    attribution_id: Attribution
+    workspace_class: Name
+    started_at: Moment
+    created_at: Moment | None = None
+    stopping_at: Moment | None = None
+    stopped_at: Moment | None = None
+    observed_at: Moment | None = Field(default=None, description="when the sender saw this; the default is now")
+
+
+def parse_reports(raw: Sequence[object], *, at: datetime) -> tuple[list[SessionReport], list[Rejection]]:
+    """Read each report of a batch on its own: the good ones, and for each bad one its index, field and reason."""
+    reports, rejections = [], []
+    for index, row in enumerate(raw):
+        try:
+            reports.append(_report(index, ReportArguments.model_validate(row), at=at))
+        except ValidationError as error:
+            rejections.append(_rejection(index, row, error))
+    return reports, rejections
+
+
+def _report(index: int, row: ReportArguments, *, at: datetime) -> SessionReport:
+    return SessionReport(
+        index=index,
+        instance_id=parse_uuid(row.instance_id),
+        workspace_id=row.workspace_id,
+        user_id=parse_uuid(row.user_id),
+        attribution_id=parse_attribution(row.attribution_id).attribution_id,
+        workspace_class=row.workspace_class,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        stopping_at=row.stopping_at,
+        stopped_at=row.stopped_at,
+        observed_at=row.observed_at or at,
+    )
+
+
+def _rejection(index: int, row: object, error: ValidationError) -> Rejection:
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(map(str, first["loc"])) or "report"
+    if not isinstance(row, dict):
+        return Rejection(index=index, field="report", reason=f"{row!a:.200} is not allowed: an object")
+    if first["type"] == "missing":
+        stopped = next((name for name in ("stopped_at", "stopping_at") if row.get(name)), None)
+        tail = f", although {stopped} is given" if field == "started_at" and stopped else ""
+        return Rejection(index=index, field=field, reason=f"is missing{tail}")
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] == "value_error" else f"{first['input']!a:.200} is not allowed: "
+    return Rejection(index=index, field=ascii(field)[1:-1], reason=shown + message)

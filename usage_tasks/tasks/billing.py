@@ -1,0 +1,122 @@
+"""`billing.*`: the ledger's balances into Stripe. Stripe tasks: claim, call, settle; no transaction during a call."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, StringConstraints
+
+from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribution
+from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
+from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.payments import CURRENCIES, NewCustomer
+from usage_tasks.runtime import Runtime, runtime
+from usage_tasks.services import subscribe, sync
+from usage_tasks.settings import SettingsError
+from usage_tasks.tasks.arguments import ActorText, Attribution, Moment, Name, UuidText
+from usage_tasks.tasks.jobs import Skipped, run_job
+from usage_tasks.tasks.task import task
+
+SEND_LIMIT: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncAnswer:
+    """What the billing sync job decided: meter reports added."""
+
+    reports: int
+
+
+@task(name="billing.sync", time_limit=timedelta(minutes=4))
+def sync_billing(at: Moment | None = None, scheduled: bool = False) -> SyncAnswer | Skipped:  # noqa: FBT001, FBT002 - a wire argument
+    """Add a meter report for every paying account whose quantity changed, and have them sent."""
+    rt = runtime()
+
+    def work(now: datetime) -> SyncAnswer:
+        with rt.transaction() as connection:
+            added = sync.report_quantities(connection, at=now)
+        send_meter_events.apply_async(ignore_result=True)
+        return SyncAnswer(reports=added)
+
+    return run_job(rt, "billing.sync", rt.settings.billing_sync_schedule, at=at, scheduled=scheduled, work=work)
+
+
+@task(name="billing.send_meter_events", time_limit=timedelta(minutes=4))
+def send_meter_events() -> sync.Sent:
+    """Send the meter reports that are due; fails at the end if any was set aside."""
+    rt = runtime()
+    sent = sync.send_reports(rt.transaction, rt.stripe, limit=SEND_LIMIT)
+    if sent.accepted + sent.retried + sent.parked >= SEND_LIMIT:
+        send_meter_events.apply_async(ignore_result=True)
+    if sent.parked:
+        raise PermanentError(f"meter events: {sent.parked} parked, {sent.retried} put off, {sent.accepted} accepted")
+    return sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerAnswer:
+    """An account's customer in Stripe."""
+
+    stripe_customer_id: str
+
+
+@task(name="billing.create_stripe_customer", time_limit=timedelta(minutes=1))
+def create_stripe_customer(
+    attribution_id: Attribution,
+    actor: ActorText,
+    email: Annotated[str, StringConstraints(strict=True, min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+$")],
+    name: Name,
+    currency: Literal["eur", "usd"],
+    billing_creator_user_id: UuidText,
+    at: Moment | None = None,
+) -> CustomerAnswer:
+    """Make an account's customer in Stripe, or answer the one that it has."""
+    rt = runtime()
+    customer = NewCustomer(
+        attribution_id=parse_attribution(attribution_id).attribution_id,
+        email=email,
+        name=name,
+        currency=currency,
+        billing_creator_user_id=billing_creator_user_id,
+    )
+    made = subscribe.create_customer(rt.transaction, rt.stripe, customer, at=at or rt.now(), actor=parse_actor(actor))
+    return CustomerAnswer(stripe_customer_id=made)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionAnswer:
+    """An account's open subscription in Stripe."""
+
+    stripe_subscription_id: str
+
+
+@task(name="billing.create_stripe_subscription", time_limit=timedelta(minutes=1))
+def create_stripe_subscription(
+    attribution_id: Attribution,
+    actor: ActorText,
+    spending_limit: Annotated[int, Field(ge=0, le=SPENDING_LIMIT_MAX)] | None = None,
+) -> SubscriptionAnswer:
+    """Subscribe an account's customer to our metered price, or answer its open subscription; it is on stripe then."""
+    rt = runtime()
+    account = parse_attribution(attribution_id)
+    made = subscribe.create_subscription(
+        rt.transaction,
+        rt.stripe,
+        account,
+        price_by_currency=_prices(rt, account.kind),
+        spending_limit=spending_limit,
+        limits=rt.spending_limits,
+        actor=parse_actor(actor),
+    )
+    return SubscriptionAnswer(stripe_subscription_id=made)
+
+
+def _prices(rt: Runtime, kind: AccountKind) -> dict[str, str]:
+    prices = {}
+    for currency in CURRENCIES:
+        try:
+            price = rt.settings.stripe_prices.price_id("team" if kind is AccountKind.TEAM else "individual", currency)
+        except SettingsError:
+            continue
+        prices[currency] = price
+    return prices

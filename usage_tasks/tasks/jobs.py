@@ -1,0 +1,61 @@
+"""Periodic jobs: a due time runs once, however many beats tick and workers listen.
+
+A beat's tick says `scheduled`; the worker computes the due time it stands for and takes its row. A call by hand
+runs at once, whatever the schedule says: every job is idempotent.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
+
+from pydantic_core import to_jsonable_python
+
+from usage_tasks.runtime import Runtime
+from usage_tasks.storage import jobs
+
+Answer = TypeVar("Answer")
+
+LEASE: Final = timedelta(minutes=10)
+"""After this long a run that never ended is given up, and its due time is free."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """This due time has been run, or is being run, by another worker."""
+
+    skipped: int = 1
+
+
+def due_slot(at: datetime, period: timedelta) -> datetime:
+    """Answer the latest due time at an instant: whole periods since 1970."""
+    return at - (at - _EPOCH) % period
+
+
+def run_job(
+    rt: Runtime,
+    job: str,
+    period: timedelta | None,
+    *,
+    at: datetime | None,
+    scheduled: bool,
+    work: Callable[[datetime], Answer],
+) -> Answer | Skipped:
+    """Run a job's work at an instant, once a due time where a schedule asked for it."""
+    now = at or rt.now()
+    if not scheduled or period is None:
+        return work(now)
+    slot = due_slot(now, period)
+    with rt.transaction() as connection:
+        if not jobs.claim_slot(connection, job, slot, lease=LEASE):
+            return Skipped()
+    outcome, summary = "failed", None
+    try:
+        answer = work(now)
+        outcome, summary = "done", answer
+        return answer
+    finally:
+        with rt.transaction() as connection:
+            jobs.finish_slot(connection, job, slot, outcome=outcome, summary=to_jsonable_python(summary))

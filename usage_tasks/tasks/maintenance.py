@@ -1,0 +1,46 @@
+"""`maintenance.*`: is everything true, and does the platform hear what it must."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from celery import current_app
+
+from usage_tasks.domain.errors import InvariantError
+from usage_tasks.runtime import runtime
+from usage_tasks.services.verify import Verdict, verify
+from usage_tasks.storage import outbox
+from usage_tasks.tasks.arguments import Moment
+from usage_tasks.tasks.task import NEVER, task
+
+DISPATCH_LIMIT: Final = 100
+
+
+@task(name="maintenance.verify", time_limit=timedelta(minutes=4), retry=NEVER)
+def verify_ledger(at: Moment | None = None) -> Verdict:
+    """Check every invariant of the tables; fails, with a sample, if any is broken."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        verdict = verify(connection, at=at or rt.now())
+    if not verdict.clean:
+        raise InvariantError(f"verify: {verdict.describe()}")
+    return verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchAnswer:
+    """How many announcements the broker took."""
+
+    dispatched: int
+
+
+@task(name="maintenance.dispatch_outbox", time_limit=timedelta(minutes=1))
+def dispatch_outbox() -> DispatchAnswer:
+    """Send the platform what the outbox holds, to the queue `server`; each carries its key as the task id."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        claimed = outbox.claim_announcements(connection, limit=DISPATCH_LIMIT)
+        for each in claimed:
+            current_app.send_task(each.task, kwargs=each.payload, task_id=each.key, queue="server", ignore_result=True)
+        outbox.mark_dispatched(connection, claimed)
+    return DispatchAnswer(dispatched=len(claimed))

@@ -1,0 +1,140 @@
+"""How every task runs: arguments checked, ids bound into the logs, one line and one observation an outcome."""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, ParamSpec, TypeVar
+
+import structlog
+from celery import Task, shared_task
+from pydantic import TypeAdapter, ValidationError, validate_call
+from pydantic_core import to_jsonable_python
+
+from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.telemetry.metrics import ROWS, TASK_SECONDS
+
+log = structlog.get_logger(__name__)
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+ARGUMENT_SCHEMAS: dict[str, dict[str, Any]] = {}
+"""The JSON Schema of each task's arguments, by its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often and how patiently a task is tried again after a RetryableError: doubling, jittered, capped."""
+
+    attempts_max: int
+    first: timedelta
+    longest: timedelta
+
+    def countdown_seconds(self, retries: int) -> float:
+        """How long to wait before the next attempt: between half the step and the whole."""
+        doublings = min(retries, 16)
+        step = min(self.longest.total_seconds(), self.first.total_seconds() * (1 << doublings))
+        return step * random.uniform(0.5, 1)
+
+
+DATABASE: Final = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=60))
+"""Well below the broker's visibility timeout, beyond which a waiting message would run twice."""
+
+NEVER: Final = Retry(attempts_max=0, first=timedelta(0), longest=timedelta(0))
+
+
+class ArgumentsError(PermanentError):
+    """A task was called with arguments that it does not take; the message names each."""
+
+
+def task(
+    *, name: str, time_limit: timedelta, retry: Retry = DATABASE
+) -> Callable[[Callable[Parameters, Result]], "Task[Parameters, object]"]:
+    """Declare a task: its name on the wire, how long it may run, how it is retried.
+
+    The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
+    """
+
+    def declare(function: Callable[Parameters, Result]) -> "Task[Parameters, object]":
+        checked = validate_call(function)
+        ARGUMENT_SCHEMAS[name] = _schema_of(checked)
+
+        def run(self: "Task[Parameters, object]", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> object:
+            return _run(self, checked, retry, args, kwargs)
+
+        run.__doc__, run.__module__, run.__name__ = function.__doc__, function.__module__, function.__name__
+        seconds = time_limit // timedelta(seconds=1)
+        return shared_task(
+            name=name,
+            bind=True,
+            typing=False,
+            max_retries=retry.attempts_max,
+            time_limit=seconds,
+            soft_time_limit=seconds * 9 // 10,
+            throws=(PermanentError,),
+        )(run)
+
+    return declare
+
+
+def _schema_of(checked: Any) -> dict[str, Any]:
+    return TypeAdapter(checked).json_schema()
+
+
+def _run(
+    self: "Task[Any, Any]",
+    checked: Callable[..., object],
+    retry: Retry,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+) -> object:
+    name = str(self.name)
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(task=name, task_id=self.request.id, retries=self.request.retries)
+    started = time.perf_counter()
+    outcome = "failed"
+    try:
+        summary = to_jsonable_python(_checked_call(checked, args, kwargs))
+        outcome = "done"
+    except RetryableError as error:
+        outcome = "retried" if self.request.retries < retry.attempts_max else "exhausted"
+        raise self.retry(exc=error, countdown=retry.countdown_seconds(self.request.retries)) from error
+    except PermanentError as error:
+        outcome = "refused"
+        log.warning("task.refused", reason=str(error))
+        raise
+    finally:
+        elapsed = time.perf_counter() - started
+        TASK_SECONDS.labels(name, outcome).observe(elapsed)
+        if outcome != "done":
+            log.info("task.ended", outcome=outcome, duration_seconds=round(elapsed, 4))
+        structlog.contextvars.unbind_contextvars("retries")
+    counts = _count_rows(name, summary)
+    log.info("task.ended", outcome=outcome, duration_seconds=round(elapsed, 4), **counts)
+    structlog.contextvars.clear_contextvars()
+    return summary
+
+
+def _checked_call(checked: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+    try:
+        return checked(*args, **kwargs)
+    except ValidationError as error:
+        # Values are left out: an argument may hold what must not be logged.
+        told = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}"
+            for each in error.errors(include_input=False, include_url=False, include_context=False)
+        )
+        raise ArgumentsError(told) from None
+
+
+def _count_rows(name: str, summary: object) -> dict[str, int]:
+    """Count what a summary's whole numbers say was done, by their own names."""
+    if not isinstance(summary, dict):
+        return {}
+    counts = {key: value for key, value in summary.items() if isinstance(value, int) and not isinstance(value, bool)}
+    for what, rows in counts.items():
+        if rows > 0 and not what.endswith("_cents"):
+            ROWS.labels(name, what).inc(rows)
+    return counts

@@ -1,0 +1,219 @@
+"""`usage.*`: sessions in, the ledger and its cycles, balances and cost centers out. Ledger tasks: no network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from usage_tasks.domain.accounts import AttributionId, parse_actor, parse_attribution
+from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX, BillingStrategy, CostCenter
+from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.sessions import Rejection
+from usage_tasks.runtime import runtime
+from usage_tasks.services import cost_center, read_usage, reconcile, record, reset
+from usage_tasks.tasks.arguments import REPORTS_MAX, ActorText, Attribution, Moment, parse_reports
+from usage_tasks.tasks.jobs import Skipped, run_job
+from usage_tasks.tasks.task import task
+
+_BATCHES_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordAnswer:
+    """What became of each report: counts, and the refused ones by their place in the batch."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+    quarantined: int
+    rejections: Sequence[Rejection]
+
+
+@task(name="usage.record_instances", time_limit=timedelta(minutes=1))
+def record_instances(
+    instances: Annotated[list[Any], Field(max_length=REPORTS_MAX)], actor: ActorText, at: Moment | None = None
+) -> RecordAnswer:
+    """Take up reports of sessions; safe to send again. Bad ones come back with index, field and reason."""
+    rt = runtime()
+    now = at or rt.now()
+    reports, malformed = parse_reports(instances, at=now)
+    with rt.transaction() as connection:
+        done = record.record_reports(
+            connection,
+            reports,
+            malformed,
+            raw=instances,
+            limits=rt.spending_limits,
+            at=now,
+            actor=parse_actor(actor),
+        )
+    return RecordAnswer(
+        inserted=done.merged.inserted,
+        updated=done.merged.updated,
+        unchanged=done.merged.unchanged,
+        quarantined=len(done.rejections),
+        rejections=done.rejections,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileAnswer:
+    """What the ledger job did: entries posted and their sum, and accounts announced to have reached their limit."""
+
+    entries: int
+    credit_cents: int
+    limits_reached: int
+
+
+@task(name="usage.reconcile", time_limit=timedelta(minutes=4))
+def reconcile_usage(at: Moment | None = None, scheduled: bool = False) -> ReconcileAnswer | Skipped:  # noqa: FBT001, FBT002 - a wire argument
+    """Post every session that had stopped by `at` and is not in the ledger; announce reached limits."""
+    rt = runtime()
+
+    def work(now: datetime) -> ReconcileAnswer:
+        posted, cents = 0, 0
+        for _ in range(_BATCHES_MAX):
+            with rt.transaction() as connection:
+                batch = reconcile.post_batch(connection, at=now)
+            posted, cents = posted + batch.entries, cents + batch.credit_cents
+            if batch.entries < reconcile.BATCH:
+                break
+        with rt.transaction() as connection:
+            reached = reconcile.announce_limits(connection, at=now)
+        return ReconcileAnswer(entries=posted, credit_cents=cents, limits_reached=reached)
+
+    return run_job(rt, "usage.reconcile", rt.settings.controller_schedule, at=at, scheduled=scheduled, work=work)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetAnswer:
+    """What the reset job did: cycles ended."""
+
+    cycles: int
+
+
+@task(name="usage.reset", time_limit=timedelta(minutes=4))
+def reset_usage(at: Moment | None = None, scheduled: bool = False) -> ResetAnswer | Skipped:  # noqa: FBT001, FBT002 - a wire argument
+    """End every billing cycle on strategy other that is due at `at`; fails at the end if any account failed."""
+    rt = runtime()
+
+    def work(now: datetime) -> ResetAnswer:
+        cycles = 0
+        failed: list[tuple[AttributionId, str]] = []
+        for _ in range(_BATCHES_MAX):
+            with rt.transaction() as connection:
+                batch = reset.reset_due(connection, at=now, excluding=[account for account, _ in failed])
+            cycles += batch.cycles
+            failed += batch.failed
+            if not batch.cycles and not batch.failed:
+                break
+        if failed:
+            shown = "; ".join(f"{account}: {reason}" for account, reason in failed[:10])
+            raise PermanentError(f"reset: {cycles} cycles ended, {len(failed)} accounts failed: {shown}")
+        return ResetAnswer(cycles=cycles)
+
+    return run_job(rt, "usage.reset", rt.settings.reset_usage_schedule, at=at, scheduled=scheduled, work=work)
+
+
+@task(name="usage.get_balance", time_limit=timedelta(seconds=30))
+def get_balance(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> read_usage.Standing:
+    """Answer an account's live balance at an instant, beside its limit."""
+    rt = runtime()
+    account = parse_attribution(attribution_id)
+    now = at or rt.now()
+    with rt.transaction() as connection:
+        cost_center.get_cost_center(connection, account, limits=rt.spending_limits, at=now, actor=parse_actor(actor))
+        return read_usage.get_standing(connection, account, at=now)
+
+
+@task(name="usage.list", time_limit=timedelta(seconds=60))
+def list_usage(
+    attribution_id: Attribution,
+    actor: ActorText,  # noqa: ARG001 - who asks
+    start: Moment,
+    end: Moment,
+    order: Literal["ascending", "descending"] = "descending",
+    page: int = 1,
+    per_page: int = read_usage.PER_PAGE_DEFAULT,
+    at: Moment | None = None,
+) -> read_usage.UsagePage:
+    """List an account's usage in [start, end), drafts included."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        return read_usage.list_usage(
+            connection,
+            parse_attribution(attribution_id),
+            start=start,
+            end=end,
+            at=at or rt.now(),
+            order=order,
+            page=page,
+            per_page=per_page,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostCenterAnswer:
+    """A cost center as it stands: limit in credits, the current cycle, the version for a compare-and-set."""
+
+    attribution_id: str
+    version: int
+    billing_strategy: str
+    spending_limit: int
+    cycle_started_at: datetime
+    next_billing_at: datetime
+
+
+def _answer(current: CostCenter) -> CostCenterAnswer:
+    return CostCenterAnswer(
+        attribution_id=current.attribution_id,
+        version=current.version,
+        billing_strategy=current.billing_strategy.value,
+        spending_limit=current.spending_limit,
+        cycle_started_at=current.cycle.started_at,
+        next_billing_at=current.next_billing_at,
+    )
+
+
+@task(name="usage.get_cost_center", time_limit=timedelta(seconds=30))
+def get_cost_center(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> CostCenterAnswer:
+    """Answer an account's cost center; opened if unknown, due resets applied first."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        return _answer(
+            cost_center.get_cost_center(
+                connection,
+                parse_attribution(attribution_id),
+                limits=rt.spending_limits,
+                at=at or rt.now(),
+                actor=parse_actor(actor),
+            )
+        )
+
+
+@task(name="usage.set_cost_center", time_limit=timedelta(seconds=30))
+def set_cost_center(
+    attribution_id: Attribution,
+    actor: ActorText,
+    billing_strategy: Literal["stripe", "other"],
+    spending_limit: Annotated[int, Field(ge=0, le=SPENDING_LIMIT_MAX)] | None = None,
+    expected_version: int | None = None,
+    at: Moment | None = None,
+) -> CostCenterAnswer:
+    """Set an account's strategy, which may not be left out, and its limit in credits."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        return _answer(
+            cost_center.set_cost_center(
+                connection,
+                parse_attribution(attribution_id),
+                strategy=BillingStrategy(billing_strategy),
+                spending_limit=spending_limit,
+                expected_version=expected_version,
+                limits=rt.spending_limits,
+                at=at or rt.now(),
+                actor=parse_actor(actor),
+            )
+        )

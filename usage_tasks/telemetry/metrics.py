@@ -1,0 +1,34 @@
+"""Every metric of the system, and the endpoint that shows them.
+
+Right under prefork when PROMETHEUS_MULTIPROC_DIR is in the environment before the process starts: prometheus_client
+looks at it on import. Source: https://prometheus.github.io/client_python/multiprocess/
+"""
+
+import os
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+MULTIPROC_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+TASK_SECONDS: Final = Histogram(
+    "usage_task_duration_seconds",
+    "How long a task ran.",
+    ["task", "outcome"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 240),
+)
+STRIPE_CALL_SECONDS: Final = Histogram(
+    "usage_stripe_call_duration_seconds", "How long a call to Stripe took.", ["operation", "outcome"]
+)
+ROWS: Final = Counter("usage_rows", "What the tasks did, in rows, by the summary's own words.", ["task", "what"])
+
+
+def serve_metrics(port: int, address: str = "127.0.0.1") -> None:
+    """Answer Prometheus on a port, for this process and, in multiprocess mode, its children."""
+    if MULTIPROC_VARIABLE in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library has no annotation here
+        start_http_server(port, addr=address, registry=registry)
+    else:
+        start_http_server(port, addr=address)
