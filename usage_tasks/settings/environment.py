@@ -25,7 +25,8 @@ from usage_tasks.settings.tree import KeyPath, Tree, decode, repeated_keys
 PREFIX: Final = "USAGE_"
 CONFIG_VARIABLE: Final = "USAGE_CONFIG"
 # Variables with our prefix that are no settings.
-OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE})
+# What a process is told about itself, not about the installation: telemetry reads these.
+OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "USAGE_LOG_LEVEL", "USAGE_METRICS_PORT"})
 CONVENTIONAL_VARIABLES: Final[Mapping[str, KeyPath]] = {
     "DATABASE_URL": ("database", "url"),
     "REDIS_URL": ("redis", "url"),

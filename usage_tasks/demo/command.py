@@ -1,0 +1,91 @@
+"""`usage-tasks demo`: start, replay, compare, stop."""
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from usage_tasks.demo import report
+from usage_tasks.demo.installation import Installation, running_installation
+from usage_tasks.demo.quarter import Session, load_quarter
+from usage_tasks.demo.replay import BEGIN, Totals, instants, replay, upgrades
+
+_MIDDLE: Final = datetime.fromisoformat("2013-03-01T00:00:00Z")
+
+
+def run_demo(
+    *, directory: Path | None, tick: timedelta, keep: bool, replays: int, kill_worker: bool, console: Console
+) -> int:
+    """Run the whole demo; answer 0 only if everything that must hold does."""
+    # An orderly end on SIGTERM too: what was started ends with its block.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sessions = load_quarter()
+    with ExitStack() as stack:
+        place = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="usage-demo-")))
+        started = time.perf_counter()
+        installation = stack.enter_context(
+            running_installation(place.absolute(), os.environ, clock_start=BEGIN, console=console)
+        )
+        console.print(f"everything is up after {time.perf_counter() - started:.1f} s")
+        problems = []
+        entries_before = None
+        for number in range(1, replays + 1):
+            killing = kill_worker and number == 1
+            totals = _replay_once(installation, sessions, tick=tick, kill_worker=killing, console=console)
+            outcome = report.collect(installation)
+            report.show(outcome, installation, totals, console)
+            problems += outcome.problems(sessions)
+            if entries_before is not None:
+                added = outcome.counts["entries"] - entries_before
+                console.print(f"replay {number} added {added} ledger entries")
+                problems += [f"replay {number} added {added} ledger entries"] if added else []
+            entries_before = outcome.counts["entries"]
+        for problem in problems:
+            console.print(f"[red]does not hold:[/] {problem}")
+        console.print("[bold red]FAILED[/]" if problems else "[bold green]all of it holds[/]")
+        if keep:
+            console.print(f"everything goes on running, data in {place}; Ctrl-C ends it")
+            threading.Event().wait()
+    return 1 if problems else 0
+
+
+def _replay_once(
+    installation: Installation, sessions: Sequence[Session], *, tick: timedelta, kill_worker: bool, console: Console
+) -> Totals:
+    """Replay the quarter under a progress bar; where output is no terminal, with a line a month."""
+    steps = len(instants(upgrades(sessions), tick))
+    totals, month, started = Totals(), 0, time.perf_counter()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[entries]} entries"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("replaying", total=steps, entries=0)
+        walk = replay(
+            installation,
+            sessions,
+            tick=tick,
+            interrupt_at=_MIDDLE if kill_worker else None,
+            interrupt=lambda: installation.kill_worker("usage", signal.SIGKILL),
+        )
+        for instant, totals in walk:
+            entries = totals.sums.get("reconcile entries", 0)
+            progress.update(bar, advance=1, description=f"{instant:%Y-%m-%d %H:%M}", entries=entries)
+            if not console.is_terminal and instant.month != month:
+                month = instant.month
+                console.print(f"  {instant:%Y-%m-%d}: {entries} ledger entries posted")
+    console.print(f"replayed {len(sessions)} sessions in {steps} steps in {time.perf_counter() - started:.1f} s")
+    return totals
