@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from usage_tasks.demo.command import run_demo
+from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.durations import parse_duration
 from usage_tasks.embedded.processes import StartError
@@ -118,14 +118,14 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="leave everything running at the end, until Ctrl-C")] = False,
     replays: Annotated[int, typer.Option(min=1, max=10, help="the second must add nothing")] = 1,
     kill_worker: Annotated[bool, typer.Option("--kill-worker", help="SIGKILL a worker in the middle")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write what came out to this file too")] = None,
 ) -> None:
     """Replay a real cluster's quarter through a whole installation, and compare what came out."""
     step = parse_duration(tick)
     if not timedelta(minutes=10) <= step <= timedelta(days=28):
         raise typer.BadParameter(f"{tick!r} is not allowed: from 10m to 672h", param_hint="--tick")
-    raise typer.Exit(
-        run_demo(directory=data, tick=step, keep=keep, replays=replays, kill_worker=kill_worker, console=out)
-    )
+    plan = Plan(directory=data, tick=step, keep=keep, replays=replays, kill_worker=kill_worker, json_file=json_file)
+    raise typer.Exit(run_demo(plan, out))
 
 
 def main() -> None:

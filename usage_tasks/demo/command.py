@@ -1,5 +1,6 @@
 """`usage-tasks demo`: start, replay, compare, stop."""
 
+import json
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -23,40 +25,60 @@ from usage_tasks.demo.replay import BEGIN, Totals, instants, replay, upgrades
 _MIDDLE: Final = datetime.fromisoformat("2013-03-01T00:00:00Z")
 
 
-def run_demo(
-    *, directory: Path | None, tick: timedelta, keep: bool, replays: int, kill_worker: bool, console: Console
-) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run of the demo is to do. Without a directory the data is in a temporary one."""
+
+    directory: Path | None
+    tick: timedelta
+    keep: bool
+    replays: int
+    kill_worker: bool
+    json_file: Path | None
+
+
+def run_demo(plan: Plan, console: Console) -> int:
     """Run the whole demo; answer 0 only if everything that must hold does."""
     # An orderly end on SIGTERM too: what was started ends with its block.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sessions = load_quarter()
     with ExitStack() as stack:
-        place = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="usage-demo-")))
+        place = plan.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="usage-demo-")))
         started = time.perf_counter()
         installation = stack.enter_context(
             running_installation(place.absolute(), os.environ, clock_start=BEGIN, console=console)
         )
         console.print(f"everything is up after {time.perf_counter() - started:.1f} s")
-        problems = []
-        entries_before = None
-        for number in range(1, replays + 1):
-            killing = kill_worker and number == 1
-            totals = _replay_once(installation, sessions, tick=tick, kill_worker=killing, console=console)
-            outcome = report.collect(installation)
-            report.show(outcome, installation, totals, console)
-            problems += outcome.problems(sessions)
-            if entries_before is not None:
-                added = outcome.counts["entries"] - entries_before
-                console.print(f"replay {number} added {added} ledger entries")
-                problems += [f"replay {number} added {added} ledger entries"] if added else []
-            entries_before = outcome.counts["entries"]
+        problems = _replay_and_compare(installation, sessions, plan, console)
         for problem in problems:
             console.print(f"[red]does not hold:[/] {problem}")
         console.print("[bold red]FAILED[/]" if problems else "[bold green]all of it holds[/]")
-        if keep:
+        if plan.keep:
             console.print(f"everything goes on running, data in {place}; Ctrl-C ends it")
             threading.Event().wait()
     return 1 if problems else 0
+
+
+def _replay_and_compare(
+    installation: Installation, sessions: Sequence[Session], plan: Plan, console: Console
+) -> list[str]:
+    """Replay as often as planned; answer what does not hold, a later replay that adds an entry included."""
+    problems: list[str] = []
+    outcomes: list[report.Outcome] = []
+    for number in range(1, plan.replays + 1):
+        killing = plan.kill_worker and number == 1
+        totals = _replay_once(installation, sessions, tick=plan.tick, kill_worker=killing, console=console)
+        outcome = report.collect(installation)
+        report.show(outcome, installation, totals, console)
+        problems += outcome.problems(sessions)
+        if outcomes:
+            added = outcome.counts["entries"] - outcomes[-1].counts["entries"]
+            console.print(f"replay {number} added {added} ledger entries")
+            problems += [f"replay {number} added {added} ledger entries"] if added else []
+        outcomes.append(outcome)
+    if plan.json_file is not None:
+        plan.json_file.write_text(json.dumps([outcome.as_json() for outcome in outcomes], indent=2))
+    return problems
 
 
 def _replay_once(
@@ -74,13 +96,12 @@ def _replay_once(
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("replaying", total=steps, entries=0)
-        walk = replay(
-            installation,
-            sessions,
-            tick=tick,
-            interrupt_at=_MIDDLE if kill_worker else None,
-            interrupt=lambda: installation.kill_worker("usage", signal.SIGKILL),
-        )
+
+        def kill() -> None:
+            installation.kill_worker("usage", signal.SIGKILL)
+            progress.console.print("killed the usage worker with SIGKILL while it worked, and started it again")
+
+        walk = replay(installation, sessions, tick=tick, interrupt_at=_MIDDLE if kill_worker else None, interrupt=kill)
         for instant, totals in walk:
             entries = totals.sums.get("reconcile entries", 0)
             progress.update(bar, advance=1, description=f"{instant:%Y-%m-%d %H:%M}", entries=entries)

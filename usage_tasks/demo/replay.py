@@ -21,8 +21,8 @@ DAY: Final = timedelta(days=1)
 DRAFT: Final = timedelta(hours=1)
 """How long Stripe leaves a draft open, which is when its closing quantity must arrive."""
 
-_ANSWER_SECONDS_MAX: Final = 20
-_ATTEMPTS_MAX: Final = 6
+_ANSWER_SECONDS_MAX: Final = 6
+_ATTEMPTS_MAX: Final = 20
 _MONTHS: Final = 6
 
 # All teams but the last pay through Stripe from the beginning; it and the first individuals follow later.

@@ -21,7 +21,8 @@ _ACCOUNTS = """
     ORDER BY used_cents DESC, attribution_id
 """
 _INVOICES = """
-    SELECT substr(key, 9) AS invoice_id, e.attribution_id, -credit_cents AS credit_cents, c.stripe_customer_id
+    SELECT substr(key, 9) AS invoice_id, e.attribution_id, effective_at, -credit_cents AS credit_cents,
+           c.stripe_customer_id
     FROM ledger_entry e JOIN stripe_customer c USING (attribution_id) WHERE kind = 'invoice'
     ORDER BY e.attribution_id, effective_at, key
 """
@@ -55,6 +56,21 @@ class Outcome:
         for entry in self.ledger_invoices:
             found[entry["invoice_id"]] = found.get(entry["invoice_id"], 0) - int(entry["credit_cents"])
         return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Answer the accounts in credit cents, the invoices of both sides and the counts."""
+        return {
+            "accounts": {
+                row["attribution_id"]: {column: int(row[column]) for column in row if column.endswith("_cents")}
+                for row in self.accounts
+            },
+            "ledger_invoices": [
+                [row["attribution_id"], row["effective_at"].isoformat(), int(row["credit_cents"])]
+                for row in self.ledger_invoices
+            ],
+            "counts": {name: int(number) for name, number in self.counts.items()},
+            "verify": {finding["check"]: finding["offenders"] for finding in self.findings},
+        }
 
     def problems(self, sessions: Sequence[Session]) -> list[str]:
         """Say everything that does not hold; nothing if all does."""

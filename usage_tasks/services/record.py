@@ -38,10 +38,12 @@ def record_reports(
     `malformed` are the rows of `raw` that could not even be read. Sending a batch again changes nothing.
     """
     known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
-    own, contradicting = _split_contradictions(known)
+    own, contradicting = _split_contradictions(known, sessions.list_foreign(connection, known))
     merged = sessions.merge_reports(connection, own)
+    # Asked again: another worker may have brought a session in between.
     foreign = _foreign(own, sessions.list_foreign(connection, own))
-    accounts = {parse_attribution(report.attribution_id) for report in own}
+    refused = {rejection.index for rejection in foreign}
+    accounts = {parse_attribution(report.attribution_id) for report in own if report.index not in refused}
     open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
     rejections = sorted([*malformed, *unknown_class, *contradicting, *foreign], key=lambda each: each.index)
     quarantine.quarantine(connection, [(each, raw[each.index]) for each in rejections], actor=actor)
@@ -66,9 +68,11 @@ def _split_by_class(
     return known, refused
 
 
-def _split_contradictions(reports: Sequence[SessionReport]) -> tuple[list[SessionReport], list[Rejection]]:
-    """Within a batch the first report of a session says whose it is."""
-    owners: dict[UUID, AttributionId] = {}
+def _split_contradictions(
+    reports: Sequence[SessionReport], held: Mapping[UUID, AttributionId]
+) -> tuple[list[SessionReport], list[Rejection]]:
+    """A session stays with the account that holds it; of a new one the batch's first report says whose it is."""
+    owners = dict(held)
     own, refused = [], []
     for report in reports:
         owner = owners.setdefault(report.instance_id, report.attribution_id)

@@ -30,7 +30,7 @@ _ANNOUNCE_LIMITS = f"""
            jsonb_build_object('attribution_id', c.attribution_id, 'spending_limit', c.spending_limit,
                               'balance_cents', b.credit_cents, 'cycle_started_at', c.cycle_started_at, 'at', b.at)
     FROM cost_center c JOIN balance b USING (attribution_id)
-    WHERE c.superseded_at IS NULL AND b.credit_cents >= c.spending_limit * 100
+    WHERE c.superseded_at IS NULL AND c.cycle_started_at <= b.at AND b.credit_cents >= c.spending_limit * 100
     ORDER BY c.attribution_id
     ON CONFLICT (key) DO NOTHING
 """

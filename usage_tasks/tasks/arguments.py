@@ -1,5 +1,6 @@
 """The argument types of the tasks: what may come over the wire, and how a bad value is named."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final
@@ -23,11 +24,13 @@ REPORTS_MAX: Final = 5_000
 """How many reports one message may hold."""
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
+_DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 _NAME_LENGTH_MAX = 255
 
 
 def _iso_text(value: object) -> object:
-    if not isinstance(value, str | datetime):
+    # pydantic takes a text of digits for seconds since 1970: 20260101 would be a day in August of that year.
+    if not isinstance(value, datetime) and not (isinstance(value, str) and _DATE_AND_TIME.match(value)):
         raise ValueError(f"{value!r} is not allowed: an ISO 8601 text with an offset, such as 2026-01-31T12:00:00Z")
     return value
 
