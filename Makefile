@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
 
-.PHONY: setup demo test lint check pins clean
+.PHONY: setup demo test bench lint check pins clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -30,6 +30,10 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Every figure beside its floor or peer; a table, and .data/bench.json.
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

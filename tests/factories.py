@@ -1,13 +1,18 @@
 """Values for tests; each test states only the fields that it is about."""
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid5
 
-from usage_tasks.domain.accounts import Actor, AttributionId
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Account, Actor, AttributionId, parse_attribution
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import SessionReport
+from usage_tasks.services.reconcile import post_batch
+from usage_tasks.services.record import Recorded, record_reports
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR: Final = timedelta(hours=1)
@@ -64,3 +69,39 @@ def session_report(**fields: Any) -> SessionReport:
         "observed_at": START,
     }
     return SessionReport(**(values | fields))
+
+
+def stopped_report(duration: timedelta = timedelta(minutes=10), **fields: Any) -> SessionReport:
+    """One report of a session that ran for a while and stopped."""
+    started_at = fields.pop("started_at", START)
+    stopped_at = started_at + duration
+    return session_report(**({"started_at": started_at, "stopped_at": stopped_at, "observed_at": stopped_at} | fields))
+
+
+def account_of(attribution_id: AttributionId) -> Account:
+    """An account, taken apart."""
+    return parse_attribution(attribution_id)
+
+
+def record(connection: Connection, *reports: SessionReport, at: datetime = START) -> Recorded:
+    """Take up well-formed reports as one batch."""
+    batch = [replace(report, index=index) for index, report in enumerate(reports)]
+    raw = [str(report) for report in batch]
+    return record_reports(connection, batch, [], raw=raw, limits=LIMITS, at=at, actor=SYSTEM)
+
+
+def used(connection: Connection, attribution_id: AttributionId, credit_cents: int, *, at: datetime) -> None:
+    """Let an account use so many credit cents, posted, the session ending at an instant. Class xlarge: 1 a minute."""
+    record(connection, used_report(attribution_id, credit_cents, at=at), at=at)
+    post_batch(connection, at=at)
+
+
+def used_report(attribution_id: AttributionId, credit_cents: int, *, at: datetime) -> SessionReport:
+    """One report of a session that cost so many credit cents, in tens, and ended at an instant."""
+    duration = timedelta(seconds=credit_cents * 60 // 100)
+    return stopped_report(duration, started_at=at - duration, attribution_id=attribution_id, workspace_class="xlarge")
+
+
+def call(task: Any, **arguments: Any) -> Any:
+    """Call a task with arguments as they come over the wire: JSON values, which its types don't say."""
+    return task(**arguments)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,15 +11,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from usage_tasks.celery import app
 from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.durations import parse_duration
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
+from usage_tasks.services.verify import GRACE
 from usage_tasks.services.verify import verify as run_verify
 from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.storage import migrate as migrations
 from usage_tasks.storage import prices, quarantine
+from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
 from usage_tasks.webhook_app import serve
 
 _ACTOR: Final = Actor("service:usage-tasks")
@@ -50,6 +53,13 @@ def migrate() -> None:
 def settings() -> None:
     """Check the settings and print them, without secrets."""
     out.print_json(load_settings(os.environ).model_dump_json(by_alias=True, exclude={"database", "redis"}))
+
+
+@cli.command()
+def schemas() -> None:
+    """Print the JSON Schema of every task's arguments, by the task's name."""
+    app.loader.import_default_modules()
+    out.print_json(json.dumps(ARGUMENT_SCHEMAS))
 
 
 @cli.command()
@@ -85,7 +95,7 @@ def verify(
     """Check every invariant of the ledger; exit code 1 if one is broken."""
     rt = runtime()
     with rt.transaction() as connection:
-        verdict = run_verify(connection, at=at or rt.now())
+        verdict = run_verify(connection, at=_utc(at) or rt.now(), grace=GRACE if at is None else timedelta(0))
     table = Table("check", "offenders", "such as")
     for finding in verdict.findings:
         table.add_row(finding.check, str(finding.offenders), ", ".join(finding.sample))
@@ -126,6 +136,10 @@ def demo(
         raise typer.BadParameter(f"{tick!r} is not allowed: from 10m to 672h", param_hint="--tick")
     plan = Plan(directory=data, tick=step, keep=keep, replays=replays, kill_worker=kill_worker, json_file=json_file)
     raise typer.Exit(run_demo(plan, out))
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Built in the child, after the fork: no connection is ever shared between process
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache, cached_property
 
 import redis
@@ -14,10 +14,13 @@ from sqlalchemy import Connection
 
 from usage_tasks.coordination.clock import Clock, SystemClock, TestClock
 from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.settings import Settings, load_settings, read_stripe_credentials
 from usage_tasks.storage.engine import Database
 from usage_tasks.stripe_gateway.live import LiveGateway
 from usage_tasks.stripe_gateway.protocol import StripeGateway
+
+_CLOCK_SKEW_MAX = timedelta(minutes=5)
 
 
 class Runtime:
@@ -69,6 +72,18 @@ class Runtime:
     def now(self) -> datetime:
         """Billing time."""
         return self.clock.now()
+
+    def instant(self, at: datetime | None) -> datetime:
+        """Answer the instant that a caller asks for, or the present one.
+
+        Raises InvalidInputError for one that has not come yet: what it would do, such as resets, could not be undone.
+        A test clock's installation may look ahead.
+        """
+        if at is None:
+            return self.now()
+        if not self.settings.test_clock and at > self.now() + _CLOCK_SKEW_MAX:
+            raise InvalidInputError("at", at.isoformat(), f"now, {self.now().isoformat()}, or earlier")
+        return at
 
 
 @cache

@@ -92,10 +92,10 @@ def _replay_once(
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[entries]} entries"),
+        TextColumn("{task.fields[sessions]} sessions"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("replaying", total=steps, entries=0)
+        bar = progress.add_task("replaying", total=steps, sessions=0)
 
         def kill() -> None:
             installation.kill_worker("usage", signal.SIGKILL)
@@ -103,10 +103,10 @@ def _replay_once(
 
         walk = replay(installation, sessions, tick=tick, interrupt_at=_MIDDLE if kill_worker else None, interrupt=kill)
         for instant, totals in walk:
-            entries = totals.sums.get("reconcile entries", 0)
-            progress.update(bar, advance=1, description=f"{instant:%Y-%m-%d %H:%M}", entries=entries)
+            recorded = totals.sums.get("record inserted", 0)
+            progress.update(bar, advance=1, description=f"{instant:%Y-%m-%d %H:%M}", sessions=recorded)
             if not console.is_terminal and instant.month != month:
                 month = instant.month
-                console.print(f"  {instant:%Y-%m-%d}: {entries} ledger entries posted")
+                console.print(f"  {instant:%Y-%m-%d}: {recorded} sessions recorded")
     console.print(f"replayed {len(sessions)} sessions in {steps} steps in {time.perf_counter() - started:.1f} s")
     return totals

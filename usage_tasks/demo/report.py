@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -130,6 +131,11 @@ def show(outcome: Outcome, installation: Installation, totals: Totals, console: 
         console.print(f"  {what}: {where}")
 
 
+def _table(title: str) -> Table:
+    """A table that fits a terminal of 80 columns."""
+    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+
+
 def _short(account: str) -> str:
     """The kind and the first group of the UUID: enough to tell the demo's accounts apart."""
     return account.partition("-")[0]
@@ -140,7 +146,7 @@ def _credits(cents: int) -> str:
 
 
 def _accounts_table(outcome: Outcome) -> Table:
-    table = Table(title="Accounts, in credits: used = invoiced + covered + forgiven + carried")
+    table = _table("Accounts, in credits: used = invoiced + covered + forgiven + carried")
     columns = ("used", "invoiced", "covered", "forgiven", "carried")
     table.add_column("account")
     table.add_column("pays by")
@@ -159,7 +165,7 @@ def _accounts_table(outcome: Outcome) -> Table:
 
 
 def _invoices_table(outcome: Outcome) -> Table:
-    table = Table(title="Invoices, in credits: the stand-in's beside the ledger's")
+    table = _table("Invoices, in credits: the stand-in's beside the ledger's")
     table.add_column("account")
     for column in ("invoices", "stand-in", "ledger", "difference"):
         table.add_column(column, justify="right")

@@ -38,6 +38,10 @@ class CostCenter:
         """When the current cycle ends."""
         return self.cycle.ends_at
 
+    def is_due(self, at: datetime) -> bool:
+        """Tell whether the cycle has ended by `at` and an allowance, not Stripe, is to settle it."""
+        return self.billing_strategy is BillingStrategy.OTHER and self.next_billing_at <= at
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendingLimits:
@@ -48,20 +52,25 @@ class SpendingLimits:
     min_for_users_on_stripe: int
 
 
+def default_limit(account: Account, limits: SpendingLimits) -> int:
+    """Answer the limit, in credits, that a new account has."""
+    return limits.for_teams if account.kind is AccountKind.TEAM else limits.for_users
+
+
 def new_cost_center(account: Account, limits: SpendingLimits, *, at: datetime) -> CostCenter:
     """Open an account: strategy other, the default limit of its kind, a cycle from now."""
     return CostCenter(
         attribution_id=account.attribution_id,
         version=1,
         billing_strategy=BillingStrategy.OTHER,
-        spending_limit=limits.for_teams if account.kind is AccountKind.TEAM else limits.for_users,
+        spending_limit=default_limit(account, limits),
         cycle=Cycle(anchor_at=at, number=0),
     )
 
 
 def change_limit(current: CostCenter, account: Account, spending_limit: int, limits: SpendingLimits) -> CostCenter:
     """Set the spending limit, in credits; raise InvalidInputError below what the account may have."""
-    _check_limit(account, current.billing_strategy, spending_limit, limits)
+    check_limit(account, current.billing_strategy, spending_limit, limits)
     return replace(current, version=current.version + 1, spending_limit=spending_limit)
 
 
@@ -75,7 +84,7 @@ def switch_strategy(
     at: datetime,
 ) -> CostCenter:
     """Switch who settles the balance; a switch starts a cycle now."""
-    _check_limit(account, strategy, spending_limit, limits)
+    check_limit(account, strategy, spending_limit, limits)
     return replace(
         current,
         version=current.version + 1,
@@ -90,7 +99,8 @@ def covered_by_reset(balance: CreditCents, spending_limit: int) -> CreditCents:
     return CreditCents(max(0, min(balance, spending_limit * CENTS_PER_CREDIT)))
 
 
-def _check_limit(account: Account, strategy: BillingStrategy, spending_limit: int, limits: SpendingLimits) -> None:
+def check_limit(account: Account, strategy: BillingStrategy, spending_limit: int, limits: SpendingLimits) -> None:
+    """Raise InvalidInputError for a limit, in credits, that an account may not have on a strategy."""
     if not 0 <= spending_limit <= SPENDING_LIMIT_MAX:
         raise InvalidInputError("spending_limit", spending_limit, f"0 to {SPENDING_LIMIT_MAX} credits")
     paying_user = strategy is BillingStrategy.STRIPE and account.kind is AccountKind.USER

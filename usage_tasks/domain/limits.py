@@ -9,7 +9,7 @@ _WHOLE_PERCENT = 100
 
 
 class LimitState(StrEnum):
-    """Almost is over 80 % of the limit; reached is all of it, and always so for a limit of 0."""
+    """Almost is over 80 % of the limit; reached is all of it, and so for a limit of 0 unless the account has credit."""
 
     BELOW = "below"
     ALMOST = "almost"

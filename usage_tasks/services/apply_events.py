@@ -8,8 +8,14 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
-from usage_tasks.domain.cost_centers import BillingStrategy
-from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError
+from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
+from usage_tasks.domain.errors import (
+    InvalidInputError,
+    InvariantError,
+    PermanentError,
+    RetryableError,
+    StaleVersionError,
+)
 from usage_tasks.domain.ledger import EntryKind, invoice_key
 from usage_tasks.domain.payments import Invoice, StripeInvoiceId, invoiced_cents
 from usage_tasks.services.sync import Transaction, backoff, report_closing_quantity, report_quantities
@@ -39,17 +45,20 @@ def parse_event(event_id: str, payload: str) -> InboxEvent:
     """Read what matters of an event's JSON; raise InvalidInputError where it is no event of that id."""
     try:
         event = json.loads(payload)
-        if event["id"] != event_id:
-            raise InvalidInputError("event_id", event_id, "the id that stands in the payload")
-        subject = event["data"]["object"]
-        return InboxEvent(
-            event_id=event_id,
-            type=str(event["type"]),
-            object_id=subject.get("id"),
-            created_at=datetime.fromtimestamp(int(event["created"]), tz=UTC),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        stated_id, kind, object_id = event["id"], event["type"], event["data"]["object"].get("id")
+        created_at = datetime.fromtimestamp(int(event["created"]), tz=UTC)
+        if not _is_word(kind) or not (object_id is None or _is_word(object_id)):
+            raise ValueError("type or id")
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
         raise InvalidInputError("payload", f"{len(payload)} characters", "a Stripe event in JSON") from error
+    if stated_id != event_id:
+        raise InvalidInputError("event_id", event_id, "the id that stands in the payload")
+    return InboxEvent(event_id=event_id, type=kind, object_id=object_id, created_at=created_at)
+
+
+def _is_word(value: object) -> bool:
+    """Tell whether a value is text that a database can hold and a log can show."""
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 def apply_events(
@@ -66,11 +75,11 @@ def apply_events(
             try:
                 reports += _apply(transaction, stripe, event, our_prices=our_prices, at=at)
                 applied += 1
-            except RetryableError as error:
+            except (RetryableError, StaleVersionError) as error:
                 retried += 1
                 with transaction() as connection:
                     inbox.mark_retry(connection, event.event_id, after=backoff(event.attempts), reason=str(error))
-            except PermanentError as error:
+            except (PermanentError, InvariantError) as error:
                 parked += 1
                 with transaction() as connection:
                     inbox.mark_parked(connection, event.event_id, reason=str(error))
@@ -112,31 +121,42 @@ def _book_invoice(
     """Enter a finalized invoice, advance its account's cycle past it, and report the quantity that is left."""
     if invoice.finalized_at is None or invoice.status not in _FINAL_STATUSES:
         raise PermanentError(f"invoice {invoice.invoice_id}: status {invoice.status!r} is not final")
-    cents = invoiced_cents(invoice, our_prices)
-    booked = entries.append_entries(
-        connection,
-        [
-            entries.Entry(
-                attribution_id=account,
-                key=invoice_key(invoice.invoice_id),
-                kind=EntryKind.INVOICE,
-                credit_cents=-cents,
-                effective_at=invoice.finalized_at,
-                description=f"Invoice {invoice.invoice_id} finalized in Stripe",
-            )
-        ],
-    )
+    # Always the cost center before the balance, as resets and switches do: no two wait for one another.
+    known = cost_centers.find_current(connection, account) is not None
+    current = cost_centers.lock_current(connection, account) if known else None
+    # A price that is configured no more is still ours where we made a subscription with it.
+    ours = our_prices | stripe_accounts.list_prices(connection, account)
+    booked = entries.append_entries(connection, [_invoice_entry(account, invoice, invoiced_cents(invoice, ours))])
     if not booked:
         return 0, "invoice was booked before"
-    _advance_cycle(connection, account, past=invoice.period_end)
+    # The first invoice may be told before the switch to stripe is stored, which opens the account and sets its cycle.
+    if current is not None and current.billing_strategy is BillingStrategy.STRIPE:
+        _advance_cycle(connection, current, invoice)
     return report_quantities(connection, at=max(at, invoice.finalized_at), only=account), "invoice booked"
 
 
-def _advance_cycle(connection: Connection, account: AttributionId, *, past: datetime) -> None:
-    current = cost_centers.lock_current(connection, account)
+def _invoice_entry(account: AttributionId, invoice: Invoice, cents: int) -> entries.Entry:
+    return entries.Entry(
+        attribution_id=account,
+        key=invoice_key(invoice.invoice_id),
+        kind=EntryKind.INVOICE,
+        credit_cents=-cents,
+        effective_at=invoice.finalized_at or invoice.period_end,
+        description=f"Invoice {invoice.invoice_id} finalized in Stripe",
+    )
+
+
+def _advance_cycle(connection: Connection, current: CostCenter, invoice: Invoice) -> None:
+    """Advance past an invoice's period; raise RetryableError while the period before it has no invoice booked.
+
+    What a period was told stays out of later reports until its invoice is booked, so none may be passed over.
+    """
     cycle = current.cycle
-    while current.billing_strategy is BillingStrategy.STRIPE and cycle.ends_at <= past:
-        cycle = cycle.following()
-    if cycle != current.cycle:
-        advanced = replace(current, version=current.version + 1, cycle=cycle)
+    if cycle.following().ends_at <= invoice.period_end:
+        raise RetryableError(
+            f"invoice {invoice.invoice_id}: the one of {current.attribution_id} for the period that ended at "
+            f"{cycle.ends_at.isoformat()} is not booked yet"
+        )
+    if cycle.ends_at <= invoice.period_end:
+        advanced = replace(current, version=current.version + 1, cycle=cycle.following())
         cost_centers.append_versions(connection, [advanced], actor=_ACTOR)

@@ -5,20 +5,22 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from usage_tasks.domain import cost_centers as cost_center_rules
 from usage_tasks.domain.accounts import Account, Actor
 from usage_tasks.domain.cost_centers import (
     BillingStrategy,
     CostCenter,
     SpendingLimits,
     change_limit,
+    default_limit,
     new_cost_center,
     switch_strategy,
 )
 from usage_tasks.domain.cycles import add_months
-from usage_tasks.domain.errors import StaleVersionError
+from usage_tasks.domain.errors import InvalidInputError, StaleVersionError
 from usage_tasks.domain.ledger import EntryKind, upgrade_key
 from usage_tasks.services.reset import reset_account
-from usage_tasks.storage import audit, balances, cost_centers, entries
+from usage_tasks.storage import audit, balances, cost_centers, entries, stripe_accounts
 
 
 def open_accounts(
@@ -52,8 +54,9 @@ def set_cost_center(
 ) -> CostCenter:
     """Set an account's strategy and limit, in credits; answer the version that holds now.
 
-    A switch starts a cycle; to stripe it balances out what is open, once a month at the most; back to other without
-    a limit restores the last limit that other had. With `expected_version` another version is a StaleVersionError.
+    A switch starts a cycle; to stripe it balances out what is open, once a month at the most; back on other the
+    limit is the last one that it had there, whatever is asked for. With `expected_version` another version is a
+    StaleVersionError.
     """
     get_cost_center(connection, account, limits=limits, at=at, actor=actor)
     current = cost_centers.lock_current(connection, account.attribution_id)
@@ -66,33 +69,62 @@ def set_cost_center(
             return current
         changed = change_limit(current, account, spending_limit, limits)
     else:
+        _check_unsubscribed(connection, current)
         remembered = cost_centers.find_latest_limit(connection, account.attribution_id, strategy)
-        limit = _limit_after_switch(strategy, asked=spending_limit, remembered=remembered, current=current)
+        limit = _limit_after_switch(strategy, asked=spending_limit, remembered=remembered, held=current.spending_limit)
         changed = switch_strategy(current, account, strategy, spending_limit=limit, limits=limits, at=at)
     cost_centers.append_versions(connection, [changed], actor=actor)
-    forgiven = _balance_out(connection, changed, at=at) if _is_upgrade(current, changed) else 0
+    forgiven = _balance_out(connection, current, changed, at=at) if _is_upgrade(current, changed) else 0
     _audit_change(connection, current, changed, forgiven=forgiven, at=at, actor=actor)
     return changed
 
 
-def _limit_after_switch(
-    strategy: BillingStrategy, *, asked: int | None, remembered: int | None, current: CostCenter
-) -> int:
+def check_limit(
+    connection: Connection,
+    account: Account,
+    *,
+    strategy: BillingStrategy,
+    spending_limit: int | None,
+    limits: SpendingLimits,
+) -> None:
+    """Raise InvalidInputError where `set_cost_center` would for the limit; nothing is changed, no account is opened."""
+    current = cost_centers.find_current(connection, account.attribution_id)
+    if current is not None and strategy is current.billing_strategy and spending_limit is None:
+        return
+    remembered = cost_centers.find_latest_limit(connection, account.attribution_id, strategy)
+    held = default_limit(account, limits) if current is None else current.spending_limit
+    limit = _limit_after_switch(strategy, asked=spending_limit, remembered=remembered, held=held)
+    cost_center_rules.check_limit(account, strategy, limit, limits)
+
+
+def _limit_after_switch(strategy: BillingStrategy, *, asked: int | None, remembered: int | None, held: int) -> int:
     """Back on other the limit is what it last was there; on stripe it is what is asked for, else as it was."""
     order = (remembered, asked) if strategy is BillingStrategy.OTHER else (asked, remembered)
-    return next((limit for limit in order if limit is not None), current.spending_limit)
+    return next((limit for limit in order if limit is not None), held)
 
 
 def _is_upgrade(before: CostCenter, after: CostCenter) -> bool:
     return after.billing_strategy is BillingStrategy.STRIPE is not before.billing_strategy
 
 
-def _balance_out(connection: Connection, upgraded: CostCenter, *, at: datetime) -> int:
-    """Forgive what is open when an account begins to pay, unless that was done within the last month."""
+def _check_unsubscribed(connection: Connection, current: CostCenter) -> None:
+    """Refuse to leave stripe while a subscription would go on billing what the allowance would cover."""
+    subscription = stripe_accounts.find_open_subscription(connection, current.attribution_id)
+    if current.billing_strategy is BillingStrategy.STRIPE and subscription is not None:
+        allowed = f"stripe, while the subscription {subscription.subscription_id} is open"
+        raise InvalidInputError("billing_strategy", BillingStrategy.OTHER.value, allowed)
+
+
+def _balance_out(connection: Connection, before: CostCenter, upgraded: CostCenter, *, at: datetime) -> int:
+    """Forgive what is open when an account begins to pay, unless that was done within the last month.
+
+    An upgrade may be stored later than it took effect; what a reset has covered meanwhile is not forgiven again.
+    """
     account = upgraded.attribution_id
     if entries.has_entry_since(connection, account, EntryKind.UPGRADE, since=add_months(at, -1)):
         return 0
-    balance = balances.get_balance(connection, account, at=at)
+    instants = {at, max(at, before.cycle.started_at)}
+    balance = min(balances.get_balance(connection, account, at=instant) for instant in instants)
     if balance <= 0:
         return 0
     forgiveness = entries.Entry(

@@ -15,6 +15,7 @@ from usage_tasks.storage import balances, cost_centers, usage
 from usage_tasks.storage.usage import UsageEntry
 
 RANGE_MAX: Final = timedelta(days=300)
+PAGE_MAX: Final = 1_000_000
 PER_PAGE_DEFAULT: Final = 50
 PER_PAGE_MAX: Final = 1000
 
@@ -72,8 +73,8 @@ def list_usage(
         raise InvalidInputError("start", start.isoformat(), f"at or before end, {end.isoformat()}")
     if end - start > RANGE_MAX:
         raise InvalidInputError("end", end.isoformat(), f"at most {RANGE_MAX.days} days after start")
-    if page < 0:
-        raise InvalidInputError("page", page, "0 or more")
+    if not 0 <= page <= PAGE_MAX:
+        raise InvalidInputError("page", page, f"0 to {PAGE_MAX}")
     if not 0 <= per_page <= PER_PAGE_MAX:
         raise InvalidInputError("per_page", per_page, f"0 to {PER_PAGE_MAX}")
     page, per_page = page or 1, per_page or PER_PAGE_DEFAULT

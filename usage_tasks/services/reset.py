@@ -46,12 +46,15 @@ def reset_due(connection: Connection, *, at: datetime, excluding: Sequence[Attri
 
 def reset_account(connection: Connection, attribution_id: AttributionId, *, at: datetime, actor: Actor) -> int:
     """End every cycle of one account that is due at `at`; return how many were."""
-    for cycles in range(_CYCLES_MAX):
+    cycles = 0
+    for _ in range(_CYCLES_MAX):
+        if not cost_centers.get_current(connection, attribution_id).is_due(at):
+            break
+        # Another worker may end this cycle while we wait for it: then nothing is claimed, and the next may be due.
         due = cost_centers.claim_due(connection, at=at, limit=1, only=attribution_id)
-        if not due:
-            return cycles
         _end_cycles(connection, due, actor=actor)
-    return _CYCLES_MAX
+        cycles += len(due)
+    return cycles
 
 
 def _end_cycles(connection: Connection, due: Sequence[CostCenter], *, actor: Actor) -> None:

@@ -14,7 +14,7 @@ from usage_tasks.domain.cost_centers import BillingStrategy, SpendingLimits
 from usage_tasks.domain.cycles import Cycle
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, Subscription
-from usage_tasks.services.cost_center import set_cost_center
+from usage_tasks.services.cost_center import check_limit, set_cost_center
 from usage_tasks.services.sync import Transaction
 from usage_tasks.storage import audit, cost_centers, stripe_accounts
 from usage_tasks.stripe_gateway.protocol import StripeGateway
@@ -26,21 +26,21 @@ def create_customer(
     """Answer an account's customer in Stripe, made now where there is none."""
     with transaction() as connection:
         reserved = stripe_accounts.reserve_customer(connection, customer)
-    if reserved.customer_id is not None:
-        return reserved.customer_id
     if reserved.currency != customer.currency:
         raise InvalidInputError("currency", customer.currency, f"{reserved.currency}, as was asked for before")
+    if reserved.customer_id is not None:
+        return reserved.customer_id
     customer_id = stripe.create_customer(customer, idempotency_key=reserved.idempotency_key)
     with transaction() as connection:
-        stripe_accounts.complete_customer(connection, customer.attribution_id, customer_id)
-        audit.append_audit(
-            connection,
-            at=at,
-            actor=actor,
-            action="stripe_customer.create",
-            attribution_id=customer.attribution_id,
-            details={"stripe_customer_id": customer_id, "currency": customer.currency},
-        )
+        if stripe_accounts.complete_customer(connection, customer.attribution_id, customer_id):
+            audit.append_audit(
+                connection,
+                at=at,
+                actor=actor,
+                action="stripe_customer.create",
+                attribution_id=customer.attribution_id,
+                details={"stripe_customer_id": customer_id, "currency": customer.currency},
+            )
     return customer_id
 
 
@@ -57,7 +57,8 @@ def create_subscription(
     """Answer an account's open subscription, made now where there is none; the account is on stripe from then on.
 
     The switch is in the transaction that stores the subscription, and its cycle is the subscription's period.
-    Raises InvalidInputError for an account without a customer or a currency that has no price.
+    Raises InvalidInputError, before anything is made, for an account without a customer, a currency that has no
+    price, or a limit that the account may not have.
     """
     with transaction() as connection:
         customer = stripe_accounts.find_customer(connection, account.attribution_id)
@@ -66,6 +67,7 @@ def create_subscription(
         if customer.currency not in price_by_currency:
             priced = ", ".join(sorted(price_by_currency)) or "none"
             raise InvalidInputError("currency", customer.currency, f"one that has a configured price: {priced}")
+        check_limit(connection, account, strategy=BillingStrategy.STRIPE, spending_limit=spending_limit, limits=limits)
         reserved = stripe_accounts.reserve_subscription(
             connection, account.attribution_id, price_id=price_by_currency[customer.currency]
         )

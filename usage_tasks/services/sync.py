@@ -25,6 +25,9 @@ CLAIM_LIMIT: Final = 4
 LEASE: Final = timedelta(seconds=60)
 """Longer than CLAIM_LIMIT calls that each run into their time-outs (10 s), so that no two workers send one report."""
 
+_FAILURES_IN_A_ROW_MAX: Final = 3
+"""So many time-outs one after the other mean that Stripe is away: the next run tries again."""
+
 _RETRY_FIRST: Final = timedelta(seconds=5)
 _RETRY_MAX: Final = timedelta(minutes=10)
 
@@ -53,17 +56,19 @@ def report_closing_quantity(connection: Connection, attribution_id: AttributionI
 
 def send_reports(transaction: Transaction, stripe: StripeGateway, *, limit: int) -> Sent:
     """Send up to about `limit` reports that are due, oldest first; one that fails holds up no other account."""
-    accepted = retried = parked = 0
+    accepted = retried = parked = in_a_row = 0
     while accepted + retried + parked < limit:
         with transaction() as connection:
             claimed = meter_reports.claim_reports(connection, limit=CLAIM_LIMIT, lease=LEASE)
         if not claimed:
             break
         for report in claimed:
+            if in_a_row >= _FAILURES_IN_A_ROW_MAX:
+                return Sent(accepted=accepted, retried=retried, parked=parked)  # the lease frees what is left
             try:
                 stripe.send_meter_event(_event(report))
             except RetryableError as error:
-                retried += 1
+                retried, in_a_row = retried + 1, in_a_row + 1
                 with transaction() as connection:
                     meter_reports.mark_retry(connection, report, after=backoff(report.attempts), error=str(error))
             except PermanentError as error:
@@ -71,7 +76,7 @@ def send_reports(transaction: Transaction, stripe: StripeGateway, *, limit: int)
                 with transaction() as connection:
                     meter_reports.mark_parked(connection, report, error=str(error))
             else:
-                accepted += 1
+                accepted, in_a_row = accepted + 1, 0
                 with transaction() as connection:
                     meter_reports.mark_accepted(connection, report)
     return Sent(accepted=accepted, retried=retried, parked=parked)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -30,6 +31,10 @@ class Verdict:
         )
 
 
-def verify(connection: Connection, *, at: datetime) -> Verdict:
-    """Run every check on one snapshot of the tables; `at` is up to when stopped sessions must be posted."""
-    return Verdict(at=at, findings=run_checks(connection, at=at))
+GRACE: Final = timedelta(minutes=10)
+"""A system at work has sessions that stopped, or were reported, since the last tick."""
+
+
+def verify(connection: Connection, *, at: datetime, grace: timedelta = timedelta(0)) -> Verdict:
+    """Run every check; sessions that had stopped by `at` must be posted, but for those of the last `grace`."""
+    return Verdict(at=at, findings=run_checks(connection, at=at, grace=grace))

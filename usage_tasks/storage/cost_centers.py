@@ -34,13 +34,19 @@ def open_unknown(connection: Connection, firsts: Sequence[CostCenter], *, actor:
     return len(new)
 
 
-def get_current(connection: Connection, attribution_id: AttributionId) -> CostCenter:
-    """Answer an account's current version; raise InvalidInputError for an account that nobody opened."""
+def find_current(connection: Connection, attribution_id: AttributionId) -> CostCenter | None:
+    """Answer an account's current version; None for an account that nobody opened."""
     statement = f"SELECT {_COLUMNS} FROM cost_center WHERE attribution_id = :account AND superseded_at IS NULL"
     rows = fetch(connection, statement, account=attribution_id)
-    if not rows:
+    return _cost_center(rows[0]) if rows else None
+
+
+def get_current(connection: Connection, attribution_id: AttributionId) -> CostCenter:
+    """Answer an account's current version; raise InvalidInputError for an account that nobody opened."""
+    found = find_current(connection, attribution_id)
+    if found is None:
         raise InvalidInputError("attribution_id", attribution_id, "an account that has been opened")
-    return _cost_center(rows[0])
+    return found
 
 
 def lock_current(connection: Connection, attribution_id: AttributionId) -> CostCenter:

@@ -58,8 +58,9 @@ def translate(error: exc.DBAPIError) -> UsageError:
     """Say in our words what the driver's error means."""
     sqlstate = getattr(error.orig, "sqlstate", None)
     first_line = str(error.orig).strip().partition("\n")[0]
-    if sqlstate is None:  # the connection broke before the server could say anything
-        return RetryableError(f"database: {first_line}")
+    if sqlstate is None:  # the server never said anything: a broken connection, or a value the driver can't send
+        broken = isinstance(error, exc.OperationalError | exc.InterfaceError)
+        return (RetryableError if broken else InvariantError)(f"database: {first_line}")
     if sqlstate in _RETRYABLE_SQLSTATES or sqlstate[:2] in _RETRYABLE_CLASSES:
         return RetryableError(f"database: {sqlstate} {first_line}")
     return InvariantError(f"database: {sqlstate} {first_line}")

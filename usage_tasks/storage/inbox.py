@@ -43,7 +43,7 @@ def store_event(connection: Connection, event: InboxEvent) -> bool:
 
 
 def claim_events(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[InboxEvent]:
-    """Lease up to `limit` events that are due, oldest first."""
+    """Lease up to `limit` events that are due: those never tried first: a bad one delays no other."""
     statement = """
         UPDATE stripe_event AS held
         SET claimed_until = clock_timestamp() + :lease, attempts = held.attempts + 1
@@ -51,13 +51,13 @@ def claim_events(connection: Connection, *, limit: int, lease: timedelta) -> Seq
             SELECT event_id FROM stripe_event
             WHERE state = 'pending' AND next_attempt_at <= clock_timestamp()
                 AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
-            ORDER BY created_at, received_at LIMIT :limit FOR UPDATE SKIP LOCKED
+            ORDER BY attempts, created_at, received_at LIMIT :limit FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE held.event_id = due.event_id
         RETURNING held.event_id, held.type, held.object_id, held.created_at, held.attempts
     """
     claimed = [InboxEvent(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
-    return sorted(claimed, key=lambda event: event.created_at)
+    return sorted(claimed, key=lambda event: (event.attempts, event.created_at))
 
 
 def mark_applied(connection: Connection, event_id: str, *, outcome: str) -> bool:

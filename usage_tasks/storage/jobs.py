@@ -8,11 +8,15 @@ from usage_tasks.storage.rows import as_json, execute
 
 
 def claim_slot(connection: Connection, job: str, slot: datetime, *, lease: timedelta) -> bool:
-    """Take a due time; tell whether this call got it. One that was taken and never finished is free after the lease."""
+    """Take a due time; tell whether this call got it.
+
+    One whose run failed is free at once, for its retry; one that was taken and never finished is free after the lease.
+    """
     statement = """
         INSERT INTO job_run AS held (job, slot) VALUES (:job, :slot)
-        ON CONFLICT (job, slot) DO UPDATE SET started_at = clock_timestamp(), attempts = held.attempts + 1
-        WHERE held.outcome IS DISTINCT FROM 'done' AND held.started_at < clock_timestamp() - :lease
+        ON CONFLICT (job, slot) DO UPDATE
+        SET started_at = clock_timestamp(), finished_at = NULL, outcome = NULL, attempts = held.attempts + 1
+        WHERE held.outcome = 'failed' OR (held.outcome IS NULL AND held.started_at < clock_timestamp() - :lease)
     """
     return execute(connection, statement, job=job, slot=slot, lease=lease) == 1
 

@@ -16,7 +16,8 @@ from usage_tasks.domain.payments import StripeCustomerId
 from usage_tasks.storage.balances import with_balances
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 
-# Accounts on stripe with an open subscription and nothing parked; `period_start` is the cycle that :at lies in.
+# Accounts on stripe with an open subscription, nothing parked, and no invoice that took effect after :at: the balance
+# before an invoice, told in the period after it, would bill that invoice again.
 _PAYING = """
     SELECT c.attribution_id, CAST(:at AS timestamptz) AS at
     FROM cost_center c
@@ -25,20 +26,42 @@ _PAYING = """
     WHERE c.superseded_at IS NULL AND c.billing_strategy = 'stripe'
         AND (CAST(:only AS text) IS NULL OR c.attribution_id = :only)
         AND NOT EXISTS (SELECT 1 FROM meter_report p WHERE p.attribution_id = c.attribution_id AND p.state = 'parked')
+        AND NOT EXISTS (
+            SELECT 1 FROM ledger_entry e
+            WHERE e.attribution_id = c.attribution_id AND e.kind = 'invoice' AND e.effective_at > :at
+        )
 """
 
+# A cycle stands still until its invoice is booked, so `period` has the billing months from the first one that is not
+# booked to the one that :as_of lies in, by the rule of domain/cycles.py. `told` is what each was last told: of the
+# ended ones Stripe bills that, so it is no longer to be reported; of the last one it is what a new report is
+# compared with.
 _REPORT_CHANGES = f"""
-    WITH {with_balances(_PAYING)}, desired AS (
-        SELECT b.attribution_id, GREATEST(0, ceil(b.credit_cents / 100.0))::bigint AS quantity,
-               COALESCE((
-                   SELECT r.quantity FROM meter_report r
-                   WHERE r.attribution_id = b.attribution_id AND r.as_of <= :as_of
-                       AND r.as_of >= CASE WHEN :as_of >= c.next_billing_at THEN c.next_billing_at
-                                           ELSE c.cycle_started_at END
-                   ORDER BY r.as_of DESC LIMIT 1
-               ), 0) AS known_quantity
-        FROM balance b JOIN cost_center c ON c.attribution_id = b.attribution_id AND c.superseded_at IS NULL
-        WHERE c.cycle_started_at <= :as_of
+    WITH {with_balances(_PAYING)}, period AS (
+        SELECT c.attribution_id, c.cycle_anchor_at + n * interval '1 month' AS starts_at,
+               c.cycle_anchor_at + (n + 1) * interval '1 month' AS ends_at
+        FROM asked JOIN cost_center c ON c.attribution_id = asked.attribution_id AND c.superseded_at IS NULL
+        CROSS JOIN generate_series(
+            c.cycle_number,
+            c.cycle_number + 1 + (extract(epoch FROM :as_of - c.cycle_started_at) / 86400 / 28)::int
+        ) AS n
+        WHERE c.cycle_anchor_at + n * interval '1 month' <= :as_of
+    ), told AS (
+        SELECT p.attribution_id, p.ends_at <= :as_of AS ended, COALESCE((
+            SELECT r.quantity FROM meter_report r
+            WHERE r.attribution_id = p.attribution_id AND r.as_of >= p.starts_at AND r.as_of < p.ends_at
+                AND r.as_of <= :as_of
+            ORDER BY r.as_of DESC LIMIT 1
+        ), 0) AS quantity
+        FROM period p
+    ), desired AS (
+        SELECT b.attribution_id, told.known_quantity,
+               GREATEST(0, ceil(b.credit_cents / 100.0) - told.billed_quantity)::bigint AS quantity
+        FROM balance b JOIN (
+            SELECT attribution_id, COALESCE(sum(quantity) FILTER (WHERE ended), 0) AS billed_quantity,
+                   COALESCE(sum(quantity) FILTER (WHERE NOT ended), 0) AS known_quantity
+            FROM told GROUP BY attribution_id
+        ) AS told USING (attribution_id)
     )
     INSERT INTO meter_report (attribution_id, as_of, identifier, quantity)
     SELECT attribution_id, :as_of, attribution_id || ':' || extract(epoch FROM :as_of)::bigint, quantity
@@ -63,8 +86,9 @@ def report_changes(
     """Add a report for every paying account whose whole credits at `at` differ from what its period was told.
 
     `as_of` is the report's timestamp, whole seconds, `at` or just before it. A period that has no report was told 0.
-    A closing report may be older than others; any other rises in time. An account has one report an instant: where
-    two would fall on the same second, the next run reports what is still different. Return how many were added.
+    What an ended period was told is billed by its invoice, booked or not, and is not reported again. A closing report
+    may be older than others; any other rises in time. An account has one report an instant: where two would fall on
+    the same second, the next run reports what is still different. Return how many were added.
     """
     return execute(connection, _REPORT_CHANGES, at=at, as_of=as_of, closing=closing, only=only)
 
@@ -82,7 +106,7 @@ class ClaimedReport:
 
 
 def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[ClaimedReport]:
-    """Lease up to `limit` reports that are due, at most the oldest of each account."""
+    """Lease up to `limit` reports that are due, at most the oldest of each account, those never tried first."""
     statement = """
         WITH due AS (
             SELECT r.attribution_id, r.as_of FROM meter_report r
@@ -92,7 +116,7 @@ def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Se
                     SELECT 1 FROM meter_report earlier
                     WHERE earlier.attribution_id = r.attribution_id AND earlier.as_of < r.as_of
                         AND earlier.state <> 'accepted')
-            ORDER BY r.next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
+            ORDER BY r.attempts, r.next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
         )
         UPDATE meter_report AS held
         SET claimed_until = clock_timestamp() + :lease, attempts = held.attempts + 1
@@ -101,7 +125,8 @@ def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Se
         RETURNING held.attribution_id, held.identifier, held.quantity, held.as_of, held.attempts,
                   c.stripe_customer_id AS customer_id
     """
-    return [ClaimedReport(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
+    claimed = [ClaimedReport(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
+    return sorted(claimed, key=lambda report: (report.attempts, report.as_of))
 
 
 def mark_accepted(connection: Connection, report: ClaimedReport) -> None:

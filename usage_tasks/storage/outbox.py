@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -25,29 +25,41 @@ _ALL_ACCOUNTS = "SELECT attribution_id, CAST(:at AS timestamptz) AS at FROM cost
 _ANNOUNCE_LIMITS = f"""
     WITH {with_balances(_ALL_ACCOUNTS)}
     INSERT INTO outbox (key, task, payload)
-    SELECT 'usage_limit_reached:' || c.attribution_id || ':' || extract(epoch FROM c.cycle_started_at),
+    SELECT concat_ws(':', 'usage_limit_reached', c.attribution_id, extract(epoch FROM c.cycle_started_at)::bigint,
+                     c.spending_limit),
            'server.usage_limit_reached',
            jsonb_build_object('attribution_id', c.attribution_id, 'spending_limit', c.spending_limit,
                               'balance_cents', b.credit_cents, 'cycle_started_at', c.cycle_started_at, 'at', b.at)
     FROM cost_center c JOIN balance b USING (attribution_id)
-    WHERE c.superseded_at IS NULL AND c.cycle_started_at <= b.at AND b.credit_cents >= c.spending_limit * 100
+    WHERE c.superseded_at IS NULL AND c.cycle_started_at <= b.at AND c.next_billing_at > b.at
+        AND b.credit_cents >= c.spending_limit * 100
     ORDER BY c.attribution_id
     ON CONFLICT (key) DO NOTHING
 """
 
 
 def announce_reached_limits(connection: Connection, *, at: datetime) -> int:
-    """Announce each account whose balance has reached its spending limit, once a cycle; return how many are new."""
+    """Announce each account whose balance has reached its spending limit, once a cycle and limit; return how many.
+
+    An account whose cycle has ended is judged after its reset, or after its invoice is booked.
+    """
     return execute(connection, _ANNOUNCE_LIMITS, at=at)
 
 
-def claim_announcements(connection: Connection, *, limit: int) -> Sequence[Announcement]:
-    """Lock up to `limit` announcements that are not sent yet, oldest first."""
+def claim_announcements(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[Announcement]:
+    """Lease up to `limit` announcements that are not sent yet, oldest first."""
     statement = """
-        SELECT outbox_id, key, task, payload FROM outbox WHERE dispatched_at IS NULL
-        ORDER BY outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
+        UPDATE outbox AS held SET claimed_until = clock_timestamp() + :lease
+        FROM (
+            SELECT outbox_id FROM outbox
+            WHERE dispatched_at IS NULL AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+            ORDER BY outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
+        ) AS due
+        WHERE held.outbox_id = due.outbox_id
+        RETURNING held.outbox_id, held.key, held.task, held.payload
     """
-    return [Announcement(**row._mapping) for row in fetch(connection, statement, limit=limit)]
+    claimed = [Announcement(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
+    return sorted(claimed, key=lambda each: each.outbox_id)
 
 
 def mark_dispatched(connection: Connection, announcements: Sequence[Announcement]) -> int:

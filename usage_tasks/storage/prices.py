@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.storage.rows import execute, fetch
 
 FIRST_EFFECTIVE_FROM: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,6 +26,13 @@ _PUBLISH = """
            c.price, :actor
     FROM configured c LEFT JOIN latest USING (workspace_class)
     WHERE latest.credits_per_minute IS DISTINCT FROM c.price
+    ON CONFLICT DO NOTHING
+"""
+
+_LATER = """
+    SELECT workspace_class, max(effective_from) AS effective_from FROM price_version
+    WHERE workspace_class = ANY(CAST(:classes AS text[]))
+    GROUP BY workspace_class HAVING max(effective_from) >= :at AND max(effective_from) > CAST(:first AS timestamptz)
 """
 
 
@@ -32,7 +40,12 @@ def publish_prices(connection: Connection, prices: Mapping[str, Decimal], *, at:
     """Add a version for each class whose price differs from its latest one, in force from `at`; return how many.
 
     A new class's first version holds from the beginning of time. What ran before `at` keeps its price.
+    Raises InvalidInputError for an instant that is not later than a class's latest version.
     """
+    later = fetch(connection, _LATER, classes=list(prices), at=at, first=FIRST_EFFECTIVE_FROM)
+    if later:
+        allowed = f"later than the latest price of {later[0].workspace_class}, {later[0].effective_from.isoformat()}"
+        raise InvalidInputError("at", at.isoformat(), allowed)
     return execute(
         connection,
         _PUBLISH,

@@ -274,6 +274,7 @@ outbox = Table(
     _required("task", Text()),
     _required("payload", JSONB()),
     _moment("created_at", default_now=True),
+    _moment("claimed_until", nullable=True),
     _moment("dispatched_at", nullable=True),
     UniqueConstraint("key"),
     Index("outbox_undispatched_idx", "outbox_id", postgresql_where=text("dispatched_at IS NULL")),

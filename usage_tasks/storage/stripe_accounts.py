@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, StripeSubscriptionId
-from usage_tasks.storage.rows import execute, fetch, fetch_one
+from usage_tasks.storage.rows import execute, fetch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +71,19 @@ def find_account(connection: Connection, customer_id: StripeCustomerId) -> Attri
     return rows[0].attribution_id if rows else None
 
 
-def complete_customer(connection: Connection, attribution_id: AttributionId, customer_id: StripeCustomerId) -> None:
-    """Store the id that Stripe gave; the second of two answers to the same key changes nothing."""
+def complete_customer(connection: Connection, attribution_id: AttributionId, customer_id: StripeCustomerId) -> bool:
+    """Store the id that Stripe gave; tell whether this call was the first to."""
     statement = """
         UPDATE stripe_customer SET stripe_customer_id = :customer
         WHERE attribution_id = :account AND stripe_customer_id IS NULL
     """
-    execute(connection, statement, account=attribution_id, customer=customer_id)
+    return execute(connection, statement, account=attribution_id, customer=customer_id) == 1
+
+
+def list_prices(connection: Connection, attribution_id: AttributionId) -> frozenset[str]:
+    """List the prices that an account's subscriptions, open or ended, were made with."""
+    statement = "SELECT DISTINCT price_id FROM stripe_subscription WHERE attribution_id = :account"
+    return frozenset(str(row.price_id) for row in fetch(connection, statement, account=attribution_id))
 
 
 def reserve_subscription(connection: Connection, attribution_id: AttributionId, *, price_id: str) -> SubscriptionRow:
@@ -93,7 +99,15 @@ def reserve_subscription(connection: Connection, attribution_id: AttributionId, 
         account=attribution_id,
         price=price_id,
     )
-    row = fetch_one(
+    found = find_open_subscription(connection, attribution_id)
+    if found is None:
+        raise LookupError(attribution_id)
+    return found
+
+
+def find_open_subscription(connection: Connection, attribution_id: AttributionId) -> SubscriptionRow | None:
+    """Answer an account's open subscription, which Stripe may not have answered for yet."""
+    rows = fetch(
         connection,
         """
         SELECT attribution_id, number, stripe_subscription_id AS subscription_id, idempotency_key, price_id
@@ -101,7 +115,7 @@ def reserve_subscription(connection: Connection, attribution_id: AttributionId, 
         """,
         account=attribution_id,
     )
-    return SubscriptionRow(**row._mapping)
+    return SubscriptionRow(**rows[0]._mapping) if rows else None
 
 
 def complete_subscription(connection: Connection, row: SubscriptionRow, subscription_id: StripeSubscriptionId) -> bool:

@@ -77,7 +77,8 @@ def list_page(
         {_LINES}
         SELECT line.*, w.workspace_id, w.user_id, w.workspace_class, w.started_at, w.stops_before_start
         FROM line JOIN workspace_instance w USING (instance_id)
-        ORDER BY effective_at {direction}, instance_id {direction}, kind {direction}
+        ORDER BY effective_at {direction}, instance_id {direction}, kind {direction}, draft {direction},
+                 credit_cents {direction}
         LIMIT :limit OFFSET :offset
     """
     rows = fetch(connection, statement, account=account, start=start, end=end, at=at, limit=limit, offset=offset)

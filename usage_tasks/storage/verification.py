@@ -1,7 +1,7 @@
 """Independent questions to the tables, each of which must have no answer."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection
@@ -38,17 +38,20 @@ _BALANCES = """
 
 _UNPOSTED = """
     SELECT instance_id::text AS offender FROM workspace_instance
-    WHERE stopped_at <= :at AND GREATEST(ended_at, started_at) <= :at AND posted_revision < revision
+    WHERE stopped_at <= :at - CAST(:grace AS interval) AND recorded_at <= clock_timestamp() - CAST(:grace AS interval)
+        AND GREATEST(ended_at, started_at) <= :at AND posted_revision < revision
 """
 
-# Entries of a session are numbered by revision without a gap, and add up to what its row says is posted.
+# Entries of a session stand on its account, are numbered by revision without a gap, and add up to what its row says
+# is posted.
 _ENTRIES_OF_SESSIONS = """
-    SELECT COALESCE(w.instance_id, e.instance_id)::text AS offender
+    SELECT instance_id::text AS offender
     FROM workspace_instance w FULL JOIN (
-        SELECT instance_id, count(*) AS entries, sum(credit_cents) AS credit_cents, max(effective_at) AS settled_at,
-               max(split_part(key, ':', 3)::int) AS latest
-        FROM ledger_entry WHERE instance_id IS NOT NULL GROUP BY instance_id
-    ) e USING (instance_id)
+        SELECT instance_id, attribution_id, count(*) AS entries, sum(credit_cents) AS credit_cents,
+               max(effective_at) AS settled_at, max(split_part(key, ':', 3)::int) AS latest
+        FROM ledger_entry WHERE instance_id IS NOT NULL
+        GROUP BY instance_id, attribution_id
+    ) e USING (instance_id, attribution_id)
     WHERE (w.posted_revision, w.posted_revision, w.posted_cents, w.settled_at)
         IS DISTINCT FROM (COALESCE(e.entries, 0), COALESCE(e.latest, 0), COALESCE(e.credit_cents, 0), e.settled_at)
 """
@@ -89,7 +92,7 @@ CHECKS: Final = {
 }
 
 
-def run_checks(connection: Connection, *, at: datetime) -> list[Finding]:
+def run_checks(connection: Connection, *, at: datetime, grace: timedelta) -> list[Finding]:
     """Run every check; one that is clean has 0 offenders."""
     findings = []
     for name, offending in CHECKS.items():
@@ -98,7 +101,7 @@ def run_checks(connection: Connection, *, at: datetime) -> list[Finding]:
             SELECT (SELECT count(*) FROM offending) AS offenders,
                    ARRAY(SELECT offender FROM offending ORDER BY offender LIMIT :sample) AS sample
         """
-        parameters = {"at": at} if ":at" in offending else {}
+        parameters = {"at": at, "grace": grace} if ":at" in offending else {}
         row = fetch(connection, statement, sample=SAMPLE_MAX, **parameters)[0]
         findings.append(Finding(check=name, offenders=row.offenders, sample=tuple(row.sample)))
     return findings

@@ -3,6 +3,7 @@
 The same client speaks to Stripe and to a stand-in: only the base address differs. Source: docs/adr/0005.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ CALL_SECONDS_MAX: Final = CONNECT_SECONDS_MAX + READ_SECONDS_MAX
 _LINES_PER_PAGE: Final = 100
 _HTTP_CONFLICT: Final = 409
 _HTTP_SERVER_ERROR: Final = 500
+_UNSPEAKABLE: Final = re.compile(r"\b(?:sk|rk|whsec)_\w+|\S+@\S+")  # secrets and e-mail addresses
 
 Result = TypeVar("Result")
 
@@ -39,11 +41,19 @@ Result = TypeVar("Result")
 class LiveGateway:
     """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key."""
 
-    def __init__(self, *, secret_key: str, meter_event_name: str, api_base: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        secret_key: str,
+        meter_event_name: str,
+        api_base: str | None = None,
+        read_seconds_max: float = READ_SECONDS_MAX,
+    ) -> None:
         stripe.enable_telemetry = False  # else the SDK writes a file into the user's home
         self._secret_key = secret_key
         self._meter_event_name = meter_event_name
         self._api_base = api_base
+        self._read_seconds_max = read_seconds_max
         self._local = threading.local()
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
@@ -97,7 +107,6 @@ class LiveGateway:
                         "timestamp": int(event.as_of.timestamp()),
                         "payload": {"stripe_customer_id": event.customer_id, "value": str(event.quantity)},
                     },
-                    {"idempotency_key": event.identifier},
                 ),
             )
         except PermanentError as error:
@@ -129,7 +138,7 @@ class LiveGateway:
                 self._secret_key,
                 base_addresses={"api": self._api_base} if self._api_base else {},
                 max_network_retries=0,
-                http_client=stripe.RequestsClient(timeout=(CONNECT_SECONDS_MAX, READ_SECONDS_MAX)),
+                http_client=stripe.RequestsClient(timeout=(CONNECT_SECONDS_MAX, self._read_seconds_max)),
             )
         return client
 
@@ -152,11 +161,12 @@ def translate(error: stripe.StripeError, operation: str) -> UsageError:
     status = error.http_status or 0
     code = error.error.code if error.error is not None else None
     told = f"stripe {operation}: {type(error).__name__} {status} {code or ''} request {error.request_id}"
-    busy = isinstance(error, stripe.APIConnectionError | stripe.RateLimitError)
+    # The SDK raises APIError also for an answer that it can't read, such as a proxy's page or half a reply.
+    busy = isinstance(error, stripe.APIConnectionError | stripe.RateLimitError | stripe.APIError)
     if busy or status >= _HTTP_SERVER_ERROR or status == _HTTP_CONFLICT or code == "lock_timeout":
         return RetryableError(told)
     # Stripe's message may repeat a value: of a customer that would be personal.
-    message = "" if operation.startswith("customers.") else error.user_message or ""
+    message = "" if operation.startswith("customers.") else _UNSPEAKABLE.sub("...", error.user_message or "")
     return PermanentError(f"{told}: {message}")
 
 

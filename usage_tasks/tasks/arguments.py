@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Final
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
 
 from pydantic import (
     AfterValidator,
@@ -14,9 +14,11 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
 )
 
 from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
+from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.sessions import Rejection, SessionReport
 
@@ -26,24 +28,28 @@ REPORTS_MAX: Final = 5_000
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 _NAME_LENGTH_MAX = 255
+_AHEAD_MAX: Final = timedelta(days=1)
 
 
 def _iso_text(value: object) -> object:
     # pydantic takes a text of digits for seconds since 1970: 20260101 would be a day in August of that year.
     if not isinstance(value, datetime) and not (isinstance(value, str) and _DATE_AND_TIME.match(value)):
-        raise ValueError(f"{value!r} is not allowed: an ISO 8601 text with an offset, such as 2026-01-31T12:00:00Z")
+        raise ValueError(
+            f"{value!a:.200} is not allowed: an ISO 8601 text with an offset, such as 2026-01-31T12:00:00Z"
+        )
     return value
 
 
 def _as_utc(value: datetime) -> datetime:
-    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+    # The first look keeps the conversion from running out of the years that there are.
+    if not _FIRST_YEAR - 1 <= value.year <= _LAST_YEAR or value.astimezone(UTC).year < _FIRST_YEAR:
         raise ValueError(f"{value.isoformat()} is not allowed: from the year {_FIRST_YEAR} to {_LAST_YEAR}")
     return value.astimezone(UTC)
 
 
 def _plain(value: str) -> str:
     if not value.isprintable():
-        raise ValueError(f"{value!a} is not allowed: printable characters only")
+        raise ValueError(f"{value!a:.200} is not allowed: printable characters only")
     return value
 
 
@@ -51,30 +57,47 @@ def _uuid_text(value: str) -> str:
     try:
         return str(parse_uuid(value))
     except ValueError:
-        raise ValueError(f"{value!a} is not allowed: a UUID such as 11111111-2222-4333-8444-555555555555") from None
+        raise ValueError(
+            f"{value!a:.200} is not allowed: a UUID such as 11111111-2222-4333-8444-555555555555"
+        ) from None
 
 
 def _attribution_text(value: str) -> str:
     try:
         return parse_attribution(value).attribution_id
     except InvalidInputError as error:
-        raise ValueError(f"{value!a} is not allowed: {error.allowed}") from None
+        raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
 
 
 def _actor_text(value: str) -> str:
     try:
         return parse_actor(value)
     except InvalidInputError as error:
-        raise ValueError(f"{value!a} is not allowed: {error.allowed}") from None
+        raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_as_utc)]
 """An instant: ISO 8601 with an offset."""
 
 Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=_NAME_LENGTH_MAX), AfterValidator(_plain)]
-UuidText = Annotated[str, StringConstraints(strict=True), AfterValidator(_uuid_text)]
-Attribution = Annotated[str, StringConstraints(strict=True), AfterValidator(_attribution_text)]
-ActorText = Annotated[str, StringConstraints(strict=True), AfterValidator(_actor_text)]
+UuidText = Annotated[
+    str,
+    StringConstraints(strict=True),
+    AfterValidator(_uuid_text),
+    WithJsonSchema({"type": "string", "format": "uuid"}),
+]
+Attribution = Annotated[
+    str,
+    StringConstraints(strict=True),
+    AfterValidator(_attribution_text),
+    WithJsonSchema({"type": "string", "description": "team:<uuid> or user:<uuid>"}),
+]
+ActorText = Annotated[
+    str,
+    StringConstraints(strict=True),
+    AfterValidator(_actor_text),
+    WithJsonSchema({"type": "string", "description": "who asks: user:<uuid> or service:<name>"}),
+]
 
 
 class ReportArguments(BaseModel):
@@ -94,14 +117,27 @@ class ReportArguments(BaseModel):
     observed_at: Moment | None = Field(default=None, description="when the sender saw this; the default is now")
 
 
+Credits = Annotated[int, Field(strict=True, ge=0, le=SPENDING_LIMIT_MAX)]
+"""A limit in whole credits."""
+
+RawReport = Annotated[Any, WithJsonSchema(ReportArguments.model_json_schema())]
+"""A report as it came: each is read on its own, so that a bad one does not refuse its batch."""
+
+
 def parse_reports(raw: Sequence[object], *, at: datetime) -> tuple[list[SessionReport], list[Rejection]]:
     """Read each report of a batch on its own: the good ones, and for each bad one its index, field and reason."""
     reports, rejections = [], []
     for index, row in enumerate(raw):
         try:
-            reports.append(_report(index, ReportArguments.model_validate(row), at=at))
+            report = _report(index, ReportArguments.model_validate(row), at=at)
         except ValidationError as error:
             rejections.append(_rejection(index, row, error))
+            continue
+        if report.observed_at > at + _AHEAD_MAX:  # it would bar every correction until then
+            reason = f"{report.observed_at.isoformat()} is not allowed: at most a day after {at.isoformat()}"
+            rejections.append(Rejection(index=index, field="observed_at", reason=reason))
+        else:
+            reports.append(report)
     return reports, rejections
 
 

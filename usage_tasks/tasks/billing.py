@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import StringConstraints
 
 from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribution
-from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.payments import CURRENCIES, NewCustomer
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services import subscribe, sync
 from usage_tasks.settings import SettingsError
-from usage_tasks.tasks.arguments import ActorText, Attribution, Moment, Name, UuidText
+from usage_tasks.tasks.arguments import ActorText, Attribution, Credits, Moment, Name, UuidText
 from usage_tasks.tasks.jobs import Skipped, run_job
 from usage_tasks.tasks.task import task
 
@@ -79,7 +78,7 @@ def create_stripe_customer(
         currency=currency,
         billing_creator_user_id=billing_creator_user_id,
     )
-    made = subscribe.create_customer(rt.transaction, rt.stripe, customer, at=at or rt.now(), actor=parse_actor(actor))
+    made = subscribe.create_customer(rt.transaction, rt.stripe, customer, at=rt.instant(at), actor=parse_actor(actor))
     return CustomerAnswer(stripe_customer_id=made)
 
 
@@ -94,7 +93,7 @@ class SubscriptionAnswer:
 def create_stripe_subscription(
     attribution_id: Attribution,
     actor: ActorText,
-    spending_limit: Annotated[int, Field(ge=0, le=SPENDING_LIMIT_MAX)] | None = None,
+    spending_limit: Credits | None = None,
 ) -> SubscriptionAnswer:
     """Subscribe an account's customer to our metered price, or answer its open subscription; it is on stripe then."""
     rt = runtime()

@@ -44,7 +44,7 @@ def run_job(
     work: Callable[[datetime], Answer],
 ) -> Answer | Skipped:
     """Run a job's work at an instant, once a due time where a schedule asked for it."""
-    now = at or rt.now()
+    now = rt.instant(at)
     if not scheduled or period is None:
         return work(now)
     slot = due_slot(now, period)

@@ -8,12 +8,13 @@ from celery import current_app
 
 from usage_tasks.domain.errors import InvariantError
 from usage_tasks.runtime import runtime
-from usage_tasks.services.verify import Verdict, verify
+from usage_tasks.services.verify import GRACE, Verdict, verify
 from usage_tasks.storage import outbox
 from usage_tasks.tasks.arguments import Moment
 from usage_tasks.tasks.task import NEVER, task
 
 DISPATCH_LIMIT: Final = 100
+LEASE: Final = timedelta(minutes=2)
 
 
 @task(name="maintenance.verify", time_limit=timedelta(minutes=4), retry=NEVER)
@@ -21,7 +22,7 @@ def verify_ledger(at: Moment | None = None) -> Verdict:
     """Check every invariant of the tables; fails, with a sample, if any is broken."""
     rt = runtime()
     with rt.transaction() as connection:
-        verdict = verify(connection, at=at or rt.now())
+        verdict = verify(connection, at=rt.instant(at), grace=GRACE if at is None else timedelta(0))
     if not verdict.clean:
         raise InvariantError(f"verify: {verdict.describe()}")
     return verdict
@@ -36,11 +37,15 @@ class DispatchAnswer:
 
 @task(name="maintenance.dispatch_outbox", time_limit=timedelta(minutes=1))
 def dispatch_outbox() -> DispatchAnswer:
-    """Send the platform what the outbox holds, to the queue `server`; each carries its key as the task id."""
+    """Send the platform what the outbox holds, to the queue `server`; each carries its key as the task id.
+
+    At least once: after a crash in between, the same id comes again.
+    """
     rt = runtime()
     with rt.transaction() as connection:
-        claimed = outbox.claim_announcements(connection, limit=DISPATCH_LIMIT)
-        for each in claimed:
-            current_app.send_task(each.task, kwargs=each.payload, task_id=each.key, queue="server", ignore_result=True)
+        claimed = outbox.claim_announcements(connection, limit=DISPATCH_LIMIT, lease=LEASE)
+    for each in claimed:
+        current_app.send_task(each.task, kwargs=each.payload, task_id=each.key, queue="server", ignore_result=True)
+    with rt.transaction() as connection:
         outbox.mark_dispatched(connection, claimed)
     return DispatchAnswer(dispatched=len(claimed))

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import StringConstraints
 
+from usage_tasks.domain.errors import PermanentError
 from usage_tasks.runtime import runtime
 from usage_tasks.services import apply_events as applying
 from usage_tasks.storage import inbox
@@ -38,7 +39,10 @@ def receive_event(event_id: EventId, payload: Payload) -> ReceiveAnswer:
 
 @task(name="stripe.apply_events", time_limit=timedelta(minutes=4))
 def apply_events() -> applying.Applied:
-    """Apply the events of the inbox that are due: invoice.created and invoice.finalized reach the ledger."""
+    """Apply the events of the inbox that are due; fails at the end if any was set aside.
+
+    invoice.created and invoice.finalized reach the ledger.
+    """
     rt = runtime()
     done = applying.apply_events(
         rt.transaction,
@@ -51,4 +55,6 @@ def apply_events() -> applying.Applied:
         send_meter_events.apply_async(ignore_result=True)
     if done.applied + done.retried + done.parked >= APPLY_LIMIT:
         apply_events.apply_async(ignore_result=True)
+    if done.parked:
+        raise PermanentError(f"events: {done.parked} parked, {done.retried} put off, {done.applied} applied")
     return done

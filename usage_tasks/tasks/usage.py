@@ -3,17 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictInt
 
 from usage_tasks.domain.accounts import AttributionId, parse_actor, parse_attribution
-from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX, BillingStrategy, CostCenter
+from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.sessions import Rejection
 from usage_tasks.runtime import runtime
 from usage_tasks.services import cost_center, read_usage, reconcile, record, reset
-from usage_tasks.tasks.arguments import REPORTS_MAX, ActorText, Attribution, Moment, parse_reports
+from usage_tasks.tasks.arguments import (
+    REPORTS_MAX,
+    ActorText,
+    Attribution,
+    Credits,
+    Moment,
+    RawReport,
+    parse_reports,
+)
 from usage_tasks.tasks.jobs import Skipped, run_job
 from usage_tasks.tasks.task import task
 
@@ -33,11 +41,11 @@ class RecordAnswer:
 
 @task(name="usage.record_instances", time_limit=timedelta(minutes=1))
 def record_instances(
-    instances: Annotated[list[Any], Field(max_length=REPORTS_MAX)], actor: ActorText, at: Moment | None = None
+    instances: Annotated[list[RawReport], Field(max_length=REPORTS_MAX)], actor: ActorText, at: Moment | None = None
 ) -> RecordAnswer:
     """Take up reports of sessions; safe to send again. Bad ones come back with index, field and reason."""
     rt = runtime()
-    now = at or rt.now()
+    now = rt.instant(at)
     reports, malformed = parse_reports(instances, at=now)
     with rt.transaction() as connection:
         done = record.record_reports(
@@ -122,7 +130,7 @@ def get_balance(attribution_id: Attribution, actor: ActorText, at: Moment | None
     """Answer an account's live balance at an instant, beside its limit."""
     rt = runtime()
     account = parse_attribution(attribution_id)
-    now = at or rt.now()
+    now = rt.instant(at)
     with rt.transaction() as connection:
         cost_center.get_cost_center(connection, account, limits=rt.spending_limits, at=now, actor=parse_actor(actor))
         return read_usage.get_standing(connection, account, at=now)
@@ -135,8 +143,8 @@ def list_usage(
     start: Moment,
     end: Moment,
     order: Literal["ascending", "descending"] = "descending",
-    page: int = 1,
-    per_page: int = read_usage.PER_PAGE_DEFAULT,
+    page: StrictInt = 1,
+    per_page: StrictInt = read_usage.PER_PAGE_DEFAULT,
     at: Moment | None = None,
 ) -> read_usage.UsagePage:
     """List an account's usage in [start, end), drafts included."""
@@ -147,7 +155,7 @@ def list_usage(
             parse_attribution(attribution_id),
             start=start,
             end=end,
-            at=at or rt.now(),
+            at=rt.instant(at),
             order=order,
             page=page,
             per_page=per_page,
@@ -187,7 +195,7 @@ def get_cost_center(attribution_id: Attribution, actor: ActorText, at: Moment | 
                 connection,
                 parse_attribution(attribution_id),
                 limits=rt.spending_limits,
-                at=at or rt.now(),
+                at=rt.instant(at),
                 actor=parse_actor(actor),
             )
         )
@@ -198,8 +206,8 @@ def set_cost_center(
     attribution_id: Attribution,
     actor: ActorText,
     billing_strategy: Literal["stripe", "other"],
-    spending_limit: Annotated[int, Field(ge=0, le=SPENDING_LIMIT_MAX)] | None = None,
-    expected_version: int | None = None,
+    spending_limit: Credits | None = None,
+    expected_version: StrictInt | None = None,
     at: Moment | None = None,
 ) -> CostCenterAnswer:
     """Set an account's strategy, which may not be left out, and its limit in credits."""
@@ -213,7 +221,7 @@ def set_cost_center(
                 spending_limit=spending_limit,
                 expected_version=expected_version,
                 limits=rt.spending_limits,
-                at=at or rt.now(),
+                at=rt.instant(at),
                 actor=parse_actor(actor),
             )
         )

@@ -158,6 +158,7 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
+        sa.Column("claimed_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("dispatched_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("outbox_id", name=op.f("outbox_pkey")),
         sa.UniqueConstraint("key", name=op.f("outbox_key_key")),

@@ -1,0 +1,66 @@
+"""`python -m tests.benchmarks`: every figure, on embedded servers of its own."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from tests.benchmarks import ledger
+from tests.benchmarks.measure import Figure, show
+from tests.conftest import PRICES
+from tests.factories import START, SYSTEM
+from usage_tasks.embedded.servers import running_servers
+from usage_tasks.storage import migrate
+from usage_tasks.storage.engine import Database
+from usage_tasks.storage.prices import publish_prices
+
+RESULTS = Path(".data") / "bench.json"
+
+
+@contextmanager
+def fresh(server: str, name: str) -> Iterator[tuple[Database, str]]:
+    """A database with a price list."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    url = server.rpartition("/")[0].replace("postgresql://", "postgresql+psycopg://") + f"/{name}"
+    migrate.upgrade(url)
+    database = Database(url)
+    with database.transaction() as connection:
+        publish_prices(connection, PRICES, at=START, actor=SYSTEM)
+    yield database, url
+    database.dispose()
+
+
+def run(server: str) -> Iterator[Figure]:
+    """Every figure, in turn."""
+    with fresh(server, "bench_limits") as (database, _):
+        yield from ledger.bench_limits(database)
+    with fresh(server, "bench_small") as (small, _), fresh(server, "bench_large") as (large, url):
+        ledger.add_history(small, "history ", ledger.HISTORY // 10)
+        ledger.add_history(large, "history ", ledger.HISTORY)
+        yield from ledger.bench_idle_tick(large, small)
+        yield from ledger.bench_live_balance(large)
+        yield from ledger.bench_posting(large, url)
+
+
+def main() -> int:
+    """Print the table; answer 1 where a bound does not hold."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    figures = []
+    with (
+        tempfile.TemporaryDirectory(prefix="usage-bench-") as directory,
+        running_servers(Path(directory), os.environ) as servers,
+    ):
+        for figure in run(servers.database_url):
+            figures.append(figure)
+            sys.stderr.write(f"{figure.name}: {figure.value:.4g} {figure.unit} ({figure.bound})\n")
+    show(figures, RESULTS)
+    return 0 if all(figure.holds for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

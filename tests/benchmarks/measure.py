@@ -1,0 +1,51 @@
+"""Timing, the table and the JSON file."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+ROUNDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured thing: the median of its rounds, in `unit`, beside what it is to be compared with."""
+
+    name: str
+    value: float
+    unit: str
+    beside: str
+    beside_value: float | None
+    bound: str
+    holds: bool
+    rounds: list[float]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long some work took."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def median(rounds: list[float]) -> float:
+    """The middle of the rounds."""
+    return statistics.median(rounds)
+
+
+def show(figures: list[Figure], target: Path) -> None:
+    """Print the table and write the JSON."""
+    lines = [("what", "median", "beside", "bound", "holds")]
+    for each in figures:
+        beside = each.beside if each.beside_value is None else f"{each.beside} {each.beside_value:,.4g} {each.unit}"
+        lines.append((each.name, f"{each.value:,.4g} {each.unit}", beside, each.bound, "yes" if each.holds else "NO"))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+    target.write_text(json.dumps([asdict(each) for each in figures], indent=2))

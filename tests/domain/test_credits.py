@@ -1,0 +1,48 @@
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usage_tasks.domain.credits import CreditCents, billable_quantity, cents_to_credits, credits_to_cents
+
+
+@pytest.mark.parametrize(
+    ("credits_", "cents"),
+    [
+        ("0", 0),
+        ("0.1", 10),
+        ("1.1111", 111),
+        ("1.4999", 150),
+        ("1.5", 150),
+        ("1.501", 150),
+        ("1.50999", 151),
+        ("1.9999", 200),
+        ("-1.9999", -200),
+        ("0.005", 1),
+        ("-0.005", -1),
+        ("0.015", 2),
+        ("0.025", 3),
+    ],
+)
+def test_credits_become_cents_with_half_a_cent_away_from_zero(credits_: str, cents: int) -> None:
+    assert credits_to_cents(Decimal(credits_)) == cents
+
+
+@given(st.decimals(-(10**9), 10**9, places=6))
+def test_cents_are_within_half_a_cent_of_the_credits(amount: Decimal) -> None:
+    assert abs(credits_to_cents(amount) - Fraction(amount) * 100) <= Fraction(1, 2)
+
+
+@given(st.integers(-(10**16), 10**16))
+def test_cents_survive_the_way_to_credits_and_back(cents: int) -> None:
+    assert credits_to_cents(cents_to_credits(cents)) == cents
+
+
+@pytest.mark.parametrize(
+    ("cents", "quantity"),
+    [(0, 0), (1, 1), (99, 1), (100, 1), (101, 2), (103_100, 1031), (-1, 0), (-100, 0), (-103_100, 0)],
+)
+def test_a_balance_is_billed_in_whole_credits_rounded_up_and_never_below_zero(cents: int, quantity: int) -> None:
+    assert billable_quantity(CreditCents(cents)) == quantity

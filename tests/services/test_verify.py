@@ -1,0 +1,95 @@
+import pytest
+from sqlalchemy import Connection, text
+
+from tests.factories import DAY, HOUR, START, record, session_report, stopped_report, team, used
+from tests.services.test_cost_center import OTHER, STRIPE, get, put
+from usage_tasks.domain.cycles import add_months
+from usage_tasks.services.reconcile import post_batch
+from usage_tasks.services.reset import reset_due
+from usage_tasks.services.verify import verify
+
+NOW = add_months(START, 3)
+DAMAGES = [
+    ("balances_equal_entries", "UPDATE account_balance SET used_cents = used_cents + 1"),
+    ("balances_equal_entries", "UPDATE account_balance SET covered_cents = 0, used_cents = used_cents - 700"),
+    ("balances_equal_entries", "DELETE FROM account_balance"),
+    ("balances_equal_entries", "UPDATE ledger_entry SET credit_cents = credit_cents - 1 WHERE kind = 'upgrade'"),
+    ("stopped_sessions_are_posted", "UPDATE workspace_instance SET revision = revision + 1"),
+    ("entries_match_sessions", "DELETE FROM ledger_entry WHERE kind = 'adjustment'"),
+    ("entries_match_sessions", "DELETE FROM workspace_instance"),
+    ("entries_match_sessions", "UPDATE ledger_entry SET credit_cents = credit_cents + 1 WHERE kind = 'session'"),
+    ("entries_match_sessions", "UPDATE ledger_entry SET key = key || '0' WHERE kind = 'adjustment'"),
+    ("entries_match_sessions", "UPDATE ledger_entry SET attribution_id = 'team:x' WHERE kind = 'adjustment'"),
+    ("entries_match_sessions", "UPDATE workspace_instance SET posted_cents = posted_cents + 1"),
+    (
+        "entries_match_sessions",
+        "UPDATE workspace_instance SET settled_at = settled_at + interval '1 s' WHERE posted_revision > 0",
+    ),
+    ("prices_match_facts", "UPDATE workspace_instance SET stopped_at = stopped_at + interval '1 hour'"),
+    ("prices_match_facts", "UPDATE workspace_instance SET workspace_class = 'gold'"),
+    ("prices_match_facts", "UPDATE price_version SET credits_per_minute = 2 WHERE workspace_class = 'xlarge'"),
+    ("cost_center_versions_have_no_gaps", "UPDATE cost_center SET version = 9 WHERE version = 2"),
+    ("cost_center_versions_have_no_gaps", "UPDATE cost_center SET superseded_at = now()"),
+    ("cost_center_versions_have_no_gaps", "DELETE FROM cost_center WHERE version = 1"),
+    ("resets_stay_within_limits", "UPDATE ledger_entry SET credit_cents = -701 WHERE kind = 'reset'"),
+    ("resets_stay_within_limits", "UPDATE ledger_entry SET credit_cents = 1 WHERE kind = 'reset'"),
+    (
+        "resets_stay_within_limits",
+        "UPDATE ledger_entry SET effective_at = effective_at + interval '1 s' WHERE kind = 'reset'",
+    ),
+]
+
+
+@pytest.fixture
+def lived_in(connection: Connection) -> Connection:
+    """An installation with a history: finals, corrections, odd and running sessions, resets, switches."""
+    wrong = stopped_report(2 * HOUR, workspace_class="xlarge")
+    record(connection, wrong, session_report(), stopped_report(-HOUR), session_report(stopping_at=START))
+    used(connection, team("paying"), 3000, at=START + DAY)
+    post_batch(connection, at=START + DAY)
+    record(connection, stopped_report(HOUR, instance_id=wrong.instance_id, workspace_class="xlarge", observed_at=NOW))
+    post_batch(connection, at=START + 2 * DAY)
+    put(connection, STRIPE, attribution_id=team("paying"), at=START + 2 * DAY)
+    put(connection, OTHER, 7, at=START + 2 * DAY)
+    used(connection, team(), 5000, at=START + 40 * DAY)
+    while reset_due(connection, at=NOW).cycles:
+        pass
+    get(connection, at=NOW)
+    return connection
+
+
+def test_an_installation_with_a_history_is_clean(lived_in: Connection) -> None:
+    verdict = verify(lived_in, at=NOW)
+    assert verdict.clean
+    assert verdict.describe() == ""
+    kinds = lived_in.execute(text("SELECT DISTINCT kind FROM ledger_entry ORDER BY 1")).scalars().all()
+    assert kinds == ["adjustment", "reset", "session", "upgrade"]
+
+
+def test_an_empty_installation_is_clean(connection: Connection) -> None:
+    assert verify(connection, at=NOW).clean
+
+
+def test_damage_is_found_by_its_check(lived_in: Connection, subtests: pytest.Subtests) -> None:
+    lived_in.execute(text("SET LOCAL session_replication_role = replica"))
+    for check, damage in DAMAGES:
+        with subtests.test(f"{check}: {damage}"):
+            savepoint = lived_in.begin_nested()
+            changed = lived_in.execute(text(damage)).rowcount
+            verdict = verify(lived_in, at=NOW)
+            savepoint.rollback()
+            assert changed > 0
+            assert not verdict.clean
+            assert check in {finding.check for finding in verdict.findings if finding.offenders}
+            assert f"{check}: " in verdict.describe()
+            assert all(finding.sample for finding in verdict.findings if finding.offenders)
+    assert verify(lived_in, at=NOW).clean
+
+
+def test_a_session_that_stopped_and_is_not_posted_is_found_from_its_stop_on(connection: Connection) -> None:
+    late = stopped_report(HOUR)
+    record(connection, late)
+    assert verify(connection, at=START).clean
+    assert verify(connection, at=START + HOUR).describe() == (
+        f"stopped_sessions_are_posted: 1 offend, such as {late.instance_id}"
+    )

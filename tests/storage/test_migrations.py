@@ -1,0 +1,73 @@
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from psycopg import sql
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import make_url
+
+from usage_tasks.embedded.servers import Servers
+from usage_tasks.storage import migrate
+from usage_tasks.storage.engine import Database
+from usage_tasks.storage.schema import metadata
+
+EMPTY = "usage_test_empty"
+OBJECTS = """
+    SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace),
+           (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal),
+           (SELECT array_agg(version_num) FROM alembic_version)
+"""
+
+
+@pytest.fixture
+def empty_url(servers: Servers) -> Iterator[str]:
+    """A database without a table, as SQLAlchemy takes it."""
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(EMPTY)))
+        try:
+            url = make_url(servers.database_url).set(database=EMPTY, drivername="postgresql+psycopg")
+            yield url.render_as_string(hide_password=False)
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(EMPTY)))
+
+
+def objects(url: str) -> tuple[object, ...]:
+    database = Database(url)
+    with database.transaction() as connection:
+        found = tuple(connection.execute(text(OBJECTS)).one())
+    database.dispose()
+    return found
+
+
+def test_the_migrated_database_equals_the_metadata(connection: Connection) -> None:
+    options = {"compare_type": True, "compare_server_default": True}
+    context = MigrationContext.configure(connection, opts=options)
+    assert compare_metadata(context, metadata) == []
+
+
+def test_alembic_check_finds_nothing_to_do(connection: Connection) -> None:
+    command.check(migrate.alembic_config(connection))
+
+
+def test_there_is_one_head(connection: Connection) -> None:
+    assert len(ScriptDirectory.from_config(migrate.alembic_config(connection)).get_heads()) == 1
+
+
+def test_upgrading_twice_is_harmless(empty_url: str) -> None:
+    migrate.upgrade(empty_url)
+    once = objects(empty_url)
+    migrate.upgrade(empty_url)
+    assert objects(empty_url) == once
+
+
+def test_two_upgrades_at_once_are_harmless(empty_url: str, database: Database) -> None:
+    with ThreadPoolExecutor() as pool:
+        for upgrade in [pool.submit(migrate.upgrade, empty_url) for _ in range(2)]:
+            upgrade.result()
+    with database.transaction() as connection:
+        assert objects(empty_url) == tuple(connection.execute(text(OBJECTS)).one())

@@ -1,0 +1,57 @@
+"""A tiny HTTP server that answers what a test tells it to, for what the simulator never does."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = tuple[int, Any]
+
+
+@dataclass(slots=True)
+class Canned:
+    """What came in, and where to send it."""
+
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+
+
+def error(message: str = "no", *, kind: str = "invalid_request_error", code: str | None = None) -> dict[str, Any]:
+    """An error's body as Stripe writes it."""
+    return {"error": {"type": kind, "message": message, **({} if code is None else {"code": code})}}
+
+
+@contextmanager
+def answering(answer: Callable[[str], Answer] | Answer) -> Iterator[Canned]:
+    """Answer every request with one answer, or with what a function of its path says; text is sent as it is."""
+    canned = Canned()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            canned.asked.append(self.path)
+            status, body = answer(self.path) if callable(answer) else answer
+            content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Request-Id", "req_canned")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET  # noqa: N815 - the name is the base class's
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads, server.block_on_close = True, False
+    canned.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield canned
+    finally:
+        server.shutdown()
+        server.server_close()

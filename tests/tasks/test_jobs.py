@@ -1,0 +1,181 @@
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import Barrier, Event
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.factories import DAY, HOUR, START, call, record, stopped_report, team, used, used_report
+from usage_tasks.coordination.clock import TestClock
+from usage_tasks.domain.cycles import add_months
+from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
+from usage_tasks.runtime import Runtime
+from usage_tasks.services.reset import reset_due
+from usage_tasks.tasks import maintenance, usage
+from usage_tasks.tasks.jobs import LEASE, Skipped, due_slot, run_job
+
+PERIOD = timedelta(minutes=15)
+MONTH = add_months(START, 1)
+
+
+def run(rt: Runtime, work: Any = lambda now: now, *, at: datetime = START, scheduled: bool = True) -> Any:
+    return run_job(rt, "a job", PERIOD, at=at, scheduled=scheduled, work=work)
+
+
+def runs(rt: Runtime) -> list[tuple[object, ...]]:
+    with rt.transaction() as connection:
+        statement = "SELECT slot, outcome, attempts, finished_at IS NOT NULL FROM job_run ORDER BY slot"
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+@pytest.mark.parametrize(
+    ("at", "slot"),
+    [
+        (START, START),
+        (START + PERIOD - timedelta(microseconds=1), START),
+        (START + PERIOD, START + PERIOD),
+        (datetime(1970, 1, 1, 0, 7, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_due_time_is_the_latest_whole_period(at: datetime, slot: datetime) -> None:
+    assert due_slot(at, PERIOD) == slot
+
+
+def test_two_ticks_of_one_due_time_are_one_run(rt: Runtime) -> None:
+    assert run(rt, at=START + PERIOD / 3) == START + PERIOD / 3
+    assert run(rt, at=START + PERIOD / 2) == Skipped()
+    assert run(rt, at=START + PERIOD) == START + PERIOD
+    assert runs(rt) == [(START, "done", 1, True), (START + PERIOD, "done", 1, True)]
+
+
+def test_of_ticks_at_once_one_runs_and_the_others_skip(rt: Runtime) -> None:
+    ticks = 3
+    ready, skipped = Barrier(ticks), Event()
+
+    def work(now: datetime) -> datetime:
+        assert skipped.wait(10)
+        return now
+
+    def tick(_: int) -> Any:
+        ready.wait()
+        answer = run(rt, work)
+        if answer == Skipped():
+            skipped.set()
+        return answer
+
+    with ThreadPoolExecutor(ticks) as pool:
+        answers = list(pool.map(tick, range(ticks)))
+    assert sorted(map(str, answers)) == sorted(map(str, [START, Skipped(), Skipped()]))
+
+
+def test_a_call_by_hand_runs_at_once_whatever_the_schedule_says(rt: Runtime) -> None:
+    assert run(rt) == START
+    assert run(rt, scheduled=False) == START
+    assert len(runs(rt)) == 1
+
+
+def test_a_job_that_is_switched_off_takes_no_due_time(rt: Runtime) -> None:
+    assert run_job(rt, "a job", None, at=START, scheduled=True, work=lambda now: now) == START
+    assert runs(rt) == []
+
+
+def test_the_retry_of_a_failed_run_runs_and_is_not_skipped(rt: Runtime) -> None:
+    def fail(_: datetime) -> None:
+        raise RetryableError("the world is busy")
+
+    for attempts in (1, 2):
+        with pytest.raises(RetryableError):
+            run(rt, fail)
+        assert runs(rt) == [(START, "failed", attempts, True)]
+    assert run(rt) == START
+    assert run(rt) == Skipped()
+    assert runs(rt) == [(START, "done", 3, True)]
+
+
+def test_while_a_failed_run_is_repeated_its_due_time_is_taken(rt: Runtime) -> None:
+    def fail(_: datetime) -> None:
+        raise PermanentError("no")
+
+    with pytest.raises(PermanentError):
+        run(rt, fail)
+    assert run(rt, lambda _: run(rt)) == Skipped()
+
+
+def test_a_run_that_never_ended_is_given_up_after_its_lease(rt: Runtime) -> None:
+    assert run(rt, lambda _: run(rt)) == Skipped()
+    with rt.transaction() as connection:
+        never_ended = "UPDATE job_run SET outcome = NULL, finished_at = NULL, started_at = clock_timestamp() - :age"
+        connection.execute(text(never_ended), {"age": LEASE - timedelta(seconds=30)})
+    assert run(rt) == Skipped()
+    with rt.transaction() as connection:
+        connection.execute(text(never_ended), {"age": LEASE})
+    assert run(rt) == START
+
+
+def test_a_scheduled_tick_runs_the_job_once_a_period(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    environment["USAGE_CONTROLLER_SCHEDULE"] = "15m"
+    rt: Runtime = request.getfixturevalue("rt")
+    TestClock(rt.redis).advance(START + DAY)
+    with rt.transaction() as connection:
+        record(connection, stopped_report(HOUR))
+    assert call(usage.reconcile_usage, scheduled=True) == {"entries": 1, "credit_cents": 600, "limits_reached": 0}
+    assert call(usage.reconcile_usage, scheduled=True) == {"skipped": 1}
+    assert call(usage.reconcile_usage) == {"entries": 0, "credit_cents": 0, "limits_reached": 0}
+    TestClock(rt.redis).advance(START + DAY + PERIOD)
+    assert call(usage.reconcile_usage, scheduled=True) == {"entries": 0, "credit_cents": 0, "limits_reached": 0}
+
+
+def test_the_ledger_job_posts_batch_after_batch_and_announces(rt: Runtime) -> None:
+    with rt.transaction() as connection:
+        record(connection, *(used_report(team(), 25_000, at=START + 10 * HOUR) for _ in range(2)))
+    done = call(usage.reconcile_usage, at=(START + DAY).isoformat())
+    assert done == {"entries": 2, "credit_cents": 50_000, "limits_reached": 1}
+
+
+def test_the_reset_job_catches_up_and_ends(rt: Runtime) -> None:
+    with rt.transaction() as connection:
+        used(connection, team(), 80_000, at=START + HOUR)
+    late = (START + 300 * DAY).isoformat()
+    first = call(usage.reset_usage, at=late)
+    assert first["cycles"] >= 9
+    assert call(usage.reset_usage, at=late) == {"cycles": 0}
+    assert call(maintenance.verify_ledger, at=late)
+
+
+def test_an_account_that_fails_is_named_and_holds_up_no_other(rt: Runtime) -> None:
+    accounts = [team(number) for number in range(3)]
+    with rt.transaction() as connection:
+        record(connection, *(used_report(each, 1000, at=START + DAY) for each in accounts))
+        connection.execute(
+            text(
+                "CREATE FUNCTION refuse_one() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "RAISE EXCEPTION 'no reset today'; END $$"
+            )
+        )
+        connection.execute(
+            text(
+                "CREATE TRIGGER refuse_one BEFORE INSERT ON ledger_entry FOR EACH ROW "
+                f"WHEN (NEW.kind = 'reset' AND NEW.attribution_id = '{accounts[1]}') EXECUTE FUNCTION refuse_one()"
+            )
+        )
+    with pytest.raises(PermanentError) as failed:
+        call(usage.reset_usage, at=(MONTH + DAY).isoformat())
+    assert str(failed.value).startswith("reset: 2 cycles ended, 1 accounts failed: ")
+    assert f"{accounts[1]}: database: P0001 no reset today" in str(failed.value)
+    with rt.transaction() as connection:
+        covered = connection.execute(text("SELECT attribution_id FROM ledger_entry WHERE kind = 'reset'")).scalars()
+        assert set(covered) == {accounts[0], accounts[2]}
+        connection.execute(text("DROP TRIGGER refuse_one ON ledger_entry"))
+        assert reset_due(connection, at=MONTH + DAY).cycles == 1
+
+
+def test_verify_ends_in_error_with_a_sample(rt: Runtime) -> None:
+    at = (START + DAY).isoformat()
+    assert call(maintenance.verify_ledger, at=at)
+    with rt.transaction() as connection:
+        record(connection, stopped_report(HOUR))
+    with pytest.raises(InvariantError, match="stopped_sessions_are_posted: 1 offend"):
+        call(maintenance.verify_ledger, at=at)

@@ -1,0 +1,125 @@
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from celery.exceptions import Retry as CeleryRetry
+
+from tests.factories import START, call, session_row, team
+from usage_tasks.celery import app
+from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.runtime import Runtime
+from usage_tasks.tasks import billing, maintenance, stripe, usage
+from usage_tasks.tasks.task import ARGUMENT_SCHEMAS, DATABASE, ArgumentsError, Retry
+
+MODULES = (billing, maintenance, stripe, usage)
+ASKED = {"attribution_id": team(), "actor": "service:tests", "at": START.isoformat()}
+RANGE = {"start": START.isoformat(), "end": START.isoformat()}
+BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
+    ("record_instances", {"instances": {}, "actor": "service:tests"}, "instances: Input should be a valid list"),
+    ("record_instances", {"instances": []}, "actor: Missing required argument"),
+    (
+        "record_instances",
+        {"instances": [1] * 5001, "actor": "service:tests"},
+        "instances: List should have at most",
+    ),
+    ("record_instances", {"instances": [], "actor": "nobody"}, "actor: Value error, 'nobody' is not allowed"),
+    ("get_balance", ASKED | {"attribution_id": "team:x"}, "attribution_id: Value error, 'team:x' is not allowed"),
+    ("get_balance", ASKED | {"at": "2026-01-01T00:00:00"}, "at: Input should have timezone info"),
+    ("get_balance", ASKED | {"at": 5}, "at: Value error, 5 is not allowed"),
+    ("get_balance", ASKED | {"colour": "red"}, "colour: Unexpected keyword argument"),
+    ("set_cost_center", ASKED, "billing_strategy: Missing required argument"),
+    (
+        "set_cost_center",
+        ASKED | {"billing_strategy": "free"},
+        "billing_strategy: Input should be 'stripe' or 'other'",
+    ),
+    (
+        "set_cost_center",
+        ASKED | {"billing_strategy": "other", "spending_limit": -1},
+        "spending_limit: Input should",
+    ),
+    (
+        "set_cost_center",
+        ASKED | {"billing_strategy": "other", "spending_limit": 1.5},
+        "spending_limit: Input should",
+    ),
+    ("list_usage", ASKED | RANGE | {"order": "random"}, "order: Input should be 'ascending' or 'descending'"),
+]
+
+
+@contextmanager
+def as_if_delivered(task: Any, **request: Any) -> Iterator[None]:
+    """What the block calls runs as if a worker had taken it from the queue."""
+    delivered = {"id": "a-task", "called_directly": False, "retries": 0, "args": [], "kwargs": {}}
+    task.push_request(**(delivered | request))
+    try:
+        yield
+    finally:
+        task.pop_request()
+
+
+def test_bad_arguments_fail_at_once_by_their_names_and_are_not_tried_again(
+    rt: Runtime, subtests: pytest.Subtests
+) -> None:
+    for name, arguments, told in BAD_ARGUMENTS:
+        task = getattr(usage, name)
+        with subtests.test(told), as_if_delivered(task):
+            with pytest.raises(ArgumentsError) as refused:
+                task(**arguments)
+            assert str(refused.value).startswith(told)
+            assert isinstance(refused.value, PermanentError)
+            assert rt.redis.llen("usage:usage") == 0
+
+
+def test_a_refused_value_is_not_tried_again(rt: Runtime) -> None:
+    with as_if_delivered(usage.list_usage), pytest.raises(PermanentError, match="page: -1 is not allowed"):
+        call(usage.list_usage, **ASKED, **RANGE, page=-1)
+    assert rt.redis.llen("usage:usage") == 0
+
+
+def test_what_may_succeed_later_is_tried_again_under_the_same_id(rt: Runtime) -> None:
+    arguments = {"instances": [session_row()], "actor": "service:tests"}  # the test clock stands nowhere yet
+    with as_if_delivered(usage.record_instances, kwargs=arguments), pytest.raises(CeleryRetry) as again:
+        call(usage.record_instances, **arguments)
+    assert isinstance(again.value.exc, RetryableError)
+    (message,) = rt.redis.lrange("usage:usage", 0, -1)
+    headers = json.loads(message)["headers"]
+    assert (headers["task"], headers["id"], headers["retries"]) == ("usage.record_instances", "a-task", 1)
+    assert headers["eta"] is not None
+
+
+def test_after_the_last_attempt_the_error_stands(rt: Runtime) -> None:
+    arguments = {"instances": [], "actor": "service:tests"}
+    attempts = {"retries": DATABASE.attempts_max, "kwargs": arguments}
+    with as_if_delivered(usage.record_instances, **attempts), pytest.raises(RetryableError, match="test clock"):
+        call(usage.record_instances, **arguments)
+    assert rt.redis.llen("usage:usage") == 0
+
+
+def test_the_wait_doubles_within_its_bounds() -> None:
+    policy = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=10))
+    for retries, longest in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 10), (1000, 10)]:
+        assert longest / 2 <= policy.countdown_seconds(retries) <= longest
+
+
+def test_every_task_exports_a_schema_of_its_arguments(rt: Runtime) -> None:
+    ours = {name for name in app.tasks if not name.startswith("celery.")}
+    prefixes = {module.__name__.rpartition(".")[2] for module in MODULES}
+    assert {name.partition(".")[0] for name in ours} == prefixes
+    assert ours == set(ARGUMENT_SCHEMAS)
+    for schema in ARGUMENT_SCHEMAS.values():
+        assert jsonschema_rs.meta.is_valid(schema)
+        assert schema["additionalProperties"] is False
+
+
+def test_a_schema_takes_what_its_task_takes_and_refuses_what_it_refuses() -> None:
+    validator = jsonschema_rs.validator_for(ARGUMENT_SCHEMAS["usage.set_cost_center"])
+    assert validator.is_valid(ASKED | {"billing_strategy": "other", "spending_limit": 7})
+    assert not validator.is_valid(ASKED)
+    assert not validator.is_valid(ASKED | {"billing_strategy": "free"})
+    assert not validator.is_valid(ASKED | {"billing_strategy": "other", "spending_limit": -1})
+    assert not validator.is_valid(ASKED | {"billing_strategy": "other", "colour": "red"})
