@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from usage_tasks.demo import report
 from usage_tasks.demo.installation import Installation, running_installation
 from usage_tasks.demo.quarter import Session, load_quarter
-from usage_tasks.demo.replay import BEGIN, Totals, instants, replay, upgrades
+from usage_tasks.demo.replay import BEGIN, instants, replay, upgrades
 
 _MIDDLE: Final = datetime.fromisoformat("2013-03-01T00:00:00Z")
 
@@ -41,6 +41,7 @@ def run_demo(plan: Plan, console: Console) -> int:
     """Run the whole demo; answer 0 only if everything that must hold does."""
     # An orderly end on SIGTERM too: what was started ends with its block.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     sessions = load_quarter()
     with ExitStack() as stack:
         place = plan.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="usage-demo-")))
@@ -67,9 +68,9 @@ def _replay_and_compare(
     outcomes: list[report.Outcome] = []
     for number in range(1, plan.replays + 1):
         killing = plan.kill_worker and number == 1
-        totals = _replay_once(installation, sessions, tick=plan.tick, kill_worker=killing, console=console)
+        _replay_once(installation, sessions, tick=plan.tick, kill_worker=killing, console=console)
         outcome = report.collect(installation)
-        report.show(outcome, installation, totals, console)
+        report.show(outcome, installation, console)
         problems += outcome.problems(sessions)
         if outcomes:
             added = outcome.counts["entries"] - outcomes[-1].counts["entries"]
@@ -83,10 +84,10 @@ def _replay_and_compare(
 
 def _replay_once(
     installation: Installation, sessions: Sequence[Session], *, tick: timedelta, kill_worker: bool, console: Console
-) -> Totals:
+) -> None:
     """Replay the quarter under a progress bar; where output is no terminal, with a line a month."""
     steps = len(instants(upgrades(sessions), tick))
-    totals, month, started = Totals(), 0, time.perf_counter()
+    month, started = 0, time.perf_counter()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -109,4 +110,3 @@ def _replay_once(
                 month = instant.month
                 console.print(f"  {instant:%Y-%m-%d}: {recorded} sessions recorded")
     console.print(f"replayed {len(sessions)} sessions in {steps} steps in {time.perf_counter() - started:.1f} s")
-    return totals

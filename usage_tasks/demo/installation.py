@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -226,6 +227,7 @@ def _running_receiver(installation: Installation) -> Iterator[None]:
         log=installation.directory / "receiver.log",
         environment=installation.environment,
         ready=lambda: _answers(f"{url}/healthz"),
+        orphan_signal=signal.SIGTERM,  # it has a child of its own to take along, and ends soon
     ):
         installation.addresses["webhook receiver"] = f"{url}/webhook"
         yield

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from usage_tasks.demo.installation import Installation
 from usage_tasks.demo.quarter import Session
-from usage_tasks.demo.replay import END, Totals, call
+from usage_tasks.demo.replay import END, call
 from usage_tasks.demo.stand_in import StandInInvoice
 
 _ACCOUNTS = """
@@ -36,7 +36,9 @@ _COUNTS = """
            (SELECT count(*) FROM stripe_event WHERE state <> 'applied') AS events_open,
            (SELECT count(*) FROM meter_report WHERE state = 'accepted') AS reports_accepted,
            (SELECT count(*) FROM meter_report WHERE state <> 'accepted') AS reports_open,
-           (SELECT count(*) FROM quarantined_report) AS quarantined
+           (SELECT count(*) FROM quarantined_report) AS quarantined,
+           (SELECT count(*) FROM ledger_entry WHERE kind = 'reset') AS resets,
+           (SELECT count(*) FROM outbox WHERE task = 'server.usage_limit_reached') AS limits_reached
 """
 
 
@@ -114,15 +116,14 @@ def collect(installation: Installation) -> Outcome:
         )
 
 
-def show(outcome: Outcome, installation: Installation, totals: Totals, console: Console) -> None:
+def show(outcome: Outcome, installation: Installation, console: Console) -> None:
     """Print the tables."""
     console.print(_accounts_table(outcome))
     console.print(_invoices_table(outcome))
     counts = outcome.counts
     console.print(
         f"{counts['sessions']} sessions ({counts['odd']} stop before they start: billed {counts['odd_cents']} cents), "
-        f"{counts['entries']} ledger entries, {totals.sums.get('reset cycles', 0)} cycles reset, "
-        f"{totals.sums.get('reconcile limits_reached', 0)} limits reached, "
+        f"{counts['entries']} ledger entries, {counts['resets']} resets, {counts['limits_reached']} limits reached, "
         f"{counts['reports_accepted']} meter reports accepted, {counts['events_applied']} events applied"
     )
     for finding in outcome.findings:
@@ -133,7 +134,7 @@ def show(outcome: Outcome, installation: Installation, totals: Totals, console: 
 
 def _table(title: str) -> Table:
     """A table that fits a terminal of 80 columns."""
-    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def _short(account: str) -> str:
@@ -142,7 +143,7 @@ def _short(account: str) -> str:
 
 
 def _credits(cents: int) -> str:
-    return f"{Decimal(cents).scaleb(-2):,.2f}"
+    return f"{Decimal(cents).scaleb(-2):.2f}"
 
 
 def _accounts_table(outcome: Outcome) -> Table:

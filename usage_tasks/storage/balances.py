@@ -29,8 +29,12 @@ def with_balances(asked: str) -> str:
         SELECT a.attribution_id, a.at, w.instance_id, w.workspace_class, w.started_at, w.posted_revision,
                LEAST(w.ended_at, a.at) AS until
         FROM asked a
-        JOIN workspace_instance w ON w.attribution_id = a.attribution_id AND w.settled_at > a.at
-        WHERE w.posted_revision = w.revision
+        CROSS JOIN LATERAL (
+            -- OFFSET 0: by the index, account by account, whatever the planner believes of a long history.
+            SELECT * FROM workspace_instance w
+            WHERE w.attribution_id = a.attribution_id AND w.settled_at > a.at AND w.posted_revision = w.revision
+            OFFSET 0
+        ) AS w
     ),
     {RATED},
     unposted AS (

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, create_engine, exc
 from usage_tasks.domain.errors import InvariantError, RetryableError, UsageError
 
 POOL_SIZE = 5
+WORK_MEM = "64MB"  # a tick prices every running session at once: in memory, not in files
 _RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})  # serialization, deadlock, lock, cancelled
 _RETRYABLE_CLASSES = frozenset({"08", "53", "57"})  # connection, resources, shutdown
 
@@ -30,7 +31,7 @@ class Database:
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "usage-tasks",
-                "options": f"-c timezone=UTC -c statement_timeout={milliseconds} "
+                "options": f"-c timezone=UTC -c work_mem={WORK_MEM} -c statement_timeout={milliseconds} "
                 f"-c idle_in_transaction_session_timeout={milliseconds} -c lock_timeout=30000",
             },
         )

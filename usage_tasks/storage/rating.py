@@ -5,8 +5,8 @@ A property test holds the two equal (tests/storage/test_rating.py).
 
 
 def _seconds_until(instant: str) -> str:
-    """Elapsed whole seconds since the session's start, to the nearest, half up."""
-    return f"floor(extract(epoch FROM {instant} - s.started_at) + 0.5)"
+    """Elapsed whole seconds since the session's start, to the nearest, half up as a cast from numeric rounds."""
+    return f"extract(epoch FROM {instant} - s.started_at)::bigint"
 
 
 _BEGIN = _seconds_until("GREATEST(p.effective_from, s.started_at)")

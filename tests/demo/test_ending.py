@@ -1,0 +1,50 @@
+"""Whatever ends the demo, nothing of it goes on running."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def processes_of(directory: Path) -> list[str]:
+    """The processes whose environment or command line names the demo's data."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(directory).encode() in told and int(process.name) != os.getpid():
+            found.append(process.name)
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks processes up in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
+    with (tmp_path / "out").open("wb") as out:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "usage_tasks.cli", "demo", f"--data={tmp_path / 'data'}"],
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + 60
+        while b"everything is up" not in (tmp_path / "out").read_bytes():
+            assert demo.poll() is None, (tmp_path / "out").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(processes_of(tmp_path / "data")) > 8
+        demo.send_signal(number)
+        demo.wait(30)
+    deadline = time.monotonic() + 15
+    while processes_of(tmp_path / "data") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(tmp_path / "data") == []
