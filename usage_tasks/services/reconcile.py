@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from usage_tasks.storage import outbox, sessions
 from usage_tasks.storage.sessions import Posted
 
-BATCH: Final = 10_000
+BATCH: Final = 50_000
 
 
 def post_batch(connection: Connection, *, at: datetime) -> Posted:

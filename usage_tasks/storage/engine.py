@@ -31,7 +31,7 @@ class Database:
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "usage-tasks",
-                "options": f"-c timezone=UTC -c work_mem={WORK_MEM} -c statement_timeout={milliseconds} "
+                "options": f"-c timezone=UTC -c work_mem={WORK_MEM} -c jit=off -c statement_timeout={milliseconds} "
                 f"-c idle_in_transaction_session_timeout={milliseconds} -c lock_timeout=30000",
             },
         )

@@ -104,7 +104,6 @@ workspace_instance = Table(
         "stopped_at",
         postgresql_where=text("stopped_at IS NOT NULL AND posted_revision < revision"),
     ),
-    Index("workspace_instance_settled_idx", "attribution_id", "settled_at"),
     Index("workspace_instance_odd_idx", "started_at", postgresql_where=text("stops_before_start")),
 )
 

@@ -299,9 +299,6 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("stopped_at IS NOT NULL AND posted_revision < revision"),
     )
-    op.create_index(
-        "workspace_instance_settled_idx", "workspace_instance", ["attribution_id", "settled_at"], unique=False
-    )
     op.create_table(
         "stripe_subscription",
         sa.Column("attribution_id", sa.Text(collation="C"), nullable=False),
