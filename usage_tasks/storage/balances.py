@@ -30,8 +30,8 @@ def with_balances(asked: str) -> str:
                LEAST(w.ended_at, a.at) AS until
         FROM asked a
         CROSS JOIN LATERAL (
-            -- Settled later than the instant is to have an entry effective later. OFFSET 0: by the index, account by account,
-            -- whatever the planner believes of a long history.
+            -- Settled later than the instant is to have an entry effective later. OFFSET 0: by the index, account by
+            -- account, whatever the planner believes of a long history.
             SELECT w.* FROM (
                 SELECT DISTINCT e.instance_id FROM ledger_entry e
                 WHERE e.attribution_id = a.attribution_id AND e.effective_at > a.at AND e.instance_id IS NOT NULL
