@@ -4,7 +4,7 @@
 where it is missing (first run, flushed Redis, half an expiry gone by) the next tick writes every account again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -20,6 +20,8 @@ from usage_tasks.domain.limits import LimitState
 
 KEY_PREFIX: Final = "usage:balance:"
 MARKER_KEY: Final = "usage:balance_marker"
+PIPELINE_MAX: Final = 500
+"""How many accounts one transaction of Redis holds: a few milliseconds of its one thread."""
 
 _EXPIRY_MIN: Final = timedelta(hours=1)
 _PERIODS_PER_EXPIRY: Final = 4
@@ -88,14 +90,15 @@ class BalanceSnapshots:
         except redis.RedisError as error:
             raise _away(error) from error
 
-    def write(self, snapshots: Iterable[BalanceSnapshot]) -> None:
-        """Write a bounded page of snapshots in one transaction of Redis, so that none is left without its expiry."""
+    def write(self, snapshots: Sequence[BalanceSnapshot]) -> None:
+        """Write snapshots in bounded transactions of Redis, so that none is left without its expiry."""
         try:
-            with self._client.pipeline(transaction=True) as pipeline:
-                for each in snapshots:
-                    pipeline.hset(KEY_PREFIX + each.attribution_id, mapping=each.encode())
-                    pipeline.expire(KEY_PREFIX + each.attribution_id, self.expiry)
-                pipeline.execute()
+            for start in range(0, len(snapshots), PIPELINE_MAX):
+                with self._client.pipeline(transaction=True) as pipeline:
+                    for each in snapshots[start : start + PIPELINE_MAX]:
+                        pipeline.hset(KEY_PREFIX + each.attribution_id, mapping=each.encode())
+                        pipeline.expire(KEY_PREFIX + each.attribution_id, self.expiry)
+                    pipeline.execute()
         except redis.RedisError as error:
             raise _away(error) from error
 

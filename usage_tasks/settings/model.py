@@ -38,6 +38,9 @@ _SCHEDULE: Final = (
     'a duration as Go writes it, such as "90s", "1h30m" or "24h", above 0 and up to 366 days, or "" for off'
 )
 _LIMIT: Final = f"whole credits from 0 to {LIMIT_CREDITS_MAX}"
+_THRESHOLDS: Final = (
+    f"up to {THRESHOLDS_MAX} different percentages from 1 to {THRESHOLD_PERCENT_MAX}, such as [50, 80, 100]"
+)
 _GRACE_PERCENT: Final = f"a whole percentage from 0 to {GRACE_PERCENT_MAX}"
 _PRICE_ID: Final = "the id of a Stripe price, for every currency"
 _PRICE_IDS: Final = (
@@ -153,7 +156,7 @@ class Settings(_Section):
     default_spending_limit: SpendingLimits = Field(description='an object such as {"forTeams": 500, "forUsers": 100}')
     limit_thresholds: Thresholds = Field(
         default=(50, 80, 100),
-        description=f"up to {THRESHOLDS_MAX} different percentages from 1 to {THRESHOLD_PERCENT_MAX}, such as [50, 80, 100]",
+        description=_THRESHOLDS,
     )
     hard_limit_grace: HardLimitGrace = Field(
         default_factory=HardLimitGrace, description='an object with either "credits" or "percent": {"percent": 10}'

@@ -20,30 +20,32 @@ _JUDGED = """
     WHERE superseded_at IS NULL AND cycle_started_at <= :at AND next_billing_at > :at
 """
 
-# Most accounts are below their lowest level: one comparison settles them before levels are made.
+# Materialized, so that a balance is computed once an account and not once a level.
 _LEVELS = """
-    level AS (
+    standing AS MATERIALIZED (
         SELECT c.attribution_id, c.cycle_started_at, c.spending_limit, b.at, b.credit_cents AS balance_cents,
-               l.crossing, l.percent, l.level_cents
+               COALESCE(own.thresholds, CAST(:thresholds AS int[])) AS thresholds,
+               (c.spending_limit + :grace_credits) * 100 + c.spending_limit * :grace_percent AS hard_cents
         FROM cost_center c
         JOIN balance b USING (attribution_id)
         LEFT JOIN limit_thresholds own USING (attribution_id)
-        CROSS JOIN LATERAL (
-            SELECT (c.spending_limit + :grace_credits) * 100 + c.spending_limit * :grace_percent AS level_cents
-        ) AS hard
-        CROSS JOIN LATERAL (
-            SELECT 'threshold' AS crossing, t.percent, c.spending_limit * t.percent AS level_cents
-            FROM unnest(COALESCE(own.thresholds, CAST(:thresholds AS int[]))) AS t(percent)
-            WHERE t.percent <> 100 AND c.spending_limit > 0
-            UNION ALL
-            SELECT 'limit', 100, c.spending_limit * 100
-            UNION ALL
-            SELECT 'hard_limit', (hard.level_cents / NULLIF(c.spending_limit, 0))::int, hard.level_cents
-        ) AS l
         WHERE c.superseded_at IS NULL
-            AND b.credit_cents >= c.spending_limit * LEAST(
-                100, CASE WHEN own.attribution_id IS NULL THEN CAST(:lowest AS int) ELSE own.thresholds[1] END)
-            AND b.credit_cents >= l.level_cents
+    ),
+    level AS (
+        SELECT s.attribution_id, s.cycle_started_at, s.spending_limit, s.at, s.balance_cents,
+               l.crossing, l.percent, l.level_cents
+        FROM standing s
+        CROSS JOIN LATERAL (
+            SELECT 'threshold' AS crossing, t.percent, s.spending_limit * t.percent AS level_cents
+            FROM unnest(s.thresholds) AS t(percent)
+            WHERE t.percent <> 100 AND s.spending_limit > 0
+            UNION ALL
+            SELECT 'limit', 100, s.spending_limit * 100
+            UNION ALL
+            SELECT 'hard_limit', (s.hard_cents / NULLIF(s.spending_limit, 0))::int, s.hard_cents
+        ) AS l
+        -- Most accounts are below their lowest level: one comparison settles them before their levels are made.
+        WHERE s.balance_cents >= s.spending_limit * LEAST(100, s.thresholds[1]) AND s.balance_cents >= l.level_cents
     )
 """
 
@@ -87,8 +89,7 @@ def announce_crossings(connection: Connection, *, at: datetime, policy: LimitPol
         connection,
         _ANNOUNCE,
         at=at,
-        thresholds=list(policy.thresholds),
-        lowest=min(policy.thresholds, default=None),
+        thresholds=sorted(policy.thresholds),
         grace_credits=policy.grace.credits,
         grace_percent=policy.grace.percent,
     )
