@@ -1,6 +1,7 @@
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -35,9 +36,10 @@ def heard(rt: Runtime) -> list[Any]:
     with (
         Connection(rt.settings.redis_url, transport_options=options) as broker,
         closing(broker.SimpleQueue("server")) as queue,
+        suppress(Empty),
     ):
-        while queue.qsize():
-            messages.append(queue.get(timeout=5))
+        while True:
+            messages.append(queue.get_nowait())
             messages[-1].ack()
     return messages
 
