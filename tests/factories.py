@@ -20,6 +20,17 @@ DAY: Final = timedelta(days=1)
 SYSTEM: Final = Actor("service:tests")
 LIMITS: Final = SpendingLimits(for_teams=500, for_users=100, min_for_users_on_stripe=0)
 
+QUIET_TICK: Final = {
+    "entries": 0,
+    "credit_cents": 0,
+    "thresholds_reached": 0,
+    "limits_reached": 0,
+    "hard_limits_reached": 0,
+    "snapshot": "skipped",
+    "snapshots_written": 0,
+}
+"""What the ledger job answers for an instant of its own, where there was nothing to do."""
+
 _NAMESPACE = UUID("5c1d2a52-6c86-4f6e-9f0e-0b8a7cf3d001")
 _numbers = itertools.count(1)
 

@@ -13,8 +13,10 @@ import redis
 from sqlalchemy import Connection
 
 from usage_tasks.coordination.clock import Clock, SystemClock, TestClock
+from usage_tasks.coordination.snapshot import BalanceSnapshots
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
 from usage_tasks.settings import Settings, load_settings, read_stripe_credentials
 from usage_tasks.storage.engine import Database
 from usage_tasks.stripe_gateway.live import LiveGateway
@@ -62,6 +64,20 @@ class Runtime:
             for_users=limits.for_users,
             min_for_users_on_stripe=limits.min_for_users_on_stripe,
         )
+
+    @cached_property
+    def limit_policy(self) -> LimitPolicy:
+        """The configured thresholds and grace."""
+        grace = self.settings.hard_limit_grace
+        return LimitPolicy(
+            thresholds=tuple(self.settings.limit_thresholds),
+            grace=HardLimitGrace(credits=grace.credits, percent=grace.percent),
+        )
+
+    @cached_property
+    def snapshots(self) -> BalanceSnapshots:
+        """The balances that other services read from Redis."""
+        return BalanceSnapshots(self.redis, period=self.settings.controller_schedule)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

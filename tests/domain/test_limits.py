@@ -1,7 +1,27 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from usage_tasks.domain.credits import CreditCents
-from usage_tasks.domain.limits import LimitState, limit_state
+from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.limits import (
+    Crossing,
+    EntitlementReason,
+    HardLimitGrace,
+    LimitState,
+    check_thresholds,
+    hard_limit_cents,
+    judge,
+    limit_state,
+    list_levels,
+    reached_levels,
+    remaining_cents,
+)
+
+STRICT = HardLimitGrace()
+TENTH = HardLimitGrace(percent=10)
+FIFTY = HardLimitGrace(credits=50)
+OK, WITHIN, HARD = EntitlementReason
 
 
 @pytest.mark.parametrize(
@@ -22,3 +42,90 @@ from usage_tasks.domain.limits import LimitState, limit_state
 )
 def test_a_balance_is_below_almost_at_or_at_its_limit(balance: int, limit: int, state: LimitState) -> None:
     assert limit_state(CreditCents(balance), limit) is state
+
+
+@pytest.mark.parametrize(
+    ("limit", "grace", "cents"),
+    [
+        (100, STRICT, 10_000),
+        (100, TENTH, 11_000),
+        (7, TENTH, 770),
+        (100, FIFTY, 15_000),
+        (0, TENTH, 0),
+        (0, FIFTY, 5_000),
+    ],
+)
+def test_the_hard_limit_is_the_limit_and_its_grace(limit: int, grace: HardLimitGrace, cents: int) -> None:
+    assert hard_limit_cents(limit, grace) == cents
+
+
+@pytest.mark.parametrize(
+    ("balance", "limit", "grace", "reason"),
+    [
+        (9_999, 100, STRICT, OK),
+        (10_000, 100, STRICT, HARD),
+        (9_999, 100, TENTH, OK),
+        (10_000, 100, TENTH, WITHIN),
+        (10_999, 100, TENTH, WITHIN),
+        (11_000, 100, TENTH, HARD),
+        (0, 0, STRICT, HARD),
+        (-1, 0, STRICT, OK),
+        (0, 0, FIFTY, WITHIN),
+        (4_999, 0, FIFTY, WITHIN),
+        (5_000, 0, FIFTY, HARD),
+    ],
+)
+def test_only_the_hard_limit_bars_a_start(
+    balance: int, limit: int, grace: HardLimitGrace, reason: EntitlementReason
+) -> None:
+    judged = judge(CreditCents(balance), limit, grace)
+    assert judged is reason
+    assert judged.may_start is (reason is not HARD)
+
+
+def levels(*args: object) -> list[tuple[Crossing, int | None, int]]:
+    return [(each.crossing, each.percent, each.level_cents) for each in list_levels(*args)]  # type: ignore[arg-type]  # as given
+
+
+def test_levels_are_announced_from_below_and_the_limit_always_is() -> None:
+    assert levels(200, (80, 50, 120, 100), TENTH) == [
+        (Crossing.THRESHOLD, 50, 10_000),
+        (Crossing.THRESHOLD, 80, 16_000),
+        (Crossing.LIMIT, 100, 20_000),
+        (Crossing.HARD_LIMIT, 110, 22_000),
+        (Crossing.THRESHOLD, 120, 24_000),
+    ]
+    assert levels(200, (), STRICT) == [(Crossing.LIMIT, 100, 20_000), (Crossing.HARD_LIMIT, 100, 20_000)]
+
+
+def test_a_limit_of_zero_has_no_parts() -> None:
+    assert levels(0, (50, 80), FIFTY) == [(Crossing.LIMIT, 100, 0), (Crossing.HARD_LIMIT, None, 5_000)]
+
+
+@given(
+    balance=st.integers(-(10**6), 10**6),
+    limit=st.integers(0, 5_000),
+    thresholds=st.lists(st.integers(1, 1000), max_size=10),
+    grace=st.builds(HardLimitGrace, credits=st.integers(0, 100), percent=st.integers(0, 100)),
+)
+def test_a_start_is_barred_exactly_when_the_hard_limit_is_announced(
+    balance: int, limit: int, thresholds: list[int], grace: HardLimitGrace
+) -> None:
+    cents = CreditCents(balance)
+    told = {level.crossing for level in reached_levels(cents, limit, thresholds, grace)}
+    reason = judge(cents, limit, grace)
+    assert (Crossing.HARD_LIMIT in told) is (reason is HARD)
+    assert (Crossing.LIMIT in told) is (reason is not OK)
+    assert (Crossing.LIMIT in told) is (limit_state(cents, limit) is LimitState.REACHED)
+    assert (Crossing.LIMIT in told) is (remaining_cents(cents, limit) <= 0)
+
+
+def test_thresholds_are_kept_in_rising_order_each_once() -> None:
+    assert check_thresholds([80, 1, 1000, 80]) == (1, 80, 1000)
+    assert check_thresholds([]) == ()
+
+
+@pytest.mark.parametrize("thresholds", [[0], [-1], [1001], list(range(1, 12))])
+def test_thresholds_that_are_not_allowed_are_refused(thresholds: list[int]) -> None:
+    with pytest.raises(InvalidInputError, match="thresholds: "):
+        check_thresholds(thresholds)

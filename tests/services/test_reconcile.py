@@ -148,36 +148,36 @@ def test_a_reached_limit_is_announced_once_a_cycle(connection: Connection) -> No
     record(connection, at=START)
     used(connection, team("over"), 50_000, at=START + 12 * HOUR)
     used(connection, team("under"), 49_990, at=START + 12 * HOUR)
-    assert announce_limits(connection, at=START + DAY) == 1
-    assert announce_limits(connection, at=START + 2 * DAY) == 0
-    (told,) = claim_announcements(connection, limit=10, lease=HOUR)
+    assert announce_limits(connection, at=START + DAY).limits == 1
+    assert announce_limits(connection, at=START + 2 * DAY).limits == 0
+    claimed = claim_announcements(connection, limit=10, lease=HOUR)
+    (told,) = [each for each in claimed if each.task == "server.usage_limit_reached"]
     assert claim_announcements(connection, limit=10, lease=HOUR) == []  # leased
-    assert told.task == "server.usage_limit_reached"
     assert (told.payload["attribution_id"], told.payload["balance_cents"]) == (team("over"), 50_000)
-    assert mark_dispatched(connection, [told]) == 1
+    assert mark_dispatched(connection, claimed) == len(claimed)
     assert claim_announcements(connection, limit=10, lease=HOUR) == []
     while reset_due(connection, at=START + 40 * DAY).cycles:
         pass
-    assert announce_limits(connection, at=START + 40 * DAY) == 0
+    assert announce_limits(connection, at=START + 40 * DAY).limits == 0
     used(connection, team("over"), 50_000, at=START + 41 * DAY)
-    assert announce_limits(connection, at=START + 41 * DAY) == 1
+    assert announce_limits(connection, at=START + 41 * DAY).limits == 1
 
 
 def test_a_limit_is_not_announced_for_usage_that_a_due_reset_will_cover(connection: Connection) -> None:
     record(connection, at=START)
     used(connection, team("twice"), 30_000, at=START + DAY)
     used(connection, team("twice"), 30_000, at=START + 32 * DAY)
-    assert announce_limits(connection, at=START + 33 * DAY) == 0
+    assert announce_limits(connection, at=START + 33 * DAY).limits == 0
     while reset_due(connection, at=START + 33 * DAY).cycles:
         pass
-    assert announce_limits(connection, at=START + 33 * DAY) == 0
+    assert announce_limits(connection, at=START + 33 * DAY).limits == 0
 
 
 def test_a_limit_that_was_raised_and_is_reached_again_is_announced_again(connection: Connection) -> None:
     record(connection, at=START)
     account = account_of(team("raised"))
     used(connection, account.attribution_id, 50_000, at=START + HOUR)
-    assert announce_limits(connection, at=START + DAY) == 1
+    assert announce_limits(connection, at=START + DAY).limits == 1
     set_cost_center(
         connection,
         account,
@@ -188,15 +188,15 @@ def test_a_limit_that_was_raised_and_is_reached_again_is_announced_again(connect
         at=START + DAY,
         actor=SYSTEM,
     )
-    assert announce_limits(connection, at=START + DAY) == 0
+    assert announce_limits(connection, at=START + DAY).limits == 0
     used(connection, account.attribution_id, 10_000, at=START + 2 * DAY)
-    assert announce_limits(connection, at=START + 2 * DAY) == 1
+    assert announce_limits(connection, at=START + 2 * DAY).limits == 1
 
 
 def test_a_running_session_reaches_the_limit_between_two_ticks(connection: Connection) -> None:
     record(connection, session_report(workspace_class="xlarge"))
     edge = START + 500 * MINUTE
-    assert announce_limits(connection, at=edge - MINUTE) == 0
+    assert announce_limits(connection, at=edge - MINUTE).limits == 0
     assert get_standing(connection, account_of(team()), at=edge - MINUTE).remaining_cents == 100
-    assert announce_limits(connection, at=edge) == 1
+    assert announce_limits(connection, at=edge).limits == 1
     assert get_standing(connection, account_of(team()), at=edge).remaining_cents == 0

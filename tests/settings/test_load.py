@@ -41,6 +41,13 @@ def test_what_is_left_out_has_its_default(load: Load) -> None:
     assert settings.stripe_api_base is None
     assert settings.stripe_meter_event_name == "usage_credits"
     assert settings.test_clock is False
+    assert tuple(settings.limit_thresholds) == (50, 80, 100)
+    assert (settings.hard_limit_grace.credits, settings.hard_limit_grace.percent) == (0, 0)
+
+
+def test_a_grace_is_credits_or_a_percentage(load: Load) -> None:
+    assert load(hardLimitGrace={"percent": 10}).hard_limit_grace.percent == 10
+    assert load(environ={"USAGE_HARD_LIMIT_GRACE__CREDITS": "50"}).hard_limit_grace.credits == 50
 
 
 def test_an_empty_schedule_turns_its_job_off(load: Load) -> None:
@@ -116,6 +123,8 @@ def test_without_a_file_the_environment_is_enough() -> None:
         ("USAGE_STRIPE_METER_EVENT_NAME", "42", "stripe_meter_event_name", "42"),
         ("USAGE_STRIPE_CREDENTIALS_FILE", "c.json", "stripe_credentials_file", "c.json"),
         ("USAGE_GITPOD_HOST", "true", "gitpod_host", "true"),
+        ("USAGE_LIMIT_THRESHOLDS", "[90, 10]", "limit_thresholds", (10, 90)),
+        ("USAGE_LIMIT_THRESHOLDS", "[]", "limit_thresholds", ()),
     ],
 )
 def test_a_variable_overrides_its_key(load: Load, variable: str, value: str, key: str, seen: object) -> None:

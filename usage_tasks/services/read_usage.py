@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Account
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.errors import InvalidInputError
-from usage_tasks.domain.limits import LimitState, limit_state
+from usage_tasks.domain.limits import LimitState, limit_state, remaining_cents
 from usage_tasks.storage import balances, cost_centers, usage
 from usage_tasks.storage.usage import UsageEntry
 
@@ -49,7 +49,7 @@ def get_standing(connection: Connection, account: Account, *, at: datetime) -> S
     return Standing(
         balance_cents=balance,
         spending_limit=current.spending_limit,
-        remaining_cents=current.spending_limit * 100 - balance,
+        remaining_cents=remaining_cents(balance, current.spending_limit),
         limit_state=limit_state(balance, current.spending_limit),
     )
 

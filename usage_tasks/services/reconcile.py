@@ -1,14 +1,26 @@
 """The ledger job: post what stopped, announce who reached their limit."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
 
-from usage_tasks.storage import outbox, sessions
+from usage_tasks.domain.limits import Crossing, LimitPolicy
+from usage_tasks.storage import limits, sessions
 from usage_tasks.storage.sessions import Posted
 
 BATCH: Final = 50_000
+DEFAULT_POLICY: Final = LimitPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """How many accounts' levels were announced, by what they are."""
+
+    thresholds: int
+    limits: int
+    hard_limits: int
 
 
 def post_batch(connection: Connection, *, at: datetime) -> Posted:
@@ -16,6 +28,11 @@ def post_batch(connection: Connection, *, at: datetime) -> Posted:
     return sessions.post_stopped(connection, at=at, limit=BATCH)
 
 
-def announce_limits(connection: Connection, *, at: datetime) -> int:
-    """Put an announcement into the outbox for each account that has reached its limit, once a cycle."""
-    return outbox.announce_reached_limits(connection, at=at)
+def announce_limits(connection: Connection, *, at: datetime, policy: LimitPolicy = DEFAULT_POLICY) -> Announced:
+    """Put an announcement into the outbox for each level that a balance has reached, once a cycle and limit."""
+    crossed = limits.announce_crossings(connection, at=at, policy=policy)
+    return Announced(
+        thresholds=crossed.get(Crossing.THRESHOLD, 0),
+        limits=crossed.get(Crossing.LIMIT, 0),
+        hard_limits=crossed.get(Crossing.HARD_LIMIT, 0),
+    )

@@ -10,6 +10,7 @@ from typing import Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from usage_tasks.domain.limits import GRACE_PERCENT_MAX, THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.values import (
     CREDITS_PER_MINUTE_MAX,
@@ -24,6 +25,7 @@ from usage_tasks.settings.values import (
     RedisUrl,
     Schedule,
     Text,
+    Thresholds,
     WebUrl,
 )
 
@@ -36,6 +38,10 @@ _SCHEDULE: Final = (
     'a duration as Go writes it, such as "90s", "1h30m" or "24h", above 0 and up to 366 days, or "" for off'
 )
 _LIMIT: Final = f"whole credits from 0 to {LIMIT_CREDITS_MAX}"
+_THRESHOLDS: Final = (
+    f"up to {THRESHOLDS_MAX} different percentages from 1 to {THRESHOLD_PERCENT_MAX}, such as [50, 80, 100]"
+)
+_GRACE_PERCENT: Final = f"a whole percentage from 0 to {GRACE_PERCENT_MAX}"
 _PRICE_ID: Final = "the id of a Stripe price, for every currency"
 _PRICE_IDS: Final = (
     'at least one currency (three lower-case letters) with the id of its Stripe price: {"eur": "price_..."}'
@@ -52,6 +58,19 @@ class SpendingLimits(_Section):
     for_teams: LimitCredits = Field(description=_LIMIT)
     for_users: LimitCredits = Field(description=_LIMIT)
     min_for_users_on_stripe: LimitCredits = Field(default=0, description=_LIMIT)
+
+
+class HardLimitGrace(_Section):
+    """How far above its spending limit an account may go before nothing starts any more: credits, or a percentage."""
+
+    credits: LimitCredits = Field(default=0, description=_LIMIT)
+    percent: int = Field(default=0, ge=0, le=GRACE_PERCENT_MAX, description=_GRACE_PERCENT)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.credits and self.percent:
+            raise ValueError("credits and percent exclude each other")
+        return self
 
 
 class StripePrices(_Section):
@@ -135,6 +154,13 @@ class Settings(_Section):
         f"{CREDITS_PER_MINUTE_MAX} with at most {FRACTIONAL_DIGITS_MAX} fractional digits"
     )
     default_spending_limit: SpendingLimits = Field(description='an object such as {"forTeams": 500, "forUsers": 100}')
+    limit_thresholds: Thresholds = Field(
+        default=(50, 80, 100),
+        description=_THRESHOLDS,
+    )
+    hard_limit_grace: HardLimitGrace = Field(
+        default_factory=HardLimitGrace, description='an object with either "credits" or "percent": {"percent": 10}'
+    )
     stripe_credentials_file: Text | None = Field(default=None, description="the path of a JSON file")
     stripe_prices: StripePrices = Field(
         default_factory=StripePrices,

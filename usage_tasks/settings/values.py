@@ -4,7 +4,7 @@ A validator's message never repeats the value, which may be a secret; the loader
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Final
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from usage_tasks.domain.durations import parse_duration
+from usage_tasks.domain.limits import THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
 
 CREDITS_PER_MINUTE_MAX: Final = Decimal(1_000_000)
 FRACTIONAL_DIGITS_MAX: Final = 20
@@ -82,11 +83,19 @@ def _host_and_port(value: str) -> str:
     return value
 
 
+def _rising(value: Sequence[int]) -> tuple[int, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("one occurs twice")
+    return tuple(sorted(value))
+
+
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^\S(.*\S)?$")]
 Currency = Annotated[str, StringConstraints(pattern=r"^[a-z]{3}$")]
 Schedule = Annotated[timedelta | None, BeforeValidator(_schedule)]
 CreditsPerMinute = Annotated[Decimal, BeforeValidator(_exact), AfterValidator(_price)]
 LimitCredits = Annotated[int, Field(ge=0, le=LIMIT_CREDITS_MAX)]
+Percent = Annotated[int, Field(ge=1, le=THRESHOLD_PERCENT_MAX)]
+Thresholds = Annotated[Sequence[Percent], Field(max_length=THRESHOLDS_MAX), AfterValidator(_rising)]
 PricesByClass = Annotated[Mapping[Text, CreditsPerMinute], Field(min_length=1)]
 PriceIds = Annotated[Mapping[Currency, Text], Field(min_length=1)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from usage_tasks.storage.balances import with_balances
 from usage_tasks.storage.rows import execute, fetch
 
 
@@ -18,32 +17,6 @@ class Announcement:
     key: str
     task: str
     payload: dict[str, object]
-
-
-_ALL_ACCOUNTS = "SELECT attribution_id, CAST(:at AS timestamptz) AS at FROM cost_center WHERE superseded_at IS NULL"
-
-_ANNOUNCE_LIMITS = f"""
-    WITH {with_balances(_ALL_ACCOUNTS)}
-    INSERT INTO outbox (key, task, payload)
-    SELECT concat_ws(':', 'usage_limit_reached', c.attribution_id, extract(epoch FROM c.cycle_started_at)::bigint,
-                     c.spending_limit),
-           'server.usage_limit_reached',
-           jsonb_build_object('attribution_id', c.attribution_id, 'spending_limit', c.spending_limit,
-                              'balance_cents', b.credit_cents, 'cycle_started_at', c.cycle_started_at, 'at', b.at)
-    FROM cost_center c JOIN balance b USING (attribution_id)
-    WHERE c.superseded_at IS NULL AND c.cycle_started_at <= b.at AND c.next_billing_at > b.at
-        AND b.credit_cents >= c.spending_limit * 100
-    ORDER BY c.attribution_id
-    ON CONFLICT (key) DO NOTHING
-"""
-
-
-def announce_reached_limits(connection: Connection, *, at: datetime) -> int:
-    """Announce each account whose balance has reached its spending limit, once a cycle and limit; return how many.
-
-    An account whose cycle has ended is judged after its reset, or after its invoice is booked.
-    """
-    return execute(connection, _ANNOUNCE_LIMITS, at=at)
 
 
 def claim_announcements(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[Announcement]:

@@ -1,6 +1,6 @@
 """Effective-dated prices of the workspace classes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.rating import PriceVersion
 from usage_tasks.storage.rows import execute, fetch
 
 FIRST_EFFECTIVE_FROM: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,3 +63,16 @@ def list_classes(connection: Connection) -> frozenset[str]:
     return frozenset(
         row.workspace_class for row in fetch(connection, "SELECT DISTINCT workspace_class FROM price_version")
     )
+
+
+def list_histories(connection: Connection, classes: Iterable[str]) -> Mapping[str, Sequence[PriceVersion]]:
+    """Answer every price that each of these classes ever had or will have, in rising order."""
+    statement = """
+        SELECT workspace_class, effective_from, credits_per_minute FROM price_version
+        WHERE workspace_class = ANY(CAST(:classes AS text[])) ORDER BY workspace_class, effective_from
+    """
+    histories: dict[str, list[PriceVersion]] = {}
+    for row in fetch(connection, statement, classes=list(set(classes))):
+        version = PriceVersion(effective_from=row.effective_from, credits_per_minute=row.credits_per_minute)
+        histories.setdefault(row.workspace_class, []).append(version)
+    return histories

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -31,6 +32,7 @@ from sqlalchemy.types import TypeEngine
 
 from usage_tasks.domain.cost_centers import BillingStrategy
 from usage_tasks.domain.ledger import EntryKind
+from usage_tasks.domain.limits import Crossing
 
 T = TypeVar("T")
 
@@ -63,7 +65,9 @@ def _required(name: str, kind: TypeEngine[T], *, default: str | None = None) -> 
     return Column(name, kind, nullable=False, server_default=None if default is None else text(default))
 
 
-def _one_of(column: str, values: type[EntryKind] | type[BillingStrategy] | tuple[str, ...]) -> CheckConstraint:
+def _one_of(
+    column: str, values: type[EntryKind] | type[BillingStrategy] | type[Crossing] | tuple[str, ...]
+) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
@@ -121,6 +125,8 @@ ledger_entry = Table(
     _one_of("kind", EntryKind),
     CheckConstraint("(kind IN ('session', 'adjustment')) = (instance_id IS NOT NULL)", name="instance_id"),
     Index("ledger_entry_effective_idx", "attribution_id", "effective_at"),
+    # What was posted lately: entries only ever come at the end, so that a range of blocks says enough.
+    Index("ledger_entry_posted_idx", "posted_at", postgresql_using="brin"),
 )
 
 account_balance = Table(
@@ -277,6 +283,38 @@ outbox = Table(
     _moment("dispatched_at", nullable=True),
     UniqueConstraint("key"),
     Index("outbox_undispatched_idx", "outbox_id", postgresql_where=text("dispatched_at IS NULL")),
+)
+
+limit_thresholds = Table(
+    "limit_thresholds",
+    metadata,
+    _account(primary_key=True),
+    # Percent of the spending limit, rising; an account without a row has the installation's.
+    _required("thresholds", ARRAY(Integer())),
+    _moment("changed_at", default_now=True),
+    _required("actor", Text()),
+    CheckConstraint(
+        "array_position(thresholds, NULL) IS NULL AND 1 <= ALL (thresholds) AND 1000 >= ALL (thresholds)",
+        name="thresholds",
+    ),
+    CheckConstraint("cardinality(thresholds) <= 10", name="count"),
+)
+
+# Once a cycle, a limit and a level: the announcement's own memory, which outlives the outbox.
+limit_crossing = Table(
+    "limit_crossing",
+    metadata,
+    _account(primary_key=True),
+    Column("cycle_started_at", DateTime(timezone=True), primary_key=True),
+    Column("spending_limit", BigInteger, primary_key=True, autoincrement=False),
+    Column("crossing", Text, primary_key=True),
+    Column("level_cents", BigInteger, primary_key=True, autoincrement=False),
+    Column("percent", Integer),
+    _required("balance_cents", BigInteger()),
+    _moment("at"),
+    _moment("recorded_at", default_now=True),
+    _one_of("crossing", Crossing),
+    CheckConstraint("balance_cents >= level_cents", name="level"),
 )
 
 job_run = Table(

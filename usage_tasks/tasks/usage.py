@@ -23,6 +23,7 @@ from usage_tasks.tasks.arguments import (
     parse_reports,
 )
 from usage_tasks.tasks.jobs import Skipped, run_job
+from usage_tasks.tasks.snapshot import SnapshotOutcome, show_balances
 from usage_tasks.tasks.task import task
 
 _BATCHES_MAX: Final = 10_000
@@ -68,16 +69,24 @@ def record_instances(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileAnswer:
-    """What the ledger job did: entries posted and their sum, and accounts announced to have reached their limit."""
+    """What the ledger job did: entries posted and their sum, what was announced of limits, balances shown in Redis.
+
+    The snapshot is "written", "failed" (Redis is away: the next tick makes up for it), or "skipped" by a run for an
+    instant of its own: it shows the present.
+    """
 
     entries: int
     credit_cents: int
+    thresholds_reached: int
     limits_reached: int
+    hard_limits_reached: int
+    snapshot: SnapshotOutcome
+    snapshots_written: int
 
 
 @task(name="usage.reconcile", time_limit=timedelta(minutes=4))
 def reconcile_usage(at: Moment | None = None, scheduled: bool = False) -> ReconcileAnswer | Skipped:  # noqa: FBT001, FBT002 - a wire argument
-    """Post every session that had stopped by `at` and is not in the ledger; announce reached limits."""
+    """Post every session that had stopped by `at` and is not in the ledger, announce limits, show balances in Redis."""
     rt = runtime()
 
     def work(now: datetime) -> ReconcileAnswer:
@@ -89,8 +98,20 @@ def reconcile_usage(at: Moment | None = None, scheduled: bool = False) -> Reconc
             if batch.entries < reconcile.BATCH:
                 break
         with rt.transaction() as connection:
-            reached = reconcile.announce_limits(connection, at=now)
-        return ReconcileAnswer(entries=posted, credit_cents=cents, limits_reached=reached)
+            reached = reconcile.announce_limits(connection, at=now, policy=rt.limit_policy)
+        outcome: SnapshotOutcome = "skipped"
+        written = 0
+        if at is None:
+            outcome, written = show_balances(rt, at=now)
+        return ReconcileAnswer(
+            entries=posted,
+            credit_cents=cents,
+            thresholds_reached=reached.thresholds,
+            limits_reached=reached.limits,
+            hard_limits_reached=reached.hard_limits,
+            snapshot=outcome,
+            snapshots_written=written,
+        )
 
     return run_job(rt, "usage.reconcile", rt.settings.controller_schedule, at=at, scheduled=scheduled, work=work)
 

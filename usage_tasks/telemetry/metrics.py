@@ -7,7 +7,7 @@ looks at it on import. Source: https://prometheus.github.io/client_python/multip
 import os
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
 MULTIPROC_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -22,6 +22,15 @@ STRIPE_CALL_SECONDS: Final = Histogram(
     "usage_stripe_call_duration_seconds", "How long a call to Stripe took.", ["operation", "outcome"]
 )
 ROWS: Final = Counter("usage_rows", "What the tasks did, in rows, by the summary's own words.", ["task", "what"])
+
+SNAPSHOT_WRITTEN_AT: Final = Gauge(
+    "usage_balance_snapshot_written_timestamp_seconds",
+    "When the balances in Redis were last brought up to date: time() minus this is the snapshot's age.",
+    multiprocess_mode="max",
+)
+SNAPSHOT_RUNS: Final = Counter(
+    "usage_balance_snapshot_runs", "How bringing the balances in Redis up to date ended.", ["outcome"]
+)
 
 
 def serve_metrics(port: int, address: str = "127.0.0.1") -> None:
