@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from usage_tasks.storage.balances import with_balances
+from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.rows import execute, fetch
 
 
@@ -22,19 +23,31 @@ class Announcement:
 
 _ALL_ACCOUNTS = "SELECT attribution_id, CAST(:at AS timestamptz) AS at FROM cost_center WHERE superseded_at IS NULL"
 
+_REACHED = f"""
+    WITH {with_balances(_ALL_ACCOUNTS)}, reached AS (
+        SELECT concat_ws(':', 'usage_limit_reached', c.attribution_id, extract(epoch FROM c.cycle_started_at)::bigint,
+                         c.spending_limit) AS key,
+               'server.usage_limit_reached' AS task,
+               jsonb_build_object('attribution_id', c.attribution_id, 'spending_limit', c.spending_limit,
+                                  'balance_cents', b.credit_cents, 'cycle_started_at', c.cycle_started_at,
+                                  'at', b.at) AS payload
+        FROM cost_center c JOIN balance b USING (attribution_id)
+        WHERE c.superseded_at IS NULL AND c.cycle_started_at <= b.at AND c.next_billing_at > b.at
+            AND b.credit_cents >= c.spending_limit * 100
+    )
+"""
+
 _ANNOUNCE_LIMITS = f"""
-    WITH {with_balances(_ALL_ACCOUNTS)}
-    INSERT INTO outbox (key, task, payload)
-    SELECT concat_ws(':', 'usage_limit_reached', c.attribution_id, extract(epoch FROM c.cycle_started_at)::bigint,
-                     c.spending_limit),
-           'server.usage_limit_reached',
-           jsonb_build_object('attribution_id', c.attribution_id, 'spending_limit', c.spending_limit,
-                              'balance_cents', b.credit_cents, 'cycle_started_at', c.cycle_started_at, 'at', b.at)
-    FROM cost_center c JOIN balance b USING (attribution_id)
-    WHERE c.superseded_at IS NULL AND c.cycle_started_at <= b.at AND c.next_billing_at > b.at
-        AND b.credit_cents >= c.spending_limit * 100
-    ORDER BY c.attribution_id
+    {_REACHED}
+    INSERT INTO outbox (key, task, payload) SELECT key, task, payload FROM reached ORDER BY key
     ON CONFLICT (key) DO NOTHING
+"""
+
+_PLAN = f"""
+    {_REACHED}, new AS (
+        SELECT key, task, payload FROM reached WHERE NOT EXISTS (SELECT 1 FROM outbox o WHERE o.key = reached.key)
+    )
+    {planned("new", order="key")}
 """
 
 
@@ -44,6 +57,11 @@ def announce_reached_limits(connection: Connection, *, at: datetime) -> int:
     An account whose cycle has ended is judged after its reset, or after its invoice is booked.
     """
     return execute(connection, _ANNOUNCE_LIMITS, at=at)
+
+
+def plan_reached_limits(connection: Connection, *, at: datetime) -> Plan:
+    """Answer what `announce_reached_limits` would put into the outbox."""
+    return run_plan(connection, _PLAN, at=at)
 
 
 def claim_announcements(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[Announcement]:
