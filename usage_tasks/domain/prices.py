@@ -1,5 +1,6 @@
 """What a price version may be, and how one that is asked for fits among those that stand."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ CREDITS_PER_MINUTE_MAX: Final = Decimal(1_000_000)
 FRACTIONAL_DIGITS_MAX: Final = 20
 MINIMUM_CREDITS_MAX: Final = Decimal(1_000_000)
 ROUNDING_STEP_MAX: Final = timedelta(days=1)
+_AMOUNT: Final = re.compile(r"[0-9]{1,12}(?:\.(?P<fraction>[0-9]{1,30}))?")
 ALL_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """A class's first version holds from here on; no session starts earlier."""
 
@@ -27,6 +29,17 @@ class AskedPrice:
     credits_per_minute: Decimal
     minimum_cents: CreditCents | None
     rounding_seconds: int | None
+
+
+def parse_amount(text: str, *, largest: Decimal, fractional_digits_max: int) -> Decimal:
+    """Read a decimal such as `0.5`, exactly; raise ValueError that says what is allowed."""
+    found = _AMOUNT.fullmatch(text)
+    if not found or len(found["fraction"] or "") > fractional_digits_max or Decimal(text) > largest:
+        raise ValueError(
+            f"{text!a:.100} is not allowed: a decimal such as 0.5, from 0 to {largest}, "
+            f"at most {fractional_digits_max} fractional digits"
+        )
+    return Decimal(text)
 
 
 def decide_version(asked: AskedPrice, standing: Sequence[PriceVersion]) -> PriceVersion:
