@@ -85,3 +85,14 @@ def test_a_deployment_publishes_the_rules_of_the_file_once(
         latest = "SELECT * FROM price_version WHERE workspace_class = 'xlarge' ORDER BY effective_from DESC LIMIT 1"
         row = connection.execute(text(latest)).one()
     assert (row.effective_from, row.minimum_cents, row.rounding_seconds) == (START + DAY, 50, 60)
+
+
+def test_a_session_and_an_entry_are_explained(installation: Runtime) -> None:
+    with installation.transaction() as connection:
+        (entry,) = connection.execute(text("SELECT attribution_id, key, instance_id FROM ledger_entry")).all()
+    assert "It costs 6000 credit cents (60.00 credits)." in run("explain", str(entry.instance_id)).output
+    words = run("explain", entry.key, "--account", entry.attribution_id).output
+    assert f"{entry.key}, the entry asked for: 6000" in words
+    assert answer("explain", str(entry.instance_id), "--json")["numbers"]["credit_cents"] == 6000
+    earlier = run("explain", str(entry.instance_id), "--at", "2026-01-01T00:30:00").output
+    assert "It is a draft: 3000 credit cents are not posted." in earlier

@@ -24,6 +24,7 @@ from usage_tasks.services.verify import verify as run_verify
 from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.storage import migrate as migrations
 from usage_tasks.storage import prices, quarantine
+from usage_tasks.tasks import explain as explain_tasks
 from usage_tasks.tasks import prices as price_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
 from usage_tasks.webhook_app import serve
@@ -173,6 +174,20 @@ def add_price(
         dry_run=not apply,
     )
     out.print_json(json.dumps(answer))
+
+
+@cli.command("explain")
+def explain(
+    what: Annotated[str, typer.Argument(help="a session's id, or the key of an entry of --account")],
+    account: Annotated[str | None, typer.Option(help="team:<uuid> or user:<uuid>")] = None,
+    at: Annotated[datetime | None, typer.Option(help="ISO 8601, UTC; default: now")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the numbers too")] = False,
+) -> None:
+    """Explain what a session costs, or what an entry of the ledger is, in words."""
+    asked = {"instance_id": what} if account is None else {"attribution_id": account, "entry_key": what}
+    ask: Any = explain_tasks.explain_usage
+    answer = ask(actor=_ACTOR, at=_utc(at), **asked)
+    sys.stdout.write((json.dumps(answer, indent=2) if as_json else answer["text"]) + "\n")
 
 
 @cli.command()
