@@ -15,6 +15,8 @@ app = Celery(
     include=[
         "usage_tasks.tasks.usage",
         "usage_tasks.tasks.limits",
+        "usage_tasks.tasks.prices",
+        "usage_tasks.tasks.explain",
         "usage_tasks.tasks.billing",
         "usage_tasks.tasks.stripe",
         "usage_tasks.tasks.maintenance",

@@ -5,7 +5,7 @@ import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -14,7 +14,9 @@ from rich.table import Table
 from usage_tasks.celery import app
 from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
+from usage_tasks.domain.errors import PermanentError
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
 from usage_tasks.services.verify import GRACE
@@ -22,6 +24,8 @@ from usage_tasks.services.verify import verify as run_verify
 from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.storage import migrate as migrations
 from usage_tasks.storage import prices, quarantine
+from usage_tasks.tasks import explain as explain_tasks
+from usage_tasks.tasks import prices as price_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
 from usage_tasks.webhook_app import serve
 
@@ -31,6 +35,8 @@ _USAGE_ERROR: Final = 2
 cli = typer.Typer(
     help="Usage billing on Celery.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
+cli.add_typer(price_commands, name="prices")
 out = Console()
 
 
@@ -38,13 +44,19 @@ out = Console()
 def migrate() -> None:
     """Bring the database to this version: its schema, then the price list of the configuration file.
 
-    A price that differs from the latest one holds from now on; what ran before keeps its price.
+    A price that the file has changed holds from now on; what ran before keeps its price.
     """
     rt = runtime()
     migrations.upgrade(rt.settings.sqlalchemy_url)
     with rt.transaction() as connection:
+        # First the lock, then the time: whatever is posted at the prices of before had stopped before these hold.
+        prices.lock_prices(connection)
         added = prices.publish_prices(
-            connection, rt.settings.credits_per_minute_by_workspace_class, at=rt.now(), actor=_ACTOR
+            connection,
+            rt.settings.credits_per_minute_by_workspace_class,
+            rules=rt.settings.charge_rules,
+            at=rt.now(),
+            actor=_ACTOR,
         )
     out.print(f"the schema is up to date; {added} price versions are new")
 
@@ -121,6 +133,63 @@ def list_quarantine(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100
             sys.stdout.write(json.dumps(line) + "\n")
 
 
+@price_commands.command("list")
+def list_prices(workspace_class: Annotated[str | None, typer.Argument(help="default: every class")] = None) -> None:
+    """List the price versions, each class's in rising order."""
+    table = Table("class", "from", "credits a minute", "minimum, credits", "step, s", "origin", "actor")
+    with runtime().transaction() as connection:
+        for each in prices.list_versions(connection, workspace_class):
+            version, rule = each.version, each.version.rule
+            table.add_row(
+                each.workspace_class,
+                version.effective_from.isoformat(),
+                f"{version.credits_per_minute:f}",
+                str(cents_to_credits(rule.minimum_cents)),
+                str(rule.rounding_seconds),
+                each.origin,
+                each.actor,
+            )
+    out.print(table)
+
+
+@price_commands.command("add")
+def add_price(
+    workspace_class: str,
+    credits_per_minute: Annotated[str, typer.Argument(help="an exact decimal, such as 0.5")],
+    effective_from: Annotated[datetime, typer.Option("--from", help="ISO 8601, UTC; may be past or to come")],
+    minimum: Annotated[str | None, typer.Option(help="least charge in credits; default: as before")] = None,
+    step: Annotated[str | None, typer.Option(help="rounding step, such as 1m; default: as before")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="do it; else a dry run shows what would follow")] = False,
+) -> None:
+    """Add a price version; one from the past re-prices what is posted, by adjustments of the next ledger job."""
+    seconds = None if step is None else _whole_seconds(step)
+    add: Any = price_tasks.add_price_version  # called as over the wire, so that one validation serves both
+    answer = add(
+        workspace_class=workspace_class,
+        actor=_ACTOR,
+        credits_per_minute=credits_per_minute,
+        effective_from=_utc(effective_from),
+        minimum_credits=minimum,
+        rounding_seconds=seconds,
+        dry_run=not apply,
+    )
+    out.print_json(json.dumps(answer))
+
+
+@cli.command("explain")
+def explain(
+    what: Annotated[str, typer.Argument(help="a session's id, or the key of an entry of --account")],
+    account: Annotated[str | None, typer.Option(help="team:<uuid> or user:<uuid>")] = None,
+    at: Annotated[datetime | None, typer.Option(help="ISO 8601, UTC; default: now")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the numbers too")] = False,
+) -> None:
+    """Explain what a session costs, or what an entry of the ledger is, in words."""
+    asked = {"instance_id": what} if account is None else {"attribution_id": account, "entry_key": what}
+    ask: Any = explain_tasks.explain_usage
+    answer = ask(actor=_ACTOR, at=_utc(at), **asked)
+    sys.stdout.write((json.dumps(answer, indent=2) if as_json else answer["text"]) + "\n")
+
+
 @cli.command()
 def demo(
     tick: Annotated[str, typer.Option(help="how far apart the ledger ticks are, such as 24h or 6h")] = "24h",
@@ -138,15 +207,26 @@ def demo(
     raise typer.Exit(run_demo(plan, out))
 
 
+def _whole_seconds(step: str) -> int:
+    """Read a rounding step; a BadParameter names one that is no whole seconds."""
+    try:
+        duration = parse_duration(step)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--step") from error
+    if duration % timedelta(seconds=1):
+        raise typer.BadParameter(f"{step!r} is not allowed: whole seconds", param_hint="--step")
+    return duration // timedelta(seconds=1)
+
+
 def _utc(moment: datetime | None) -> datetime | None:
     return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def main() -> None:
-    """Run the command line; a wrong setting is one message and exit code 2."""
+    """Run the command line; a wrong setting or value is one message and exit code 2."""
     try:
         cli()
-    except (SettingsError, StartError) as error:
+    except (SettingsError, StartError, PermanentError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(_USAGE_ERROR)
 

@@ -4,13 +4,16 @@ import pytest
 
 from tests.billing.bench import Bench, CrashError, at_once, crashing
 from tests.billing.conftest import BEGIN
-from tests.factories import DAY, HOUR, LIMITS, SYSTEM, team
+from tests.factories import DAY, HOUR, LIMITS, SYSTEM, call, team
+from tests.snapshot import snapshot
 from usage_tasks.domain.accounts import parse_attribution
 from usage_tasks.domain.cost_centers import BillingStrategy
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.runtime import Runtime
 from usage_tasks.services.cost_center import set_cost_center
 from usage_tasks.services.sync import report_closing_quantity, report_quantities
+from usage_tasks.tasks import billing
 
 ACCOUNT, OTHER = team("one"), team("two")
 PERIOD_END = add_months(BEGIN, 1)
@@ -177,3 +180,21 @@ def test_a_period_that_knows_its_closing_quantity_gets_no_closing_report(bench: 
     bench.sync(NOON)
     with bench.transaction() as connection:
         assert report_closing_quantity(connection, ACCOUNT, period_end=PERIOD_END) == 0
+
+
+def test_a_dry_sync_answers_the_very_reports_and_writes_and_sends_nothing(
+    bench: Bench, rt: Runtime, broker: str
+) -> None:
+    bench.pay(ACCOUNT)
+    bench.pay(OTHER)
+    bench.use(ACCOUNT, "1.05", until=NOON)
+    before = snapshot(bench.database)
+    plan = call(billing.sync_billing, at=NOON.isoformat(), scheduled=True, dry_run=True)["dry_run"]
+    assert snapshot(bench.database) == before
+    assert rt.redis.keys() == []
+    assert call(billing.sync_billing, at=NOON.isoformat()) == {"reports": 1}
+    assert rt.redis.keys() != []  # the call to send them
+    (report,) = bench.rows("SELECT attribution_id, as_of, identifier, quantity FROM meter_report")
+    assert (plan["rows"], plan["credit_cents"]) == (1, None)
+    assert plan["sample"] == [report._asdict() | {"as_of": report.as_of.isoformat()}]
+    assert call(billing.sync_billing, at=NOON.isoformat(), dry_run=True)["dry_run"]["rows"] == 0

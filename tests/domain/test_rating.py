@@ -8,20 +8,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.factories import DAY, HOUR, START
-from usage_tasks.domain.rating import PricedSpan, PriceVersion, elapsed_seconds, price, split_at_prices
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.rating import (
+    PER_SECOND,
+    ChargeRule,
+    PricedSpan,
+    PriceVersion,
+    elapsed_seconds,
+    price,
+    rate,
+    split_at_prices,
+)
 
 SIXTH = Decimal("0.1666666667")
 MINUTE = timedelta(minutes=1)
 PER_MINUTE = st.decimals(0, 100, places=10)
 DURATIONS = st.timedeltas(timedelta(0), timedelta(days=60))
+SHORT = st.integers(0, 400).map(lambda halves: timedelta(milliseconds=500 * halves))
+RULES = st.builds(
+    ChargeRule,
+    minimum_cents=st.sampled_from([0, 1, 40]).map(CreditCents),
+    rounding_seconds=st.sampled_from([1, 2, 7, 60, 3600]),
+)
+HISTORIES = st.dictionaries(SHORT, st.tuples(st.sampled_from([0, 1, 9]).map(Decimal), RULES), max_size=5)
 
 
 def span(seconds: int, per_minute: Decimal | str) -> PricedSpan:
     return PricedSpan(seconds=seconds, credits_per_minute=Decimal(per_minute))
 
 
-def version(effective_from: datetime, per_minute: Decimal | str = "0.1") -> PriceVersion:
-    return PriceVersion(effective_from=effective_from, credits_per_minute=Decimal(per_minute))
+def version(effective_from: datetime, per_minute: Decimal | str = "0.1", rule: ChargeRule = PER_SECOND) -> PriceVersion:
+    return PriceVersion(effective_from=effective_from, credits_per_minute=Decimal(per_minute), rule=rule)
+
+
+def charge(minimum_cents: int = 0, step: int = 1) -> ChargeRule:
+    return ChargeRule(minimum_cents=CreditCents(minimum_cents), rounding_seconds=step)
 
 
 @pytest.mark.parametrize(
@@ -113,3 +134,89 @@ def test_a_longer_session_never_costs_less(one: timedelta, other: timedelta, cha
     assert price(split_at_prices(START, START + shorter, versions)) <= price(
         split_at_prices(START, START + longer, versions)
     )
+
+
+def history(first: ChargeRule, changes: dict[timedelta, tuple[Decimal, ChargeRule]]) -> list[PriceVersion]:
+    later = [version(START + change, *changes[change]) for change in sorted(changes)]
+    return [version(START - DAY, "0.5", first), *later]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "charged", "cents"), [(0, 0, 0), (1, 60, 50), (59, 60, 50), (60, 60, 50), (61, 120, 100)]
+)
+def test_a_step_that_has_begun_is_charged_whole(seconds: int, charged: int, cents: int) -> None:
+    rating = rate(START, START + timedelta(seconds=seconds), [version(START, "0.5", charge(step=60))])
+    assert (rating.runtime_seconds, sum(each.seconds for each in rating.spans)) == (seconds, charged)
+    assert rating.credit_cents == cents
+
+
+@pytest.mark.parametrize(("milliseconds", "cents"), [(0, 0), (499, 0), (500, 25), (31_000, 26)])
+def test_the_minimum_is_charged_from_the_first_second_on(milliseconds: int, cents: int) -> None:
+    rating = rate(START, START + timedelta(milliseconds=milliseconds), [version(START, "0.5", charge(25))])
+    assert rating.credit_cents == cents
+
+
+def test_the_minimum_holds_where_the_price_is_nothing() -> None:
+    rating = rate(START, START + HOUR, [version(START, "0", charge(25))])
+    assert (rating.metered_cents, rating.credit_cents) == (0, 25)
+
+
+def test_a_step_is_charged_at_the_price_in_force_as_it_begins() -> None:
+    versions = [version(START, "0.5", charge(step=60)), version(START + timedelta(seconds=90), "1")]
+    spans = rate(START, START + timedelta(seconds=125), versions).spans
+    assert [(each.seconds, each.version.credits_per_minute) for each in spans] == [(120, Decimal("0.5")), (60, 1)]
+
+
+def test_step_and_minimum_are_those_of_the_version_at_the_start() -> None:
+    versions = [version(START, "0.5"), version(START + MINUTE, "0.5", charge(900, 3600))]
+    assert rate(START, START + 2 * MINUTE, versions).credit_cents == 100
+    assert rate(START + MINUTE, START + 2 * MINUTE, versions).credit_cents == 3000
+    assert rate(START + MINUTE, START + MINUTE, versions).credit_cents == 0
+
+
+@given(SHORT, RULES, HISTORIES)
+def test_the_seconds_charged_sum_to_the_runtime_rounded_up(
+    duration: timedelta, first: ChargeRule, changes: dict[timedelta, tuple[Decimal, ChargeRule]]
+) -> None:
+    rating = rate(START, START + duration, history(first, changes))
+    charged = sum(each.seconds for each in rating.spans)
+    assert charged % rating.rule.rounding_seconds == 0
+    assert 0 <= charged - rating.runtime_seconds < rating.rule.rounding_seconds
+    assert all(each.seconds >= 0 for each in rating.spans)
+    assert rating.credit_cents >= (rating.rule.minimum_cents if rating.runtime_seconds else 0)
+
+
+@given(SHORT, SHORT, RULES, HISTORIES)
+def test_a_price_never_falls_as_a_session_runs(
+    one: timedelta, other: timedelta, first: ChargeRule, changes: dict[timedelta, tuple[Decimal, ChargeRule]]
+) -> None:
+    shorter, longer = sorted([one, other])
+    versions = history(first, changes)
+    before, after = (rate(START, START + duration, versions).credit_cents for duration in (shorter, longer))
+    assert before <= after
+
+
+@given(SHORT, RULES, HISTORIES)
+def test_no_version_later_than_the_end_has_a_say(
+    duration: timedelta, first: ChargeRule, changes: dict[timedelta, tuple[Decimal, ChargeRule]]
+) -> None:
+    known = {change: value for change, value in changes.items() if change <= duration}
+    assert (
+        rate(START, START + duration, history(first, changes)).credit_cents
+        == rate(START, START + duration, history(first, known)).credit_cents
+    )
+
+
+@given(SHORT, HISTORIES)
+def test_without_steps_and_minimums_it_is_the_price_of_the_seconds(
+    duration: timedelta, changes: dict[timedelta, tuple[Decimal, ChargeRule]]
+) -> None:
+    plain = {change: (per_minute, PER_SECOND) for change, (per_minute, _) in changes.items()}
+    versions = history(PER_SECOND, plain)
+    whole = elapsed_seconds(START, START + duration)
+    edges = [elapsed_seconds(START, max(START, each.effective_from)) for each in versions]
+    each_second = [
+        versions[max(number for number, edge in enumerate(edges) if edge <= second)].credits_per_minute
+        for second in range(whole)
+    ]
+    assert rate(START, START + duration, versions).credit_cents == price([span(1, each) for each in each_second])

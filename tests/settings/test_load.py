@@ -8,6 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.settings.conftest import MISSION_FILE, REQUIRED, Load
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.rating import PER_SECOND, ChargeRule
 from usage_tasks.settings import load_settings
 from usage_tasks.settings.environment import list_fields, variable_name
 
@@ -61,6 +63,17 @@ def test_prices_are_the_decimals_that_were_written(load: Load) -> None:
     text = json.dumps(REQUIRED).replace("0.5", "0.16666666670000000001")
     prices = load(text).credits_per_minute_by_workspace_class
     assert prices["default"] == Decimal("0.16666666670000000001")
+
+
+def test_the_rules_of_a_class_are_exact_cents_and_seconds(load: Load) -> None:
+    assert load().charge_rules == {}
+    rules = {"default": {"minimumCredits": 0.29, "roundingStep": "1m30s"}}
+    assert load(workspaceClassRules=rules).charge_rules == {
+        "default": ChargeRule(minimum_cents=CreditCents(29), rounding_seconds=90)
+    }
+    assert load(workspaceClassRules={"default": {}}).charge_rules == {"default": PER_SECOND}
+    variable = {"USAGE_WORKSPACE_CLASS_RULES__DEFAULT": '{"minimumCredits": 2}'}
+    assert load(environ=variable).charge_rules["default"].minimum_cents == 200
 
 
 def test_a_price_a_currency_is_found_by_its_currency(load: Load) -> None:

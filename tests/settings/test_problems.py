@@ -10,6 +10,7 @@ from tests.settings.conftest import MISSION_FILE, REQUIRED, Problems
 from usage_tasks.settings import SettingsError, load_settings
 
 PRICES = "creditsPerMinuteByWorkspaceClass"
+RULES = "workspaceClassRules"
 
 
 def test_every_problem_is_listed_with_its_origin_key_value_and_what_is_allowed(
@@ -51,6 +52,15 @@ def test_every_problem_is_listed_with_its_origin_key_value_and_what_is_allowed(
         ({PRICES: {"default": float("nan")}}, f"{PRICES}.default = NaN: "),
         ({PRICES: {"default": float("inf")}}, f"{PRICES}.default = Infinity: "),
         ({PRICES: {" ": 1}}, f"{PRICES}. "),
+        ({RULES: {"gold": {}}}, f"{RULES} = an object: no price for gold; must be rules of classes that have a price"),
+        ({RULES: {"default": {"minimumCredits": 0.001}}}, f"{RULES}.default.minimumCredits = 0.001: 3 fractional"),
+        ({RULES: {"default": {"minimumCredits": -1}}}, f"{RULES}.default.minimumCredits = -1: out of range"),
+        ({RULES: {"default": {"minimumCredits": "1"}}}, f'{RULES}.default.minimumCredits = "1": must be rules'),
+        ({RULES: {"default": {"roundingStep": "0s"}}}, f'{RULES}.default.roundingStep = "0s": out of range'),
+        ({RULES: {"default": {"roundingStep": "1500ms"}}}, f'{RULES}.default.roundingStep = "1500ms": out of range'),
+        ({RULES: {"default": {"roundingStep": "25h"}}}, f'{RULES}.default.roundingStep = "25h": out of range'),
+        ({RULES: {"default": {"roundingStep": 60}}}, f"{RULES}.default.roundingStep = 60: must be rules"),
+        ({RULES: {"default": {"step": 60}}}, f"{RULES}.default.step: unknown key; must be rules of classes"),
         ({"defaultSpendingLimit": {"forTeams": -1, "forUsers": 1}}, "defaultSpendingLimit.forTeams = -1: "),
         ({"defaultSpendingLimit": {"forTeams": 1.0, "forUsers": 1}}, "defaultSpendingLimit.forTeams = 1.0: "),
         ({"defaultSpendingLimit": {"forTeams": "1", "forUsers": 1}}, 'defaultSpendingLimit.forTeams = "1": '),

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
 from tests.factories import START, SYSTEM, make_id
-from usage_tasks.domain.rating import PriceVersion, price, split_at_prices
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.rating import ChargeRule, PriceVersion, rate
 from usage_tasks.storage.prices import FIRST_EFFECTIVE_FROM
 from usage_tasks.storage.rating import RATED
 from usage_tasks.storage.rows import as_json
@@ -21,14 +22,18 @@ RATE = f"""
     SELECT instance_id, credit_cents FROM rated
 """  # noqa: S608 - a constant
 PUBLISH = text(
-    "INSERT INTO price_version (workspace_class, effective_from, credits_per_minute, actor) "
-    "VALUES (:workspace_class, :effective_from, :credits_per_minute, :actor)"
+    "INSERT INTO price_version "
+    "(workspace_class, effective_from, credits_per_minute, actor, minimum_cents, rounding_seconds) "
+    "VALUES (:workspace_class, :effective_from, :credits_per_minute, :actor, :minimum_cents, :rounding_seconds)"
 )
 # Few enough seconds that instants coincide with prices' edges, and halves of a second that tie.
 COARSE = st.integers(-3, 20).map(lambda halves: timedelta(milliseconds=500 * halves))
 FINE = st.timedeltas(timedelta(days=-1), timedelta(days=40))
 OFFSETS = st.one_of(COARSE, FINE)
 PRICES = st.one_of(st.decimals(0, 100, places=10), st.sampled_from([Decimal("0.1666666667"), Decimal("0.5")]))
+MINIMUMS = st.sampled_from([0, 0, 1, 5, 250]).map(CreditCents)
+STEPS = st.one_of(st.just(1), st.sampled_from([2, 3, 7, 60, 3600]), st.integers(1, 86_400))
+RULES = st.builds(ChargeRule, minimum_cents=MINIMUMS, rounding_seconds=STEPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +46,7 @@ class Case:
 
     def cents(self) -> int:
         ended_at = max(self.started_at, self.until)
-        return price(split_at_prices(self.started_at, ended_at, self.versions))
+        return rate(self.started_at, ended_at, self.versions).credit_cents
 
 
 @st.composite
@@ -52,7 +57,9 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(
         started_at=draw(instants),
         until=draw(instants),
-        versions=[PriceVersion(effective_from=edge, credits_per_minute=draw(PRICES)) for edge in edges],
+        versions=[
+            PriceVersion(effective_from=edge, credits_per_minute=draw(PRICES), rule=draw(RULES)) for edge in edges
+        ],
     )
 
 
@@ -65,6 +72,8 @@ def rated(connection: Connection, examples: Sequence[Case]) -> list[int]:
             "effective_from": version.effective_from,
             "credits_per_minute": version.credits_per_minute,
             "actor": SYSTEM,
+            "minimum_cents": version.rule.minimum_cents,
+            "rounding_seconds": version.rule.rounding_seconds,
         }
         for number, example in enumerate(examples)
         for version in example.versions
@@ -112,3 +121,14 @@ def test_half_a_cent_rounds_up_in_the_database_too(connection: Connection) -> No
     versions = [PriceVersion(effective_from=FIRST_EFFECTIVE_FROM, credits_per_minute=Decimal("0.5"))]
     example = Case(started_at=START, until=START + timedelta(seconds=69), versions=versions)
     assert rated(connection, [example]) == [58]
+
+
+def test_step_and_minimum_are_those_of_the_start_and_hold_in_the_database_too(connection: Connection) -> None:
+    rule = ChargeRule(minimum_cents=CreditCents(30), rounding_seconds=60)
+    versions = [
+        PriceVersion(effective_from=FIRST_EFFECTIVE_FROM, credits_per_minute=Decimal("0.2"), rule=rule),
+        PriceVersion(effective_from=START + timedelta(seconds=30), credits_per_minute=Decimal(1)),
+    ]
+    lengths = [0, 1, 30, 60, 61]
+    examples = [Case(started_at=START, until=START + timedelta(seconds=n), versions=versions) for n in lengths]
+    assert rated(connection, examples) == [0, 30, 30, 30, 120]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from usage_tasks.domain.credits import CreditCents
-from usage_tasks.domain.rating import SECOND, PriceVersion, price, split_at_prices
+from usage_tasks.domain.rating import SECOND, PriceVersion, rate
 
 LOOK_AHEAD_MAX = timedelta(days=3_653)
 """What is further off than ten years is never."""
@@ -24,7 +24,7 @@ class Accrual:
         until = at if self.ended_at is None else min(at, self.ended_at)
         if until <= self.started_at:
             return CreditCents(0)
-        return price(split_at_prices(self.started_at, until, self.versions))
+        return rate(self.started_at, until, self.versions).credit_cents
 
 
 def find_exhaustion(

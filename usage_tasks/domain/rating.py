@@ -1,7 +1,7 @@
 """What a session costs: seconds under each price in force, added exactly, rounded once.
 
 The same rule stands once more as set-based SQL in storage/rating.py; a property test holds the two equal.
-Source: docs/adr/0001-money-and-rating.md.
+Source: docs/adr/0001-money-and-rating.md; steps and minimums docs/adr/0009-price-rules.md.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,11 +25,56 @@ class PricedSpan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeRule:
+    """What a class charges beside its price: at least so much, and time in steps that are charged whole."""
+
+    minimum_cents: CreditCents
+    rounding_seconds: int
+
+
+PER_SECOND = ChargeRule(minimum_cents=CreditCents(0), rounding_seconds=1)
+"""No minimum, to the second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PriceVersion:
     """One price of a workspace class, in force from an instant until the next version's."""
 
     effective_from: datetime
     credits_per_minute: Decimal
+    rule: ChargeRule = PER_SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatedSpan:
+    """Seconds that are charged by one version."""
+
+    version: PriceVersion
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """What a session costs, and why. `runtime_seconds` ran; the spans' seconds, rounded up to steps, are charged."""
+
+    runtime_seconds: int
+    rule: ChargeRule
+    spans: tuple[RatedSpan, ...]
+
+    @property
+    def exact(self) -> Fraction:
+        """S: seconds x credits per minute, summed exactly."""
+        return sum((span.seconds * Fraction(span.version.credits_per_minute) for span in self.spans), Fraction(0))
+
+    @property
+    def metered_cents(self) -> CreditCents:
+        """S in credit cents, rounded once, before the minimum."""
+        return to_cents(self.exact)
+
+    @property
+    def credit_cents(self) -> CreditCents:
+        """What is charged: at least the minimum as soon as a second ran."""
+        return max(self.metered_cents, self.rule.minimum_cents) if self.runtime_seconds else CreditCents(0)
 
 
 def price(spans: Iterable[PricedSpan]) -> CreditCents:
@@ -43,6 +88,11 @@ def price(spans: Iterable[PricedSpan]) -> CreditCents:
         if span.seconds < 0:
             raise ValueError(f"seconds: {span.seconds} is not allowed: a span is never negative")
         exact += span.seconds * Fraction(span.credits_per_minute)
+    return to_cents(exact)
+
+
+def to_cents(exact: Fraction) -> CreditCents:
+    """Turn S, seconds x credits per minute, into credit cents: half a cent rounds up."""
     return CreditCents((10 * exact + 3) // 6)
 
 
@@ -51,19 +101,35 @@ def elapsed_seconds(started_at: datetime, until: datetime) -> int:
     return max(timedelta(0), until - started_at + _HALF_SECOND) // SECOND
 
 
-def split_at_prices(started_at: datetime, ended_at: datetime, versions: Sequence[PriceVersion]) -> list[PricedSpan]:
-    """Cut a runtime where its class's price changed; the parts' seconds sum to the whole's.
+def rate(started_at: datetime, ended_at: datetime, versions: Sequence[PriceVersion]) -> Rating:
+    """Rate a session by its class's versions, in rising order; the first instant's version says step and minimum.
 
-    Each edge is rounded as an elapsed time from the start, so that no second is lost or counted twice.
-    `versions` are one class's, in rising order. Raises ValueError where none covers the start.
+    Where the price changed the runtime is cut. Each edge is rounded as an elapsed time from the start, so that no
+    second is lost or counted twice, then up to a whole step: a step is charged at the price in force as it begins.
+    Raises ValueError where no version covers the start.
     """
     if not versions or versions[0].effective_from > started_at:
         raise ValueError(f"prices: no version is in force at {started_at.isoformat()}")
+    rule = [version.rule for version in versions if version.effective_from <= started_at][-1]
+
+    def charged(until: datetime) -> int:
+        return -(-elapsed_seconds(started_at, until) // rule.rounding_seconds) * rule.rounding_seconds
+
     spans = []
     for version, following in zip(versions, [*versions[1:], None], strict=True):
         begin = max(version.effective_from, started_at)
         end = ended_at if following is None else min(following.effective_from, ended_at)
         if end > begin:
-            seconds = elapsed_seconds(started_at, end) - elapsed_seconds(started_at, begin)
-            spans.append(PricedSpan(seconds=seconds, credits_per_minute=version.credits_per_minute))
-    return spans
+            spans.append(RatedSpan(version=version, seconds=charged(end) - charged(begin)))
+    return Rating(runtime_seconds=elapsed_seconds(started_at, ended_at), rule=rule, spans=tuple(spans))
+
+
+def split_at_prices(started_at: datetime, ended_at: datetime, versions: Sequence[PriceVersion]) -> list[PricedSpan]:
+    """Cut a runtime where its class's price changed; the parts' seconds sum to the whole's, rounded up to a step.
+
+    `versions` are one class's, in rising order. Raises ValueError where none covers the start.
+    """
+    return [
+        PricedSpan(seconds=span.seconds, credits_per_minute=span.version.credits_per_minute)
+        for span in rate(started_at, ended_at, versions).spans
+    ]

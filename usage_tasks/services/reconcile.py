@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.limits import Crossing, LimitPolicy
 from usage_tasks.storage import limits, sessions
+from usage_tasks.storage.plans import Plan
 from usage_tasks.storage.sessions import Posted
 
 BATCH: Final = 50_000
@@ -35,4 +36,20 @@ def announce_limits(connection: Connection, *, at: datetime, policy: LimitPolicy
         thresholds=crossed.get(Crossing.THRESHOLD, 0),
         limits=crossed.get(Crossing.LIMIT, 0),
         hard_limits=crossed.get(Crossing.HARD_LIMIT, 0),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcilePlan:
+    """What a run of the ledger job would write: entries, and announcements of levels that were crossed."""
+
+    entries: Plan
+    announcements: Plan
+
+
+def plan_reconcile(connection: Connection, *, at: datetime, policy: LimitPolicy = DEFAULT_POLICY) -> ReconcilePlan:
+    """Answer what the job would do at `at`; it reads only, and holds nobody up."""
+    return ReconcilePlan(
+        entries=sessions.plan_stopped(connection, at=at),
+        announcements=limits.plan_crossings(connection, at=at, policy=policy),
     )

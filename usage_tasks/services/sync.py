@@ -17,6 +17,7 @@ from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.domain.payments import MeterEvent
 from usage_tasks.storage import meter_reports
 from usage_tasks.storage.meter_reports import ClaimedReport
+from usage_tasks.storage.plans import Plan
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 Transaction = Callable[[], AbstractContextManager[Connection]]
@@ -45,6 +46,12 @@ def report_quantities(connection: Connection, *, at: datetime, only: Attribution
     """Add a meter report for every paying account whose whole credits changed; return how many."""
     at = at.replace(microsecond=0)
     return meter_reports.report_changes(connection, at=at, as_of=at, only=only)
+
+
+def plan_quantities(connection: Connection, *, at: datetime) -> Plan:
+    """Answer the meter reports that `report_quantities` would add; nothing is written."""
+    at = at.replace(microsecond=0)
+    return meter_reports.plan_changes(connection, at=at, as_of=at)
 
 
 def report_closing_quantity(connection: Connection, attribution_id: AttributionId, *, period_end: datetime) -> int:

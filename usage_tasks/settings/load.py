@@ -52,7 +52,8 @@ def _describe(found: Iterable[Any], tree: Tree) -> list[str]:
         match item["type"]:
             case "extra_forbidden":
                 siblings = sorted(key[-1] for key in fields if key[:-1] == path[:-1])
-                problem = f"{where}: unknown key; known here: {', '.join(siblings)}"
+                known = f"known here: {', '.join(siblings)}" if siblings else f"must be {allowed[known_path]}"
+                problem = f"{where}: unknown key; {known}"
             case "missing":
                 problem = f"{where}: missing ({variable_name(path)} sets it too); must be {allowed[known_path]}"
             case _:

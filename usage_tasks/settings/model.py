@@ -5,24 +5,28 @@ A field's description says what is allowed; error messages end with it.
 
 from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from usage_tasks.domain.credits import credits_to_cents
 from usage_tasks.domain.limits import GRACE_PERCENT_MAX, THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
+from usage_tasks.domain.prices import CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_MAX, MINIMUM_CREDITS_MAX
+from usage_tasks.domain.rating import ChargeRule
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.values import (
-    CREDITS_PER_MINUTE_MAX,
-    FRACTIONAL_DIGITS_MAX,
     LIMIT_CREDITS_MAX,
     PORT_MAX,
     DatabaseUrl,
     HostAndPort,
     LimitCredits,
+    MinimumCredits,
     PriceIds,
     PricesByClass,
     RedisUrl,
+    RoundingStep,
     Schedule,
     Text,
     Thresholds,
@@ -37,6 +41,10 @@ AccountKind = Literal["team", "individual"]
 _SCHEDULE: Final = (
     'a duration as Go writes it, such as "90s", "1h30m" or "24h", above 0 and up to 366 days, or "" for off'
 )
+_CLASS_RULES: Final = (
+    'rules of classes that have a price, such as {"large": {"minimumCredits": 0.5, "roundingStep": "1m"}}: credits '
+    f"from 0 to {MINIMUM_CREDITS_MAX} with at most 2 fractional digits, a step of whole seconds from 1s to 24h"
+)
 _LIMIT: Final = f"whole credits from 0 to {LIMIT_CREDITS_MAX}"
 _THRESHOLDS: Final = (
     f"up to {THRESHOLDS_MAX} different percentages from 1 to {THRESHOLD_PERCENT_MAX}, such as [50, 80, 100]"
@@ -50,6 +58,13 @@ _PRICE_IDS: Final = (
 
 class _Section(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
+
+
+class ClassRule(_Section):
+    """What a workspace class charges beside its price: at least so much, and time in steps charged whole."""
+
+    minimum_credits: MinimumCredits = Decimal(0)
+    rounding_step: RoundingStep = timedelta(seconds=1)
 
 
 class SpendingLimits(_Section):
@@ -153,6 +168,7 @@ class Settings(_Section):
         description="at least one workspace class with its credits per minute, a number from 0 to "
         f"{CREDITS_PER_MINUTE_MAX} with at most {FRACTIONAL_DIGITS_MAX} fractional digits"
     )
+    workspace_class_rules: Mapping[Text, ClassRule] = Field(default_factory=dict, description=_CLASS_RULES)
     default_spending_limit: SpendingLimits = Field(description='an object such as {"forTeams": 500, "forUsers": 100}')
     limit_thresholds: Thresholds = Field(
         default=(50, 80, 100),
@@ -179,6 +195,27 @@ class Settings(_Section):
         default=False,
         description="true (time comes from Redis: replays and Stripe's test clocks only) or false",
     )
+
+    @field_validator("workspace_class_rules")
+    @classmethod
+    def _only_classes_with_a_price(
+        cls, rules: Mapping[str, ClassRule], info: ValidationInfo
+    ) -> Mapping[str, ClassRule]:
+        priced = info.data.get("credits_per_minute_by_workspace_class")
+        if priced is not None and (unknown := sorted(set(rules) - set(priced))):
+            raise ValueError(f"no price for {', '.join(unknown)}")
+        return rules
+
+    @property
+    def charge_rules(self) -> Mapping[str, ChargeRule]:
+        """The rules of the classes that have one, in credit cents and seconds."""
+        return {
+            name: ChargeRule(
+                minimum_cents=credits_to_cents(rule.minimum_credits),
+                rounding_seconds=rule.rounding_step // timedelta(seconds=1),
+            )
+            for name, rule in self.workspace_class_rules.items()
+        }
 
     @property
     def database_url(self) -> str:

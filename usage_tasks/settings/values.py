@@ -14,9 +14,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from usage_tasks.domain.durations import parse_duration
 from usage_tasks.domain.limits import THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
+from usage_tasks.domain.prices import (
+    CREDITS_PER_MINUTE_MAX,
+    FRACTIONAL_DIGITS_MAX,
+    MINIMUM_CREDITS_MAX,
+    ROUNDING_STEP_MAX,
+)
 
-CREDITS_PER_MINUTE_MAX: Final = Decimal(1_000_000)
-FRACTIONAL_DIGITS_MAX: Final = 20
 LIMIT_CREDITS_MAX: Final = 10**12
 PORT_MAX: Final = 65_535
 SCHEDULE_MAX: Final = timedelta(days=366)
@@ -35,18 +39,35 @@ def _schedule(value: object) -> object:
     return duration
 
 
+def _rounding_step(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    step = parse_duration(value)
+    if step % timedelta(seconds=1) or not timedelta(seconds=1) <= step <= ROUNDING_STEP_MAX:
+        raise ValueError("out of range")
+    return step
+
+
 def _exact(value: object) -> object:
     # JSON's 1 and 1.0 are the same price; true, which Python counts among the integers, is none.
     return Decimal(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _price(value: Decimal) -> Decimal:
+    return _bounded(value, CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_MAX)
+
+
+def _minimum(value: Decimal) -> Decimal:
+    return _bounded(value, MINIMUM_CREDITS_MAX, fractional_digits_max=2)
+
+
+def _bounded(value: Decimal, largest: Decimal, fractional_digits_max: int) -> Decimal:
     exponent = value.as_tuple().exponent
     if not isinstance(exponent, int):
         raise ValueError("not a number")
-    if not 0 <= value <= CREDITS_PER_MINUTE_MAX:
+    if not 0 <= value <= largest:
         raise ValueError("out of range")
-    if exponent < -FRACTIONAL_DIGITS_MAX:
+    if exponent < -fractional_digits_max:
         raise ValueError(f"{-exponent} fractional digits")
     return value.copy_abs()
 
@@ -93,6 +114,8 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r
 Currency = Annotated[str, StringConstraints(pattern=r"^[a-z]{3}$")]
 Schedule = Annotated[timedelta | None, BeforeValidator(_schedule)]
 CreditsPerMinute = Annotated[Decimal, BeforeValidator(_exact), AfterValidator(_price)]
+MinimumCredits = Annotated[Decimal, BeforeValidator(_exact), AfterValidator(_minimum)]
+RoundingStep = Annotated[timedelta, BeforeValidator(_rounding_step)]
 LimitCredits = Annotated[int, Field(ge=0, le=LIMIT_CREDITS_MAX)]
 Percent = Annotated[int, Field(ge=1, le=THRESHOLD_PERCENT_MAX)]
 Thresholds = Annotated[Sequence[Percent], Field(max_length=THRESHOLDS_MAX), AfterValidator(_rising)]

@@ -1,4 +1,4 @@
-"""Who changed what: one row a change of an account, never edited."""
+"""Who changed what: one row a change of an account, or of what concerns every account; never edited."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,10 +15,13 @@ def append_audit(
     at: datetime,
     actor: Actor,
     action: str,
-    attribution_id: AttributionId,
+    attribution_id: AttributionId | None,
     details: Mapping[str, object],
 ) -> None:
-    """Record a change in the transaction that makes it. `details` hold identifiers and numbers, nothing personal."""
+    """Record a change in the transaction that makes it. `details` hold identifiers and numbers, nothing personal.
+
+    The account is None where a change concerns no single one.
+    """
     statement = """
         INSERT INTO audit (at, actor, action, attribution_id, details)
         VALUES (:at, :actor, :action, :account, CAST(:details AS jsonb))

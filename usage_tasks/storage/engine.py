@@ -55,6 +55,16 @@ class Database:
         self._engine.dispose()
 
 
+@contextmanager
+def rehearsal(connection: Connection) -> Iterator[None]:
+    """Undo at the end whatever is done inside: a dry run of the real statements. Sequences do not go back."""
+    savepoint = connection.begin_nested()
+    try:
+        yield
+    finally:
+        savepoint.rollback()
+
+
 def translate(error: exc.DBAPIError) -> UsageError:
     """Say in our words what the driver's error means."""
     sqlstate = getattr(error.orig, "sqlstate", None)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.limits import Crossing, LimitPolicy
 from usage_tasks.storage.balances import with_balances
+from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.rows import execute, fetch
 
 # An account whose cycle has ended is judged after its reset, or after its invoice is booked.
@@ -49,13 +50,8 @@ _LEVELS = """
     )
 """
 
-# Two ticks at once: the second waits for the first's rows and then has none of its own. The anti-join only spares
-# the rows that are known a try. The outbox's key says the same as the crossing's; it is its own guard where crossings
-# were pruned too early.
-_ANNOUNCE = f"""
-    WITH {with_balances(_JUDGED)}, {_LEVELS}, crossed AS (
-        INSERT INTO limit_crossing
-            (attribution_id, cycle_started_at, spending_limit, crossing, level_cents, percent, balance_cents, at)
+_NEW = """
+    new AS (
         SELECT attribution_id, cycle_started_at, spending_limit, crossing, level_cents, percent, balance_cents, at
         FROM level
         WHERE NOT EXISTS (
@@ -64,6 +60,23 @@ _ANNOUNCE = f"""
                 AND held.spending_limit = level.spending_limit AND held.crossing = level.crossing
                 AND held.level_cents = level.level_cents
         )
+    )
+"""
+
+_PLAN = f"""
+    WITH {with_balances(_JUDGED)}, {_LEVELS}, {_NEW}
+    {planned("new", order="attribution_id, level_cents, crossing DESC")}
+"""
+
+# Two ticks at once: the second waits for the first's rows and then has none of its own. The anti-join only spares
+# the rows that are known a try. The outbox's key says the same as the crossing's; it is its own guard where crossings
+# were pruned too early.
+_ANNOUNCE = f"""
+    WITH {with_balances(_JUDGED)}, {_LEVELS}, {_NEW}, crossed AS (
+        INSERT INTO limit_crossing
+            (attribution_id, cycle_started_at, spending_limit, crossing, level_cents, percent, balance_cents, at)
+        SELECT attribution_id, cycle_started_at, spending_limit, crossing, level_cents, percent, balance_cents, at
+        FROM new
         ORDER BY attribution_id, level_cents, crossing DESC
         ON CONFLICT DO NOTHING
         RETURNING *
@@ -85,15 +98,21 @@ _ANNOUNCE = f"""
 
 def announce_crossings(connection: Connection, *, at: datetime, policy: LimitPolicy) -> Mapping[Crossing, int]:
     """Announce each level that an account's balance has reached, once a cycle, limit and level; count them by kind."""
-    rows = fetch(
-        connection,
-        _ANNOUNCE,
-        at=at,
-        thresholds=sorted(policy.thresholds),
-        grace_credits=policy.grace.credits,
-        grace_percent=policy.grace.percent,
-    )
+    rows = fetch(connection, _ANNOUNCE, at=at, **_parameters(policy))
     return {Crossing(row.crossing): row.crossings for row in rows}
+
+
+def plan_crossings(connection: Connection, *, at: datetime, policy: LimitPolicy) -> Plan:
+    """Answer which levels `announce_crossings` would announce."""
+    return run_plan(connection, _PLAN, at=at, **_parameters(policy))
+
+
+def _parameters(policy: LimitPolicy) -> dict[str, object]:
+    return {
+        "thresholds": sorted(policy.thresholds),
+        "grace_credits": policy.grace.credits,
+        "grace_percent": policy.grace.percent,
+    }
 
 
 def find_thresholds(connection: Connection, attribution_id: AttributionId) -> tuple[int, ...] | None:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.payments import StripeCustomerId
 from usage_tasks.storage.balances import with_balances
+from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 # Accounts on stripe with an open subscription, nothing parked, and no invoice that took effect after :at: the balance
@@ -36,7 +37,7 @@ _PAYING = """
 # booked to the one that :as_of lies in, by the rule of domain/cycles.py. `told` is what each was last told: of the
 # ended ones Stripe bills that, so it is no longer to be reported; of the last one it is what a new report is
 # compared with.
-_REPORT_CHANGES = f"""
+_CHANGES = f"""
     WITH {with_balances(_PAYING)}, period AS (
         SELECT c.attribution_id, c.cycle_anchor_at + n * interval '1 month' AS starts_at,
                c.cycle_anchor_at + (n + 1) * interval '1 month' AS ends_at
@@ -62,16 +63,34 @@ _REPORT_CHANGES = f"""
                    COALESCE(sum(quantity) FILTER (WHERE NOT ended), 0) AS known_quantity
             FROM told GROUP BY attribution_id
         ) AS told USING (attribution_id)
+    ), change AS (
+        SELECT attribution_id, CAST(:as_of AS timestamptz) AS as_of,
+               attribution_id || ':' || extract(epoch FROM CAST(:as_of AS timestamptz))::bigint AS identifier, quantity
+        FROM desired d
+        WHERE quantity <> known_quantity
+            AND (:closing OR NOT EXISTS (
+                SELECT 1 FROM meter_report r WHERE r.attribution_id = d.attribution_id AND r.as_of > :as_of
+            ))
     )
+"""
+
+_REPORT_CHANGES = f"""
+    {_CHANGES}
     INSERT INTO meter_report (attribution_id, as_of, identifier, quantity)
-    SELECT attribution_id, :as_of, attribution_id || ':' || extract(epoch FROM :as_of)::bigint, quantity
-    FROM desired d
-    WHERE quantity <> known_quantity
-        AND (:closing OR NOT EXISTS (
-            SELECT 1 FROM meter_report r WHERE r.attribution_id = d.attribution_id AND r.as_of > :as_of
-        ))
+    SELECT attribution_id, as_of, identifier, quantity FROM change
     ORDER BY attribution_id
     ON CONFLICT DO NOTHING
+"""
+
+_PLAN = f"""
+    {_CHANGES}, new AS (
+        SELECT attribution_id, as_of, identifier, quantity FROM change c
+        WHERE NOT EXISTS (
+            SELECT 1 FROM meter_report r
+            WHERE (r.attribution_id, r.as_of) = (c.attribution_id, c.as_of) OR r.identifier = c.identifier
+        )
+    )
+    {planned("new", order="attribution_id")}
 """
 
 
@@ -91,6 +110,11 @@ def report_changes(
     the same second, the next run reports what is still different. Return how many were added.
     """
     return execute(connection, _REPORT_CHANGES, at=at, as_of=as_of, closing=closing, only=only)
+
+
+def plan_changes(connection: Connection, *, at: datetime, as_of: datetime) -> Plan:
+    """Answer the reports that `report_changes` would add."""
+    return run_plan(connection, _PLAN, at=at, as_of=as_of, closing=False, only=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

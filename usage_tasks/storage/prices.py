@@ -1,47 +1,68 @@
-"""Effective-dated prices of the workspace classes."""
+"""Effective-dated prices of the workspace classes: versions, never edited, from the configuration file or by hand."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
 from sqlalchemy import Connection
 
+from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.errors import InvalidInputError
-from usage_tasks.domain.rating import PriceVersion
+from usage_tasks.domain.prices import ALL_TIME
+from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
 from usage_tasks.storage.rows import execute, fetch
 
-FIRST_EFFECTIVE_FROM: Final = datetime(1970, 1, 1, tzinfo=UTC)
-"""A class's first price holds for all time before it too; no session starts earlier than this."""
+FIRST_EFFECTIVE_FROM: Final = ALL_TIME
 
+_LOCK_KEY: Final = 7_305_212
+"""Any number, the same everywhere."""
+
+# A class that the file has not named before holds from the beginning where nobody has, else from now on.
 _PUBLISH = """
     WITH configured AS (
-        SELECT * FROM unnest(CAST(:classes AS text[]), CAST(:prices AS numeric[])) AS c(workspace_class, price)
-    ), latest AS (
-        SELECT DISTINCT ON (workspace_class) workspace_class, effective_from, credits_per_minute
-        FROM price_version ORDER BY workspace_class, effective_from DESC
+        SELECT * FROM unnest(CAST(:classes AS text[]), CAST(:prices AS numeric[]), CAST(:minimums AS bigint[]),
+                             CAST(:steps AS int[]))
+            AS c(workspace_class, credits_per_minute, minimum_cents, rounding_seconds)
+    ), published AS (
+        SELECT DISTINCT ON (workspace_class) workspace_class, credits_per_minute, minimum_cents, rounding_seconds
+        FROM price_version WHERE origin = 'configuration' ORDER BY workspace_class, effective_from DESC
     )
-    INSERT INTO price_version (workspace_class, effective_from, credits_per_minute, actor)
+    INSERT INTO price_version
+        (workspace_class, effective_from, credits_per_minute, minimum_cents, rounding_seconds, origin, actor)
     SELECT c.workspace_class,
-           CASE WHEN latest.workspace_class IS NULL THEN CAST(:first AS timestamptz) ELSE :at END,
-           c.price, :actor
-    FROM configured c LEFT JOIN latest USING (workspace_class)
-    WHERE latest.credits_per_minute IS DISTINCT FROM c.price
+           CASE WHEN EXISTS (SELECT 1 FROM price_version v WHERE v.workspace_class = c.workspace_class)
+               THEN :at ELSE CAST(:first AS timestamptz) END,
+           c.credits_per_minute, c.minimum_cents, c.rounding_seconds, 'configuration', :actor
+    FROM configured c LEFT JOIN published USING (workspace_class)
+    WHERE (published.credits_per_minute, published.minimum_cents, published.rounding_seconds)
+        IS DISTINCT FROM (c.credits_per_minute, c.minimum_cents, c.rounding_seconds)
     ON CONFLICT DO NOTHING
 """
 
 _LATER = """
     SELECT workspace_class, max(effective_from) AS effective_from FROM price_version
-    WHERE workspace_class = ANY(CAST(:classes AS text[]))
+    WHERE workspace_class = ANY(CAST(:classes AS text[])) AND origin = 'configuration'
     GROUP BY workspace_class HAVING max(effective_from) >= :at AND max(effective_from) > CAST(:first AS timestamptz)
 """
 
+_NO_RULES: Final[Mapping[str, ChargeRule]] = {}
 
-def publish_prices(connection: Connection, prices: Mapping[str, Decimal], *, at: datetime, actor: str) -> int:
-    """Add a version for each class whose price differs from its latest one, in force from `at`; return how many.
 
-    A new class's first version holds from the beginning of time. What ran before `at` keeps its price.
-    Raises InvalidInputError for an instant that is not later than a class's latest version.
+def publish_prices(
+    connection: Connection,
+    prices: Mapping[str, Decimal],
+    *,
+    at: datetime,
+    actor: str,
+    rules: Mapping[str, ChargeRule] = _NO_RULES,
+) -> int:
+    """Add a version for each class that the file says otherwise than it last did, in force from `at`; return how many.
+
+    A new class's first version holds from the beginning of time. What ran before `at` keeps its price, and a version
+    by hand is not undone by a file that has not changed. A class without a rule is charged to the second.
+    Raises InvalidInputError for an instant that is not later than a class's latest version from the file.
     """
     later = fetch(connection, _LATER, classes=list(prices), at=at, first=FIRST_EFFECTIVE_FROM)
     if later:
@@ -52,6 +73,8 @@ def publish_prices(connection: Connection, prices: Mapping[str, Decimal], *, at:
         _PUBLISH,
         classes=list(prices),
         prices=list(prices.values()),
+        minimums=[rules.get(each, PER_SECOND).minimum_cents for each in prices],
+        steps=[rules.get(each, PER_SECOND).rounding_seconds for each in prices],
         first=FIRST_EFFECTIVE_FROM,
         at=at,
         actor=actor,
@@ -65,14 +88,81 @@ def list_classes(connection: Connection) -> frozenset[str]:
     )
 
 
-def list_histories(connection: Connection, classes: Iterable[str]) -> Mapping[str, Sequence[PriceVersion]]:
-    """Answer every price that each of these classes ever had or will have, in rising order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedVersion:
+    """A price version of a class, and where it came from: the configuration file or an operator."""
+
+    workspace_class: str
+    version: PriceVersion
+    origin: str
+    actor: str
+    created_at: datetime
+
+
+def list_versions(connection: Connection, workspace_class: str | None = None) -> Sequence[ListedVersion]:
+    """List the versions of one class, or of every class, each class's in rising order."""
     statement = """
-        SELECT workspace_class, effective_from, credits_per_minute FROM price_version
-        WHERE workspace_class = ANY(CAST(:classes AS text[])) ORDER BY workspace_class, effective_from
+        SELECT workspace_class, effective_from, credits_per_minute, minimum_cents, rounding_seconds, origin, actor,
+               created_at
+        FROM price_version WHERE CAST(:only AS text) IS NULL OR workspace_class = :only
+        ORDER BY workspace_class, effective_from
     """
+    return [
+        ListedVersion(
+            workspace_class=row.workspace_class,
+            version=PriceVersion(
+                effective_from=row.effective_from,
+                credits_per_minute=row.credits_per_minute,
+                rule=ChargeRule(minimum_cents=CreditCents(row.minimum_cents), rounding_seconds=row.rounding_seconds),
+            ),
+            origin=row.origin,
+            actor=row.actor,
+            created_at=row.created_at,
+        )
+        for row in fetch(connection, statement, only=workspace_class)
+    ]
+
+
+def append_version(connection: Connection, workspace_class: str, version: PriceVersion, *, actor: str) -> bool:
+    """Add a version by hand; tell whether it is new: one of the same class and instant stands."""
+    statement = """
+        INSERT INTO price_version
+            (workspace_class, effective_from, credits_per_minute, minimum_cents, rounding_seconds, origin, actor)
+        VALUES (:workspace_class, :effective_from, :credits_per_minute, :minimum_cents, :rounding_seconds, 'operator',
+                :actor)
+        ON CONFLICT DO NOTHING
+    """
+    added = execute(
+        connection,
+        statement,
+        workspace_class=workspace_class,
+        effective_from=version.effective_from,
+        credits_per_minute=version.credits_per_minute,
+        minimum_cents=version.rule.minimum_cents,
+        rounding_seconds=version.rule.rounding_seconds,
+        actor=actor,
+    )
+    return added == 1
+
+
+def hold_prices(connection: Connection) -> None:
+    """Keep prices from being changed until the transaction ends; many may hold them at once.
+
+    Whoever posts holds them first: a posting that had read the prices of before would not be found by the change.
+    """
+    fetch(connection, "SELECT pg_advisory_xact_lock_shared(:key)", key=_LOCK_KEY)
+
+
+def lock_prices(connection: Connection) -> None:
+    """Wait for every posting to end and keep others from beginning until the transaction ends."""
+    fetch(connection, "SELECT pg_advisory_xact_lock(:key)", key=_LOCK_KEY)
+
+
+def list_histories(connection: Connection, classes: Iterable[str]) -> Mapping[str, Sequence[PriceVersion]]:
+    """Answer every version that each of these classes ever had or will have, in rising order."""
+    asked = frozenset(classes)
     histories: dict[str, list[PriceVersion]] = {}
-    for row in fetch(connection, statement, classes=list(set(classes))):
-        version = PriceVersion(effective_from=row.effective_from, credits_per_minute=row.credits_per_minute)
-        histories.setdefault(row.workspace_class, []).append(version)
+    for listed in list_versions(connection):
+        if listed.workspace_class in asked:
+            histories.setdefault(listed.workspace_class, []).append(listed.version)
     return histories

@@ -174,6 +174,8 @@ cost_center = Table(
     ),
 )
 
+PRICE_ORIGINS = ("configuration", "operator")
+
 price_version = Table(
     "price_version",
     metadata,
@@ -182,7 +184,15 @@ price_version = Table(
     _required("credits_per_minute", Numeric()),
     _moment("created_at", default_now=True),
     _required("actor", Text()),
+    # Of the version in force at a session's start: the least that it costs, and the steps that its time is charged in.
+    _required("minimum_cents", BigInteger(), default="0"),
+    _required("rounding_seconds", Integer(), default="1"),
+    # The file publishes what it changed since it last published: what came by hand is told apart.
+    _required("origin", Text(), default="'configuration'"),
     CheckConstraint("credits_per_minute >= 0", name="credits_per_minute"),
+    CheckConstraint("minimum_cents >= 0", name="minimum_cents"),
+    CheckConstraint("rounding_seconds >= 1", name="rounding_seconds"),
+    _one_of("origin", PRICE_ORIGINS),
 )
 
 quarantined_report = Table(
@@ -338,7 +348,7 @@ audit = Table(
     _moment("at"),
     _required("actor", Text()),
     _required("action", Text()),
-    _account(),
+    Column("attribution_id", Text(collation="C")),  # null where a change concerns no single account
     _required("details", JSONB()),
     Index("audit_account_idx", "attribution_id", "audit_id"),
 )

@@ -9,6 +9,8 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.sessions import SessionReport
+from usage_tasks.storage.plans import Plan, planned, run_plan
+from usage_tasks.storage.prices import hold_prices
 from usage_tasks.storage.rating import RATED
 from usage_tasks.storage.rows import as_json, fetch, fetch_one
 
@@ -96,14 +98,29 @@ class Posted:
     credit_cents: int
 
 
+_STOPPED = """
+    SELECT instance_id, attribution_id, workspace_class, started_at, revision, posted_revision, posted_cents,
+           GREATEST(ended_at, started_at) AS until,
+           GREATEST(ended_at, started_at, settled_at) AS effective_at
+    FROM workspace_instance
+    WHERE stopped_at IS NOT NULL AND posted_revision < revision
+        AND stopped_at <= :at AND GREATEST(ended_at, started_at) <= :at
+"""
+
+ENTRIES = """
+    SELECT s.attribution_id, 'session:' || s.instance_id || ':' || s.revision AS key,
+           CASE WHEN s.posted_revision = 0 THEN 'session' ELSE 'adjustment' END AS kind,
+           r.credit_cents - s.posted_cents AS credit_cents, s.effective_at,
+           CASE WHEN s.posted_revision = 0 THEN 'Session of class ' ELSE 'Correction of a session of class ' END
+               || s.workspace_class AS description,
+           s.instance_id
+    FROM session s JOIN rated r USING (instance_id)
+"""
+"""The ledger entries of a CTE `session`, rated: of those a revision is to be posted of. Posting and plans share it."""
+
 _POST = f"""
     WITH session AS (
-        SELECT instance_id, attribution_id, workspace_class, started_at, revision, posted_revision, posted_cents,
-               GREATEST(ended_at, started_at) AS until,
-               GREATEST(ended_at, started_at, settled_at) AS effective_at
-        FROM workspace_instance
-        WHERE stopped_at IS NOT NULL AND posted_revision < revision
-            AND stopped_at <= :at AND GREATEST(ended_at, started_at) <= :at
+        {_STOPPED}
         ORDER BY stopped_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), {RATED}, closed AS (
         UPDATE workspace_instance AS held
@@ -113,17 +130,16 @@ _POST = f"""
     ), posted AS (
         INSERT INTO ledger_entry
             (attribution_id, key, kind, credit_cents, effective_at, description, instance_id)
-        SELECT s.attribution_id, 'session:' || s.instance_id || ':' || s.revision,
-               CASE WHEN s.posted_revision = 0 THEN 'session' ELSE 'adjustment' END,
-               r.credit_cents - s.posted_cents, s.effective_at,
-               CASE WHEN s.posted_revision = 0 THEN 'Session of class ' ELSE 'Correction of a session of class ' END
-                   || s.workspace_class,
-               s.instance_id
-        FROM session s JOIN rated r USING (instance_id)
+        {ENTRIES}
         ORDER BY s.attribution_id, 2  -- as the index has them: a page of it is touched once a batch
         RETURNING credit_cents
     )
     SELECT count(*) AS entries, COALESCE(sum(credit_cents), 0)::bigint AS credit_cents FROM posted
+"""
+
+_PLAN = f"""
+    WITH session AS ({_STOPPED}), {RATED}, entry AS ({ENTRIES})
+    {planned("entry", order="effective_at, attribution_id, key", money=True)}
 """
 
 
@@ -132,5 +148,11 @@ def post_stopped(connection: Connection, *, at: datetime, limit: int) -> Posted:
 
     Sessions that another worker is posting are left to it. A session posted twice breaks the ledger's key.
     """
+    hold_prices(connection)
     row = fetch_one(connection, _POST, at=at, limit=limit)
     return Posted(entries=row.entries, credit_cents=row.credit_cents)
+
+
+def plan_stopped(connection: Connection, *, at: datetime) -> Plan:
+    """Answer every entry that `post_stopped` would append, those of sessions in other workers' hands included."""
+    return run_plan(connection, _PLAN, at=at)

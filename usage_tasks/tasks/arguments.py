@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -20,6 +21,13 @@ from pydantic import (
 from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
 from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
 from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.prices import (
+    CREDITS_PER_MINUTE_MAX,
+    FRACTIONAL_DIGITS_MAX,
+    MINIMUM_CREDITS_MAX,
+    ROUNDING_STEP_MAX,
+    parse_amount,
+)
 from usage_tasks.domain.sessions import Rejection, SessionReport
 
 REPORTS_MAX: Final = 5_000
@@ -98,6 +106,31 @@ ActorText = Annotated[
     AfterValidator(_actor_text),
     WithJsonSchema({"type": "string", "description": "who asks: user:<uuid> or service:<name>"}),
 ]
+
+
+def _price(value: object) -> Decimal:
+    return _amount(value, CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_MAX)
+
+
+def _minimum(value: object) -> Decimal:
+    return _amount(value, MINIMUM_CREDITS_MAX, 2)
+
+
+def _amount(value: object, largest: Decimal, fractional_digits_max: int) -> Decimal:
+    # Text, not a number: JSON's 0.1 would have become a float on its way.
+    if not isinstance(value, str):
+        raise ValueError(f'{value!a:.100} is not allowed: a text such as "0.5"')
+    return parse_amount(value, largest=largest, fractional_digits_max=fractional_digits_max)
+
+
+_AMOUNT_SCHEMA: Final = WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"})
+PriceText = Annotated[Decimal, BeforeValidator(_price), _AMOUNT_SCHEMA]
+"""Credits per minute, exactly, as text."""
+
+MinimumText = Annotated[Decimal, BeforeValidator(_minimum), _AMOUNT_SCHEMA]
+"""A minimum charge in credits, exactly, as text."""
+
+RoundingSeconds = Annotated[int, Field(strict=True, ge=1, le=ROUNDING_STEP_MAX // timedelta(seconds=1))]
 
 
 class ReportArguments(BaseModel):

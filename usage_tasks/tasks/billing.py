@@ -12,8 +12,9 @@ from usage_tasks.domain.payments import CURRENCIES, NewCustomer
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services import subscribe, sync
 from usage_tasks.settings import SettingsError
+from usage_tasks.storage.plans import Plan
 from usage_tasks.tasks.arguments import ActorText, Attribution, Credits, Moment, Name, UuidText
-from usage_tasks.tasks.jobs import Skipped, run_job
+from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.task import task
 
 SEND_LIMIT: Final = 200
@@ -27,9 +28,16 @@ class SyncAnswer:
 
 
 @task(name="billing.sync", time_limit=timedelta(minutes=4))
-def sync_billing(at: Moment | None = None, scheduled: bool = False) -> SyncAnswer | Skipped:  # noqa: FBT001, FBT002 - a wire argument
+def sync_billing(
+    at: Moment | None = None,
+    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+) -> SyncAnswer | Skipped | DryRun[Plan]:
     """Add a meter report for every paying account whose quantity changed, and have them sent."""
     rt = runtime()
+    if dry_run:
+        with rt.transaction() as connection:
+            return DryRun(dry_run=sync.plan_quantities(connection, at=rt.instant(at)))
 
     def work(now: datetime) -> SyncAnswer:
         with rt.transaction() as connection:

@@ -1,13 +1,13 @@
 """Periodic jobs: a due time runs once, however many beats tick and workers listen.
 
 A beat's tick says `scheduled`; the worker computes the due time it stands for and takes its row. A call by hand
-runs at once, whatever the schedule says: every job is idempotent.
+runs at once, whatever the schedule says: every job is idempotent. A dry run takes no due time.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from pydantic_core import to_jsonable_python
 
@@ -15,6 +15,7 @@ from usage_tasks.runtime import Runtime
 from usage_tasks.storage import jobs
 
 Answer = TypeVar("Answer")
+Planned = TypeVar("Planned")
 
 LEASE: Final = timedelta(minutes=10)
 """After this long a run that never ended is given up, and its due time is free."""
@@ -27,6 +28,13 @@ class Skipped:
     """This due time has been run, or is being run, by another worker."""
 
     skipped: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun(Generic[Planned]):
+    """What a run would have written. It stands one level down, so that no metric counts it as done."""
+
+    dry_run: Planned
 
 
 def due_slot(at: datetime, period: timedelta) -> datetime:

@@ -22,7 +22,7 @@ from usage_tasks.tasks.arguments import (
     RawReport,
     parse_reports,
 )
-from usage_tasks.tasks.jobs import Skipped, run_job
+from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.snapshot import SnapshotOutcome, show_balances
 from usage_tasks.tasks.task import task
 
@@ -85,9 +85,16 @@ class ReconcileAnswer:
 
 
 @task(name="usage.reconcile", time_limit=timedelta(minutes=4))
-def reconcile_usage(at: Moment | None = None, scheduled: bool = False) -> ReconcileAnswer | Skipped:  # noqa: FBT001, FBT002 - a wire argument
+def reconcile_usage(
+    at: Moment | None = None,
+    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+) -> ReconcileAnswer | Skipped | DryRun[reconcile.ReconcilePlan]:
     """Post every session that had stopped by `at` and is not in the ledger, announce limits, show balances in Redis."""
     rt = runtime()
+    if dry_run:
+        with rt.transaction() as connection:
+            return DryRun(dry_run=reconcile.plan_reconcile(connection, at=rt.instant(at), policy=rt.limit_policy))
 
     def work(now: datetime) -> ReconcileAnswer:
         posted, cents = 0, 0
@@ -124,9 +131,16 @@ class ResetAnswer:
 
 
 @task(name="usage.reset", time_limit=timedelta(minutes=4))
-def reset_usage(at: Moment | None = None, scheduled: bool = False) -> ResetAnswer | Skipped:  # noqa: FBT001, FBT002 - a wire argument
+def reset_usage(
+    at: Moment | None = None,
+    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+) -> ResetAnswer | Skipped | DryRun[reset.ResetPlan]:
     """End every billing cycle on strategy other that is due at `at`; fails at the end if any account failed."""
     rt = runtime()
+    if dry_run:
+        with rt.transaction() as connection:
+            return DryRun(dry_run=reset.plan_resets(connection, at=rt.instant(at)))
 
     def work(now: datetime) -> ResetAnswer:
         cycles = 0

@@ -1,0 +1,150 @@
+"""A dry run answers what a run then writes, and writes nothing itself."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+
+from tests.factories import DAY, HOUR, START, call, record, session_report, stopped_report, team, used, used_report
+from tests.snapshot import snapshot
+from usage_tasks.coordination.clock import TestClock
+from usage_tasks.domain.cycles import add_months
+from usage_tasks.runtime import Runtime
+from usage_tasks.services.reconcile import post_batch
+from usage_tasks.tasks import usage
+
+COLUMNS = ("attribution_id", "key", "kind", "credit_cents", "effective_at", "description")
+
+
+@pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    """An installation whose jobs are scheduled."""
+    return environment | {"USAGE_CONTROLLER_SCHEDULE": "15m", "USAGE_RESET_USAGE_SCHEDULE": "24h"}
+
+
+def dry(rt: Runtime, task: Any, at: datetime) -> Any:
+    """Run a job dry as a beat's tick would run it, and find that nothing has changed."""
+    TestClock(rt.redis).advance(at)
+    before = snapshot(rt.database)
+    answer = call(task, at=at.isoformat(), scheduled=True, dry_run=True)
+    assert snapshot(rt.database) == before
+    assert list(answer) == ["dry_run"]
+    return answer["dry_run"]
+
+
+def entries(rt: Runtime, *kinds: str) -> list[dict[str, Any]]:
+    statement = f"SELECT {', '.join(COLUMNS)} FROM ledger_entry WHERE kind = ANY(:kinds) ORDER BY effective_at, 1, key"  # noqa: S608
+    with rt.transaction() as connection:
+        return [dict(row._mapping) for row in connection.execute(text(statement), {"kinds": list(kinds)})]
+
+
+def shown(sample: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A sample's entries as `entries` answers them."""
+    rows = [{name: row[name] for name in COLUMNS} for row in sample]
+    return [row | {"effective_at": datetime.fromisoformat(row["effective_at"])} for row in rows]
+
+
+def test_a_dry_ledger_run_answers_the_very_entries_and_announcements_and_writes_nothing(rt: Runtime) -> None:
+    wrong = stopped_report(HOUR, workspace_class="xlarge")
+    with rt.transaction() as connection:
+        record(connection, wrong, session_report(workspace_class="large"), stopped_report(-HOUR))
+        post_batch(connection, at=START + HOUR)
+        longer = {"instance_id": wrong.instance_id, "workspace_class": "xlarge", "observed_at": START + DAY}
+        record(connection, stopped_report(2 * HOUR, **longer), used_report(team("b"), 50_000, at=START + 10 * HOUR))
+    posted = entries(rt, "session", "adjustment")
+    plan = dry(rt, usage.reconcile_usage, START + DAY)
+    done = call(usage.reconcile_usage, at=(START + DAY).isoformat())
+    assert (done["entries"], done["credit_cents"]) == (2, 56_000)
+    told = done["thresholds_reached"] + done["limits_reached"] + done["hard_limits_reached"]
+    assert (plan["entries"]["rows"], plan["entries"]["credit_cents"]) == (2, 56_000)
+    assert shown(plan["entries"]["sample"]) == [
+        entry for entry in entries(rt, "session", "adjustment") if entry not in posted
+    ]
+    with rt.transaction() as connection:
+        crossed = connection.execute(
+            text(
+                "SELECT attribution_id, crossing, level_cents FROM limit_crossing "
+                "ORDER BY attribution_id, level_cents, crossing DESC"
+            )
+        ).all()
+    assert plan["announcements"]["rows"] == told == len(crossed) > 0
+    sample = plan["announcements"]["sample"]
+    assert [(each["attribution_id"], each["crossing"], each["level_cents"]) for each in sample] == [
+        tuple(each) for each in crossed
+    ]
+    empty = {"rows": 0, "sample": []}
+    assert dry(rt, usage.reconcile_usage, START + DAY) == {
+        "entries": empty | {"credit_cents": 0},
+        "announcements": empty | {"credit_cents": None},
+    }
+
+
+def test_a_dry_run_lists_a_hundred_and_counts_all(rt: Runtime) -> None:
+    with rt.transaction() as connection:
+        record(connection, *(used_report(team(n), 10, at=START + HOUR) for n in range(103)))
+    plan = dry(rt, usage.reconcile_usage, START + DAY)["entries"]
+    assert (plan["rows"], plan["credit_cents"], len(plan["sample"])) == (103, 1030, 100)
+
+
+def test_a_dry_run_holds_up_no_report_and_no_posting(rt: Runtime) -> None:
+    report = stopped_report(HOUR)
+    with rt.transaction() as connection:
+        record(connection, report)
+    with rt.transaction() as connection:
+        assert post_batch(connection, at=START + DAY).entries == 1
+        # Would wait for the posting's locks, and for ever, if it took any.
+        assert (
+            call(usage.reconcile_usage, at=(START + DAY).isoformat(), dry_run=True)["dry_run"]["entries"]["rows"] == 1
+        )
+
+
+def test_a_dry_reset_answers_the_very_entries_of_every_cycle_and_writes_nothing(rt: Runtime) -> None:
+    late = add_months(START, 3) + DAY
+    with rt.transaction() as connection:
+        record(connection, at=START)
+        for account, cents in (("a", 80_000), ("b", 100), ("c", 0)):
+            used(connection, team(account), cents, at=START + DAY)
+    plan = dry(rt, usage.reset_usage, late)
+    assert call(usage.reset_usage, at=late.isoformat()) == {"cycles": plan["cycles"]}
+    written = entries(rt, "reset")
+    assert [entry["credit_cents"] for entry in written if entry["attribution_id"] == team("a")] == [-50_000, -30_000]
+    assert (plan["entries"]["rows"], plan["entries"]["credit_cents"]) == (3, -80_100)
+    by_key = sorted(
+        shown(plan["entries"]["sample"]), key=lambda entry: (entry["effective_at"], entry["attribution_id"])
+    )
+    assert by_key == written
+    assert (plan["accounts_failed"], plan["failed"]) == (0, [])
+    assert dry(rt, usage.reset_usage, late)["cycles"] == 0
+
+
+def test_a_dry_reset_names_the_accounts_that_would_fail(rt: Runtime) -> None:
+    with rt.transaction() as connection:
+        record(connection, *(used_report(team(n), 1000, at=START + DAY) for n in range(3)))
+        refuse = "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no today'; END $$"
+        connection.execute(text(refuse))
+        connection.execute(
+            text(
+                "CREATE TRIGGER no BEFORE INSERT ON ledger_entry FOR EACH ROW "
+                f"WHEN (NEW.kind = 'reset' AND NEW.attribution_id = '{team(1)}') EXECUTE FUNCTION no()"
+            )
+        )
+    plan = dry(rt, usage.reset_usage, add_months(START, 1) + DAY)
+    assert (plan["cycles"], plan["entries"]["rows"], plan["accounts_failed"]) == (2, 2, 1)
+    assert plan["failed"] == [[team(1), "database: P0001 no today"]]
+
+
+def test_what_a_dry_run_would_do_is_not_counted_as_done(rt: Runtime) -> None:
+    def counted() -> object:
+        labels = {"task": "usage.reconcile", "what": "entries"}
+        return REGISTRY.get_sample_value("usage_rows_total", labels)
+
+    with rt.transaction() as connection:
+        record(connection, stopped_report(HOUR))
+    before = counted()
+    dry(rt, usage.reconcile_usage, START + DAY)
+    assert counted() == before
+    call(usage.reconcile_usage, at=(START + DAY).isoformat())
+    assert counted() != before

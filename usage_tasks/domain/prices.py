@@ -1,0 +1,65 @@
+"""What a price version may be, and how one that is asked for fits among those that stand."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
+
+CREDITS_PER_MINUTE_MAX: Final = Decimal(1_000_000)
+FRACTIONAL_DIGITS_MAX: Final = 20
+MINIMUM_CREDITS_MAX: Final = Decimal(1_000_000)
+ROUNDING_STEP_MAX: Final = timedelta(days=1)
+_AMOUNT: Final = re.compile(r"[0-9]{1,12}(?:\.(?P<fraction>[0-9]{1,30}))?")
+ALL_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""A class's first version holds from here on; no session starts earlier."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedPrice:
+    """A version as it is asked for; a minimum or a step that is None stays as it was just before."""
+
+    workspace_class: str
+    effective_from: datetime
+    credits_per_minute: Decimal
+    minimum_cents: CreditCents | None
+    rounding_seconds: int | None
+
+
+def parse_amount(text: str, *, largest: Decimal, fractional_digits_max: int) -> Decimal:
+    """Read a decimal such as `0.5`, exactly; raise ValueError that says what is allowed."""
+    found = _AMOUNT.fullmatch(text)
+    if not found or len(found["fraction"] or "") > fractional_digits_max or Decimal(text) > largest:
+        raise ValueError(
+            f"{text!a:.100} is not allowed: a decimal such as 0.5, from 0 to {largest}, "
+            f"at most {fractional_digits_max} fractional digits"
+        )
+    return Decimal(text)
+
+
+def decide_version(asked: AskedPrice, standing: Sequence[PriceVersion]) -> PriceVersion:
+    """Complete a version that is asked for by the class's standing ones, in rising order.
+
+    Raises InvalidInputError for an instant that has a version already, and for a new class's that is not the first.
+    """
+    before = [version for version in standing if version.effective_from <= asked.effective_from]
+    if not before and asked.effective_from != ALL_TIME:
+        allowed = f"{ALL_TIME.isoformat()}, for {asked.workspace_class!r} has no price yet: its first is for all time"
+        raise InvalidInputError("effective_from", asked.effective_from.isoformat(), allowed)
+    if before and before[-1].effective_from == asked.effective_from:
+        allowed = "an instant without a version of this class; a microsecond later corrects the one that stands"
+        raise InvalidInputError("effective_from", asked.effective_from.isoformat(), allowed)
+    rule = before[-1].rule if before else PER_SECOND
+    return PriceVersion(
+        effective_from=asked.effective_from,
+        credits_per_minute=asked.credits_per_minute,
+        rule=ChargeRule(
+            minimum_cents=rule.minimum_cents if asked.minimum_cents is None else asked.minimum_cents,
+            rounding_seconds=rule.rounding_seconds if asked.rounding_seconds is None else asked.rounding_seconds,
+        ),
+    )

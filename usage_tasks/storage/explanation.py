@@ -1,0 +1,72 @@
+"""What an explanation is made of: a session's facts, its entries, the limit of a cycle that was ended."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, Row
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.explanation import ExplainedEntry, SessionFacts
+from usage_tasks.storage.rows import fetch
+
+_ENTRY = "key, kind, credit_cents, effective_at, posted_at, description"
+
+
+def find_session(connection: Connection, instance_id: UUID) -> SessionFacts | None:
+    """Answer what is known of a session now; None for one that was never reported."""
+    statement = """
+        SELECT instance_id, attribution_id, workspace_class, started_at, ended_at, stopped_at, revision,
+               posted_revision
+        FROM workspace_instance WHERE instance_id = :instance_id
+    """
+    rows = fetch(connection, statement, instance_id=instance_id)
+    return SessionFacts(**rows[0]._mapping) if rows else None
+
+
+def list_session_entries(connection: Connection, facts: SessionFacts, *, at: datetime) -> Sequence[ExplainedEntry]:
+    """List a session's entries that are in effect by an instant, in the order of its revisions."""
+    statement = f"""
+        SELECT {_ENTRY} FROM ledger_entry
+        WHERE attribution_id = :account AND effective_at <= :at
+            AND key >= 'session:' || CAST(:instance_id AS text) || ':'
+            AND key < 'session:' || CAST(:instance_id AS text) || ';'
+        ORDER BY CAST(split_part(key, ':', 3) AS int)
+    """
+    rows = fetch(connection, statement, account=facts.attribution_id, instance_id=str(facts.instance_id), at=at)
+    return [_entry(row) for row in rows]
+
+
+def find_entry(
+    connection: Connection, attribution_id: AttributionId, key: str
+) -> tuple[ExplainedEntry, UUID | None] | None:
+    """Answer an entry and, where it is usage, the session that it is of; None for a key that does not stand."""
+    statement = f"""
+        SELECT {_ENTRY}, instance_id FROM ledger_entry WHERE attribution_id = :account AND key = :key
+    """
+    rows = fetch(connection, statement, account=attribution_id, key=key)
+    return (_entry(rows[0]), rows[0].instance_id) if rows else None
+
+
+def find_limit_of_ended_cycle(
+    connection: Connection, attribution_id: AttributionId, *, ended_at: datetime
+) -> int | None:
+    """Answer the limit, in credits, that an account had on strategy other as its cycle ended at an instant."""
+    statement = """
+        SELECT spending_limit FROM cost_center
+        WHERE attribution_id = :account AND billing_strategy = 'other' AND next_billing_at = :ended_at
+        ORDER BY version DESC LIMIT 1
+    """
+    rows = fetch(connection, statement, account=attribution_id, ended_at=ended_at)
+    return rows[0].spending_limit if rows else None
+
+
+def _entry(row: Row[tuple[object, ...]]) -> ExplainedEntry:
+    return ExplainedEntry(
+        key=row.key,
+        kind=row.kind,
+        credit_cents=row.credit_cents,
+        effective_at=row.effective_at,
+        posted_at=row.posted_at,
+        description=row.description,
+    )

@@ -1,0 +1,32 @@
+"""`usage.explain`: why an entry or a session costs what it does. A ledger task: no network."""
+
+from datetime import timedelta
+
+from usage_tasks.domain.accounts import parse_attribution, parse_uuid
+from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.runtime import runtime
+from usage_tasks.services import explain
+from usage_tasks.services.explain import Explained
+from usage_tasks.tasks.arguments import ActorText, Attribution, Moment, Name, UuidText
+from usage_tasks.tasks.task import task
+
+
+@task(name="usage.explain", time_limit=timedelta(seconds=30))
+def explain_usage(
+    actor: ActorText,  # noqa: ARG001 - who asks
+    attribution_id: Attribution | None = None,
+    entry_key: Name | None = None,
+    instance_id: UuidText | None = None,
+    at: Moment | None = None,
+) -> Explained:
+    """Explain either an account's entry, by `attribution_id` and `entry_key`, or a session, by `instance_id`."""
+    rt = runtime()
+    now = rt.instant(at)
+    with rt.transaction() as connection:
+        if instance_id is not None and entry_key is None and attribution_id is None:
+            return explain.explain_instance(connection, parse_uuid(instance_id), at=now)
+        if entry_key is not None and attribution_id is not None and instance_id is None:
+            account = parse_attribution(attribution_id).attribution_id
+            return explain.explain_entry(connection, account, entry_key, at=now)
+    allowed = "either with attribution_id and without instance_id, or instance_id alone"
+    raise InvalidInputError("entry_key", entry_key, allowed)
