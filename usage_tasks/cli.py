@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,15 +14,17 @@ from rich.table import Table
 
 from usage_tasks.celery import app
 from usage_tasks.demo.command import Plan, run_demo
-from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.accounts import Actor, parse_uuid
 from usage_tasks.domain.durations import parse_duration
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
+from usage_tasks.services.release import release_session
 from usage_tasks.services.verify import GRACE
 from usage_tasks.services.verify import verify as run_verify
 from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.storage import migrate as migrations
-from usage_tasks.storage import prices, quarantine
+from usage_tasks.storage import prices, quarantine, zombies
+from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
 from usage_tasks.webhook_app import serve
 
@@ -119,6 +122,28 @@ def list_quarantine(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100
                 "report": json.loads(row.report),
             }
             sys.stdout.write(json.dumps(line) + "\n")
+
+
+@cli.command("zombies")
+def list_capped(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100) -> None:
+    """List the running sessions that accrue no further, longest first, as JSON lines."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        for zombie in zombies.list_zombies(connection, limit=limit):
+            sys.stdout.write(as_json(asdict(zombie)) + "\n")
+
+
+@cli.command("release")
+def release_capped(instance_id: Annotated[str, typer.Argument(help="as `usage-tasks zombies` lists it")]) -> None:
+    """Let a zombie accrue again by its facts; it is not capped again for the same reason."""
+    rt = runtime()
+    try:
+        session = parse_uuid(instance_id)
+    except ValueError:
+        raise typer.BadParameter(f"{instance_id!r} is not allowed: a UUID", param_hint="INSTANCE_ID") from None
+    with rt.transaction() as connection:
+        zombie = release_session(connection, session, at=rt.now(), actor=_ACTOR)
+    out.print("it was not capped" if zombie is None else f"released: {zombie.cap_reason} at {zombie.capped_at}")
 
 
 @cli.command()

@@ -11,6 +11,7 @@ from usage_tasks.storage.quarantine import QuarantinedReport, list_quarantined
 from usage_tasks.tasks import usage
 
 ACTOR = "service:tests"
+NOTHING_ELSE = {"limits_reached": 0, "zombies": 0, "zombies_lifted": 0}
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - what the test is about
 EXACTLY_UUID = "a UUID such as 11111111-2222-4333-8444-555555555555"
 
@@ -118,8 +119,8 @@ def test_a_report_travels_into_the_balance_the_list_and_the_ledger(rt: Runtime) 
     asked = {"attribution_id": team(), "actor": ACTOR, "at": at}
     standing = {"balance_cents": 6000, "spending_limit": 500, "remaining_cents": 44_000, "limit_state": "below"}
     assert call(usage.get_balance, **asked) == standing
-    assert call(usage.reconcile_usage, at=at) == {"entries": 1, "credit_cents": 6000, "limits_reached": 0}
-    assert call(usage.reconcile_usage, at=at) == {"entries": 0, "credit_cents": 0, "limits_reached": 0}
+    assert call(usage.reconcile_usage, at=at) == {"entries": 1, "credit_cents": 6000, **NOTHING_ELSE}
+    assert call(usage.reconcile_usage, at=at) == {"entries": 0, "credit_cents": 0, **NOTHING_ELSE}
     assert call(usage.get_balance, **asked) == standing
     page = call(usage.list_usage, **asked, start=START.isoformat(), end=(START + timedelta(days=1)).isoformat())
     (entry,) = page["entries"]

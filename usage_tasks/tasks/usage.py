@@ -11,7 +11,7 @@ from usage_tasks.domain.accounts import AttributionId, parse_actor, parse_attrib
 from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.sessions import Rejection
-from usage_tasks.runtime import runtime
+from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services import cost_center, read_usage, reconcile, record, reset
 from usage_tasks.tasks.arguments import (
     REPORTS_MAX,
@@ -68,19 +68,25 @@ def record_instances(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileAnswer:
-    """What the ledger job did: entries posted and their sum, and accounts announced to have reached their limit."""
+    """What the ledger job did: entries posted and their sum, accounts announced to have reached their limit.
+
+    `zombies` counts sessions capped anew, `zombies_lifted` caps whose cause was switched off.
+    """
 
     entries: int
     credit_cents: int
     limits_reached: int
+    zombies: int
+    zombies_lifted: int
 
 
 @task(name="usage.reconcile", time_limit=timedelta(minutes=4))
 def reconcile_usage(at: Moment | None = None, scheduled: bool = False) -> ReconcileAnswer | Skipped:  # noqa: FBT001, FBT002 - a wire argument
-    """Post every session that had stopped by `at` and is not in the ledger; announce reached limits."""
+    """Cap zombies, post every session that had stopped by `at` and is not in the ledger; announce reached limits."""
     rt = runtime()
 
     def work(now: datetime) -> ReconcileAnswer:
+        capped, lifted = _cap_zombies(rt, now)
         posted, cents = 0, 0
         for _ in range(_BATCHES_MAX):
             with rt.transaction() as connection:
@@ -90,9 +96,27 @@ def reconcile_usage(at: Moment | None = None, scheduled: bool = False) -> Reconc
                 break
         with rt.transaction() as connection:
             reached = reconcile.announce_limits(connection, at=now)
-        return ReconcileAnswer(entries=posted, credit_cents=cents, limits_reached=reached)
+        return ReconcileAnswer(
+            entries=posted, credit_cents=cents, limits_reached=reached, zombies=capped, zombies_lifted=lifted
+        )
 
     return run_job(rt, "usage.reconcile", rt.settings.controller_schedule, at=at, scheduled=scheduled, work=work)
+
+
+def _cap_zombies(rt: Runtime, now: datetime) -> tuple[int, int]:
+    capped, lifted = 0, 0
+    for _ in range(_BATCHES_MAX):
+        with rt.transaction() as connection:
+            batch = reconcile.cap_batch(
+                connection,
+                at=now,
+                heartbeat_grace=rt.settings.heartbeat_grace,
+                lifetime_max=rt.settings.max_session_lifetime,
+            )
+        capped, lifted = capped + batch.capped, lifted + batch.lifted
+        if batch.changed < reconcile.BATCH:
+            break
+    return capped, lifted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
