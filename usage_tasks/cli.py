@@ -1,8 +1,10 @@
 """`usage-tasks`: what operators type. Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage."""
 
+import csv
 import json
 import os
 import sys
+import zlib
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from usage_tasks import bulk
 from usage_tasks.celery import app
 from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor, parse_uuid
 from usage_tasks.domain.durations import parse_duration
+from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
 from usage_tasks.services.release import release_session
@@ -30,6 +34,8 @@ from usage_tasks.webhook_app import serve
 
 _ACTOR: Final = Actor("service:usage-tasks")
 _USAGE_ERROR: Final = 2
+_SHOWN_MAX: Final = 100
+"""How many refused rows of a file are shown; all of them are in quarantine."""
 
 cli = typer.Typer(
     help="Usage billing on Celery.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -122,6 +128,27 @@ def list_quarantine(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100
                 "report": json.loads(row.report),
             }
             sys.stdout.write(json.dumps(line) + "\n")
+
+
+@cli.command("import")
+def import_reports(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a CSV file, or a CSV.gz, with a header")],
+) -> None:
+    """Take up a file of reports of sessions, fast; safe to run again. Exit code 1 if rows were quarantined."""
+    rt = runtime()
+    counts = {"inserted": 0, "updated": 0, "unchanged": 0, "quarantined": 0}
+    try:
+        for done in bulk.import_file(rt, file, at=rt.now(), actor=_ACTOR):
+            for each in done.rejections[: max(0, _SHOWN_MAX - counts["quarantined"])]:
+                sys.stderr.write(f"line {each.index}: {each.field}: {each.reason}\n")
+            for what in ("inserted", "updated", "unchanged"):
+                counts[what] += getattr(done.merged, what)
+            counts["quarantined"] += len(done.rejections)
+    except (InvalidInputError, csv.Error, OSError, EOFError, zlib.error) as error:
+        sys.stderr.write(f"{file}: {error}; taken up before: {json.dumps(counts)}\n")
+        raise typer.Exit(_USAGE_ERROR) from error
+    sys.stdout.write(json.dumps(counts) + "\n")
+    raise typer.Exit(1 if counts["quarantined"] else 0)
 
 
 @cli.command("zombies")

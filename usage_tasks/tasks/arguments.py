@@ -31,8 +31,8 @@ SNAPSHOT_MAX: Final = 20_000
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
-_NAME_LENGTH_MAX = 255
-_AHEAD_MAX: Final = timedelta(days=1)
+NAME_LENGTH_MAX = 255
+AHEAD_MAX: Final = timedelta(days=1)
 
 
 def _iso_text(value: object) -> object:
@@ -83,7 +83,7 @@ def _actor_text(value: str) -> str:
 Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_as_utc)]
 """An instant: ISO 8601 with an offset."""
 
-Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=_NAME_LENGTH_MAX), AfterValidator(_plain)]
+Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=NAME_LENGTH_MAX), AfterValidator(_plain)]
 UuidText = Annotated[
     str,
     StringConstraints(strict=True),
@@ -143,7 +143,7 @@ def parse_reports(
         except ValidationError as error:
             rejections.append(_rejection(index, row, error))
             continue
-        if report.observed_at > at + _AHEAD_MAX:  # it would bar every correction until then
+        if report.observed_at > at + AHEAD_MAX:  # it would bar every correction until then
             reason = f"{report.observed_at.isoformat()} is not allowed: at most a day after {at.isoformat()}"
             rejections.append(Rejection(index=index, field="observed_at", reason=reason))
         elif source is not None and report.source != source:
