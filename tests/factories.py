@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID, uuid5
 
 from sqlalchemy import Connection
@@ -13,6 +13,7 @@ from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.services.reconcile import post_batch
 from usage_tasks.services.record import Recorded, record_reports
+from usage_tasks.services.running import Healed, Snapshot, report_running
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR: Final = timedelta(hours=1)
@@ -21,6 +22,8 @@ SYSTEM: Final = Actor("service:tests")
 LIMITS: Final = SpendingLimits(for_teams=500, for_users=100, min_for_users_on_stripe=0)
 
 QUIET_TICK: Final = {
+    "zombies": 0,
+    "zombies_lifted": 0,
     "entries": 0,
     "credit_cents": 0,
     "thresholds_reached": 0,
@@ -116,3 +119,13 @@ def used_report(attribution_id: AttributionId, credit_cents: int, *, at: datetim
 def call(task: Any, **arguments: Any) -> Any:
     """Call a task with arguments as they come over the wire: JSON values, which its types don't say."""
     return task(**arguments)
+
+
+def see(connection: Connection, source: str, taken_at: datetime, *reports: SessionReport) -> Healed:
+    """Take up a snapshot of well-formed rows."""
+    rows = [replace(report, index=index, source=source) for index, report in enumerate(reports)]
+    raw = [{"instance_id": str(row.instance_id), "row": str(row)} for row in rows]
+    snapshot = Snapshot(source=source, taken_at=taken_at, reports=rows, malformed=[], raw=raw)
+    return report_running(
+        connection, snapshot, lambda row: UUID(cast("dict[str, str]", row)["instance_id"]), limits=LIMITS, actor=SYSTEM
+    )

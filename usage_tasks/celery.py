@@ -14,6 +14,7 @@ app = Celery(
     "usage_tasks",
     include=[
         "usage_tasks.tasks.usage",
+        "usage_tasks.tasks.running",
         "usage_tasks.tasks.limits",
         "usage_tasks.tasks.prices",
         "usage_tasks.tasks.explain",

@@ -1,8 +1,11 @@
 """`usage-tasks`: what operators type. Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage."""
 
+import csv
 import json
 import os
 import sys
+import zlib
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -11,19 +14,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from usage_tasks import bulk
 from usage_tasks.celery import app
 from usage_tasks.demo.command import Plan, run_demo
-from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.accounts import Actor, parse_uuid
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
-from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.errors import InvalidInputError, PermanentError
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
+from usage_tasks.services.release import release_session
 from usage_tasks.services.verify import GRACE
 from usage_tasks.services.verify import verify as run_verify
 from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.storage import migrate as migrations
-from usage_tasks.storage import prices, quarantine
+from usage_tasks.storage import prices, quarantine, zombies
+from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks import explain as explain_tasks
 from usage_tasks.tasks import prices as price_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
@@ -31,6 +37,8 @@ from usage_tasks.webhook_app import serve
 
 _ACTOR: Final = Actor("service:usage-tasks")
 _USAGE_ERROR: Final = 2
+_SHOWN_MAX: Final = 100
+"""How many refused rows of a file are shown; all of them are in quarantine."""
 
 cli = typer.Typer(
     help="Usage billing on Celery.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -188,6 +196,49 @@ def explain(
     ask: Any = explain_tasks.explain_usage
     answer = ask(actor=_ACTOR, at=_utc(at), **asked)
     sys.stdout.write((json.dumps(answer, indent=2) if as_json else answer["text"]) + "\n")
+
+
+@cli.command("import")
+def import_reports(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a CSV file, or a CSV.gz, with a header")],
+) -> None:
+    """Take up a file of reports of sessions, fast; safe to run again. Exit code 1 if rows were quarantined."""
+    rt = runtime()
+    counts = {"inserted": 0, "updated": 0, "unchanged": 0, "quarantined": 0}
+    try:
+        for done in bulk.import_file(rt, file, at=rt.now(), actor=_ACTOR):
+            for each in done.rejections[: max(0, _SHOWN_MAX - counts["quarantined"])]:
+                sys.stderr.write(f"line {each.index}: {each.field}: {each.reason}\n")
+            for what in ("inserted", "updated", "unchanged"):
+                counts[what] += getattr(done.merged, what)
+            counts["quarantined"] += len(done.rejections)
+    except (InvalidInputError, csv.Error, OSError, EOFError, zlib.error) as error:
+        sys.stderr.write(f"{file}: {error}; taken up before: {json.dumps(counts)}\n")
+        raise typer.Exit(_USAGE_ERROR) from error
+    sys.stdout.write(json.dumps(counts) + "\n")
+    raise typer.Exit(1 if counts["quarantined"] else 0)
+
+
+@cli.command("zombies")
+def list_capped(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100) -> None:
+    """List the running sessions that accrue no further, longest first, as JSON lines."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        for zombie in zombies.list_zombies(connection, limit=limit):
+            sys.stdout.write(as_json(asdict(zombie)) + "\n")
+
+
+@cli.command("release")
+def release_capped(instance_id: Annotated[str, typer.Argument(help="as `usage-tasks zombies` lists it")]) -> None:
+    """Let a zombie accrue again by its facts; it is not capped again for the same reason."""
+    rt = runtime()
+    try:
+        session = parse_uuid(instance_id)
+    except ValueError:
+        raise typer.BadParameter(f"{instance_id!r} is not allowed: a UUID", param_hint="INSTANCE_ID") from None
+    with rt.transaction() as connection:
+        zombie = release_session(connection, session, at=rt.now(), actor=_ACTOR)
+    out.print("it was not capped" if zombie is None else f"released: {zombie.cap_reason} at {zombie.capped_at}")
 
 
 @cli.command()

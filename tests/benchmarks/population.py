@@ -10,13 +10,14 @@ NOW: datetime = START + 200 * DAY
 
 _SESSIONS = """
     INSERT INTO workspace_instance
-        (instance_id, attribution_id, user_id, workspace_id, workspace_class, started_at, stopped_at, observed_at)
+        (instance_id, attribution_id, user_id, workspace_id, workspace_class, started_at, stopped_at, observed_at,
+         last_seen_at)
     SELECT md5(:tag || n)::uuid, 'team:' || md5('account' || n % :accounts)::uuid, md5('user' || n % 997)::uuid,
            'ws-' || n, (ARRAY['small', 'medium', 'large', 'xlarge'])[1 + n % 4],
            CAST(:started AS timestamptz) + n % 86400 * interval '1 second',
            CASE WHEN :stopped THEN
                CAST(:started AS timestamptz) + (n % 86400 + 60 + n % 7200) * interval '1 second' END,
-           CAST(:started AS timestamptz)
+           CAST(:started AS timestamptz), CAST(:started AS timestamptz)
     FROM generate_series(1, :count) AS n
 """
 

@@ -1,7 +1,7 @@
 import pytest
 from sqlalchemy import Connection, text
 
-from tests.factories import DAY, HOUR, START, record, session_report, stopped_report, team, used
+from tests.factories import DAY, HOUR, START, record, see, session_report, stopped_report, team, used
 from tests.services.test_cost_center import OTHER, STRIPE, get, put
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.services.reconcile import post_batch
@@ -33,6 +33,7 @@ DAMAGES = [
     ("cost_center_versions_have_no_gaps", "DELETE FROM cost_center WHERE version = 1"),
     ("resets_stay_within_limits", "UPDATE ledger_entry SET credit_cents = -701 WHERE kind = 'reset'"),
     ("resets_stay_within_limits", "UPDATE ledger_entry SET credit_cents = 1 WHERE kind = 'reset'"),
+    ("missed_sessions_have_ended", "UPDATE workspace_instance SET missed_at = NULL WHERE source = 'eu'"),
     (
         "resets_stay_within_limits",
         "UPDATE ledger_entry SET effective_at = effective_at + interval '1 s' WHERE kind = 'reset'",
@@ -45,6 +46,8 @@ def lived_in(connection: Connection) -> Connection:
     """An installation with a history: finals, corrections, odd and running sessions, resets, switches."""
     wrong = stopped_report(2 * HOUR, workspace_class="xlarge")
     record(connection, wrong, session_report(), stopped_report(-HOUR), session_report(stopping_at=START))
+    record(connection, session_report(source="eu"))
+    see(connection, "eu", START + HOUR)
     used(connection, team("paying"), 3000, at=START + DAY)
     post_batch(connection, at=START + DAY)
     record(connection, stopped_report(HOUR, instance_id=wrong.instance_id, workspace_class="xlarge", observed_at=NOW))

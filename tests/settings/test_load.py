@@ -50,6 +50,7 @@ def test_what_is_left_out_has_its_default(load: Load) -> None:
 def test_a_grace_is_credits_or_a_percentage(load: Load) -> None:
     assert load(hardLimitGrace={"percent": 10}).hard_limit_grace.percent == 10
     assert load(environ={"USAGE_HARD_LIMIT_GRACE__CREDITS": "50"}).hard_limit_grace.credits == 50
+    assert (load().heartbeat_grace, load().max_session_lifetime) == (None, None)
 
 
 def test_an_empty_schedule_turns_its_job_off(load: Load) -> None:
@@ -57,6 +58,13 @@ def test_an_empty_schedule_turns_its_job_off(load: Load) -> None:
     assert settings.controller_schedule is None
     assert settings.reset_usage_schedule is None
     assert settings.billing_sync_schedule is None
+
+
+def test_bounds_of_sessions_are_durations_and_empty_is_off(load: Load) -> None:
+    settings = load(heartbeatGrace="5m", maxSessionLifetime="36h")
+    assert (settings.heartbeat_grace, settings.max_session_lifetime) == (timedelta(minutes=5), timedelta(hours=36))
+    settings = load(heartbeatGrace="", maxSessionLifetime="")
+    assert (load().heartbeat_grace, load().max_session_lifetime) == (None, None)
 
 
 def test_prices_are_the_decimals_that_were_written(load: Load) -> None:
@@ -126,6 +134,8 @@ def test_without_a_file_the_environment_is_enough() -> None:
         ("USAGE_CONTROLLER_SCHEDULE", "", "controller_schedule", None),
         ("USAGE_RESET_USAGE_SCHEDULE", "1h", "reset_usage_schedule", timedelta(hours=1)),
         ("USAGE_BILLING_SYNC_SCHEDULE", "1m", "billing_sync_schedule", timedelta(minutes=1)),
+        ("USAGE_HEARTBEAT_GRACE", "10m", "heartbeat_grace", timedelta(minutes=10)),
+        ("USAGE_MAX_SESSION_LIFETIME", "36h", "max_session_lifetime", timedelta(hours=36)),
         ("USAGE_REDIS__ADDRESS", "other:1", "redis_url", "redis://other:1/0"),
         ("USAGE_REDIS__URL", "rediss://other/2", "redis_url", "rediss://other/2"),
         ("REDIS_URL", "redis://other/3", "redis_url", "redis://other/3"),

@@ -42,6 +42,8 @@ def test_every_problem_is_listed_with_its_origin_key_value_and_what_is_allowed(
         ({"controllerSchedule": "-1m"}, "controllerSchedule"),
         ({"controllerSchedule": "1ns"}, "controllerSchedule"),
         ({"controllerSchedule": "90000h"}, "controllerSchedule"),
+        ({"heartbeatGrace": "0s"}, 'heartbeatGrace = "0s": out of range; must be a duration'),
+        ({"maxSessionLifetime": 36}, "maxSessionLifetime = 36: must be a duration"),
         ({"resetUsageSchedule": 60}, "resetUsageSchedule = 60: must be a duration"),
         ({PRICES: {}}, f"{PRICES} = an object: must be at least one workspace class"),
         ({PRICES: {"default": -1}}, f"{PRICES}.default = -1: "),

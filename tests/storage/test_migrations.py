@@ -8,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg import sql
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 
 from usage_tasks.embedded.servers import Servers
@@ -71,3 +71,27 @@ def test_two_upgrades_at_once_are_harmless(empty_url: str, database: Database) -
             upgrade.result()
     with database.transaction() as connection:
         assert objects(empty_url) == tuple(connection.execute(text(OBJECTS)).one())
+
+
+def test_sessions_of_an_older_version_keep_their_end_and_get_a_proof_of_life(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        command.upgrade(migrate.alembic_config(connection), "0002")
+    insert = """
+        INSERT INTO workspace_instance (instance_id, attribution_id, user_id, workspace_id, workspace_class, started_at,
+                                        stopped_at, observed_at, posted_revision, settled_at)
+        SELECT gen_random_uuid(), 'team:x', gen_random_uuid(), 'ws', 'small', '2026-01-01Z', stopped_at, '2026-01-02Z',
+               (stopped_at IS NOT NULL)::int, stopped_at
+        FROM unnest(ARRAY[NULL, '2026-01-01 10:00Z'::timestamptz]) AS t(stopped_at)
+    """
+    with engine.begin() as connection:
+        connection.execute(text(insert))
+    migrate.upgrade(empty_url)
+    held = """
+        SELECT ended_at = '2026-01-01 10:00Z', final_at = '2026-01-01 10:00Z', last_seen_at = '2026-01-02Z', revision
+        FROM workspace_instance ORDER BY ended_at
+    """
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(text(held))]
+    engine.dispose()
+    assert found == [(True, True, None, 1), (None, None, True, 1)]

@@ -1,12 +1,13 @@
 """Replay the quarter by `at`: reports, ticks, resets, invoices and webhooks, in the order of their time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from celery.exceptions import TimeoutError as ResultTimeoutError
 
+from usage_tasks import client
 from usage_tasks.celery import app
 from usage_tasks.demo.installation import Installation
 from usage_tasks.demo.quarter import Session, reports_between
@@ -16,7 +17,6 @@ from usage_tasks.domain.cycles import add_months
 BEGIN: Final = datetime(2012, 12, 31, tzinfo=UTC)
 END: Final = datetime(2013, 5, 1, tzinfo=UTC)
 ACTOR: Final = "service:demo"
-BATCH: Final = 1_000
 DAY: Final = timedelta(days=1)
 DRAFT: Final = timedelta(hours=1)
 """How long Stripe leaves a draft open, which is when its closing quantity must arrive."""
@@ -83,12 +83,13 @@ def replay(
     delivered = 0
     for instant in instants(plan, tick):
         reports = reports_between(sessions, previous, instant)
-        pending = [_send_reports(reports[start : start + BATCH], instant) for start in range(0, len(reports), BATCH)]
+        batches = client.prepare(reports, actor=ACTOR, at=instant)
+        client.send(app, batches)
         if interrupt_at is not None and instant >= interrupt_at:
             interrupt_at = None
             interrupt()
-        for batch, sent in pending:
-            totals.add("record", _confirm(sent, "usage.record_instances", batch))
+        recorded = client.confirm(app, batches, confirm_seconds=_ANSWER_SECONDS_MAX, attempts=_ATTEMPTS_MAX)
+        totals.add("record", asdict(recorded))
         installation.clock.advance(instant)
         installation.stand_in.advance(instant)
         delivered = _await_events(installation, delivered)
@@ -108,11 +109,6 @@ def _tick(installation: Installation, instant: datetime, totals: Totals) -> None
     totals.add("sync", synced)
     if synced.get("reports"):
         await_settled(installation.database_url)
-
-
-def _send_reports(batch: Sequence[Mapping[str, Any]], instant: datetime) -> tuple[dict[str, Any], Any]:
-    arguments = {"instances": list(batch), "actor": ACTOR, "at": instant.isoformat()}
-    return arguments, app.send_task("usage.record_instances", kwargs=arguments)
 
 
 def _upgrade(account: str) -> None:
@@ -139,15 +135,11 @@ def _await_events(installation: Installation, delivered_before: int) -> int:
 
 def call(task_name: str, /, **arguments: Any) -> dict[str, Any]:
     """Dispatch a task by name and wait for its answer; ask again where none comes, for a message can be lost."""
-    return _confirm(app.send_task(task_name, kwargs=arguments), task_name, arguments)
-
-
-def _confirm(sent: Any, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     for _ in range(_ATTEMPTS_MAX):
+        sent = app.send_task(task_name, kwargs=arguments)
         try:
             answer: dict[str, Any] = sent.get(timeout=_ANSWER_SECONDS_MAX, interval=0.002)
         except ResultTimeoutError:
-            sent = app.send_task(name, kwargs=dict(arguments))
-        else:
-            return answer
-    raise TimeoutError(f"{name}: no answer after {_ATTEMPTS_MAX} attempts of {_ANSWER_SECONDS_MAX} s")
+            continue
+        return answer
+    raise TimeoutError(f"{task_name}: no answer after {_ATTEMPTS_MAX} attempts of {_ANSWER_SECONDS_MAX} s")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
 from usage_tasks.domain.accounts import AttributionId
@@ -12,6 +13,7 @@ class SessionReport:
     """The facts of one session as seen at `observed_at`; of two reports the one observed later holds.
 
     `index` is the report's place in its batch. `stopping_at` ends what is billed, `stopped_at` makes it final.
+    `source` names the cluster or region that runs it, where the sender says so.
     """
 
     index: int
@@ -25,6 +27,14 @@ class SessionReport:
     stopping_at: datetime | None
     stopped_at: datetime | None
     observed_at: datetime
+    source: str | None = None
+
+
+class CapReason(StrEnum):
+    """Why a running session accrues no further: no proof of life within the grace, or older than a session may be."""
+
+    HEARTBEAT = "heartbeat"
+    LIFETIME = "lifetime"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,16 @@
-"""The ledger job: post what stopped, announce who reached their limit."""
+"""The ledger job: cap zombies, post what stopped, announce who reached their limit."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.limits import Crossing, LimitPolicy
-from usage_tasks.storage import limits, sessions
+from usage_tasks.storage import limits, sessions, zombies
 from usage_tasks.storage.plans import Plan
 from usage_tasks.storage.sessions import Posted
+from usage_tasks.storage.zombies import Caps
 
 BATCH: Final = 50_000
 DEFAULT_POLICY: Final = LimitPolicy()
@@ -22,6 +23,16 @@ class Announced:
     thresholds: int
     limits: int
     hard_limits: int
+
+
+def cap_batch(
+    connection: Connection, *, at: datetime, heartbeat_grace: timedelta | None, lifetime_max: timedelta | None
+) -> Caps:
+    """Cap up to BATCH running sessions without proof of life, or older than any may be; before what stopped is posted.
+
+    A bound of None is switched off. Fewer than BATCH changes mean that nothing free is left.
+    """
+    return zombies.cap_zombies(connection, at=at, grace=heartbeat_grace, lifetime=lifetime_max, limit=BATCH)
 
 
 def post_batch(connection: Connection, *, at: datetime) -> Posted:

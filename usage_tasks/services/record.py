@@ -32,14 +32,16 @@ def record_reports(
     limits: SpendingLimits,
     at: datetime,
     actor: Actor,
+    seen_at: datetime | None = None,
 ) -> Recorded:
     """Merge the good reports of a batch and quarantine the others; an account's first session opens it.
 
-    `malformed` are the rows of `raw` that could not even be read. Sending a batch again changes nothing.
+    `malformed` are the rows of `raw` that could not even be read. With `seen_at` the batch is a snapshot of what ran
+    then. Sending a batch again changes nothing.
     """
     known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
     own, contradicting = _split_contradictions(known, sessions.list_foreign(connection, known))
-    merged = sessions.merge_reports(connection, own)
+    merged = sessions.merge_reports(connection, own, seen_at=seen_at)
     # Asked again: another worker may have brought a session in between.
     foreign = _foreign(own, sessions.list_foreign(connection, own))
     refused = {rejection.index for rejection in foreign}

@@ -164,6 +164,8 @@ class Settings(_Section):
     controller_schedule: Schedule = Field(default=None, description=_SCHEDULE)
     reset_usage_schedule: Schedule = Field(default=None, description=_SCHEDULE)
     billing_sync_schedule: Schedule = Field(default=timedelta(minutes=10), description=_SCHEDULE)
+    heartbeat_grace: Schedule = Field(default=None, description=_SCHEDULE)
+    max_session_lifetime: Schedule = Field(default=None, description=_SCHEDULE)
     credits_per_minute_by_workspace_class: PricesByClass = Field(
         description="at least one workspace class with its credits per minute, a number from 0 to "
         f"{CREDITS_PER_MINUTE_MAX} with at most {FRACTIONAL_DIGITS_MAX} fractional digits"

@@ -16,7 +16,7 @@ _ENTRY = "key, kind, credit_cents, effective_at, posted_at, description"
 def find_session(connection: Connection, instance_id: UUID) -> SessionFacts | None:
     """Answer what is known of a session now; None for one that was never reported."""
     statement = """
-        SELECT instance_id, attribution_id, workspace_class, started_at, ended_at, stopped_at, revision,
+        SELECT instance_id, attribution_id, workspace_class, started_at, ended_at, final_at AS stopped_at, revision,
                posted_revision
         FROM workspace_instance WHERE instance_id = :instance_id
     """

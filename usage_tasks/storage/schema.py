@@ -5,6 +5,7 @@ Credits are stored as credit cents (bigint), prices as exact numerics of credits
 """
 
 from datetime import datetime
+from enum import StrEnum
 from typing import TypeVar
 
 from sqlalchemy import (
@@ -33,6 +34,7 @@ from sqlalchemy.types import TypeEngine
 from usage_tasks.domain.cost_centers import BillingStrategy
 from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.limits import Crossing
+from usage_tasks.domain.sessions import CapReason
 
 T = TypeVar("T")
 
@@ -65,12 +67,16 @@ def _required(name: str, kind: TypeEngine[T], *, default: str | None = None) -> 
     return Column(name, kind, nullable=False, server_default=None if default is None else text(default))
 
 
-def _one_of(
-    column: str, values: type[EntryKind] | type[BillingStrategy] | type[Crossing] | tuple[str, ...]
-) -> CheckConstraint:
+def _one_of(column: str, values: type[StrEnum] | tuple[str, ...]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
+
+_INFERRED_STOP = (
+    "CASE WHEN stopped_at IS NULL AND missed_at > last_seen_at "
+    "THEN last_seen_at ELSE NULL::timestamp with time zone END"
+)
+_UNCAPPED = "stopped_at IS NULL AND stopping_at IS NULL AND capped_at IS NULL AND posted_revision < revision"
 
 workspace_instance = Table(
     "workspace_instance",
@@ -86,8 +92,26 @@ workspace_instance = Table(
     _moment("stopped_at", nullable=True),
     _moment("observed_at"),
     _moment("recorded_at", default_now=True),
+    # Where it runs, by the latest observation that says so; its latest proof of life; the latest complete snapshot of
+    # its source. Each merges by its maximum (docs/adr/0008).
+    Column("source", Text),
+    _moment("source_seen_at", nullable=True),
+    _moment("last_seen_at", nullable=True),
+    _moment("missed_at", nullable=True),
+    # A zombie accrues no further than this. Each reason can be released once and for all.
+    _moment("capped_at", nullable=True),
+    Column("cap_reason", Text),
+    _required("heartbeat_released", Boolean(), default="false"),
+    _required("lifetime_released", Boolean(), default="false"),
+    Column("inferred_stopped_at", DateTime(timezone=True), Computed(_INFERRED_STOP, persisted=True)),
+    # From here on it is final: a reported stop, else an inferred one.
+    Column("final_at", DateTime(timezone=True), Computed(f"COALESCE(stopped_at, {_INFERRED_STOP})", persisted=True)),
     # What is billed ends here; null while it runs. A draft has stopping_at but not yet stopped_at.
-    Column("ended_at", DateTime(timezone=True), Computed("COALESCE(stopping_at, stopped_at)", persisted=True)),
+    Column(
+        "ended_at",
+        DateTime(timezone=True),
+        Computed(f"COALESCE(stopping_at, stopped_at, LEAST({_INFERRED_STOP}, capped_at))", persisted=True),
+    ),
     # Odd but honest input: it bills nothing and can be listed.
     Column(
         "stops_before_start",
@@ -102,13 +126,35 @@ workspace_instance = Table(
     _moment("settled_at", nullable=True),
     CheckConstraint("posted_revision BETWEEN 0 AND revision", name="posted_revision"),
     CheckConstraint("(posted_revision = 0) = (settled_at IS NULL)", name="settled_at"),
+    CheckConstraint("stopped_at IS NOT NULL OR last_seen_at IS NOT NULL", name="last_seen_at"),
+    CheckConstraint("(source IS NULL) = (source_seen_at IS NULL)", name="source"),
+    CheckConstraint("(capped_at IS NULL) = (cap_reason IS NULL)", name="capped_at"),
+    CheckConstraint("capped_at IS NULL OR COALESCE(stopping_at, stopped_at) IS NULL", name="cap_of_running"),
+    _one_of("cap_reason", CapReason),
     Index("workspace_instance_open_idx", "attribution_id", postgresql_where=text("posted_revision < revision")),
     Index(
         "workspace_instance_postable_idx",
-        "stopped_at",
-        postgresql_where=text("stopped_at IS NOT NULL AND posted_revision < revision"),
+        "final_at",
+        postgresql_where=text("final_at IS NOT NULL AND posted_revision < revision"),
     ),
     Index("workspace_instance_odd_idx", "started_at", postgresql_where=text("stops_before_start")),
+    Index("workspace_instance_source_idx", "source", "last_seen_at", postgresql_where=text("stopped_at IS NULL")),
+    Index(
+        "workspace_instance_silent_idx",
+        "last_seen_at",
+        postgresql_where=text(f"{_UNCAPPED} AND NOT heartbeat_released"),
+    ),
+    Index("workspace_instance_old_idx", "started_at", postgresql_where=text(f"{_UNCAPPED} AND NOT lifetime_released")),
+    Index("workspace_instance_capped_idx", "capped_at", postgresql_where=text("capped_at IS NOT NULL")),
+)
+
+source_snapshot = Table(
+    "source_snapshot",
+    metadata,
+    Column("source", Text(collation="C"), primary_key=True),
+    # Null for a source that was only named in reports so far.
+    _moment("taken_at", nullable=True),
+    _moment("recorded_at", default_now=True),
 )
 
 ledger_entry = Table(

@@ -13,11 +13,12 @@ from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.prices import hold_prices
 from usage_tasks.storage.rating import RATED
 from usage_tasks.storage.rows import as_json, fetch, fetch_one
+from usage_tasks.storage.snapshots import lock_sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """What a batch of reports did: rows that are new, rows whose facts changed, reports that brought nothing."""
+    """What a batch of reports did: rows that are new, rows whose facts changed, reports that brought no new fact."""
 
     inserted: int
     updated: int
@@ -36,41 +37,97 @@ def _rank(row: str) -> str:
     return f"ROW({finality}, {row}.observed_at, {optional}, {rest})"
 
 
-_FACTS = "user_id, workspace_id, workspace_class, created_at, started_at, stopping_at, stopped_at, observed_at"
-_BILLED = ("workspace_class", "started_at", "stopping_at", "stopped_at")
+_FACTS = ("user_id", "workspace_id", "workspace_class", "created_at", "started_at", "stopping_at", "stopped_at")
+_COLUMNS = ", ".join((*_FACTS, "observed_at"))
+_NEWER = "ROW(EXCLUDED.source_seen_at, EXCLUDED.source) > ROW(held.source_seen_at, held.source)"
 
-_MERGE = f"""
-    WITH report AS (
-        SELECT DISTINCT ON (r.instance_id) r.*
-        FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
-            instance_id uuid, attribution_id text, user_id uuid, workspace_id text, workspace_class text,
-            created_at timestamptz, started_at timestamptz, stopping_at timestamptz, stopped_at timestamptz,
-            observed_at timestamptz)
+
+def _facts(row: str) -> str:
+    return ", ".join(f"{row}.{column}" for column in (*_FACTS, "observed_at"))
+
+
+def merging(reports: str) -> str:
+    """Compose the statement that merges rows of reports and counts them; `reports` is a query of the rows.
+
+    Of a session's facts the greatest report's hold; its proof of life, its source and the snapshot that misses it merge
+    each by itself (docs/adr/0008). A sign of life lifts the heartbeat's cap, a reported end every cap. The parameter
+    `seen_at` is the instant of the snapshot that lists the rows, or null.
+    """
+    return f"""
+    WITH told AS (
+        SELECT r.*, GREATEST(r.observed_at, CAST(:seen_at AS timestamptz)) AS seen_at FROM ({reports}) AS r
+    ), report AS (
+        SELECT DISTINCT ON (r.instance_id) r.*,
+               max(CASE WHEN r.stopped_at IS NULL THEN r.seen_at END) OVER same AS last_seen_at,
+               max(CASE WHEN r.source IS NOT NULL THEN r.seen_at END) OVER same AS source_seen_at,
+               first_value(r.source) OVER (
+                   PARTITION BY r.instance_id ORDER BY r.source IS NULL, r.seen_at DESC, r.source COLLATE "C" DESC
+               ) AS latest_source
+        FROM told r
+        WINDOW same AS (PARTITION BY r.instance_id)
         ORDER BY r.instance_id, {_rank("r")} DESC
     ), written AS (
-        INSERT INTO workspace_instance AS held (instance_id, attribution_id, {_FACTS})
-        SELECT instance_id, attribution_id, {_FACTS} FROM report ORDER BY instance_id
+        INSERT INTO workspace_instance AS held
+            (instance_id, attribution_id, {_COLUMNS}, last_seen_at, source, source_seen_at, missed_at)
+        SELECT r.instance_id, r.attribution_id, {_facts("r")}, r.last_seen_at, r.latest_source, r.source_seen_at,
+               s.taken_at
+        FROM report r LEFT JOIN source_snapshot s ON s.source = r.latest_source ORDER BY r.instance_id
         ON CONFLICT (instance_id) DO UPDATE SET
-            ({_FACTS}) = ROW({", ".join("EXCLUDED." + column for column in _FACTS.split(", "))}),
-            recorded_at = clock_timestamp(),
-            revision = held.revision + (
-                held.posted_revision = held.revision
-                AND ({", ".join("held." + column for column in _BILLED)})
-                    IS DISTINCT FROM ({", ".join("EXCLUDED." + column for column in _BILLED)})
-            )::int
-        WHERE held.attribution_id = EXCLUDED.attribution_id AND {_rank("EXCLUDED")} > {_rank("held")}
-        RETURNING (xmax = 0) AS inserted
+            ({_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, capped_at, cap_reason, recorded_at) = (
+                SELECT {_facts("f")}, n.last_seen_at,
+                       CASE WHEN n.moved THEN EXCLUDED.source ELSE held.source END,
+                       CASE WHEN n.moved THEN EXCLUDED.source_seen_at ELSE held.source_seen_at END,
+                       CASE WHEN EXCLUDED.source = held.source THEN GREATEST(held.missed_at, EXCLUDED.missed_at)
+                            WHEN n.moved THEN EXCLUDED.missed_at ELSE held.missed_at END,
+                       CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.capped_at END,
+                       CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.cap_reason END,
+                       clock_timestamp()
+                FROM (
+                    SELECT {_rank("EXCLUDED")} > {_rank("held")} AS greater,
+                           GREATEST(held.last_seen_at, EXCLUDED.last_seen_at) AS last_seen_at,
+                           EXCLUDED.source IS NOT NULL AND (held.source IS NULL OR {_NEWER}) AS moved,
+                           held.cap_reason = 'lifetime'
+                               OR EXCLUDED.last_seen_at <= held.last_seen_at
+                               OR EXCLUDED.last_seen_at IS NULL AS capped
+                ) AS n,
+                LATERAL (
+                    SELECT {_facts("EXCLUDED")} WHERE n.greater UNION ALL SELECT {_facts("held")} WHERE NOT n.greater
+                ) AS f({_COLUMNS})
+            )
+        WHERE held.attribution_id = EXCLUDED.attribution_id AND (
+            {_rank("EXCLUDED")} > {_rank("held")}
+            OR held.stopped_at IS NULL AND (
+                EXCLUDED.last_seen_at > held.last_seen_at
+                OR EXCLUDED.source IS NOT NULL AND (held.source IS NULL OR {_NEWER})
+            )
+        )
+        RETURNING held.instance_id, (xmax = 0) AS inserted, {_facts("held")}
     )
-    SELECT count(*) FILTER (WHERE inserted) AS inserted, count(*) FILTER (WHERE NOT inserted) AS updated FROM written
-"""
+    SELECT count(*) FILTER (WHERE w.inserted) AS inserted,
+           count(*) FILTER (WHERE NOT w.inserted AND ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")}))
+               AS updated
+    FROM written w JOIN report r USING (instance_id)
+    """
 
 
-def merge_reports(connection: Connection, reports: Sequence[SessionReport]) -> Merged:
+_MERGE = merging("""
+    SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
+        instance_id uuid, attribution_id text, user_id uuid, workspace_id text, workspace_class text,
+        created_at timestamptz, started_at timestamptz, stopping_at timestamptz, stopped_at timestamptz,
+        observed_at timestamptz, source text)
+""")
+
+
+def merge_reports(
+    connection: Connection, reports: Sequence[SessionReport], *, seen_at: datetime | None = None
+) -> Merged:
     """Write what a batch of reports adds to what is known; a final session whose bill changes is open again.
 
-    A report for a session of another account changes nothing: see `list_foreign`.
+    With `seen_at` the batch is a snapshot of what ran then. A report for a session of another account changes nothing:
+    see `list_foreign`.
     """
-    row = fetch_one(connection, _MERGE, reports=as_json([asdict(report) for report in reports]))
+    lock_sources(connection, {report.source for report in reports if report.source is not None})
+    row = fetch_one(connection, _MERGE, reports=as_json([asdict(report) for report in reports]), seen_at=seen_at)
     return Merged(inserted=row.inserted, updated=row.updated, unchanged=len(reports) - row.inserted - row.updated)
 
 
@@ -103,8 +160,8 @@ _STOPPED = """
            GREATEST(ended_at, started_at) AS until,
            GREATEST(ended_at, started_at, settled_at) AS effective_at
     FROM workspace_instance
-    WHERE stopped_at IS NOT NULL AND posted_revision < revision
-        AND stopped_at <= :at AND GREATEST(ended_at, started_at) <= :at
+    WHERE final_at IS NOT NULL AND posted_revision < revision
+        AND final_at <= :at AND GREATEST(ended_at, started_at) <= :at
 """
 
 ENTRIES = """
@@ -121,7 +178,7 @@ ENTRIES = """
 _POST = f"""
     WITH session AS (
         {_STOPPED}
-        ORDER BY stopped_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        ORDER BY final_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), {RATED}, closed AS (
         UPDATE workspace_instance AS held
         SET posted_revision = s.revision, posted_cents = r.credit_cents, settled_at = s.effective_at
@@ -146,6 +203,7 @@ _PLAN = f"""
 def post_stopped(connection: Connection, *, at: datetime, limit: int) -> Posted:
     """Post up to `limit` sessions that had stopped by `at` and whose latest facts are not in the ledger.
 
+    A stop is a reported or an inferred one.
     Sessions that another worker is posting are left to it. A session posted twice breaks the ledger's key.
     """
     hold_prices(connection)

@@ -38,7 +38,7 @@ _BALANCES = """
 
 _UNPOSTED = """
     SELECT instance_id::text AS offender FROM workspace_instance
-    WHERE stopped_at <= :at - CAST(:grace AS interval) AND recorded_at <= clock_timestamp() - CAST(:grace AS interval)
+    WHERE final_at <= :at - CAST(:grace AS interval) AND recorded_at <= clock_timestamp() - CAST(:grace AS interval)
         AND GREATEST(ended_at, started_at) <= :at AND posted_revision < revision
 """
 
@@ -82,6 +82,13 @@ _RESETS = """
     )
 """
 
+# Who is not in the latest snapshot of the source that runs it has ended there.
+_MISSED = """
+    SELECT w.instance_id::text AS offender
+    FROM workspace_instance w JOIN source_snapshot s USING (source)
+    WHERE w.stopped_at IS NULL AND s.taken_at > w.last_seen_at AND w.inferred_stopped_at IS NULL
+"""
+
 CHECKS: Final = {
     "balances_equal_entries": _BALANCES,
     "stopped_sessions_are_posted": _UNPOSTED,
@@ -89,6 +96,7 @@ CHECKS: Final = {
     "prices_match_facts": _PRICES_OF_SESSIONS,
     "cost_center_versions_have_no_gaps": _VERSIONS,
     "resets_stay_within_limits": _RESETS,
+    "missed_sessions_have_ended": _MISSED,
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -33,10 +34,13 @@ from usage_tasks.domain.sessions import Rejection, SessionReport
 REPORTS_MAX: Final = 5_000
 """How many reports one message may hold."""
 
+SNAPSHOT_MAX: Final = 20_000
+"""How many running sessions one source may list; a snapshot can't be taken apart, a source can."""
+
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
-_NAME_LENGTH_MAX = 255
-_AHEAD_MAX: Final = timedelta(days=1)
+NAME_LENGTH_MAX = 255
+AHEAD_MAX: Final = timedelta(days=1)
 
 
 def _iso_text(value: object) -> object:
@@ -87,7 +91,7 @@ def _actor_text(value: str) -> str:
 Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_as_utc)]
 """An instant: ISO 8601 with an offset."""
 
-Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=_NAME_LENGTH_MAX), AfterValidator(_plain)]
+Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=NAME_LENGTH_MAX), AfterValidator(_plain)]
 UuidText = Annotated[
     str,
     StringConstraints(strict=True),
@@ -148,6 +152,7 @@ class ReportArguments(BaseModel):
     stopping_at: Moment | None = None
     stopped_at: Moment | None = None
     observed_at: Moment | None = Field(default=None, description="when the sender saw this; the default is now")
+    source: Name | None = Field(default=None, description="the cluster or region that runs it")
 
 
 Credits = Annotated[int, Field(strict=True, ge=0, le=SPENDING_LIMIT_MAX)]
@@ -157,24 +162,40 @@ RawReport = Annotated[Any, WithJsonSchema(ReportArguments.model_json_schema())]
 """A report as it came: each is read on its own, so that a bad one does not refuse its batch."""
 
 
-def parse_reports(raw: Sequence[object], *, at: datetime) -> tuple[list[SessionReport], list[Rejection]]:
-    """Read each report of a batch on its own: the good ones, and for each bad one its index, field and reason."""
+def parse_reports(
+    raw: Sequence[object], *, at: datetime, source: str | None = None
+) -> tuple[list[SessionReport], list[Rejection]]:
+    """Read each report of a batch on its own: the good ones, and for each bad one its index, field and reason.
+
+    With `source` the batch lists what runs there: a report that names another one is bad.
+    """
     reports, rejections = [], []
     for index, row in enumerate(raw):
         try:
-            report = _report(index, ReportArguments.model_validate(row), at=at)
+            report = _report(index, ReportArguments.model_validate(row), at=at, source=source)
         except ValidationError as error:
             rejections.append(_rejection(index, row, error))
             continue
-        if report.observed_at > at + _AHEAD_MAX:  # it would bar every correction until then
+        if report.observed_at > at + AHEAD_MAX:  # it would bar every correction until then
             reason = f"{report.observed_at.isoformat()} is not allowed: at most a day after {at.isoformat()}"
             rejections.append(Rejection(index=index, field="observed_at", reason=reason))
+        elif source is not None and report.source != source:
+            reason = f"{report.source!a} is not allowed: {source!a}, whose snapshot this is"
+            rejections.append(Rejection(index=index, field="source", reason=reason))
         else:
             reports.append(report)
     return reports, rejections
 
 
-def _report(index: int, row: ReportArguments, *, at: datetime) -> SessionReport:
+def find_instance_id(row: object) -> UUID | None:
+    """Tell whose report a row is that can't be read otherwise."""
+    try:
+        return parse_uuid(row["instance_id"]) if isinstance(row, dict) else None
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _report(index: int, row: ReportArguments, *, at: datetime, source: str | None) -> SessionReport:
     return SessionReport(
         index=index,
         instance_id=parse_uuid(row.instance_id),
@@ -187,6 +208,7 @@ def _report(index: int, row: ReportArguments, *, at: datetime) -> SessionReport:
         stopping_at=row.stopping_at,
         stopped_at=row.stopped_at,
         observed_at=row.observed_at or at,
+        source=row.source or source,
     )
 
 

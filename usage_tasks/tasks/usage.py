@@ -11,7 +11,7 @@ from usage_tasks.domain.accounts import AttributionId, parse_actor, parse_attrib
 from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.sessions import Rejection
-from usage_tasks.runtime import runtime
+from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services import cost_center, read_usage, reconcile, record, reset
 from usage_tasks.tasks.arguments import (
     REPORTS_MAX,
@@ -71,8 +71,9 @@ def record_instances(
 class ReconcileAnswer:
     """What the ledger job did: entries posted and their sum, what was announced of limits, balances shown in Redis.
 
-    The snapshot is "written", "failed" (Redis is away: the next tick makes up for it), or "skipped" by a run for an
-    instant of its own: it shows the present.
+    `zombies` counts sessions capped anew, `zombies_lifted` caps whose cause was switched off. The snapshot is
+    "written", "failed" (Redis is away: the next tick makes up for it), or "skipped" by a run for an instant of its
+    own: it shows the present.
     """
 
     entries: int
@@ -80,6 +81,8 @@ class ReconcileAnswer:
     thresholds_reached: int
     limits_reached: int
     hard_limits_reached: int
+    zombies: int
+    zombies_lifted: int
     snapshot: SnapshotOutcome
     snapshots_written: int
 
@@ -90,13 +93,14 @@ def reconcile_usage(
     scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
     dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
 ) -> ReconcileAnswer | Skipped | DryRun[reconcile.ReconcilePlan]:
-    """Post every session that had stopped by `at` and is not in the ledger, announce limits, show balances in Redis."""
+    """Cap zombies, post every session that had stopped by `at`, announce limits, show balances in Redis."""
     rt = runtime()
     if dry_run:
         with rt.transaction() as connection:
             return DryRun(dry_run=reconcile.plan_reconcile(connection, at=rt.instant(at), policy=rt.limit_policy))
 
     def work(now: datetime) -> ReconcileAnswer:
+        capped, lifted = _cap_zombies(rt, now)
         posted, cents = 0, 0
         for _ in range(_BATCHES_MAX):
             with rt.transaction() as connection:
@@ -116,11 +120,29 @@ def reconcile_usage(
             thresholds_reached=reached.thresholds,
             limits_reached=reached.limits,
             hard_limits_reached=reached.hard_limits,
+            zombies=capped,
+            zombies_lifted=lifted,
             snapshot=outcome,
             snapshots_written=written,
         )
 
     return run_job(rt, "usage.reconcile", rt.settings.controller_schedule, at=at, scheduled=scheduled, work=work)
+
+
+def _cap_zombies(rt: Runtime, now: datetime) -> tuple[int, int]:
+    capped, lifted = 0, 0
+    for _ in range(_BATCHES_MAX):
+        with rt.transaction() as connection:
+            batch = reconcile.cap_batch(
+                connection,
+                at=now,
+                heartbeat_grace=rt.settings.heartbeat_grace,
+                lifetime_max=rt.settings.max_session_lifetime,
+            )
+        capped, lifted = capped + batch.capped, lifted + batch.lifted
+        if batch.changed < reconcile.BATCH:
+            break
+    return capped, lifted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

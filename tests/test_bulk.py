@@ -1,0 +1,211 @@
+"""The bulk path ends where the task ends."""
+
+import csv
+import gzip
+import json
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from sqlalchemy import text
+
+from tests.factories import DAY, HOUR, START, SYSTEM, call, make_id, session_row, team, user
+from usage_tasks import bulk, cli
+from usage_tasks.coordination.clock import TestClock
+from usage_tasks.demo.quarter import load_quarter
+from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.runtime import Runtime
+from usage_tasks.storage.staging import COLUMNS
+from usage_tasks.tasks import usage
+
+FILE = Path(bulk.__file__).parent / "demo/data/metacentrum-2013q1.csv.gz"
+AT = START + DAY
+HELD = f"""
+    SELECT {", ".join(COLUMNS)}, last_seen_at, source_seen_at, missed_at, final_at, ended_at, revision, posted_revision
+    FROM workspace_instance ORDER BY instance_id
+"""  # noqa: S608 - constants
+REST = (
+    "SELECT attribution_id, version, spending_limit, cycle_started_at, actor FROM cost_center ORDER BY 1",
+    "SELECT field, reason, times_seen FROM quarantined_report ORDER BY 1, 2, 3",
+    "SELECT source, taken_at FROM source_snapshot ORDER BY 1",
+)
+
+
+def held(rt: Runtime, *, rest: bool = True) -> list[list[tuple[Any, ...]]]:
+    with rt.transaction() as connection:
+        return [[tuple(row) for row in connection.execute(text(each))] for each in (HELD, *(REST if rest else ()))]
+
+
+def forget(rt: Runtime) -> None:
+    with rt.transaction() as connection:
+        connection.execute(text("TRUNCATE workspace_instance, cost_center, quarantined_report, source_snapshot"))
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]], header: Sequence[str] = COLUMNS) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, header)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def load(rt: Runtime, path: Path) -> tuple[dict[str, int], list[tuple[int, str]]]:
+    """Import a file; answer the counts, and of each refused row the line and the field."""
+    counts, refused = {"inserted": 0, "updated": 0, "unchanged": 0}, []
+    for done in bulk.import_file(rt, path, at=AT, actor=SYSTEM):
+        for what in counts:
+            counts[what] += getattr(done.merged, what)
+        refused += [(each.index, each.field) for each in done.rejections]
+    return counts, refused
+
+
+def record(rows: Sequence[dict[str, Any]]) -> Any:
+    reports = [{key: value for key, value in row.items() if value} for row in rows]
+    return call(usage.record_instances, instances=reports, actor=SYSTEM, at=AT.isoformat())
+
+
+def test_the_quarters_file_ends_in_exactly_the_rows_that_the_task_makes(rt: Runtime) -> None:
+    sessions = load_quarter()
+    counts, refused = load(rt, FILE)
+    assert (counts, refused) == ({"inserted": len(sessions), "updated": 0, "unchanged": 0}, [])
+    imported = held(rt)
+    forget(rt)
+    with gzip.open(FILE, "rt") as file:
+        rows = list(csv.DictReader(file))
+    for begin in range(0, len(rows), 5000):
+        record(rows[begin : begin + 5000])
+    assert imported == held(rt)
+    assert load(rt, FILE)[0] == {"inserted": 0, "updated": 0, "unchanged": len(sessions)}
+    assert imported == held(rt)
+
+
+def odd_rows() -> list[dict[str, Any]]:
+    """Corrections, repetitions, other spellings, contradictions, and everything that can be wrong with a row."""
+    names = [str(make_id(number)) for number in range(9)]
+    return [
+        session_row(instance_id=names[0], source="eu"),
+        session_row(instance_id=names[0], observed_at=START + HOUR, stopped_at=START + HOUR),
+        session_row(instance_id=names[0], source="eu"),
+        session_row(instance_id=names[1].upper(), attribution_id=user("a"), source="us"),
+        session_row(instance_id=names[1], attribution_id=user("b")),
+        session_row(instance_id=names[2], attribution_id=team("a")),
+        session_row(instance_id=names[2], attribution_id=team("b")),
+        session_row(instance_id=names[3], workspace_class="gold", attribution_id=team("never")),
+        session_row(instance_id=names[4], started_at="2026-02-30T00:00:00Z"),
+        session_row(instance_id=names[4], started_at="2026-01-01T01:00:00.5+01:00", created_at="2026-01-01 00:00:00Z"),
+        session_row(instance_id=names[5], started_at="2026-01-01T00:00:00.25Z", stopping_at=START + HOUR),
+        session_row(instance_id=names[6], observed_at="2026-01-03T00:00:00Z"),
+        session_row(instance_id=names[7], workspace_id="x" * 256),
+        session_row(instance_id=names[7], workspace_id="a\x00b"),
+        session_row(instance_id=names[7], workspace_id='quoted, "text"\u00e4'),
+        session_row(instance_id="", workspace_id="no id"),
+        session_row(instance_id=names[8], started_at="0001-01-01T00:00:00Z"),
+        session_row(instance_id=names[8], user_id="ann"),
+    ]
+
+
+def test_odd_rows_end_as_they_do_by_the_task(rt: Runtime, tmp_path: Path) -> None:
+    rows = odd_rows()
+    answer = record(rows)
+    expected = held(rt)
+    forget(rt)
+    counts, refused = load(rt, write(tmp_path / "odd.csv", rows))
+    assert counts == {what: answer[what] for what in counts}
+    assert refused == [(each["index"] + 2, each["field"]) for each in answer["rejections"]]
+    assert held(rt) == expected
+
+
+def test_a_refused_row_is_quarantined_with_its_line(rt: Runtime, tmp_path: Path) -> None:
+    path = write(tmp_path / "bad.csv", [session_row(), session_row(workspace_class="gold")])
+    path.write_text(path.read_text() + "one,two\n")
+    assert load(rt, path)[1] == [(3, "workspace_class"), (4, "report")]
+    with rt.transaction() as connection:
+        kept = connection.execute(text("SELECT report FROM quarantined_report")).scalars()
+        assert sorted(json.loads(each)["line"] for each in kept) == [3, 4]
+
+
+def test_a_session_of_another_account_is_refused_by_its_line(rt: Runtime, tmp_path: Path) -> None:
+    row = session_row(attribution_id=team("a"))
+    record([row])
+    path = write(tmp_path / "foreign.csv", [row, row | {"attribution_id": team("b"), "stopped_at": AT.isoformat()}])
+    assert load(rt, path)[1] == [(3, "attribution_id")]
+    assert [row[COLUMNS.index("stopped_at")] for row in held(rt)[0]] == [None]
+
+
+def test_chunks_are_committed_one_by_one_and_end_in_the_same_rows(
+    rt: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "odd.csv", odd_rows())
+    load(rt, path)
+    whole = held(rt, rest=False)
+    forget(rt)
+    monkeypatch.setattr(bulk, "CHUNK_LINES", 4)
+    chunks = bulk.import_file(rt, path, at=AT, actor=SYSTEM)
+    next(chunks)
+    assert len(held(rt)[0]) == 2  # two sessions in four lines
+    load(rt, path)
+    assert held(rt, rest=False) == whole
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("", "a header line with instance_id"),
+        ("instance_id,workspace_id,user_id,attribution_id,workspace_class", "a header line with started_at"),
+        (",".join([*COLUMNS, "colour"]), "header: 'colour' is not allowed: only instance_id"),
+        (",".join([*COLUMNS, "source"]), "each column once"),
+    ],
+)
+def test_a_header_that_will_not_do_is_refused_by_name(rt: Runtime, tmp_path: Path, header: str, told: str) -> None:
+    path = tmp_path / "file.csv"
+    path.write_text(header + "\n")
+    with pytest.raises(InvalidInputError, match=told):
+        load(rt, path)
+
+
+def test_the_command_prints_counts_and_the_refused_lines(
+    rt: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TestClock(rt.redis).advance(AT)
+    for rows, code, told in (
+        ([session_row()], 0, ""),
+        ([session_row(), session_row(user_id="ann")], 1, "line 3: user_id: 'ann' is not allowed: "),
+    ):
+        with pytest.raises(typer.Exit) as ended:
+            cli.import_reports(write(tmp_path / "file.csv", rows))
+        printed = capsys.readouterr()
+        assert ended.value.exit_code == code
+        assert printed.err.startswith(told)
+        assert json.loads(printed.out)["inserted"] == 1
+
+
+def test_a_broken_file_says_so_and_what_was_taken_up(
+    rt: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TestClock(rt.redis).advance(AT)
+    broken = tmp_path / "broken.csv.gz"
+    broken.write_bytes(FILE.read_bytes()[:20_000])
+    with pytest.raises(typer.Exit) as ended:
+        cli.import_reports(broken)
+    assert ended.value.exit_code == 2
+    assert '"inserted": 0' in capsys.readouterr().err
+
+
+def test_memory_does_not_follow_the_size_of_the_file(
+    rt: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "CHUNK_LINES", 500)
+    peaks = []
+    for count in (1000, 8000):
+        rows = [session_row(stopped_at=START + HOUR) for _ in range(count)]
+        path = write(tmp_path / f"{count}.csv", rows)
+        del rows
+        tracemalloc.start()
+        for _ in bulk.import_file(rt, path, at=AT, actor=SYSTEM):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]

@@ -1,0 +1,67 @@
+"""Take up a snapshot of what runs: renew, take up what is unknown, end what is missing. Source: docs/adr/0008."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.services.record import Recorded, record_reports
+from usage_tasks.storage import snapshots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything that ran in a source at an instant: the rows as they came, and how each was read."""
+
+    source: str
+    taken_at: datetime
+    reports: Sequence[SessionReport]
+    malformed: Sequence[Rejection]
+    raw: Sequence[object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healed:
+    """What a snapshot did. Where it is not `complete`, some row did not say whose session it is: nothing was ended."""
+
+    recorded: Recorded
+    ended: int
+    complete: bool
+
+
+def report_running(
+    connection: Connection,
+    snapshot: Snapshot,
+    find_instance_id: Callable[[object], UUID | None],
+    *,
+    limits: SpendingLimits,
+    actor: Actor,
+) -> Healed:
+    """Merge a snapshot's rows, then end the sessions of its source that nobody has seen since it was taken.
+
+    A refused row still says that its session runs.
+    """
+    snapshots.lock_source(connection, snapshot.source)
+    recorded = record_reports(
+        connection,
+        snapshot.reports,
+        snapshot.malformed,
+        raw=snapshot.raw,
+        limits=limits,
+        at=snapshot.taken_at,
+        actor=actor,
+        seen_at=snapshot.taken_at,
+    )
+    listed = [find_instance_id(snapshot.raw[refused.index]) for refused in recorded.rejections]
+    known = {instance_id for instance_id in listed if instance_id is not None}
+    snapshots.renew(connection, known, seen_at=snapshot.taken_at)
+    complete = None not in listed
+    ended = 0
+    if complete:
+        ended = snapshots.end_missing(connection, snapshot.source, taken_at=snapshot.taken_at, actor=actor)
+    return Healed(recorded=recorded, ended=ended, complete=complete)

@@ -1,0 +1,90 @@
+"""Snapshots of what runs in a source, a cluster or a region: signs of life, and who is missing (docs/adr/0008)."""
+
+from collections.abc import Collection
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor
+from usage_tasks.storage.rows import execute, fetch_one
+
+
+def lock_sources(connection: Connection, sources: Collection[str]) -> None:
+    """Hold off snapshots of these sources until the transaction ends: a report and a snapshot see one another."""
+    if not sources:
+        return
+    names = sorted(sources)
+    unknown = """
+        INSERT INTO source_snapshot (source)
+        SELECT n.source FROM unnest(CAST(:names AS text[])) AS n(source)
+        WHERE NOT EXISTS (SELECT 1 FROM source_snapshot s WHERE s.source = n.source)
+        ORDER BY n.source ON CONFLICT DO NOTHING
+    """
+    execute(connection, unknown, names=names)
+    known = """
+        SELECT source FROM source_snapshot WHERE source = ANY(CAST(:names AS text[])) ORDER BY source FOR SHARE
+    """
+    execute(connection, known, names=names)
+
+
+def lock_source(connection: Connection, source: str) -> None:
+    """Hold off reports and other snapshots of a source until the transaction ends."""
+    statement = """
+        INSERT INTO source_snapshot (source) VALUES (:source)
+        ON CONFLICT (source) DO UPDATE SET recorded_at = clock_timestamp()
+    """
+    execute(connection, statement, source=source)
+
+
+def renew(connection: Connection, instances: Collection[UUID], *, seen_at: datetime) -> int:
+    """Note that these sessions ran at an instant; return how many were not known to run so late.
+
+    For rows of a snapshot that were refused, but whose session can be told.
+    """
+    statement = """
+        WITH due AS (
+            SELECT instance_id FROM workspace_instance
+            WHERE instance_id = ANY(CAST(:instances AS uuid[])) AND stopped_at IS NULL AND last_seen_at < :seen_at
+            ORDER BY instance_id FOR UPDATE
+        )
+        UPDATE workspace_instance AS held
+        SET last_seen_at = :seen_at, recorded_at = clock_timestamp(),
+            capped_at = CASE WHEN cap_reason <> 'heartbeat' THEN capped_at END,
+            cap_reason = CASE WHEN cap_reason <> 'heartbeat' THEN cap_reason END
+        FROM due WHERE held.instance_id = due.instance_id
+    """
+    return execute(connection, statement, instances=sorted(instances), seen_at=seen_at)
+
+
+_END_MISSING = """
+    WITH latest AS (
+        UPDATE source_snapshot SET taken_at = :taken_at
+        WHERE source = :source AND (taken_at IS NULL OR taken_at < :taken_at)
+        RETURNING source
+    ), missing AS (
+        SELECT w.instance_id
+        FROM workspace_instance w JOIN latest USING (source)
+        WHERE w.stopped_at IS NULL AND w.inferred_stopped_at IS NULL AND w.last_seen_at < :taken_at
+        ORDER BY w.instance_id FOR UPDATE OF w
+    ), ended AS (
+        UPDATE workspace_instance AS held SET missed_at = :taken_at, recorded_at = clock_timestamp()
+        FROM missing WHERE held.instance_id = missing.instance_id
+        RETURNING held.attribution_id
+    ), told AS (
+        INSERT INTO audit (at, actor, action, attribution_id, details)
+        SELECT :taken_at, :actor, 'sessions.missing', attribution_id,
+               jsonb_build_object('source', CAST(:source AS text), 'ended', count(*))
+        FROM ended GROUP BY attribution_id ORDER BY attribution_id
+    )
+    SELECT count(*) AS ended FROM ended
+"""
+
+
+def end_missing(connection: Connection, source: str, *, taken_at: datetime, actor: Actor) -> int:
+    """End each session of a source that was not seen since its snapshot was taken; return how many.
+
+    Nothing where a later snapshot is known: who is missing in that one has ended already. Each account is told so in
+    its audit. The caller has renewed who is in the snapshot, and holds the source's lock.
+    """
+    return int(fetch_one(connection, _END_MISSING, source=source, taken_at=taken_at, actor=actor).ended)

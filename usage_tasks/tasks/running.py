@@ -1,0 +1,97 @@
+"""`usage.*` on what runs: snapshots that heal lost reports, zombies released. Ledger tasks: no network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from pydantic import Field
+
+from usage_tasks.domain.accounts import parse_actor, parse_uuid
+from usage_tasks.domain.sessions import Rejection
+from usage_tasks.runtime import runtime
+from usage_tasks.services import release, running
+from usage_tasks.tasks.arguments import (
+    SNAPSHOT_MAX,
+    ActorText,
+    Moment,
+    Name,
+    RawReport,
+    UuidText,
+    find_instance_id,
+    parse_reports,
+)
+from usage_tasks.tasks.task import task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotAnswer:
+    """What a snapshot healed: sessions taken up, sessions ended for they were missing, and what became of the rest.
+
+    Where it is not `complete`, a row did not even say whose session it is, and so nothing was ended.
+    """
+
+    inserted: int
+    updated: int
+    unchanged: int
+    ended: int
+    complete: bool
+    quarantined: int
+    rejections: Sequence[Rejection]
+
+
+@task(name="usage.report_running", time_limit=timedelta(minutes=2))
+def report_running(
+    source: Name,
+    instances: Annotated[list[RawReport], Field(max_length=SNAPSHOT_MAX)],
+    actor: ActorText,
+    at: Moment,
+) -> SnapshotAnswer:
+    """Take up the full list of what ran in a source at an instant, which may not be left out; safe to send again.
+
+    Sessions of that source that are not in it and were not seen since end at their last proof of life.
+    """
+    rt = runtime()
+    taken_at = rt.instant(at)
+    reports, malformed = parse_reports(instances, at=taken_at, source=source)
+    with rt.transaction() as connection:
+        done = running.report_running(
+            connection,
+            running.Snapshot(source=source, taken_at=taken_at, reports=reports, malformed=malformed, raw=instances),
+            find_instance_id,
+            limits=rt.spending_limits,
+            actor=parse_actor(actor),
+        )
+    return SnapshotAnswer(
+        inserted=done.recorded.merged.inserted,
+        updated=done.recorded.merged.updated,
+        unchanged=done.recorded.merged.unchanged,
+        ended=done.ended,
+        complete=done.complete,
+        quarantined=len(done.recorded.rejections),
+        rejections=done.recorded.rejections,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseAnswer:
+    """What was lifted: the reason and the instant up to which the session had accrued; null where it had no cap."""
+
+    instance_id: str
+    released: str | None
+    capped_at: datetime | None
+
+
+@task(name="usage.release_session", time_limit=timedelta(seconds=30))
+def release_session(instance_id: UuidText, actor: ActorText, at: Moment | None = None) -> ReleaseAnswer:
+    """Let a capped session accrue again by its facts; it is not capped again for the same reason."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        zombie = release.release_session(
+            connection, parse_uuid(instance_id), at=rt.instant(at), actor=parse_actor(actor)
+        )
+    return ReleaseAnswer(
+        instance_id=instance_id,
+        released=None if zombie is None else zombie.cap_reason.value,
+        capped_at=None if zombie is None else zombie.capped_at,
+    )
