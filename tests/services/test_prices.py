@@ -269,6 +269,29 @@ def test_a_posting_waits_for_a_change_and_posts_at_its_price(database: Database)
         assert posting.result() == 12_000
 
 
+def test_a_session_that_a_report_corrects_meanwhile_is_adjusted_once(database: Database) -> None:
+    wrong = stopped_report(HOUR, workspace_class="xlarge")
+    with database.transaction() as connection:
+        posted(connection, wrong)
+
+    def change() -> PriceChange:
+        with database.transaction() as connection:
+            return add(connection)
+
+    with ThreadPoolExecutor() as pool:
+        with database.transaction() as connection:
+            longer = {"instance_id": wrong.instance_id, "workspace_class": "xlarge", "observed_at": NOW}
+            record(connection, stopped_report(2 * HOUR, **longer))
+            changing = pool.submit(change)
+            with pytest.raises(TimeoutError):
+                changing.result(timeout=0.3)
+        assert changing.result().repricing.adjustments.rows == 0  # the correction has opened it
+    with database.transaction() as connection:
+        assert post_batch(connection, at=NOW).credit_cents == 2 * 12_000 - 6000
+        assert [str(row["key"])[-1] for row in entries(connection)] == ["1", "2"]
+        assert verify(connection, at=NOW).clean
+
+
 OFFSETS = st.integers(-4, 60).map(lambda quarters: timedelta(minutes=15 * quarters))
 VERSIONS = st.builds(
     lambda since, price, minimum, step: asked(price, START + since, minimum_cents=minimum, rounding_seconds=step),

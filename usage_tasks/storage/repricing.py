@@ -28,17 +28,15 @@ _REPRICED = f"""
     ), {RATED}, repriced AS (SELECT * FROM ({ENTRIES}) AS all_of_them WHERE credit_cents <> 0)
 """
 
-# Rows are locked in one order, as reports lock them; one that a report has corrected meanwhile is open already.
+# One join only, by the sessions' key: the planner takes `repriced` for a handful of rows, and a second join of it would
+# be rows x rows. In the order in which reports lock; what a report has corrected meanwhile is open already.
 _REOPENED = """
-    , held AS (
-        SELECT w.instance_id FROM workspace_instance w JOIN repriced USING (instance_id)
-        WHERE w.posted_revision = w.revision
-        ORDER BY w.instance_id FOR UPDATE OF w
-    ), reopened AS (
+    , entry AS (
         UPDATE workspace_instance w SET revision = w.revision + 1, recorded_at = clock_timestamp()
-        FROM held WHERE w.instance_id = held.instance_id AND w.posted_revision = w.revision
-        RETURNING w.instance_id
-    ), entry AS (SELECT repriced.* FROM repriced JOIN reopened USING (instance_id))
+        FROM (SELECT * FROM repriced ORDER BY instance_id) AS r
+        WHERE w.instance_id = r.instance_id AND w.posted_revision = w.revision
+        RETURNING r.*
+    )
 """
 
 _ANSWER = f"""
