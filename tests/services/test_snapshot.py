@@ -134,6 +134,17 @@ def test_a_flushed_redis_is_whole_after_the_next_run(database: Database, client:
     assert write(database, client).full is False
 
 
+def test_a_first_run_that_dies_in_the_middle_is_begun_again(database: Database, client: "redis.Redis") -> None:
+    open_quiet(database, *range(4))
+    torn = sorted(team(number) for number in range(4))[2]
+    client.set(KEY_PREFIX + torn, "somebody else's")
+    for _ in range(2):
+        with pytest.raises(RetryableError, match="WRONGTYPE"):
+            write(database, client, limit=1)
+    client.delete(KEY_PREFIX + torn)
+    assert write(database, client) == SnapshotRun(written=4, full=True)
+
+
 @pytest.mark.parametrize("full", [True, False])
 def test_a_redis_that_is_flushed_in_the_middle_of_a_run_is_whole_after_the_next(
     database: Database, client: "redis.Redis", *, full: bool

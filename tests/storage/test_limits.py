@@ -128,6 +128,20 @@ def test_an_announcement_says_what_a_platform_needs(connection: Connection) -> N
     }
 
 
+@pytest.mark.parametrize("thresholds", [(120,), (), (100,), (1000, 101)])
+def test_a_limit_is_announced_whatever_the_thresholds_name(connection: Connection, thresholds: tuple[int, ...]) -> None:
+    both = ["server.usage_limit_reached", "server.usage_hard_limit_reached"]
+    open_account(connection, team(), limit=10, balance=1_000)
+    announce(connection, LimitPolicy(thresholds=thresholds))
+    assert [row.task for row in told(connection)] == both
+    connection.execute(text("DELETE FROM outbox"))
+    connection.execute(text("DELETE FROM cost_center"))
+    put_thresholds(connection, team("own"), thresholds, actor=SYSTEM)
+    open_account(connection, team("own"), limit=10, balance=1_000)
+    announce(connection)
+    assert [row.task for row in told(connection)] == both
+
+
 def test_a_balance_that_fell_and_rises_again_in_one_cycle_is_not_announced_again(connection: Connection) -> None:
     open_account(connection, team(), limit=10, balance=1_000)
     assert announce(connection) == 4
