@@ -14,6 +14,7 @@ app = Celery(
     "usage_tasks",
     include=[
         "usage_tasks.tasks.usage",
+        "usage_tasks.tasks.credit",
         "usage_tasks.tasks.billing",
         "usage_tasks.tasks.stripe",
         "usage_tasks.tasks.maintenance",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -21,19 +22,31 @@ class Entry:
     credit_cents: int
     effective_at: datetime
     description: str
+    user_id: UUID | None = None
 
 
 def append_entries(connection: Connection, entries: Sequence[Entry]) -> int:
     """Append entries; one whose key stands already is left out. Return how many were new."""
     statement = """
-        INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, description)
-        SELECT attribution_id, key, kind, credit_cents, effective_at, description
+        INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, description, user_id)
+        SELECT attribution_id, key, kind, credit_cents, effective_at, description, user_id
         FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS e(
-            attribution_id text, key text, kind text, credit_cents bigint, effective_at timestamptz, description text)
+            attribution_id text, key text, kind text, credit_cents bigint, effective_at timestamptz, description text,
+            user_id uuid)
         ORDER BY attribution_id, key
         ON CONFLICT (attribution_id, key) DO NOTHING
     """
     return execute(connection, statement, entries=as_json([asdict(entry) for entry in entries]))
+
+
+def get_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry:
+    """Answer the entry that stands under a key."""
+    statement = """
+        SELECT attribution_id, key, kind, credit_cents, effective_at, description, user_id
+        FROM ledger_entry WHERE attribution_id = :account AND key = :key
+    """
+    row = fetch_one(connection, statement, account=attribution_id, key=key)
+    return Entry(**{**row._mapping, "kind": EntryKind(row.kind)})
 
 
 def has_entry_since(connection: Connection, attribution_id: AttributionId, kind: EntryKind, *, since: datetime) -> bool:

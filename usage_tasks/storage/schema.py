@@ -30,7 +30,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 from usage_tasks.domain.cost_centers import BillingStrategy
-from usage_tasks.domain.ledger import EntryKind
+from usage_tasks.domain.ledger import USAGE_KINDS, EntryKind
+from usage_tasks.storage.rows import sql_list
 
 T = TypeVar("T")
 
@@ -64,8 +65,7 @@ def _required(name: str, kind: TypeEngine[T], *, default: str | None = None) -> 
 
 
 def _one_of(column: str, values: type[EntryKind] | type[BillingStrategy] | tuple[str, ...]) -> CheckConstraint:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
+    return CheckConstraint(f"{column} IN ({sql_list(values)})", name=column)
 
 
 workspace_instance = Table(
@@ -119,8 +119,11 @@ ledger_entry = Table(
     _moment("posted_at", default_now=True),
     _required("description", Text()),
     Column("instance_id", Uuid()),
+    # For whom a credit note was given, where its caller said so.
+    Column("user_id", Uuid()),
     _one_of("kind", EntryKind),
-    CheckConstraint("(kind IN ('session', 'adjustment')) = (instance_id IS NOT NULL)", name="instance_id"),
+    CheckConstraint(f"(kind IN ({sql_list(USAGE_KINDS)})) = (instance_id IS NOT NULL)", name="instance_id"),
+    CheckConstraint("kind = 'credit_note' OR user_id IS NULL", name="user_id"),
     Index("ledger_entry_effective_idx", "attribution_id", "effective_at"),
 )
 

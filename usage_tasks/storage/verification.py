@@ -6,8 +6,9 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from usage_tasks.domain.ledger import Contra, kinds_of
 from usage_tasks.storage.rating import RATED
-from usage_tasks.storage.rows import fetch
+from usage_tasks.storage.rows import fetch, sql_list
 
 SAMPLE_MAX: Final = 10
 
@@ -21,19 +22,22 @@ class Finding:
     sample: tuple[str, ...]
 
 
-_BALANCES = """
+def _sum_of(contra: Contra) -> str:
+    """A sum of entries on one contra account, by its name: what is used is positive, so is what settles it."""
+    sign = "" if contra is Contra.USED else "-"
+    kinds = sql_list(kinds_of(contra))
+    return f"COALESCE({sign}sum(credit_cents) FILTER (WHERE kind IN ({kinds})), 0) AS {contra}_cents"
+
+
+_SUMS = [f"{contra}_cents" for contra in Contra] + ["carried_cents"]
+
+_BALANCES = f"""
     SELECT COALESCE(b.attribution_id, l.attribution_id) AS offender
     FROM account_balance b FULL JOIN (
-        SELECT attribution_id,
-               COALESCE(sum(credit_cents) FILTER (WHERE kind IN ('session', 'adjustment')), 0) AS used,
-               COALESCE(-sum(credit_cents) FILTER (WHERE kind = 'invoice'), 0) AS invoiced,
-               COALESCE(-sum(credit_cents) FILTER (WHERE kind = 'reset'), 0) AS covered,
-               COALESCE(-sum(credit_cents) FILTER (WHERE kind = 'upgrade'), 0) AS forgiven,
-               sum(credit_cents) AS carried
+        SELECT attribution_id, {", ".join(map(_sum_of, Contra))}, sum(credit_cents) AS carried_cents
         FROM ledger_entry GROUP BY attribution_id
     ) l USING (attribution_id)
-    WHERE (b.used_cents, b.invoiced_cents, b.covered_cents, b.forgiven_cents, b.carried_cents)
-        IS DISTINCT FROM (l.used, l.invoiced, l.covered, l.forgiven, l.carried)
+    WHERE ({", ".join(f"b.{name}" for name in _SUMS)}) IS DISTINCT FROM ({", ".join(f"l.{name}" for name in _SUMS)})
 """
 
 _UNPOSTED = """

@@ -19,6 +19,7 @@ from pydantic import (
 
 from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
 from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
+from usage_tasks.domain.credits import CREDITS_PATTERN, CreditCents, parse_credits
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.sessions import Rejection, SessionReport
 
@@ -76,6 +77,15 @@ def _actor_text(value: str) -> str:
         raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
 
 
+def _credit_cents(value: object) -> CreditCents:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!a:.200} is not allowed: credits as decimal text such as 12.50")
+    try:
+        return parse_credits(value)
+    except InvalidInputError as error:
+        raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
+
+
 Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_as_utc)]
 """An instant: ISO 8601 with an offset."""
 
@@ -97,6 +107,22 @@ ActorText = Annotated[
     StringConstraints(strict=True),
     AfterValidator(_actor_text),
     WithJsonSchema({"type": "string", "description": "who asks: user:<uuid> or service:<name>"}),
+]
+
+
+CreditText = Annotated[
+    CreditCents,
+    BeforeValidator(_credit_cents),
+    WithJsonSchema(
+        {"type": "string", "pattern": f"^{CREDITS_PATTERN}$", "description": "credits as decimal text, such as 12.50"}
+    ),
+]
+"""An amount of credits: decimal text on the wire, credit cents inside."""
+
+Description = Annotated[
+    str,
+    StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=_NAME_LENGTH_MAX),
+    AfterValidator(_plain),
 ]
 
 
