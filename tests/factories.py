@@ -10,7 +10,10 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Account, Actor, AttributionId, parse_attribution
 from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.grants import GrantTerms
 from usage_tasks.domain.sessions import SessionReport
+from usage_tasks.services.grant import grant_credits
 from usage_tasks.services.reconcile import post_batch
 from usage_tasks.services.record import Recorded, record_reports
 
@@ -105,3 +108,19 @@ def used_report(attribution_id: AttributionId, credit_cents: int, *, at: datetim
 def call(task: Any, **arguments: Any) -> Any:
     """Call a task with arguments as they come over the wire: JSON values, which its types don't say."""
     return task(**arguments)
+
+
+def give(connection: Connection, credit_cents: int, *, at: datetime = START, **terms: Any) -> int:
+    """Grant an account so many cents, under a key of its own; answer the grant's number."""
+    values: dict[str, Any] = {
+        "attribution_id": team(),
+        "key": f"grant {next(_numbers)}",
+        "priority": 50,
+        "effective_at": at,
+        "expires_at": None,
+        "rollover_cap_cents": None,
+        "description": "For this test",
+    }
+    granted = GrantTerms(amount_cents=CreditCents(credit_cents), **(values | terms))
+    held = grant_credits(connection, granted, effective_at_given=True, limits=LIMITS, at=at, actor=SYSTEM)
+    return held.number

@@ -121,18 +121,28 @@ def test_a_scheduled_tick_runs_the_job_once_a_period(
     TestClock(rt.redis).advance(START + DAY)
     with rt.transaction() as connection:
         record(connection, stopped_report(HOUR))
-    assert call(usage.reconcile_usage, scheduled=True) == {"entries": 1, "credit_cents": 600, "limits_reached": 0}
+    assert call(usage.reconcile_usage, scheduled=True) == {
+        "entries": 1,
+        "credit_cents": 600,
+        "expiries": 0,
+        "limits_reached": 0,
+    }
     assert call(usage.reconcile_usage, scheduled=True) == {"skipped": 1}
-    assert call(usage.reconcile_usage) == {"entries": 0, "credit_cents": 0, "limits_reached": 0}
+    assert call(usage.reconcile_usage) == {"entries": 0, "credit_cents": 0, "expiries": 0, "limits_reached": 0}
     TestClock(rt.redis).advance(START + DAY + PERIOD)
-    assert call(usage.reconcile_usage, scheduled=True) == {"entries": 0, "credit_cents": 0, "limits_reached": 0}
+    assert call(usage.reconcile_usage, scheduled=True) == {
+        "entries": 0,
+        "credit_cents": 0,
+        "expiries": 0,
+        "limits_reached": 0,
+    }
 
 
 def test_the_ledger_job_posts_batch_after_batch_and_announces(rt: Runtime) -> None:
     with rt.transaction() as connection:
         record(connection, *(used_report(team(), 25_000, at=START + 10 * HOUR) for _ in range(2)))
     done = call(usage.reconcile_usage, at=(START + DAY).isoformat())
-    assert done == {"entries": 2, "credit_cents": 50_000, "limits_reached": 1}
+    assert done == {"entries": 2, "credit_cents": 50_000, "expiries": 0, "limits_reached": 1}
 
 
 def test_the_reset_job_catches_up_and_ends(rt: Runtime) -> None:

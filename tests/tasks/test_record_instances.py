@@ -118,8 +118,13 @@ def test_a_report_travels_into_the_balance_the_list_and_the_ledger(rt: Runtime) 
     asked = {"attribution_id": team(), "actor": ACTOR, "at": at}
     standing = {"balance_cents": 6000, "spending_limit": 500, "remaining_cents": 44_000, "limit_state": "below"}
     assert call(usage.get_balance, **asked) == standing
-    assert call(usage.reconcile_usage, at=at) == {"entries": 1, "credit_cents": 6000, "limits_reached": 0}
-    assert call(usage.reconcile_usage, at=at) == {"entries": 0, "credit_cents": 0, "limits_reached": 0}
+    assert call(usage.reconcile_usage, at=at) == {
+        "entries": 1,
+        "credit_cents": 6000,
+        "expiries": 0,
+        "limits_reached": 0,
+    }
+    assert call(usage.reconcile_usage, at=at) == {"entries": 0, "credit_cents": 0, "expiries": 0, "limits_reached": 0}
     assert call(usage.get_balance, **asked) == standing
     page = call(usage.list_usage, **asked, start=START.isoformat(), end=(START + timedelta(days=1)).isoformat())
     (entry,) = page["entries"]

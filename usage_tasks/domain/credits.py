@@ -25,16 +25,15 @@ def credits_to_cents(amount: Decimal) -> CreditCents:
     return CreditCents(int((amount * CENTS_PER_CREDIT).to_integral_value(rounding=ROUND_HALF_UP)))
 
 
-def parse_credits(text: str, *, field: str = "amount") -> CreditCents:
-    """Read credits from decimal text, rounded to cents; raise InvalidInputError for other text, and for nothing."""
-    allowed = f"credits as decimal text such as 12.50, not 0, from -{CREDITS_MAX} to {CREDITS_MAX}"
-    if not re.fullmatch(CREDITS_PATTERN, text, re.ASCII):
+def parse_credits(text: str, *, field: str = "amount", zero: bool = False) -> CreditCents:
+    """Read credits from decimal text, rounded to cents; raise InvalidInputError for other text and, unless asked, 0."""
+    amount = Decimal(text) if re.fullmatch(CREDITS_PATTERN, text, re.ASCII) else None
+    if amount is None or abs(amount) > CREDITS_MAX or not (zero or credits_to_cents(amount)):
+        allowed = (
+            f"credits as decimal text such as 12.50, {'' if zero else 'not 0, '}from -{CREDITS_MAX} to {CREDITS_MAX}"
+        )
         raise InvalidInputError(field, text, allowed)
-    amount = Decimal(text)
-    cents = credits_to_cents(amount)
-    if cents == 0 or abs(amount) > CREDITS_MAX:
-        raise InvalidInputError(field, text, allowed)
-    return cents
+    return credits_to_cents(amount)
 
 
 def cents_to_credits(cents: int) -> Decimal:

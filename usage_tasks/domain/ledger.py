@@ -48,6 +48,9 @@ def kinds_of(contra: Contra) -> tuple[EntryKind, ...]:
 
 USAGE_KINDS = kinds_of(Contra.USED)
 
+SETTLING_KINDS = (EntryKind.INVOICE, EntryKind.RESET, EntryKind.UPGRADE, EntryKind.GRANT_BURN)
+"""What pays or waives usage that was open; a note is given whatever is open."""
+
 
 def session_key(instance_id: UUID, revision: int) -> str:
     """Name the entry of one revision of a session's facts."""

@@ -1,6 +1,6 @@
 """Ledger entries that are not sessions: appended by natural key, so that twice is impossible."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID
@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.ledger import EntryKind
-from usage_tasks.storage.rows import as_json, execute, fetch_one
+from usage_tasks.domain.ledger import SETTLING_KINDS, EntryKind
+from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one, sql_list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +57,19 @@ def has_entry_since(connection: Connection, attribution_id: AttributionId, kind:
         ) AS found
     """
     return bool(fetch_one(connection, statement, account=attribution_id, since=since, kind=kind).found)
+
+
+def list_latest_settled(
+    connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
+) -> Mapping[AttributionId, datetime]:
+    """Answer when the last entry that settled usage took effect, by account, where that is after an instant."""
+    statement = f"""
+        SELECT a.attribution_id, max(e.effective_at) AS effective_at
+        FROM unnest(CAST(:accounts AS text[]), CAST(:instants AS timestamptz[])) AS a(attribution_id, at)
+        JOIN ledger_entry e ON e.attribution_id = a.attribution_id AND e.effective_at > a.at
+            AND e.kind IN ({sql_list(SETTLING_KINDS)})
+        GROUP BY a.attribution_id
+    """
+    accounts, instants = [account for account, _ in asked], [at for _, at in asked]
+    rows = fetch(connection, statement, accounts=accounts, instants=instants)
+    return {row.attribution_id: row.effective_at for row in rows}

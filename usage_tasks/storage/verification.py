@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.ledger import Contra, kinds_of
+from usage_tasks.storage.grants import spent
 from usage_tasks.storage.rating import RATED
 from usage_tasks.storage.rows import fetch, sql_list
 
@@ -86,6 +87,23 @@ _RESETS = """
     )
 """
 
+# A grant is what it paid, what lapsed and what is left; it pays while it is in force, and is closed when none is left.
+_GRANTS = f"""
+    SELECT attribution_id || ' grant ' || number AS offender FROM (
+        SELECT g.attribution_id, g.number, g.closed_at, g.expires_at, g.amount_cents - {spent()} AS left_cents
+        FROM credit_grant g
+    ) AS held
+    WHERE left_cents < 0 OR (left_cents = 0) <> (closed_at IS NOT NULL)
+        OR (closed_at IS NULL AND expires_at <= :at - CAST(:grace AS interval))
+    UNION ALL
+    SELECT e.attribution_id || ' ' || e.key FROM ledger_entry e
+    WHERE e.kind = 'grant_burn' AND NOT EXISTS (
+        SELECT 1 FROM credit_grant g WHERE g.attribution_id = e.attribution_id
+            AND g.number::text = split_part(e.key, ':', 2) AND e.credit_cents < 0
+            AND g.effective_at < e.effective_at AND (g.expires_at IS NULL OR e.effective_at <= g.expires_at)
+    )
+"""
+
 CHECKS: Final = {
     "balances_equal_entries": _BALANCES,
     "stopped_sessions_are_posted": _UNPOSTED,
@@ -93,6 +111,7 @@ CHECKS: Final = {
     "prices_match_facts": _PRICES_OF_SESSIONS,
     "cost_center_versions_have_no_gaps": _VERSIONS,
     "resets_stay_within_limits": _RESETS,
+    "grants_are_conserved": _GRANTS,
 }
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -77,11 +78,9 @@ def _actor_text(value: str) -> str:
         raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
 
 
-def _credit_cents(value: object) -> CreditCents:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!a:.200} is not allowed: credits as decimal text such as 12.50")
+def _credit_cents(value: object, *, zero: bool = False) -> CreditCents:
     try:
-        return parse_credits(value)
+        return parse_credits(value if isinstance(value, str) else "", zero=zero)
     except InvalidInputError as error:
         raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
 
@@ -110,14 +109,14 @@ ActorText = Annotated[
 ]
 
 
-CreditText = Annotated[
-    CreditCents,
-    BeforeValidator(_credit_cents),
-    WithJsonSchema(
-        {"type": "string", "pattern": f"^{CREDITS_PATTERN}$", "description": "credits as decimal text, such as 12.50"}
-    ),
-]
-"""An amount of credits: decimal text on the wire, credit cents inside."""
+_CREDIT_SCHEMA: Final = WithJsonSchema(
+    {"type": "string", "pattern": f"^{CREDITS_PATTERN}$", "description": "credits as decimal text, such as 12.50"}
+)
+CreditText = Annotated[CreditCents, BeforeValidator(_credit_cents), _CREDIT_SCHEMA]
+"""An amount of credits that is not 0: decimal text on the wire, credit cents inside."""
+
+CapText = Annotated[CreditCents, BeforeValidator(partial(_credit_cents, zero=True)), _CREDIT_SCHEMA]
+"""The same, and 0 is one."""
 
 Description = Annotated[
     str,

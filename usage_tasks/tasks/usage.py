@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
-from usage_tasks.domain.accounts import AttributionId, parse_actor, parse_attribution
+from usage_tasks.domain.accounts import parse_actor, parse_attribution
 from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
-from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.sessions import Rejection
 from usage_tasks.runtime import runtime
 from usage_tasks.services import cost_center, read_usage, reconcile, record, reset
@@ -22,10 +21,8 @@ from usage_tasks.tasks.arguments import (
     RawReport,
     parse_reports,
 )
-from usage_tasks.tasks.jobs import Skipped, run_job
+from usage_tasks.tasks.jobs import BATCHES_MAX, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.task import task
-
-_BATCHES_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,29 +65,32 @@ def record_instances(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileAnswer:
-    """What the ledger job did: entries posted and their sum, and accounts announced to have reached their limit."""
+    """What the ledger job did: entries posted and their sum, grants' expiries, accounts announced at their limit."""
 
     entries: int
     credit_cents: int
+    expiries: int
     limits_reached: int
 
 
 @task(name="usage.reconcile", time_limit=timedelta(minutes=4))
 def reconcile_usage(at: Moment | None = None, scheduled: bool = False) -> ReconcileAnswer | Skipped:  # noqa: FBT001, FBT002 - a wire argument
-    """Post every session that had stopped by `at` and is not in the ledger; announce reached limits."""
+    """Post every session that had stopped by `at` and is not in the ledger; settle grants; announce reached limits."""
     rt = runtime()
 
     def work(now: datetime) -> ReconcileAnswer:
         posted, cents = 0, 0
-        for _ in range(_BATCHES_MAX):
+        for _ in range(BATCHES_MAX):
             with rt.transaction() as connection:
                 batch = reconcile.post_batch(connection, at=now)
             posted, cents = posted + batch.entries, cents + batch.credit_cents
             if batch.entries < reconcile.BATCH:
                 break
+        settled = take_batches(rt, reset.settle_expired, at=now)  # before limits: what expired pays no more
         with rt.transaction() as connection:
             reached = reconcile.announce_limits(connection, at=now)
-        return ReconcileAnswer(entries=posted, credit_cents=cents, limits_reached=reached)
+        check_failed(settled)
+        return ReconcileAnswer(entries=posted, credit_cents=cents, expiries=settled.expiries, limits_reached=reached)
 
     return run_job(rt, "usage.reconcile", rt.settings.controller_schedule, at=at, scheduled=scheduled, work=work)
 
@@ -108,19 +108,9 @@ def reset_usage(at: Moment | None = None, scheduled: bool = False) -> ResetAnswe
     rt = runtime()
 
     def work(now: datetime) -> ResetAnswer:
-        cycles = 0
-        failed: list[tuple[AttributionId, str]] = []
-        for _ in range(_BATCHES_MAX):
-            with rt.transaction() as connection:
-                batch = reset.reset_due(connection, at=now, excluding=[account for account, _ in failed])
-            cycles += batch.cycles
-            failed += batch.failed
-            if not batch.cycles and not batch.failed:
-                break
-        if failed:
-            shown = "; ".join(f"{account}: {reason}" for account, reason in failed[:10])
-            raise PermanentError(f"reset: {cycles} cycles ended, {len(failed)} accounts failed: {shown}")
-        return ResetAnswer(cycles=cycles)
+        batch = take_batches(rt, reset.reset_due, at=now)
+        check_failed(batch)
+        return ResetAnswer(cycles=batch.cycles)
 
     return run_job(rt, "usage.reset", rt.settings.reset_usage_schedule, at=at, scheduled=scheduled, work=work)
 

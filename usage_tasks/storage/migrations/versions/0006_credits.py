@@ -41,6 +41,71 @@ def upgrade() -> None:
         op.f("ledger_entry_user_id_check"), "ledger_entry", "kind = 'credit_note' OR user_id IS NULL"
     )
     op.execute(KEEP_BALANCE)
+    _create_grants()
+    _create_lapses()
+    terms = "attribution_id, number, key, priority, amount_cents, effective_at, expires_at, rollover_cap_cents"
+    op.execute(
+        f"CREATE TRIGGER credit_grant_immutable BEFORE UPDATE OF {terms}, description, created_at, actor "
+        "OR DELETE OR TRUNCATE ON credit_grant FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+    )
+    op.execute(
+        "CREATE TRIGGER grant_lapse_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON grant_lapse "
+        "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+    )
+
+
+def _create_grants() -> None:
+    op.create_table(
+        "credit_grant",
+        sa.Column("attribution_id", sa.Text(collation="C"), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("amount_cents", sa.BigInteger(), nullable=False),
+        sa.Column("effective_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("rollover_cap_cents", sa.BigInteger(), nullable=True),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("closed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("amount_cents > 0", name=op.f("credit_grant_amount_cents_check")),
+        sa.CheckConstraint("expires_at > effective_at", name=op.f("credit_grant_expires_at_check")),
+        sa.CheckConstraint("rollover_cap_cents >= 0", name=op.f("credit_grant_rollover_cap_cents_check")),
+        sa.PrimaryKeyConstraint("attribution_id", "number", name=op.f("credit_grant_pkey")),
+        sa.UniqueConstraint("attribution_id", "key", name=op.f("credit_grant_attribution_id_key_key")),
+    )
+    op.create_index(
+        "credit_grant_expiring_idx",
+        "credit_grant",
+        ["expires_at"],
+        unique=False,
+        postgresql_where=sa.text("closed_at IS NULL"),
+    )
+
+
+def _create_lapses() -> None:
+    op.create_table(
+        "grant_lapse",
+        sa.Column("attribution_id", sa.Text(collation="C"), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("lapsed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("credit_cents", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.CheckConstraint("credit_cents > 0", name=op.f("grant_lapse_credit_cents_check")),
+        sa.CheckConstraint("reason IN ('expiry', 'rollover')", name=op.f("grant_lapse_reason_check")),
+        sa.ForeignKeyConstraint(
+            ["attribution_id", "number"],
+            ["credit_grant.attribution_id", "credit_grant.number"],
+            name=op.f("grant_lapse_attribution_id_number_fkey"),
+        ),
+        sa.PrimaryKeyConstraint("attribution_id", "number", "lapsed_at", name=op.f("grant_lapse_pkey")),
+    )
 
 
 def downgrade() -> None:
