@@ -110,6 +110,16 @@ def test_what_a_period_was_told_is_not_paid_by_a_grant_that_nobody_told_stripe_o
     assert bench.balance(ACCOUNT, FIRST + GRACE) == 0
 
 
+def test_a_closing_in_time_takes_back_what_its_period_was_told_before_the_grant(bench: Bench) -> None:
+    customer = bench.pay(ACCOUNT)
+    bench.use(ACCOUNT, 10, until=FIRST - 3 * HOUR)
+    bench.sync_and_send(FIRST - 2 * HOUR)
+    grant(bench, 15, at=FIRST - HOUR, rollover_cap_cents=0)
+    finish(bench, FIRST)
+    assert bench.world.billed_credits(customer) == []
+    assert moved(bench, FIRST + GRACE) == [(0, [("burn", 1000), ("rollover", 500)])]
+
+
 def test_a_grant_of_the_hour_before_the_invoice_pays_only_what_is_new(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 10, until=FIRST - HOUR)
