@@ -30,9 +30,9 @@ def settle(bench: Bench, at: datetime) -> None:
         settle_expired(connection, at=at)
 
 
-def close(bench: Bench) -> int:
+def close(bench: Bench, period_end: datetime = FIRST) -> int:
     with bench.transaction() as connection:
-        return report_closing_quantity(connection, ACCOUNT, period_end=FIRST)
+        return report_closing_quantity(connection, ACCOUNT, period_end=period_end)
 
 
 def moved(bench: Bench, at: datetime) -> list[tuple[int, list[tuple[str, int]]]]:
@@ -84,6 +84,14 @@ def test_what_is_above_the_cap_lapses_at_the_end_of_the_period(bench: Bench) -> 
     bench.use(ACCOUNT, 3, until=FIRST - HOUR)
     finish(bench, FIRST)
     assert moved(bench, FIRST + GRACE) == [(200, [("burn", 300), ("rollover", 500)])]
+
+
+def test_an_invoice_in_the_middle_of_a_cycle_lets_nothing_lapse(bench: Bench) -> None:
+    bench.pay(ACCOUNT)
+    grant(bench, 10, rollover_cap_cents=200)
+    bench.use(ACCOUNT, 3, until=BEGIN + DAY)
+    assert close(bench, BEGIN + 2 * DAY) == 0
+    assert moved(bench, BEGIN + 2 * DAY) == [(1000, [])]
 
 
 def test_a_closing_that_is_asked_for_twice_burns_once_and_late_usage_is_paid_later(bench: Bench) -> None:

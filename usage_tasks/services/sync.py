@@ -65,7 +65,8 @@ def settle_period(
 ) -> CostCenter | None:
     """Hold an account and let its grants pay what is open when a period of Stripe's ends; None for an unknown account.
 
-    `told`: what the period was told is billed by now, and not the grants' to pay. Twice pays nothing twice.
+    `told`: what the period was told is billed by now, and not the grants' to pay. Twice pays nothing twice; an invoice
+    in the middle of a cycle ends none.
     """
     if cost_centers.find_current(connection, attribution_id) is None:
         return None
@@ -73,7 +74,7 @@ def settle_period(
     cost_centers.lock_current(connection, attribution_id)
     reset_account(connection, attribution_id, at=period_end, actor=_ACTOR)
     current = cost_centers.get_current(connection, attribution_id)
-    if current.billing_strategy is BillingStrategy.STRIPE and current.cycle.started_at < period_end:
+    if current.billing_strategy is BillingStrategy.STRIPE and current.next_billing_at <= period_end:
         if told:
             settle.settle_now(connection, current, at=period_end, ends_cycle=True)
         else:
