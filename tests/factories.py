@@ -10,7 +10,10 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Account, Actor, AttributionId, parse_attribution
 from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.grants import GrantTerms
 from usage_tasks.domain.sessions import SessionReport
+from usage_tasks.services.grant import grant_credits
 from usage_tasks.services.reconcile import post_batch
 from usage_tasks.services.record import Recorded, record_reports
 from usage_tasks.services.running import Healed, Snapshot, report_running
@@ -22,6 +25,7 @@ SYSTEM: Final = Actor("service:tests")
 LIMITS: Final = SpendingLimits(for_teams=500, for_users=100, min_for_users_on_stripe=0)
 
 QUIET_TICK: Final = {
+    "expiries": 0,
     "zombies": 0,
     "zombies_lifted": 0,
     "entries": 0,
@@ -129,3 +133,19 @@ def see(connection: Connection, source: str, taken_at: datetime, *reports: Sessi
     return report_running(
         connection, snapshot, lambda row: UUID(cast("dict[str, str]", row)["instance_id"]), limits=LIMITS, actor=SYSTEM
     )
+
+
+def give(connection: Connection, credit_cents: int, *, at: datetime = START, **terms: Any) -> int:
+    """Grant an account so many cents, under a key of its own; answer the grant's number."""
+    values: dict[str, Any] = {
+        "attribution_id": team(),
+        "key": f"grant {next(_numbers)}",
+        "priority": 50,
+        "effective_at": at,
+        "expires_at": None,
+        "rollover_cap_cents": None,
+        "description": "For this test",
+    }
+    granted = GrantTerms(amount_cents=CreditCents(credit_cents), **(values | terms))
+    held = grant_credits(connection, granted, effective_at_given=True, limits=LIMITS, at=at, actor=SYSTEM)
+    return held.number

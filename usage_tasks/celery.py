@@ -18,6 +18,7 @@ app = Celery(
         "usage_tasks.tasks.limits",
         "usage_tasks.tasks.prices",
         "usage_tasks.tasks.explain",
+        "usage_tasks.tasks.credit",
         "usage_tasks.tasks.billing",
         "usage_tasks.tasks.stripe",
         "usage_tasks.tasks.maintenance",

@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 
 from usage_tasks import bulk
 from usage_tasks.celery import app
 from usage_tasks.demo.command import Plan, run_demo
-from usage_tasks.domain.accounts import Actor, parse_uuid
+from usage_tasks.domain.accounts import Actor, parse_attribution, parse_uuid
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
 from usage_tasks.domain.errors import InvalidInputError, PermanentError
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
+from usage_tasks.services.grant import list_grants
 from usage_tasks.services.release import release_session
 from usage_tasks.services.verify import GRACE
 from usage_tasks.services.verify import verify as run_verify
@@ -121,6 +123,22 @@ def verify(
         table.add_row(finding.check, str(finding.offenders), ", ".join(finding.sample))
     out.print(table)
     raise typer.Exit(0 if verdict.clean else 1)
+
+
+@cli.command("grants")
+def show_grants(
+    attribution: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>")],
+    at: Annotated[datetime | None, typer.Option(help="ISO 8601, UTC; default: now")] = None,
+) -> None:
+    """List what was granted to an account, newest first, with each burn and lapse, as JSON lines."""
+    rt = runtime()
+    try:
+        account = parse_attribution(attribution)
+    except InvalidInputError as error:
+        raise typer.BadParameter(error.allowed, param_hint="ATTRIBUTION") from error
+    with rt.transaction() as connection:
+        for each in list_grants(connection, account, at=_utc(at) or rt.now()):
+            sys.stdout.write(to_json(each).decode() + "\n")
 
 
 @cli.command("quarantine")

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_tasks.domain.credits import CreditCents, billable_quantity, cents_to_credits, credits_to_cents
+from usage_tasks.domain.credits import (
+    CreditCents,
+    billable_quantity,
+    cents_to_credits,
+    credits_to_cents,
+    parse_credits,
+)
+from usage_tasks.domain.errors import InvalidInputError
 
 
 @pytest.mark.parametrize(
@@ -46,3 +53,14 @@ def test_cents_survive_the_way_to_credits_and_back(cents: int) -> None:
 )
 def test_a_balance_is_billed_in_whole_credits_rounded_up_and_never_below_zero(cents: int, quantity: int) -> None:
     assert billable_quantity(CreditCents(cents)) == quantity
+
+
+@given(st.integers(-(10**14), 10**14).filter(bool))
+def test_credits_as_text_are_read_to_the_cent(cents: int) -> None:
+    assert parse_credits(str(cents_to_credits(cents))) == cents
+
+
+@pytest.mark.parametrize("text", ["0", "-0.004", "1e3", "NaN", "1,5", "", "1.", ".5", "+1", "1000000000000.001"])
+def test_other_text_and_nothing_are_no_amount_of_credits(text: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"amount: .* is not allowed: credits as decimal text"):
+        parse_credits(text)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, exc, text
 
 from tests.factories import DAY, HOUR, START, SYSTEM, team, used
 from usage_tasks.domain.errors import InvalidInputError, InvariantError
-from usage_tasks.domain.ledger import EntryKind
+from usage_tasks.domain.ledger import USAGE_KINDS, Contra, EntryKind, kinds_of
 from usage_tasks.storage.audit import append_audit
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.entries import Entry, append_entries, has_entry_since
@@ -65,12 +65,17 @@ def test_no_entries_are_no_error(connection: Connection) -> None:
 
 
 def test_the_balance_row_holds_each_kind_on_its_contra_account(connection: Connection) -> None:
-    used(connection, team(), 1000, at=START + HOUR)
-    amounts = {EntryKind.INVOICE: -100, EntryKind.RESET: -20, EntryKind.UPGRADE: -3}
-    append_entries(connection, [entry(kind.value, kind, cents) for kind, cents in amounts.items()])
-    columns = "used_cents, invoiced_cents, covered_cents, forgiven_cents, carried_cents"
-    held = connection.execute(text(f"SELECT {columns} FROM account_balance")).one()  # noqa: S608 - names above
-    assert tuple(held) == (1000, 100, 20, 3, 877)
+    used(connection, team(), 10_000, at=START + HOUR)
+    settling = [kind for kind in EntryKind if kind not in USAGE_KINDS]
+    amounts = {kind: 1 << place for place, kind in enumerate(settling)}
+    append_entries(connection, [entry(kind.value, kind, -cents) for kind, cents in amounts.items()])
+    columns = ", ".join(f"{contra}_cents" for contra in Contra)
+    held = connection.execute(text(f"SELECT {columns}, carried_cents FROM account_balance")).one()  # noqa: S608 - names above
+    expected = {contra: sum(amounts.get(kind, 0) for kind in kinds_of(contra)) for contra in Contra}
+    expected[Contra.USED] = 10_000
+    assert held._mapping == {f"{contra}_cents": cents for contra, cents in expected.items()} | {
+        "carried_cents": 10_000 - sum(amounts.values())
+    }
 
 
 def test_an_unknown_kind_of_entry_is_refused(connection: Connection) -> None:

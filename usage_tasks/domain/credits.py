@@ -1,11 +1,20 @@
 """Credits are what customers see; credit cents, 1/100 credit, are what is stored and added."""
 
+import re
 from decimal import ROUND_HALF_UP, Decimal
 from typing import NewType
+
+from usage_tasks.domain.errors import InvalidInputError
 
 CreditCents = NewType("CreditCents", int)
 
 CENTS_PER_CREDIT = 100
+
+CREDITS_MAX = 10**12
+"""The most credits that one movement may have. Its cents fit a bigint with room to spare."""
+
+CREDITS_PATTERN = r"-?[0-9]{1,13}(\.[0-9]{1,10})?"
+"""Credits as text: plain digits, no exponent."""
 
 
 def credits_to_cents(amount: Decimal) -> CreditCents:
@@ -14,6 +23,17 @@ def credits_to_cents(amount: Decimal) -> CreditCents:
     Raises decimal.InvalidOperation for an amount that is not finite. Source: SEMANTICS, Numbers.
     """
     return CreditCents(int((amount * CENTS_PER_CREDIT).to_integral_value(rounding=ROUND_HALF_UP)))
+
+
+def parse_credits(text: str, *, field: str = "amount", zero: bool = False) -> CreditCents:
+    """Read credits from decimal text, rounded to cents; raise InvalidInputError for other text and, unless asked, 0."""
+    amount = Decimal(text) if re.fullmatch(CREDITS_PATTERN, text, re.ASCII) else None
+    if amount is None or abs(amount) > CREDITS_MAX or not (zero or credits_to_cents(amount)):
+        allowed = (
+            f"credits as decimal text such as 12.50, {'' if zero else 'not 0, '}from -{CREDITS_MAX} to {CREDITS_MAX}"
+        )
+        raise InvalidInputError(field, text, allowed)
+    return credits_to_cents(amount)
 
 
 def cents_to_credits(cents: int) -> Decimal:

@@ -17,6 +17,8 @@ class EntryKind(StrEnum):
     INVOICE = "invoice"  # a finalized Stripe invoice
     RESET = "reset"  # an allowance that covered usage at the end of a cycle
     UPGRADE = "upgrade"  # what was forgiven when the account began to pay
+    CREDIT_NOTE = "credit_note"  # what an operator gave, or with the other sign charged
+    GRANT_BURN = "grant_burn"  # what a grant paid of usage
 
 
 class Contra(StrEnum):
@@ -34,9 +36,20 @@ CONTRA_BY_KIND = {
     EntryKind.INVOICE: Contra.INVOICED,
     EntryKind.RESET: Contra.COVERED,
     EntryKind.UPGRADE: Contra.FORGIVEN,
+    EntryKind.CREDIT_NOTE: Contra.FORGIVEN,
+    EntryKind.GRANT_BURN: Contra.COVERED,
 }
 
-USAGE_KINDS = (EntryKind.SESSION, EntryKind.ADJUSTMENT)
+
+def kinds_of(contra: Contra) -> tuple[EntryKind, ...]:
+    """List the kinds whose cents went to one contra account."""
+    return tuple(kind for kind, other_side in CONTRA_BY_KIND.items() if other_side is contra)
+
+
+USAGE_KINDS = kinds_of(Contra.USED)
+
+SETTLING_KINDS = (EntryKind.INVOICE, EntryKind.RESET, EntryKind.UPGRADE, EntryKind.GRANT_BURN)
+"""What pays or waives usage that was open; a note is given whatever is open."""
 
 
 def session_key(instance_id: UUID, revision: int) -> str:
@@ -57,3 +70,13 @@ def reset_key(cycle_started_at: datetime) -> str:
 def upgrade_key(version: int) -> str:
     """Name the entry of the switch that made this version of the cost center."""
     return f"upgrade:{version}"
+
+
+def note_key(idempotency_key: str) -> str:
+    """Name the entry of a credit note by its caller's key."""
+    return f"note:{idempotency_key}"
+
+
+def burn_key(grant_number: int, settled_at: datetime) -> str:
+    """Name the entry of what a grant paid when the account was settled at an instant: once an instant."""
+    return f"grant:{grant_number}:{settled_at.isoformat()}"

@@ -18,7 +18,8 @@ from usage_tasks.domain.errors import (
 )
 from usage_tasks.domain.ledger import EntryKind, invoice_key
 from usage_tasks.domain.payments import Invoice, StripeInvoiceId, invoiced_cents
-from usage_tasks.services.sync import Transaction, backoff, report_closing_quantity, report_quantities
+from usage_tasks.services.reset import reset_account
+from usage_tasks.services.sync import Transaction, backoff, report_closing_quantity, report_quantities, settle_period
 from usage_tasks.storage import cost_centers, entries, inbox, stripe_accounts
 from usage_tasks.storage.inbox import InboxEvent
 from usage_tasks.stripe_gateway.protocol import StripeGateway
@@ -121,9 +122,7 @@ def _book_invoice(
     """Enter a finalized invoice, advance its account's cycle past it, and report the quantity that is left."""
     if invoice.finalized_at is None or invoice.status not in _FINAL_STATUSES:
         raise PermanentError(f"invoice {invoice.invoice_id}: status {invoice.status!r} is not final")
-    # Always the cost center before the balance, as resets and switches do: no two wait for one another.
-    known = cost_centers.find_current(connection, account) is not None
-    current = cost_centers.lock_current(connection, account) if known else None
+    current = settle_period(connection, account, period_end=invoice.period_end, told=True)
     # A price that is configured no more is still ours where we made a subscription with it.
     ours = our_prices | stripe_accounts.list_prices(connection, account)
     booked = entries.append_entries(connection, [_invoice_entry(account, invoice, invoiced_cents(invoice, ours))])
@@ -132,7 +131,10 @@ def _book_invoice(
     # The first invoice may be told before the switch to stripe is stored, which opens the account and sets its cycle.
     if current is not None and current.billing_strategy is BillingStrategy.STRIPE:
         _advance_cycle(connection, current, invoice)
-    return report_quantities(connection, at=max(at, invoice.finalized_at), only=account), "invoice booked"
+    now = max(at, invoice.finalized_at)
+    if current is not None:
+        reset_account(connection, account, at=now, actor=_ACTOR)
+    return report_quantities(connection, at=now, only=account), "invoice booked"
 
 
 def _invoice_entry(account: AttributionId, invoice: Invoice, cents: int) -> entries.Entry:

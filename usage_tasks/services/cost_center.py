@@ -19,6 +19,7 @@ from usage_tasks.domain.cost_centers import (
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError, StaleVersionError
 from usage_tasks.domain.ledger import EntryKind, upgrade_key
+from usage_tasks.services import settle
 from usage_tasks.services.reset import reset_account
 from usage_tasks.storage import audit, balances, cost_centers, entries, stripe_accounts
 
@@ -35,7 +36,7 @@ def open_accounts(
 def get_cost_center(
     connection: Connection, account: Account, *, limits: SpendingLimits, at: datetime, actor: Actor
 ) -> CostCenter:
-    """Answer an account's cost center as it stands at `at`: opened if unknown, every due reset applied first."""
+    """Answer an account's cost center at `at`: opened if unknown, due resets and expiries of grants applied first."""
     open_accounts(connection, [account], limits=limits, at=at, actor=actor)
     reset_account(connection, account.attribution_id, at=at, actor=actor)
     return cost_centers.get_current(connection, account.attribution_id)
@@ -73,6 +74,7 @@ def set_cost_center(
         remembered = cost_centers.find_latest_limit(connection, account.attribution_id, strategy)
         limit = _limit_after_switch(strategy, asked=spending_limit, remembered=remembered, held=current.spending_limit)
         changed = switch_strategy(current, account, strategy, spending_limit=limit, limits=limits, at=at)
+        settle.settle_now(connection, current, at=at, ends_cycle=True)
     cost_centers.append_versions(connection, [changed], actor=actor)
     forgiven = _balance_out(connection, current, changed, at=at) if _is_upgrade(current, changed) else 0
     _audit_change(connection, current, changed, forgiven=forgiven, at=at, actor=actor)
@@ -118,13 +120,14 @@ def _check_unsubscribed(connection: Connection, current: CostCenter) -> None:
 def _balance_out(connection: Connection, before: CostCenter, upgraded: CostCenter, *, at: datetime) -> int:
     """Forgive what is open when an account begins to pay, unless that was done within the last month.
 
-    An upgrade may be stored later than it took effect; what a reset has covered meanwhile is not forgiven again.
+    Grants have paid first. An upgrade may be stored later than it took effect; what a reset has covered meanwhile is
+    not forgiven again.
     """
     account = upgraded.attribution_id
     if entries.has_entry_since(connection, account, EntryKind.UPGRADE, since=add_months(at, -1)):
         return 0
     instants = {at, max(at, before.cycle.started_at)}
-    balance = min(balances.get_balance(connection, account, at=instant) for instant in instants)
+    balance = min(balances.list_gross_balances(connection, [(account, instant)])[account] for instant in instants)
     if balance <= 0:
         return 0
     forgiveness = entries.Entry(

@@ -1,10 +1,11 @@
-"""End the billing cycles that are due: cover what the allowance covers, carry the rest, advance.
+"""End the billing cycles that are due: cover what grants and then the allowance cover, carry the rest, advance.
 
 A cycle's reset and its advance are one transaction, under the key `reset:<cycle>`; accounts that are late catch up
-one cycle at a time, each with its own allowance. Balances are taken as of the cycle's end, not as of the run.
+one cycle at a time, each with its own allowance. Balances are taken as of the cycle's end, not as of the run. Grants
+that expired are settled by the same steps, so that an account's instants are taken in their order, however late.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -13,26 +14,34 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import CostCenter, covered_by_reset
-from usage_tasks.domain.errors import InvariantError
+from usage_tasks.domain.grants import OpenGrant, Settlement, next_settlement
 from usage_tasks.domain.ledger import EntryKind, reset_key
+from usage_tasks.services import settle
 from usage_tasks.services.isolation import in_halves
-from usage_tasks.storage import balances, cost_centers, entries
+from usage_tasks.storage import cost_centers, grants
 from usage_tasks.storage.engine import rehearsal
+from usage_tasks.storage.entries import Entry
 from usage_tasks.storage.plans import SAMPLE_MAX, Plan
 
 BATCH: Final = 500
 _SYSTEM_ACTOR: Final = Actor("service:usage.reset")
-_CYCLES_MAX: Final = 1_200
+_STEPS_MAX: Final = 1_200
 """A hundred years of months: a bound on the catching up of one account."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetBatch:
-    """What one batch did: cycles ended, entries written, and the accounts whose cycle could not be, with the reason."""
+    """What one batch did: cycles ended, expiries settled, accounts that failed with the reason, entries written."""
 
     cycles: int
+    expiries: int
     failed: Sequence[tuple[AttributionId, str]]
-    entries: Sequence[entries.Entry]
+    entries: Sequence[Entry] = ()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing was there to do."""
+        return not (self.cycles or self.expiries or self.failed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +54,17 @@ class ResetPlan:
     failed: Sequence[tuple[AttributionId, str]]
 
 
+Step = tuple[CostCenter, Settlement]
+
+
 def reset_due(connection: Connection, *, at: datetime, excluding: Sequence[AttributionId] = ()) -> ResetBatch:
     """End one cycle of each of a batch of accounts that are due at `at`, oldest first.
 
-    Accounts that are further behind are due again; those that failed are to be excluded from the next batch.
+    Of an account with a grant that expired in that cycle, only that is settled. Accounts that are further behind are
+    due again; those that failed are to be excluded from the next batch.
     """
     due = cost_centers.claim_due(connection, at=at, limit=BATCH, excluding=excluding)
-    written: list[entries.Entry] = []
-    failed = in_halves(connection, due, lambda part: written.extend(_end_cycles(connection, part, actor=_SYSTEM_ACTOR)))
-    return ResetBatch(
-        cycles=len(due) - len(failed),
-        failed=[(current.attribution_id, reason) for current, reason in failed],
-        entries=written,
-    )
+    return _take_batch(connection, due, at=at)
 
 
 def plan_resets(connection: Connection, *, at: datetime) -> ResetPlan:
@@ -66,12 +73,12 @@ def plan_resets(connection: Connection, *, at: datetime) -> ResetPlan:
     Accounts that another worker holds are left out; until this ends it holds those that are due.
     """
     cycles = rows = cents = 0
-    sample: list[entries.Entry] = []
+    sample: list[Entry] = []
     failed: list[tuple[AttributionId, str]] = []
     with rehearsal(connection):
         while True:
             batch = reset_due(connection, at=at, excluding=[account for account, _ in failed])
-            if not batch.cycles and not batch.failed:
+            if batch.idle:
                 break
             cycles, rows = cycles + batch.cycles, rows + len(batch.entries)
             cents += sum(entry.credit_cents for entry in batch.entries)
@@ -85,32 +92,77 @@ def plan_resets(connection: Connection, *, at: datetime) -> ResetPlan:
     )
 
 
+def settle_expired(connection: Connection, *, at: datetime, excluding: Sequence[AttributionId] = ()) -> ResetBatch:
+    """Settle one instant of each of a batch of accounts with a grant that expired by `at`.
+
+    Of an account whose cycle ended before that, it is the cycle's end; the account is due again.
+    """
+    due = cost_centers.claim_expired_grants(connection, at=at, limit=BATCH, excluding=excluding)
+    return _take_batch(connection, due, at=at)
+
+
 def reset_account(connection: Connection, attribution_id: AttributionId, *, at: datetime, actor: Actor) -> int:
-    """End every cycle of one account that is due at `at`; return how many were."""
-    cycles = 0
-    for _ in range(_CYCLES_MAX):
-        if not cost_centers.get_current(connection, attribution_id).is_due(at):
+    """End every cycle and settle every grant's expiry of one account that are due at `at`; return how many were."""
+    taken = 0
+    for _ in range(_STEPS_MAX):
+        # Another worker may take this step while we wait for it: then nothing is claimed, and the next may be due.
+        if cost_centers.get_current(connection, attribution_id).is_due(at):
+            due = cost_centers.claim_due(connection, at=at, limit=1, only=attribution_id)
+        elif grants.has_expired(connection, attribution_id, at=at):
+            due = cost_centers.claim_expired_grants(connection, at=at, limit=1, only=attribution_id)
+        else:
             break
-        # Another worker may end this cycle while we wait for it: then nothing is claimed, and the next may be due.
-        due = cost_centers.claim_due(connection, at=at, limit=1, only=attribution_id)
-        _end_cycles(connection, due, actor=actor)
-        cycles += len(due)
-    return cycles
+        steps, open_grants = _next_steps(connection, due, at=at)
+        _take_steps(connection, steps, open_grants, actor=actor)
+        taken += len(steps)
+    return taken
 
 
-def _end_cycles(connection: Connection, due: Sequence[CostCenter], *, actor: Actor) -> Sequence[entries.Entry]:
-    held = balances.list_balances(connection, [(current.attribution_id, current.next_billing_at) for current in due])
-    covered = {current: covered_by_reset(held[current.attribution_id], current.spending_limit) for current in due}
-    resets = [_reset_entry(current, cents) for current, cents in covered.items() if cents > 0]
-    if entries.append_entries(connection, resets) != len(resets):
-        raise InvariantError(f"reset: one of {[reset.key for reset in resets]} stands although its cycle is open")
-    advanced = [replace(current, version=current.version + 1, cycle=current.cycle.following()) for current in due]
+def _take_batch(connection: Connection, due: Sequence[CostCenter], *, at: datetime) -> ResetBatch:
+    steps, open_grants = _next_steps(connection, due, at=at)
+    written: list[Entry] = []
+
+    def take(part: Sequence[Step]) -> None:
+        written.extend(_take_steps(connection, part, open_grants, actor=_SYSTEM_ACTOR))
+
+    failures = in_halves(connection, steps, take)
+    failed = {current.attribution_id: reason for (current, _), reason in failures}
+    ends = [settlement.ends_cycle for current, settlement in steps if current.attribution_id not in failed]
+    return ResetBatch(cycles=ends.count(True), expiries=ends.count(False), failed=list(failed.items()), entries=written)
+
+
+def _next_steps(
+    connection: Connection, due: Sequence[CostCenter], *, at: datetime
+) -> tuple[Sequence[Step], Mapping[AttributionId, Sequence[OpenGrant]]]:
+    """Tell what each of the accounts that we hold is to do next, and the grants that may pay for it."""
+    open_grants = grants.list_open(connection, [current.attribution_id for current in due])
+    steps = [(current, next_settlement(current, open_grants.get(current.attribution_id, ()), by=at)) for current in due]
+    return [(current, settlement) for current, settlement in steps if settlement is not None], open_grants
+
+
+def _take_steps(
+    connection: Connection,
+    steps: Sequence[Step],
+    open_grants: Mapping[AttributionId, Sequence[OpenGrant]],
+    *,
+    actor: Actor,
+) -> Sequence[Entry]:
+    decided = settle.decide(connection, [settlement for _, settlement in steps], open_grants)
+    ended = [
+        (current, each.left_open)
+        for (current, settlement), each in zip(steps, decided, strict=True)
+        if settlement.ends_cycle
+    ]
+    covered = [(current, covered_by_reset(left_open, current.spending_limit)) for current, left_open in ended]
+    resets = [_reset_entry(current, cents) for current, cents in covered if cents > 0]
+    written = settle.write(connection, decided, resets)
+    advanced = [replace(current, version=current.version + 1, cycle=current.cycle.following()) for current, _ in ended]
     cost_centers.append_versions(connection, advanced, actor=actor)
-    return resets
+    return written
 
 
-def _reset_entry(current: CostCenter, cents: int) -> entries.Entry:
-    return entries.Entry(
+def _reset_entry(current: CostCenter, cents: int) -> Entry:
+    return Entry(
         attribution_id=current.attribution_id,
         key=reset_key(current.cycle.started_at),
         kind=EntryKind.RESET,

@@ -12,10 +12,13 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.domain.payments import MeterEvent
-from usage_tasks.storage import meter_reports
+from usage_tasks.services import settle
+from usage_tasks.services.reset import reset_account
+from usage_tasks.storage import cost_centers, meter_reports
 from usage_tasks.storage.meter_reports import ClaimedReport
 from usage_tasks.storage.plans import Plan
 from usage_tasks.stripe_gateway.protocol import StripeGateway
@@ -25,6 +28,8 @@ Transaction = Callable[[], AbstractContextManager[Connection]]
 CLAIM_LIMIT: Final = 4
 LEASE: Final = timedelta(seconds=60)
 """Longer than CLAIM_LIMIT calls that each run into their time-outs (10 s), so that no two workers send one report."""
+
+_ACTOR: Final = Actor("service:billing.sync")
 
 _FAILURES_IN_A_ROW_MAX: Final = 3
 """So many time-outs one after the other mean that Stripe is away: the next run tries again."""
@@ -56,9 +61,32 @@ def plan_quantities(connection: Connection, *, at: datetime) -> Plan:
 
 def report_closing_quantity(connection: Connection, attribution_id: AttributionId, *, period_end: datetime) -> int:
     """Add the report that closes a period: the balance at its end, dated just inside it; 0 where that is known."""
+    settle_period(connection, attribution_id, period_end=period_end, told=False)
     return meter_reports.report_changes(
         connection, at=period_end, as_of=period_end - timedelta(seconds=1), closing=True, only=attribution_id
     )
+
+
+def settle_period(
+    connection: Connection, attribution_id: AttributionId, *, period_end: datetime, told: bool
+) -> CostCenter | None:
+    """Hold an account and let its grants pay what is open when a period of Stripe's ends; None for an unknown account.
+
+    `told`: what the period was told is billed by now, and not the grants' to pay. Twice pays nothing twice; an invoice
+    in the middle of a cycle ends none.
+    """
+    if cost_centers.find_current(connection, attribution_id) is None:
+        return None
+    # Always the cost center before the balance, as resets and switches do: no two wait for one another.
+    cost_centers.lock_current(connection, attribution_id)
+    reset_account(connection, attribution_id, at=period_end, actor=_ACTOR)
+    current = cost_centers.get_current(connection, attribution_id)
+    if current.billing_strategy is BillingStrategy.STRIPE and current.next_billing_at <= period_end:
+        if told:
+            settle.settle_now(connection, current, at=period_end, ends_cycle=True)
+        else:
+            settle.settle_closing(connection, current, period_end=period_end)
+    return current
 
 
 def send_reports(transaction: Transaction, stripe: StripeGateway, *, limit: int) -> Sent:

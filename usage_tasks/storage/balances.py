@@ -1,21 +1,23 @@
-"""Balances to the second, at any instant: what is posted, less what is later, plus what runs or is not yet posted."""
+"""Balances to the second, at any instant: posted, less what is later, plus what is not posted yet, less grants."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
+from usage_tasks.storage.grants import AVAILABLE
 from usage_tasks.storage.rating import RATED
 from usage_tasks.storage.rows import fetch
 
 
 def with_balances(asked: str) -> str:
-    """Compose the CTEs that end in `balance(attribution_id, at, credit_cents)`.
+    """Compose the CTEs that end in `balance(attribution_id, at, credit_cents, gross_cents)`.
 
-    `asked` is a query of (attribution_id, at), one row an account. A session counts by its price up to `at` while it
-    is open or has an entry effective later than `at`; else its entries, all earlier, are its price.
+    `asked` is a query of (attribution_id, at), one row an account. `gross_cents` is what is open; `credit_cents` is
+    less by what the account's grants would pay of it, were they settled then. A session counts by its price up to
+    `at` while it is open or has an entry effective later than `at`; else its entries, all earlier, are its price.
     """
     return f"""
     asked AS ({asked}),
@@ -50,7 +52,7 @@ def with_balances(asked: str) -> str:
         FROM session s JOIN rated r USING (instance_id)
         GROUP BY s.attribution_id
     ),
-    balance AS (
+    gross AS (
         SELECT a.attribution_id, a.at,
                (COALESCE(held.carried_cents, 0) + COALESCE(u.credit_cents, 0) - COALESCE((
                    SELECT sum(e.credit_cents) FROM ledger_entry e
@@ -59,6 +61,15 @@ def with_balances(asked: str) -> str:
         FROM asked a
         LEFT JOIN account_balance held USING (attribution_id)
         LEFT JOIN unposted u USING (attribution_id)
+    ),
+    {AVAILABLE},
+    balance AS (
+        SELECT g.attribution_id, g.at, g.credit_cents - p.paid_cents AS credit_cents, g.credit_cents AS gross_cents
+        FROM gross g
+        LEFT JOIN available v USING (attribution_id)
+        CROSS JOIN LATERAL (
+            SELECT GREATEST(0, LEAST(g.credit_cents, COALESCE(v.credit_cents, 0))) AS paid_cents
+        ) p
     )
     """
 
@@ -67,19 +78,34 @@ _ASKED = "SELECT * FROM unnest(CAST(:accounts AS text[]), CAST(:instants AS time
 
 _BALANCES = f"""
     WITH {with_balances(_ASKED)}
-    SELECT attribution_id, credit_cents FROM balance
+    SELECT attribution_id, credit_cents, gross_cents FROM balance
 """
+
+
+def list_gross_balances(
+    connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
+) -> Mapping[AttributionId, CreditCents]:
+    """Answer what is open of each account at its own instant, before grants; one that nobody knows has 0."""
+    return {row.attribution_id: CreditCents(row.gross_cents) for row in _fetch(connection, asked)}
 
 
 def list_balances(
     connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
 ) -> Mapping[AttributionId, CreditCents]:
-    """Answer the balance of each account at its own instant; an account that nobody knows has 0."""
+    """Answer the balance of each account at its own instant, after grants; one that nobody knows has 0.
+
+    A grant that has expired pays nothing until it is settled: whoever asks lets that be done first.
+    """
+    return {row.attribution_id: CreditCents(row.credit_cents) for row in _fetch(connection, asked)}
+
+
+def _fetch(
+    connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
+) -> Sequence[Row[tuple[object, ...]]]:
     accounts, instants = [account for account, _ in asked], [at for _, at in asked]
-    rows = fetch(connection, _BALANCES, accounts=accounts, instants=instants)
-    return {row.attribution_id: CreditCents(row.credit_cents) for row in rows}
+    return fetch(connection, _BALANCES, accounts=accounts, instants=instants)
 
 
 def get_balance(connection: Connection, attribution_id: AttributionId, *, at: datetime) -> CreditCents:
-    """Answer one account's balance at an instant, in credit cents, drafts included."""
+    """Answer one account's balance at an instant, in credit cents, drafts and grants included."""
     return list_balances(connection, [(attribution_id, at)])[attribution_id]

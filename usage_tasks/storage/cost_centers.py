@@ -98,6 +98,32 @@ def claim_due(
     return [_cost_center(row) for row in rows]
 
 
+def claim_expired_grants(
+    connection: Connection,
+    *,
+    at: datetime,
+    limit: int,
+    only: AttributionId | None = None,
+    excluding: Sequence[AttributionId] = (),
+) -> list[CostCenter]:
+    """Lock up to `limit` cost centers of accounts with a grant that expired by `at` and is not settled.
+
+    Those that another worker holds are left to it, except where `only` names the one account that is asked for.
+    """
+    statement = f"""
+        SELECT {_COLUMNS} FROM cost_center
+        WHERE superseded_at IS NULL
+            AND attribution_id IN (
+                SELECT attribution_id FROM credit_grant WHERE closed_at IS NULL AND expires_at <= :at
+            )
+            AND (CAST(:only AS text) IS NULL OR attribution_id = :only)
+            AND attribution_id <> ALL(CAST(:excluding AS text[]))
+        ORDER BY attribution_id LIMIT :limit FOR UPDATE {"" if only else "SKIP LOCKED"}
+    """
+    rows = fetch(connection, statement, at=at, limit=limit, only=only, excluding=list(excluding))
+    return [_cost_center(row) for row in rows]
+
+
 def append_versions(connection: Connection, versions: Sequence[CostCenter], *, actor: Actor) -> None:
     """Make each given version its account's current one; raise StaleVersionError where another came first."""
     superseded = execute(

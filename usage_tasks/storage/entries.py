@@ -1,14 +1,15 @@
 """Ledger entries that are not sessions: appended by natural key, so that twice is impossible."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.ledger import EntryKind
-from usage_tasks.storage.rows import as_json, execute, fetch_one
+from usage_tasks.domain.ledger import SETTLING_KINDS, EntryKind
+from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one, sql_list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,19 +22,31 @@ class Entry:
     credit_cents: int
     effective_at: datetime
     description: str
+    user_id: UUID | None = None
 
 
 def append_entries(connection: Connection, entries: Sequence[Entry]) -> int:
     """Append entries; one whose key stands already is left out. Return how many were new."""
     statement = """
-        INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, description)
-        SELECT attribution_id, key, kind, credit_cents, effective_at, description
+        INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, description, user_id)
+        SELECT attribution_id, key, kind, credit_cents, effective_at, description, user_id
         FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS e(
-            attribution_id text, key text, kind text, credit_cents bigint, effective_at timestamptz, description text)
+            attribution_id text, key text, kind text, credit_cents bigint, effective_at timestamptz, description text,
+            user_id uuid)
         ORDER BY attribution_id, key
         ON CONFLICT (attribution_id, key) DO NOTHING
     """
     return execute(connection, statement, entries=as_json([asdict(entry) for entry in entries]))
+
+
+def get_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry:
+    """Answer the entry that stands under a key."""
+    statement = """
+        SELECT attribution_id, key, kind, credit_cents, effective_at, description, user_id
+        FROM ledger_entry WHERE attribution_id = :account AND key = :key
+    """
+    row = fetch_one(connection, statement, account=attribution_id, key=key)
+    return Entry(**{**row._mapping, "kind": EntryKind(row.kind)})
 
 
 def has_entry_since(connection: Connection, attribution_id: AttributionId, kind: EntryKind, *, since: datetime) -> bool:
@@ -44,3 +57,19 @@ def has_entry_since(connection: Connection, attribution_id: AttributionId, kind:
         ) AS found
     """
     return bool(fetch_one(connection, statement, account=attribution_id, since=since, kind=kind).found)
+
+
+def list_latest_settled(
+    connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
+) -> Mapping[AttributionId, datetime]:
+    """Answer when the last entry that settled usage took effect, by account, where that is after an instant."""
+    statement = f"""
+        SELECT a.attribution_id, max(e.effective_at) AS effective_at
+        FROM unnest(CAST(:accounts AS text[]), CAST(:instants AS timestamptz[])) AS a(attribution_id, at)
+        JOIN ledger_entry e ON e.attribution_id = a.attribution_id AND e.effective_at > a.at
+            AND e.kind IN ({sql_list(SETTLING_KINDS)})
+        GROUP BY a.attribution_id
+    """
+    accounts, instants = [account for account, _ in asked], [at for _, at in asked]
+    rows = fetch(connection, statement, accounts=accounts, instants=instants)
+    return {row.attribution_id: row.effective_at for row in rows}

@@ -5,13 +5,14 @@ billing), sent by its identifier, and settled. The oldest pending report of an a
 one call an account is in flight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.credits import CENTS_PER_CREDIT, CreditCents
 from usage_tasks.domain.payments import StripeCustomerId
 from usage_tasks.storage.balances import with_balances
 from usage_tasks.storage.plans import Plan, planned, run_plan
@@ -33,29 +34,39 @@ _PAYING = """
         )
 """
 
-# A cycle stands still until its invoice is booked, so `period` has the billing months from the first one that is not
-# booked to the one that :as_of lies in, by the rule of domain/cycles.py. `told` is what each was last told: of the
-# ended ones Stripe bills that, so it is no longer to be reported; of the last one it is what a new report is
-# compared with.
-_CHANGES = f"""
-    WITH {with_balances(_PAYING)}, period AS (
-        SELECT c.attribution_id, c.cycle_anchor_at + n * interval '1 month' AS starts_at,
+
+def _told(as_of: str) -> str:
+    """Compose the CTEs `period` and `told` over a CTE `asked a`: what the billing months until `as_of` were told.
+
+    A cycle stands still until its invoice is booked, so `period` has the billing months from the first one that is
+    not booked to the one that `as_of` lies in, by the rule of domain/cycles.py. `told` is what each was last told: of
+    the ended ones Stripe bills that, so it is no longer to be reported; of the last one it is what a new report is
+    compared with.
+    """
+    return f"""
+    period AS (
+        SELECT c.attribution_id, {as_of} AS as_of, c.cycle_anchor_at + n * interval '1 month' AS starts_at,
                c.cycle_anchor_at + (n + 1) * interval '1 month' AS ends_at
-        FROM asked JOIN cost_center c ON c.attribution_id = asked.attribution_id AND c.superseded_at IS NULL
+        FROM asked a JOIN cost_center c ON c.attribution_id = a.attribution_id AND c.superseded_at IS NULL
         CROSS JOIN generate_series(
             c.cycle_number,
-            c.cycle_number + 1 + (extract(epoch FROM :as_of - c.cycle_started_at) / 86400 / 28)::int
+            c.cycle_number + 1 + (extract(epoch FROM {as_of} - c.cycle_started_at) / 86400 / 28)::int
         ) AS n
-        WHERE c.cycle_anchor_at + n * interval '1 month' <= :as_of
+        WHERE c.cycle_anchor_at + n * interval '1 month' <= {as_of}
     ), told AS (
-        SELECT p.attribution_id, p.ends_at <= :as_of AS ended, COALESCE((
+        SELECT p.attribution_id, p.ends_at <= p.as_of AS ended, COALESCE((
             SELECT r.quantity FROM meter_report r
             WHERE r.attribution_id = p.attribution_id AND r.as_of >= p.starts_at AND r.as_of < p.ends_at
-                AND r.as_of <= :as_of
+                AND r.as_of <= p.as_of
             ORDER BY r.as_of DESC LIMIT 1
         ), 0) AS quantity
         FROM period p
-    ), desired AS (
+    )
+    """
+
+
+_CHANGES = f"""
+    WITH {with_balances(_PAYING)}, {_told("CAST(:as_of AS timestamptz)")}, desired AS (
         SELECT b.attribution_id, told.known_quantity,
                GREATEST(0, ceil(b.credit_cents / 100.0) - told.billed_quantity)::bigint AS quantity
         FROM balance b JOIN (
@@ -115,6 +126,24 @@ def report_changes(
 def plan_changes(connection: Connection, *, at: datetime, as_of: datetime) -> Plan:
     """Answer the reports that `report_changes` would add."""
     return run_plan(connection, _PLAN, at=at, as_of=as_of, closing=False, only=None)
+
+
+def list_awaiting_invoice(
+    connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
+) -> Mapping[AttributionId, CreditCents]:
+    """Answer, by account, what Stripe was told of periods that ended by an instant and whose invoice is not booked."""
+    statement = f"""
+        WITH asked AS (
+            SELECT * FROM unnest(CAST(:accounts AS text[]), CAST(:instants AS timestamptz[])) AS t(attribution_id, at)
+        ), {_told("a.at")}
+        SELECT t.attribution_id, sum(t.quantity)::bigint * {CENTS_PER_CREDIT} AS credit_cents
+        FROM told t JOIN cost_center c ON c.attribution_id = t.attribution_id AND c.superseded_at IS NULL
+        WHERE t.ended AND c.billing_strategy = 'stripe'
+        GROUP BY t.attribution_id
+    """
+    accounts, instants = [account for account, _ in asked], [at for _, at in asked]
+    rows = fetch(connection, statement, accounts=accounts, instants=instants)
+    return {row.attribution_id: CreditCents(row.credit_cents) for row in rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,11 @@ def _encode(value: object) -> str:
     raise TypeError(f"{type(value).__name__} has no JSON form here")
 
 
+def sql_list(values: Iterable[str]) -> str:
+    """Write names of ours, such as an enumeration's, as the items of an SQL list; never a caller's text."""
+    return ", ".join(f"'{value}'" for value in values)
+
+
 def fetch(connection: Connection, statement: str, **parameters: object) -> Sequence[Row[tuple[object, ...]]]:
     """Run one statement and return its rows."""
     return connection.execute(text(statement), parameters).all()

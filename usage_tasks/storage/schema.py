@@ -4,8 +4,8 @@ The account (`attribution_id`) is the sharding key: it stands first in every key
 Credits are stored as credit cents (bigint), prices as exact numerics of credits per minute, times as timestamptz.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
-from enum import StrEnum
 from typing import TypeVar
 
 from sqlalchemy import (
@@ -32,9 +32,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 from usage_tasks.domain.cost_centers import BillingStrategy
-from usage_tasks.domain.ledger import EntryKind
+from usage_tasks.domain.grants import LapseReason
+from usage_tasks.domain.ledger import USAGE_KINDS, EntryKind
 from usage_tasks.domain.limits import Crossing
 from usage_tasks.domain.sessions import CapReason
+from usage_tasks.storage.rows import sql_list
 
 T = TypeVar("T")
 
@@ -67,9 +69,8 @@ def _required(name: str, kind: TypeEngine[T], *, default: str | None = None) -> 
     return Column(name, kind, nullable=False, server_default=None if default is None else text(default))
 
 
-def _one_of(column: str, values: type[StrEnum] | tuple[str, ...]) -> CheckConstraint:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
+def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({sql_list(values)})", name=column)
 
 
 _INFERRED_STOP = (
@@ -168,8 +169,11 @@ ledger_entry = Table(
     _moment("posted_at", default_now=True),
     _required("description", Text()),
     Column("instance_id", Uuid()),
+    # For whom a credit note was given, where its caller said so.
+    Column("user_id", Uuid()),
     _one_of("kind", EntryKind),
-    CheckConstraint("(kind IN ('session', 'adjustment')) = (instance_id IS NOT NULL)", name="instance_id"),
+    CheckConstraint(f"(kind IN ({sql_list(USAGE_KINDS)})) = (instance_id IS NOT NULL)", name="instance_id"),
+    CheckConstraint("kind = 'credit_note' OR user_id IS NULL", name="user_id"),
     Index("ledger_entry_effective_idx", "attribution_id", "effective_at"),
     # What was posted lately: entries only ever come at the end, so that a range of blocks says enough.
     Index("ledger_entry_posted_idx", "posted_at", postgresql_using="brin"),
@@ -188,6 +192,43 @@ account_balance = Table(
         BigInteger,
         Computed("used_cents - invoiced_cents - covered_cents - forgiven_cents", persisted=True),
     ),
+)
+
+# The terms never change; `closed_at`, set once, is the instant from which nothing is left.
+credit_grant = Table(
+    "credit_grant",
+    metadata,
+    _account(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _required("key", Text()),
+    _required("priority", Integer()),
+    _required("amount_cents", BigInteger()),
+    _moment("effective_at"),
+    _moment("expires_at", nullable=True),
+    Column("rollover_cap_cents", BigInteger),
+    _required("description", Text()),
+    _moment("created_at", default_now=True),
+    _required("actor", Text()),
+    _moment("closed_at", nullable=True),
+    UniqueConstraint("attribution_id", "key"),
+    CheckConstraint("amount_cents > 0", name="amount_cents"),
+    CheckConstraint("expires_at > effective_at", name="expires_at"),
+    CheckConstraint("rollover_cap_cents >= 0", name="rollover_cap_cents"),
+    Index("credit_grant_expiring_idx", "expires_at", postgresql_where=text("closed_at IS NULL")),
+)
+
+grant_lapse = Table(
+    "grant_lapse",
+    metadata,
+    _account(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("lapsed_at", DateTime(timezone=True), primary_key=True),
+    _required("credit_cents", BigInteger()),
+    _required("reason", Text()),
+    _moment("created_at", default_now=True),
+    _one_of("reason", LapseReason),
+    CheckConstraint("credit_cents > 0", name="credit_cents"),
+    ForeignKeyConstraint(["attribution_id", "number"], ["credit_grant.attribution_id", "credit_grant.number"]),
 )
 
 cost_center = Table(

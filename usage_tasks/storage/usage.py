@@ -9,8 +9,9 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.ledger import USAGE_KINDS
 from usage_tasks.storage.rating import RATED
-from usage_tasks.storage.rows import fetch, fetch_one
+from usage_tasks.storage.rows import fetch, fetch_one, sql_list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ _LINES = f"""
     ), {RATED}, line AS (
         SELECT e.instance_id, e.kind, false AS draft, e.credit_cents, e.effective_at
         FROM ledger_entry e
-        WHERE e.attribution_id = :account AND e.kind IN ('session', 'adjustment')
+        WHERE e.attribution_id = :account AND e.kind IN ({sql_list(USAGE_KINDS)})
             AND e.effective_at >= :start AND e.effective_at < :end
         UNION ALL
         SELECT s.instance_id, CASE WHEN s.posted_revision = 0 THEN 'session' ELSE 'adjustment' END, true,

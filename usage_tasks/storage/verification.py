@@ -6,8 +6,10 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from usage_tasks.domain.ledger import Contra, kinds_of
+from usage_tasks.storage.grants import spent
 from usage_tasks.storage.rating import RATED
-from usage_tasks.storage.rows import fetch
+from usage_tasks.storage.rows import fetch, sql_list
 
 SAMPLE_MAX: Final = 10
 
@@ -21,19 +23,22 @@ class Finding:
     sample: tuple[str, ...]
 
 
-_BALANCES = """
+def _sum_of(contra: Contra) -> str:
+    """A sum of entries on one contra account, by its name: what is used is positive, so is what settles it."""
+    sign = "" if contra is Contra.USED else "-"
+    kinds = sql_list(kinds_of(contra))
+    return f"COALESCE({sign}sum(credit_cents) FILTER (WHERE kind IN ({kinds})), 0) AS {contra}_cents"
+
+
+_SUMS = [f"{contra}_cents" for contra in Contra] + ["carried_cents"]
+
+_BALANCES = f"""
     SELECT COALESCE(b.attribution_id, l.attribution_id) AS offender
     FROM account_balance b FULL JOIN (
-        SELECT attribution_id,
-               COALESCE(sum(credit_cents) FILTER (WHERE kind IN ('session', 'adjustment')), 0) AS used,
-               COALESCE(-sum(credit_cents) FILTER (WHERE kind = 'invoice'), 0) AS invoiced,
-               COALESCE(-sum(credit_cents) FILTER (WHERE kind = 'reset'), 0) AS covered,
-               COALESCE(-sum(credit_cents) FILTER (WHERE kind = 'upgrade'), 0) AS forgiven,
-               sum(credit_cents) AS carried
+        SELECT attribution_id, {", ".join(map(_sum_of, Contra))}, sum(credit_cents) AS carried_cents
         FROM ledger_entry GROUP BY attribution_id
     ) l USING (attribution_id)
-    WHERE (b.used_cents, b.invoiced_cents, b.covered_cents, b.forgiven_cents, b.carried_cents)
-        IS DISTINCT FROM (l.used, l.invoiced, l.covered, l.forgiven, l.carried)
+    WHERE ({", ".join(f"b.{name}" for name in _SUMS)}) IS DISTINCT FROM ({", ".join(f"l.{name}" for name in _SUMS)})
 """
 
 _UNPOSTED = """
@@ -89,6 +94,23 @@ _MISSED = """
     WHERE w.stopped_at IS NULL AND s.taken_at > w.last_seen_at AND w.inferred_stopped_at IS NULL
 """
 
+# A grant is what it paid, what lapsed and what is left; it pays while it is in force, and is closed when none is left.
+_GRANTS = f"""
+    SELECT attribution_id || ' grant ' || number AS offender FROM (
+        SELECT g.attribution_id, g.number, g.closed_at, g.expires_at, g.amount_cents - {spent()} AS left_cents
+        FROM credit_grant g
+    ) AS held
+    WHERE left_cents < 0 OR (left_cents = 0) <> (closed_at IS NOT NULL)
+        OR (closed_at IS NULL AND expires_at <= :at - CAST(:grace AS interval))
+    UNION ALL
+    SELECT e.attribution_id || ' ' || e.key FROM ledger_entry e
+    WHERE e.kind = 'grant_burn' AND NOT EXISTS (
+        SELECT 1 FROM credit_grant g WHERE g.attribution_id = e.attribution_id
+            AND g.number::text = split_part(e.key, ':', 2) AND e.credit_cents < 0
+            AND g.effective_at < e.effective_at AND (g.expires_at IS NULL OR e.effective_at <= g.expires_at)
+    )
+"""
+
 CHECKS: Final = {
     "balances_equal_entries": _BALANCES,
     "stopped_sessions_are_posted": _UNPOSTED,
@@ -97,6 +119,7 @@ CHECKS: Final = {
     "cost_center_versions_have_no_gaps": _VERSIONS,
     "resets_stay_within_limits": _RESETS,
     "missed_sessions_have_ended": _MISSED,
+    "grants_are_conserved": _GRANTS,
 }
 
 

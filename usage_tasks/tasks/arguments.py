@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from pydantic import (
 
 from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
 from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
+from usage_tasks.domain.credits import CREDITS_PATTERN, CreditCents, parse_credits
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.prices import (
     CREDITS_PER_MINUTE_MAX,
@@ -88,6 +90,13 @@ def _actor_text(value: str) -> str:
         raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
 
 
+def _credit_cents(value: object, *, zero: bool = False) -> CreditCents:
+    try:
+        return parse_credits(value if isinstance(value, str) else "", zero=zero)
+    except InvalidInputError as error:
+        raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
+
+
 Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_as_utc)]
 """An instant: ISO 8601 with an offset."""
 
@@ -135,6 +144,20 @@ MinimumText = Annotated[Decimal, BeforeValidator(_minimum), _AMOUNT_SCHEMA]
 """A minimum charge in credits, exactly, as text."""
 
 RoundingSeconds = Annotated[int, Field(strict=True, ge=1, le=ROUNDING_STEP_MAX // timedelta(seconds=1))]
+_CREDIT_SCHEMA: Final = WithJsonSchema(
+    {"type": "string", "pattern": f"^{CREDITS_PATTERN}$", "description": "credits as decimal text, such as 12.50"}
+)
+CreditText = Annotated[CreditCents, BeforeValidator(_credit_cents), _CREDIT_SCHEMA]
+"""An amount of credits that is not 0: decimal text on the wire, credit cents inside."""
+
+CapText = Annotated[CreditCents, BeforeValidator(partial(_credit_cents, zero=True)), _CREDIT_SCHEMA]
+"""The same, and 0 is one."""
+
+Description = Annotated[
+    str,
+    StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=NAME_LENGTH_MAX),
+    AfterValidator(_plain),
+]
 
 
 class ReportArguments(BaseModel):

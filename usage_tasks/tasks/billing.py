@@ -10,11 +10,11 @@ from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribut
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.payments import CURRENCIES, NewCustomer
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services import subscribe, sync
+from usage_tasks.services import reset, subscribe, sync
 from usage_tasks.settings import SettingsError
 from usage_tasks.storage.plans import Plan
 from usage_tasks.tasks.arguments import ActorText, Attribution, Credits, Moment, Name, UuidText
-from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
+from usage_tasks.tasks.jobs import DryRun, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.task import task
 
 SEND_LIMIT: Final = 200
@@ -40,9 +40,11 @@ def sync_billing(
             return DryRun(dry_run=sync.plan_quantities(connection, at=rt.instant(at)))
 
     def work(now: datetime) -> SyncAnswer:
+        settled = take_batches(rt, reset.settle_expired, at=now)  # what expired pays no more
         with rt.transaction() as connection:
             added = sync.report_quantities(connection, at=now)
         send_meter_events.apply_async(ignore_result=True)
+        check_failed(settled)
         return SyncAnswer(reports=added)
 
     return run_job(rt, "billing.sync", rt.settings.billing_sync_schedule, at=at, scheduled=scheduled, work=work)

@@ -11,7 +11,10 @@ from typing import Final, Generic, TypeVar
 
 from pydantic_core import to_jsonable_python
 
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.errors import PermanentError
 from usage_tasks.runtime import Runtime
+from usage_tasks.services.reset import ResetBatch
 from usage_tasks.storage import jobs
 
 Answer = TypeVar("Answer")
@@ -19,6 +22,8 @@ Planned = TypeVar("Planned")
 
 LEASE: Final = timedelta(minutes=10)
 """After this long a run that never ended is given up, and its due time is free."""
+
+BATCHES_MAX: Final = 10_000
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -40,6 +45,26 @@ class DryRun(Generic[Planned]):
 def due_slot(at: datetime, period: timedelta) -> datetime:
     """Answer the latest due time at an instant: whole periods since 1970."""
     return at - (at - _EPOCH) % period
+
+
+def take_batches(rt: Runtime, take: Callable[..., ResetBatch], *, at: datetime) -> ResetBatch:
+    """Take batch after batch, a transaction each, until nothing is due; accounts that failed hold up no other."""
+    cycles = expiries = 0
+    failed: list[tuple[AttributionId, str]] = []
+    for _ in range(BATCHES_MAX):
+        with rt.transaction() as connection:
+            batch = take(connection, at=at, excluding=[account for account, _ in failed])
+        cycles, expiries, failed = cycles + batch.cycles, expiries + batch.expiries, [*failed, *batch.failed]
+        if batch.idle:
+            break
+    return ResetBatch(cycles=cycles, expiries=expiries, failed=failed)
+
+
+def check_failed(batch: ResetBatch) -> None:
+    """Raise PermanentError if any account failed: the last step of a run, when the others' work is done."""
+    if batch.failed:
+        shown = "; ".join(f"{account}: {reason}" for account, reason in batch.failed[:10])
+        raise PermanentError(f"reset: {batch.cycles} cycles ended, {len(batch.failed)} accounts failed: {shown}")
 
 
 def run_job(

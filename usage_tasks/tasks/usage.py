@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
-from usage_tasks.domain.accounts import AttributionId, parse_actor, parse_attribution
+from usage_tasks.domain.accounts import parse_actor, parse_attribution
 from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
-from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.sessions import Rejection
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services import cost_center, read_usage, reconcile, record, reset
@@ -22,11 +21,9 @@ from usage_tasks.tasks.arguments import (
     RawReport,
     parse_reports,
 )
-from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
+from usage_tasks.tasks.jobs import BATCHES_MAX, DryRun, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.snapshot import SnapshotOutcome, show_balances
 from usage_tasks.tasks.task import task
-
-_BATCHES_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +66,7 @@ def record_instances(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileAnswer:
-    """What the ledger job did: entries posted and their sum, what was announced of limits, balances shown in Redis.
+    """What the ledger job did: entries posted and their sum, grants' expiries, announced limits, balances in Redis.
 
     `zombies` counts sessions capped anew, `zombies_lifted` caps whose cause was switched off. The snapshot is
     "written", "failed" (Redis is away: the next tick makes up for it), or "skipped" by a run for an instant of its
@@ -78,6 +75,7 @@ class ReconcileAnswer:
 
     entries: int
     credit_cents: int
+    expiries: int
     thresholds_reached: int
     limits_reached: int
     hard_limits_reached: int
@@ -102,21 +100,24 @@ def reconcile_usage(
     def work(now: datetime) -> ReconcileAnswer:
         capped, lifted = _cap_zombies(rt, now)
         posted, cents = 0, 0
-        for _ in range(_BATCHES_MAX):
+        for _ in range(BATCHES_MAX):
             with rt.transaction() as connection:
                 batch = reconcile.post_batch(connection, at=now)
             posted, cents = posted + batch.entries, cents + batch.credit_cents
             if batch.entries < reconcile.BATCH:
                 break
+        settled = take_batches(rt, reset.settle_expired, at=now)  # before limits: what expired pays no more
         with rt.transaction() as connection:
             reached = reconcile.announce_limits(connection, at=now, policy=rt.limit_policy)
         outcome: SnapshotOutcome = "skipped"
         written = 0
         if at is None:
             outcome, written = show_balances(rt, at=now)
+        check_failed(settled)
         return ReconcileAnswer(
             entries=posted,
             credit_cents=cents,
+            expiries=settled.expiries,
             thresholds_reached=reached.thresholds,
             limits_reached=reached.limits,
             hard_limits_reached=reached.hard_limits,
@@ -131,7 +132,7 @@ def reconcile_usage(
 
 def _cap_zombies(rt: Runtime, now: datetime) -> tuple[int, int]:
     capped, lifted = 0, 0
-    for _ in range(_BATCHES_MAX):
+    for _ in range(BATCHES_MAX):
         with rt.transaction() as connection:
             batch = reconcile.cap_batch(
                 connection,
@@ -165,19 +166,9 @@ def reset_usage(
             return DryRun(dry_run=reset.plan_resets(connection, at=rt.instant(at)))
 
     def work(now: datetime) -> ResetAnswer:
-        cycles = 0
-        failed: list[tuple[AttributionId, str]] = []
-        for _ in range(_BATCHES_MAX):
-            with rt.transaction() as connection:
-                batch = reset.reset_due(connection, at=now, excluding=[account for account, _ in failed])
-            cycles += batch.cycles
-            failed += batch.failed
-            if not batch.cycles and not batch.failed:
-                break
-        if failed:
-            shown = "; ".join(f"{account}: {reason}" for account, reason in failed[:10])
-            raise PermanentError(f"reset: {cycles} cycles ended, {len(failed)} accounts failed: {shown}")
-        return ResetAnswer(cycles=cycles)
+        batch = take_batches(rt, reset.reset_due, at=now)
+        check_failed(batch)
+        return ResetAnswer(cycles=batch.cycles)
 
     return run_job(rt, "usage.reset", rt.settings.reset_usage_schedule, at=at, scheduled=scheduled, work=work)
 
