@@ -92,6 +92,19 @@ def test_a_session_that_moved_is_not_missed_where_it_was(connection: Connection)
     assert see(connection, "us", START + 2 * HOUR).ended == 1
 
 
+def test_a_late_report_of_a_move_counts_for_the_snapshots_of_the_place_it_moved_to(connection: Connection) -> None:
+    moved, stays = running(), running()
+    record(connection, moved, stays)
+    see(connection, "eu", START + 2 * HOUR)
+    late = {"instance_id": moved.instance_id, "workspace_class": "xlarge", "observed_at": START + HOUR}
+    record(connection, session_report(source="us", **late))
+    ends = {row[0]: row[2] for row in rows(connection, ENDS)}
+    assert ends == {moved.instance_id: None, stays.instance_id: START}
+    see(connection, "ap", START + 3 * HOUR)
+    record(connection, session_report(source="ap", **late | {"observed_at": START + 2 * HOUR}))
+    assert {row[0]: row[2] for row in rows(connection, ENDS)}[moved.instance_id] == START + 2 * HOUR
+
+
 def test_a_report_without_a_source_leaves_it_where_it_was(connection: Connection) -> None:
     first = running()
     record(connection, first)
