@@ -127,6 +127,13 @@ def test_an_older_snapshot_takes_up_what_the_newer_one_has_already_ended(connect
     assert verify(connection, at=START + HOUR - MINUTE).clean
 
 
+def test_an_older_snapshot_does_not_make_the_newer_one_forgotten(connection: Connection) -> None:
+    see(connection, "eu", START + 3 * HOUR)
+    see(connection, "eu", START + HOUR)
+    record(connection, running(observed_at=START + 2 * HOUR))
+    assert inferred(connection) == [START + 2 * HOUR]
+
+
 def test_a_session_that_was_wrongly_ended_comes_back_and_its_entry_is_adjusted(connection: Connection) -> None:
     session = running()
     record(connection, session)
