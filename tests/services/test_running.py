@@ -92,6 +92,19 @@ def test_a_session_that_moved_is_not_missed_where_it_was(connection: Connection)
     assert see(connection, "us", START + 2 * HOUR).ended == 1
 
 
+def test_a_late_report_of_a_move_counts_for_the_snapshots_of_the_place_it_moved_to(connection: Connection) -> None:
+    moved, stays = running(), running()
+    record(connection, moved, stays)
+    see(connection, "eu", START + 2 * HOUR)
+    late = {"instance_id": moved.instance_id, "workspace_class": "xlarge", "observed_at": START + HOUR}
+    record(connection, session_report(source="us", **late))
+    ends = {row[0]: row[2] for row in rows(connection, ENDS)}
+    assert ends == {moved.instance_id: None, stays.instance_id: START}
+    see(connection, "ap", START + 3 * HOUR)
+    record(connection, session_report(source="ap", **late | {"observed_at": START + 2 * HOUR}))
+    assert {row[0]: row[2] for row in rows(connection, ENDS)}[moved.instance_id] == START + 2 * HOUR
+
+
 def test_a_report_without_a_source_leaves_it_where_it_was(connection: Connection) -> None:
     first = running()
     record(connection, first)
@@ -112,6 +125,13 @@ def test_an_older_snapshot_takes_up_what_the_newer_one_has_already_ended(connect
     see(connection, "eu", START + HOUR, running())
     assert inferred(connection) == [START + HOUR]
     assert verify(connection, at=START + HOUR - MINUTE).clean
+
+
+def test_an_older_snapshot_does_not_make_the_newer_one_forgotten(connection: Connection) -> None:
+    see(connection, "eu", START + 3 * HOUR)
+    see(connection, "eu", START + HOUR)
+    record(connection, running(observed_at=START + 2 * HOUR))
+    assert inferred(connection) == [START + 2 * HOUR]
 
 
 def test_a_session_that_was_wrongly_ended_comes_back_and_its_entry_is_adjusted(connection: Connection) -> None:

@@ -134,12 +134,8 @@ def _cap_zombies(rt: Runtime, now: datetime) -> tuple[int, int]:
     capped, lifted = 0, 0
     for _ in range(BATCHES_MAX):
         with rt.transaction() as connection:
-            batch = reconcile.cap_batch(
-                connection,
-                at=now,
-                heartbeat_grace=rt.settings.heartbeat_grace,
-                lifetime_max=rt.settings.max_session_lifetime,
-            )
+            grace, lifetime = rt.settings.heartbeat_grace, rt.settings.max_session_lifetime
+            batch = reconcile.cap_batch(connection, at=now, heartbeat_grace=grace, lifetime_max=lifetime)
         capped, lifted = capped + batch.capped, lifted + batch.lifted
         if batch.changed < reconcile.BATCH:
             break
