@@ -6,7 +6,6 @@ entries of an account are a complete double entry: used = invoiced + covered + f
 
 from datetime import datetime
 from enum import StrEnum
-from uuid import UUID
 
 
 class EntryKind(StrEnum):
@@ -50,11 +49,6 @@ USAGE_KINDS = kinds_of(Contra.USED)
 
 SETTLING_KINDS = (EntryKind.INVOICE, EntryKind.RESET, EntryKind.UPGRADE, EntryKind.GRANT_BURN)
 """What pays or waives usage that was open; a note is given whatever is open."""
-
-
-def session_key(instance_id: UUID, revision: int) -> str:
-    """Name the entry of one revision of a session's facts."""
-    return f"session:{instance_id}:{revision}"
 
 
 def invoice_key(stripe_invoice_id: str) -> str:

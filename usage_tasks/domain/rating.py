@@ -4,7 +4,7 @@ The same rule stands once more as set-based SQL in storage/rating.py; a property
 Source: docs/adr/0001-money-and-rating.md; steps and minimums docs/adr/0009-price-rules.md.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,14 +14,6 @@ from usage_tasks.domain.credits import CreditCents
 
 SECOND = timedelta(seconds=1)
 _HALF_SECOND = timedelta(milliseconds=500)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PricedSpan:
-    """Whole seconds that ran at one price, in credits per minute."""
-
-    seconds: int
-    credits_per_minute: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,20 +69,6 @@ class Rating:
         return max(self.metered_cents, self.rule.minimum_cents) if self.runtime_seconds else CreditCents(0)
 
 
-def price(spans: Iterable[PricedSpan]) -> CreditCents:
-    """Price what ran, span by span, and round once: half a cent rounds up.
-
-    With S the exact sum of seconds x credits per minute, cents = floor((10 S + 3) / 6).
-    Raises ValueError for a negative span.
-    """
-    exact = Fraction(0)
-    for span in spans:
-        if span.seconds < 0:
-            raise ValueError(f"seconds: {span.seconds} is not allowed: a span is never negative")
-        exact += span.seconds * Fraction(span.credits_per_minute)
-    return to_cents(exact)
-
-
 def to_cents(exact: Fraction) -> CreditCents:
     """Turn S, seconds x credits per minute, into credit cents: half a cent rounds up."""
     return CreditCents((10 * exact + 3) // 6)
@@ -122,14 +100,3 @@ def rate(started_at: datetime, ended_at: datetime, versions: Sequence[PriceVersi
         if end > begin:
             spans.append(RatedSpan(version=version, seconds=charged(end) - charged(begin)))
     return Rating(runtime_seconds=elapsed_seconds(started_at, ended_at), rule=rule, spans=tuple(spans))
-
-
-def split_at_prices(started_at: datetime, ended_at: datetime, versions: Sequence[PriceVersion]) -> list[PricedSpan]:
-    """Cut a runtime where its class's price changed; the parts' seconds sum to the whole's, rounded up to a step.
-
-    `versions` are one class's, in rising order. Raises ValueError where none covers the start.
-    """
-    return [
-        PricedSpan(seconds=span.seconds, credits_per_minute=span.version.credits_per_minute)
-        for span in rate(started_at, ended_at, versions).spans
-    ]
