@@ -64,7 +64,7 @@ def template(servers: Servers) -> Iterator[str]:
 def database_url(servers: Servers, template: str) -> Iterator[str]:
     """A fresh database of this test's own, as psycopg takes it."""
     name = f"usage_test_{os.getpid()}_{next(_numbers)}"
-    _administer(servers, "CREATE DATABASE {} TEMPLATE {}", name, template)
+    _administer(servers, "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
     yield make_url(servers.database_url).set(database=name).render_as_string(hide_password=False)
     _administer(servers, "DROP DATABASE {} WITH (FORCE)", name)
 
@@ -86,11 +86,25 @@ def database(database_url: str) -> Iterator[Database]:
     opened.dispose()
 
 
+@pytest.fixture(scope="session")
+def shared_database(servers: Servers, template: str) -> Iterator[Database]:
+    """A database that nobody ever commits to: for tests that are one transaction."""
+    name = f"usage_shared_{os.getpid()}"
+    _administer(servers, "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
+    opened = Database(_sqlalchemy_url(servers, name))
+    yield opened
+    opened.dispose()
+    _administer(servers, "DROP DATABASE {} WITH (FORCE)", name)
+
+
 @pytest.fixture
-def connection(database: Database) -> Iterator[Connection]:
-    """A transaction for the whole test."""
-    with database.transaction() as opened:
-        yield opened
+def connection(request: pytest.FixtureRequest) -> Iterator[Connection]:
+    """A transaction for the whole test, taken back at its end; in the test's own database where it asks for that."""
+    owns = "database_url" in request.fixturenames
+    opened: Database = request.getfixturevalue("database" if owns else "shared_database")
+    with opened.transaction() as begun:
+        yield begun
+        begun.rollback()
 
 
 @pytest.fixture

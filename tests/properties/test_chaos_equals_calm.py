@@ -216,7 +216,7 @@ def chaotic(world: World, told: list[Told], prices: list[tuple[int, Decimal]], d
 
 @pytest.mark.timeout(300)
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(scenario=scenarios(), data=st.data())
 def test_chaos_ends_as_calm(
