@@ -9,8 +9,8 @@ from sqlalchemy import Connection, text
 
 from tests.factories import START, SYSTEM, make_id
 from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.prices import ALL_TIME
 from usage_tasks.domain.rating import ChargeRule, PriceVersion, rate
-from usage_tasks.storage.prices import FIRST_EFFECTIVE_FROM
 from usage_tasks.storage.rating import RATED
 from usage_tasks.storage.rows import as_json
 
@@ -52,7 +52,7 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     changes = draw(st.lists(OFFSETS, max_size=4, unique=True))
-    edges = [FIRST_EFFECTIVE_FROM, *sorted(START + change for change in changes)]
+    edges = [ALL_TIME, *sorted(START + change for change in changes)]
     instants = st.one_of(st.sampled_from([*edges[1:], START]), OFFSETS.map(lambda offset: START + offset))
     return Case(
         started_at=draw(instants),
@@ -111,14 +111,14 @@ def test_the_sum_of_many_prices_is_rounded_once_and_exactly(connection: Connecti
     # Three seconds at three prices, each 0.1 cent over a third of one: 1 cent in all, 0 if rounded one by one.
     versions = [
         PriceVersion(effective_from=edge, credits_per_minute=Decimal("0.2"))
-        for edge in [FIRST_EFFECTIVE_FROM, START + timedelta(seconds=1), START + timedelta(seconds=2)]
+        for edge in [ALL_TIME, START + timedelta(seconds=1), START + timedelta(seconds=2)]
     ]
     example = Case(started_at=START, until=START + timedelta(seconds=3), versions=versions)
     assert rated(connection, [example]) == [1]
 
 
 def test_half_a_cent_rounds_up_in_the_database_too(connection: Connection) -> None:
-    versions = [PriceVersion(effective_from=FIRST_EFFECTIVE_FROM, credits_per_minute=Decimal("0.5"))]
+    versions = [PriceVersion(effective_from=ALL_TIME, credits_per_minute=Decimal("0.5"))]
     example = Case(started_at=START, until=START + timedelta(seconds=69), versions=versions)
     assert rated(connection, [example]) == [58]
 
@@ -126,7 +126,7 @@ def test_half_a_cent_rounds_up_in_the_database_too(connection: Connection) -> No
 def test_step_and_minimum_are_those_of_the_start_and_hold_in_the_database_too(connection: Connection) -> None:
     rule = ChargeRule(minimum_cents=CreditCents(30), rounding_seconds=60)
     versions = [
-        PriceVersion(effective_from=FIRST_EFFECTIVE_FROM, credits_per_minute=Decimal("0.2"), rule=rule),
+        PriceVersion(effective_from=ALL_TIME, credits_per_minute=Decimal("0.2"), rule=rule),
         PriceVersion(effective_from=START + timedelta(seconds=30), credits_per_minute=Decimal(1)),
     ]
     lengths = [0, 1, 30, 60, 61]

@@ -87,15 +87,10 @@ def claim_due(
 
     Those that another worker holds are left to it, except where `only` names the one account that is asked for.
     """
-    statement = f"""
-        SELECT {_COLUMNS} FROM cost_center
-        WHERE superseded_at IS NULL AND billing_strategy = 'other' AND next_billing_at <= :at
-            AND (CAST(:only AS text) IS NULL OR attribution_id = :only)
-            AND attribution_id <> ALL(CAST(:excluding AS text[]))
-        ORDER BY next_billing_at, attribution_id LIMIT :limit FOR UPDATE {"" if only else "SKIP LOCKED"}
-    """
-    rows = fetch(connection, statement, at=at, limit=limit, only=only, excluding=list(excluding))
-    return [_cost_center(row) for row in rows]
+    ended = "billing_strategy = 'other' AND next_billing_at <= :at"
+    return _claim(
+        connection, ended, order="next_billing_at, attribution_id", at=at, limit=limit, only=only, excluding=excluding
+    )
 
 
 def claim_expired_grants(
@@ -110,15 +105,28 @@ def claim_expired_grants(
 
     Those that another worker holds are left to it, except where `only` names the one account that is asked for.
     """
+    expired = """
+        attribution_id IN (SELECT attribution_id FROM credit_grant WHERE closed_at IS NULL AND expires_at <= :at)
+    """
+    return _claim(connection, expired, order="attribution_id", at=at, limit=limit, only=only, excluding=excluding)
+
+
+def _claim(
+    connection: Connection,
+    which: str,
+    *,
+    order: str,
+    at: datetime,
+    limit: int,
+    only: AttributionId | None,
+    excluding: Sequence[AttributionId],
+) -> list[CostCenter]:
     statement = f"""
         SELECT {_COLUMNS} FROM cost_center
-        WHERE superseded_at IS NULL
-            AND attribution_id IN (
-                SELECT attribution_id FROM credit_grant WHERE closed_at IS NULL AND expires_at <= :at
-            )
+        WHERE superseded_at IS NULL AND {which}
             AND (CAST(:only AS text) IS NULL OR attribution_id = :only)
             AND attribution_id <> ALL(CAST(:excluding AS text[]))
-        ORDER BY attribution_id LIMIT :limit FOR UPDATE {"" if only else "SKIP LOCKED"}
+        ORDER BY {order} LIMIT :limit FOR UPDATE {"" if only else "SKIP LOCKED"}
     """
     rows = fetch(connection, statement, at=at, limit=limit, only=only, excluding=list(excluding))
     return [_cost_center(row) for row in rows]

@@ -14,8 +14,6 @@ from usage_tasks.domain.prices import ALL_TIME
 from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
 from usage_tasks.storage.rows import execute, fetch
 
-FIRST_EFFECTIVE_FROM: Final = ALL_TIME
-
 _LOCK_KEY: Final = 7_305_212
 """Any number, the same everywhere."""
 
@@ -64,7 +62,7 @@ def publish_prices(
     by hand is not undone by a file that has not changed. A class without a rule is charged to the second.
     Raises InvalidInputError for an instant that is not later than a class's latest version from the file.
     """
-    later = fetch(connection, _LATER, classes=list(prices), at=at, first=FIRST_EFFECTIVE_FROM)
+    later = fetch(connection, _LATER, classes=list(prices), at=at, first=ALL_TIME)
     if later:
         allowed = f"later than the latest price of {later[0].workspace_class}, {later[0].effective_from.isoformat()}"
         raise InvalidInputError("at", at.isoformat(), allowed)
@@ -75,7 +73,7 @@ def publish_prices(
         prices=list(prices.values()),
         minimums=[rules.get(each, PER_SECOND).minimum_cents for each in prices],
         steps=[rules.get(each, PER_SECOND).rounding_seconds for each in prices],
-        first=FIRST_EFFECTIVE_FROM,
+        first=ALL_TIME,
         at=at,
         actor=actor,
     )
