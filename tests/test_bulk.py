@@ -24,8 +24,9 @@ from usage_tasks.tasks import usage
 FILE = Path(bulk.__file__).parent / "demo/data/metacentrum-2013q1.csv.gz"
 AT = START + DAY
 HELD = f"""
-    SELECT {", ".join(COLUMNS)}, last_seen_at, source_seen_at, missed_at, final_at, ended_at, revision, posted_revision
-    FROM workspace_instance ORDER BY instance_id
+    SELECT {", ".join(COLUMNS)}, last_seen_at, source_seen_at, missed_at, final_at, ended_at,
+           (SELECT revision FROM open_session o WHERE o.instance_id = w.instance_id)
+    FROM workspace_instance w ORDER BY instance_id
 """  # noqa: S608 - constants
 REST = (
     "SELECT attribution_id, version, spending_limit, cycle_started_at, actor FROM cost_center ORDER BY 1",
@@ -41,7 +42,9 @@ def held(rt: Runtime, *, rest: bool = True) -> list[list[tuple[Any, ...]]]:
 
 def forget(rt: Runtime) -> None:
     with rt.transaction() as connection:
-        connection.execute(text("TRUNCATE workspace_instance, cost_center, quarantined_report, source_snapshot"))
+        connection.execute(
+            text("TRUNCATE workspace_instance, open_session, cost_center, quarantined_report, source_snapshot")
+        )
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]], header: Sequence[str] = COLUMNS) -> Path:

@@ -73,7 +73,7 @@ def start_worker(stack: ExitStack, environment: dict[str, str], directory: Path,
 
 def rows(url: str) -> Sequence[tuple[Any, ...]]:
     with psycopg.connect(url) as connection:
-        return connection.execute("SELECT instance_id, revision FROM workspace_instance ORDER BY 1").fetchall()
+        return connection.execute("SELECT instance_id, revision FROM open_session ORDER BY 1").fetchall()
 
 
 def report(name: object, **fields: Any) -> dict[str, Any]:

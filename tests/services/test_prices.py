@@ -120,7 +120,7 @@ def test_only_sessions_that_are_priced_otherwise_are_opened_again(connection: Co
         stopped_report(HOUR, workspace_class="xlarge", instance_id=make_id("it")),
     )
     assert add(connection).repricing.adjustments.rows == 1
-    opened = connection.execute(text("SELECT instance_id FROM workspace_instance WHERE posted_revision < revision"))
+    opened = connection.execute(text("SELECT instance_id FROM open_session"))
     assert opened.scalars().all() == [make_id("it")]
 
 

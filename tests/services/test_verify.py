@@ -9,22 +9,30 @@ from usage_tasks.services.reset import reset_due
 from usage_tasks.services.verify import verify
 
 NOW = add_months(START, 3)
+REOPENED = """
+    INSERT INTO open_session (attribution_id, instance_id, workspace_class, started_at, ended_at, final_at, opened_at)
+    SELECT attribution_id, instance_id, workspace_class, started_at, ended_at, final_at, '2020-01-01Z'
+    FROM workspace_instance WHERE final_at IS NOT NULL
+"""
 DAMAGES = [
     ("balances_equal_entries", "UPDATE account_balance SET used_cents = used_cents + 1"),
     ("balances_equal_entries", "UPDATE account_balance SET covered_cents = 0, used_cents = used_cents - 700"),
     ("balances_equal_entries", "DELETE FROM account_balance"),
+    ("balances_equal_entries", "UPDATE account_balance SET latest_effective_at = latest_effective_at - interval '1 s'"),
     ("balances_equal_entries", "UPDATE ledger_entry SET credit_cents = credit_cents - 1 WHERE kind = 'upgrade'"),
-    ("stopped_sessions_are_posted", "UPDATE workspace_instance SET revision = revision + 1"),
-    ("entries_match_sessions", "DELETE FROM ledger_entry WHERE kind = 'adjustment'"),
+    ("stopped_sessions_are_posted", REOPENED),
+    ("prices_match_facts", "DELETE FROM ledger_entry WHERE kind = 'adjustment'"),
     ("entries_match_sessions", "DELETE FROM workspace_instance"),
-    ("entries_match_sessions", "UPDATE ledger_entry SET credit_cents = credit_cents + 1 WHERE kind = 'session'"),
+    ("prices_match_facts", "UPDATE ledger_entry SET credit_cents = credit_cents + 1 WHERE kind = 'session'"),
     ("entries_match_sessions", "UPDATE ledger_entry SET key = key || '0' WHERE kind = 'adjustment'"),
     ("entries_match_sessions", "UPDATE ledger_entry SET attribution_id = 'team:x' WHERE kind = 'adjustment'"),
-    ("entries_match_sessions", "UPDATE workspace_instance SET posted_cents = posted_cents + 1"),
-    (
-        "entries_match_sessions",
-        "UPDATE workspace_instance SET settled_at = settled_at + interval '1 s' WHERE posted_revision > 0",
-    ),
+    ("entries_match_sessions", "UPDATE open_session SET posted_cents = posted_cents + 1"),
+    ("entries_match_sessions", "UPDATE open_session SET settled_at = now(), revision = 2"),
+    ("entries_match_sessions", "DELETE FROM open_session"),
+    ("entries_match_sessions", "DELETE FROM ledger_entry WHERE kind = 'session'"),
+    ("open_sessions_match_facts", "UPDATE open_session SET started_at = started_at - interval '1 s'"),
+    ("open_sessions_match_facts", "UPDATE open_session SET ended_at = started_at"),
+    ("open_sessions_match_facts", "UPDATE open_session SET instance_id = gen_random_uuid()"),
     ("prices_match_facts", "UPDATE workspace_instance SET stopped_at = stopped_at + interval '1 hour'"),
     ("prices_match_facts", "UPDATE workspace_instance SET workspace_class = 'gold'"),
     ("prices_match_facts", "UPDATE price_version SET credits_per_minute = 2 WHERE workspace_class = 'xlarge'"),

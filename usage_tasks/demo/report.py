@@ -30,7 +30,8 @@ _INVOICES = """
 _COUNTS = """
     SELECT (SELECT count(*) FROM workspace_instance) AS sessions,
            (SELECT count(*) FROM workspace_instance WHERE stops_before_start) AS odd,
-           (SELECT COALESCE(sum(posted_cents), 0) FROM workspace_instance WHERE stops_before_start) AS odd_cents,
+           (SELECT COALESCE(sum(e.credit_cents), 0) FROM ledger_entry e JOIN workspace_instance w USING (instance_id)
+            WHERE w.stops_before_start) AS odd_cents,
            (SELECT count(*) FROM ledger_entry) AS entries,
            (SELECT count(*) FROM stripe_event WHERE state = 'applied') AS events_applied,
            (SELECT count(*) FROM stripe_event WHERE state <> 'applied') AS events_open,

@@ -21,46 +21,53 @@ def with_balances(asked: str) -> str:
     """
     return f"""
     asked AS ({asked}),
-    session AS (
-        SELECT a.attribution_id, a.at, w.instance_id, w.workspace_class, w.started_at, w.posted_revision,
-               LEAST(w.ended_at, a.at) AS until
+    later AS MATERIALIZED (
+        -- OFFSET 0: by the index, account by account, whatever the planner believes of a long history.
+        SELECT a.attribution_id, a.at, e.instance_id, e.credit_cents
         FROM asked a
-        JOIN workspace_instance w ON w.attribution_id = a.attribution_id AND w.posted_revision < w.revision
-        WHERE w.started_at < a.at OR w.posted_revision > 0
-        UNION ALL
-        SELECT a.attribution_id, a.at, w.instance_id, w.workspace_class, w.started_at, w.posted_revision,
-               LEAST(w.ended_at, a.at) AS until
-        FROM asked a
+        JOIN account_balance b ON b.attribution_id = a.attribution_id AND b.latest_effective_at > a.at
         CROSS JOIN LATERAL (
-            -- Settled later than the instant is to have an entry effective later. OFFSET 0: by the index, account by
-            -- account, whatever the planner believes of a long history.
-            SELECT w.* FROM (
-                SELECT DISTINCT e.instance_id FROM ledger_entry e
-                WHERE e.attribution_id = a.attribution_id AND e.effective_at > a.at AND e.instance_id IS NOT NULL
-            ) AS later JOIN workspace_instance w USING (instance_id)
-            WHERE w.posted_revision = w.revision
+            SELECT instance_id, credit_cents FROM ledger_entry
+            WHERE attribution_id = a.attribution_id AND effective_at > a.at
+            OFFSET 0
+        ) AS e
+    ),
+    session AS (
+        SELECT a.attribution_id, a.at, o.instance_id, o.workspace_class, o.started_at, o.revision > 1 AS posted,
+               LEAST(o.ended_at, a.at) AS until
+        FROM asked a JOIN open_session o ON o.attribution_id = a.attribution_id
+        WHERE o.started_at < a.at OR o.revision > 1
+        UNION ALL
+        SELECT l.attribution_id, l.at, w.instance_id, w.workspace_class, w.started_at, true, LEAST(w.ended_at, l.at)
+        FROM (SELECT DISTINCT attribution_id, at, instance_id FROM later WHERE instance_id IS NOT NULL) AS l
+        CROSS JOIN LATERAL (
+            SELECT w.instance_id, w.workspace_class, w.started_at, w.ended_at FROM workspace_instance w
+            WHERE w.instance_id = l.instance_id AND NOT EXISTS (
+                SELECT 1 FROM open_session o
+                WHERE o.attribution_id = l.attribution_id AND o.instance_id = l.instance_id
+            )
             OFFSET 0
         ) AS w
     ),
     {RATED},
     unposted AS (
-        SELECT s.attribution_id, sum(r.credit_cents - CASE WHEN s.posted_revision = 0 THEN 0 ELSE (
+        SELECT r.attribution_id, sum(r.credit_cents - CASE WHEN NOT r.posted THEN 0 ELSE (
             SELECT COALESCE(sum(e.credit_cents), 0) FROM ledger_entry e
-            WHERE e.attribution_id = s.attribution_id AND e.effective_at <= s.at
-                AND e.key >= 'session:' || s.instance_id || ':' AND e.key < 'session:' || s.instance_id || ';'
+            WHERE e.attribution_id = r.attribution_id AND e.effective_at <= r.at
+                AND e.key >= 'session:' || r.instance_id || ':' AND e.key < 'session:' || r.instance_id || ';'
         ) END) AS credit_cents
-        FROM session s JOIN rated r USING (instance_id)
-        GROUP BY s.attribution_id
+        FROM rated r
+        GROUP BY r.attribution_id
     ),
     gross AS (
         SELECT a.attribution_id, a.at,
-               (COALESCE(held.carried_cents, 0) + COALESCE(u.credit_cents, 0) - COALESCE((
-                   SELECT sum(e.credit_cents) FROM ledger_entry e
-                   WHERE e.attribution_id = a.attribution_id AND e.effective_at > a.at
-               ), 0))::bigint AS credit_cents
+               (COALESCE(held.carried_cents, 0) + COALESCE(u.credit_cents, 0) - COALESCE(l.credit_cents, 0))::bigint
+                   AS credit_cents
         FROM asked a
         LEFT JOIN account_balance held USING (attribution_id)
         LEFT JOIN unposted u USING (attribution_id)
+        LEFT JOIN (SELECT attribution_id, sum(credit_cents) AS credit_cents FROM later GROUP BY attribution_id) AS l
+            USING (attribution_id)
     ),
     {AVAILABLE},
     balance AS (

@@ -9,16 +9,20 @@ from sqlalchemy import Connection, Row
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.explanation import ExplainedEntry, SessionFacts
 from usage_tasks.storage.rows import fetch
+from usage_tasks.storage.sessions import posted_of
 
 _ENTRY = "key, kind, credit_cents, effective_at, posted_at, description"
 
 
 def find_session(connection: Connection, instance_id: UUID) -> SessionFacts | None:
     """Answer what is known of a session now; None for one that was never reported."""
-    statement = """
-        SELECT instance_id, attribution_id, workspace_class, started_at, ended_at, final_at AS stopped_at, revision,
-               posted_revision
-        FROM workspace_instance WHERE instance_id = :instance_id
+    statement = f"""
+        SELECT w.instance_id, w.attribution_id, w.workspace_class, w.started_at, w.ended_at,
+               w.final_at AS stopped_at, COALESCE(o.revision, e.entries) AS revision, e.entries AS posted_revision
+        FROM workspace_instance w
+        LEFT JOIN open_session o USING (attribution_id, instance_id)
+        CROSS JOIN LATERAL ({posted_of("w")}) AS e
+        WHERE w.instance_id = :instance_id
     """
     rows = fetch(connection, statement, instance_id=instance_id)
     return SessionFacts(**rows[0]._mapping) if rows else None

@@ -10,32 +10,45 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.storage.plans import SAMPLE_MAX, Plan, planned
 from usage_tasks.storage.rating import RATED
 from usage_tasks.storage.rows import fetch_one
-from usage_tasks.storage.sessions import ENTRIES
+from usage_tasks.storage.sessions import ENTRIES, posted_of
 
 # Only sessions that ran, or ended, while the version was in force can be priced otherwise by it.
 _REPRICED = f"""
     WITH session AS (
-        SELECT instance_id, attribution_id, workspace_class, started_at, revision + 1 AS revision, posted_revision,
-               posted_cents, GREATEST(ended_at, started_at) AS until,
-               GREATEST(ended_at, started_at, settled_at) AS effective_at
-        FROM workspace_instance
-        WHERE workspace_class = :workspace_class AND posted_revision = revision
-            AND GREATEST(ended_at, started_at) >= :effective_from
-            AND started_at < COALESCE((
+        SELECT w.instance_id, w.attribution_id, w.workspace_class, w.started_at, e.entries + 1 AS revision,
+               e.credit_cents AS posted_cents, GREATEST(w.ended_at, w.started_at) AS until,
+               GREATEST(w.ended_at, w.started_at, e.settled_at) AS effective_at
+        FROM workspace_instance w CROSS JOIN LATERAL ({posted_of("w")}) AS e
+        WHERE w.workspace_class = :workspace_class AND NOT EXISTS (
+                SELECT 1 FROM open_session o
+                WHERE o.attribution_id = w.attribution_id AND o.instance_id = w.instance_id
+            )
+            AND GREATEST(w.ended_at, w.started_at) >= :effective_from
+            AND w.started_at < COALESCE((
                 SELECT p.effective_until FROM price_period p
                 WHERE p.workspace_class = :workspace_class AND p.effective_from = :effective_from
             ), 'infinity')
     ), {RATED}, repriced AS (SELECT * FROM ({ENTRIES}) AS all_of_them WHERE credit_cents <> 0)
 """
 
-# One join only, by the sessions' key: the planner takes `repriced` for a handful of rows, and a second join of it would
-# be rows x rows. In the order in which reports lock; what a report has corrected meanwhile is open already.
-_REOPENED = """
-    , entry AS (
-        UPDATE workspace_instance w SET revision = w.revision + 1, recorded_at = clock_timestamp()
-        FROM (SELECT * FROM repriced ORDER BY instance_id) AS r
-        WHERE w.instance_id = r.instance_id AND w.posted_revision = w.revision
-        RETURNING r.*
+# Locked in the order in which reports lock; what a report has corrected meanwhile is open already. IS TRUE keeps the
+# planner, which takes `repriced` for a handful of rows, from a join of rows x rows.
+_REOPENED = f"""
+    , held AS (
+        SELECT w.attribution_id, w.instance_id, w.workspace_class, w.started_at, w.ended_at, w.final_at
+        FROM workspace_instance w WHERE w.instance_id IN (SELECT instance_id FROM repriced)
+        ORDER BY w.instance_id FOR UPDATE
+    ), opened AS (
+        INSERT INTO open_session
+            (attribution_id, instance_id, workspace_class, started_at, ended_at, final_at, revision, posted_cents,
+             settled_at)
+        SELECT h.attribution_id, h.instance_id, h.workspace_class, h.started_at, h.ended_at, h.final_at,
+               e.entries + 1, e.credit_cents, e.settled_at
+        FROM held h CROSS JOIN LATERAL ({posted_of("h")}) AS e
+        ON CONFLICT DO NOTHING
+        RETURNING instance_id
+    ), entry AS (
+        SELECT * FROM repriced WHERE (instance_id IN (SELECT instance_id FROM opened)) IS TRUE
     )
 """
 

@@ -77,7 +77,6 @@ _INFERRED_STOP = (
     "CASE WHEN stopped_at IS NULL AND missed_at > last_seen_at "
     "THEN last_seen_at ELSE NULL::timestamp with time zone END"
 )
-_UNCAPPED = "stopped_at IS NULL AND stopping_at IS NULL AND capped_at IS NULL AND posted_revision < revision"
 
 workspace_instance = Table(
     "workspace_instance",
@@ -119,34 +118,42 @@ workspace_instance = Table(
         Boolean,
         Computed("COALESCE(COALESCE(stopping_at, stopped_at) < started_at, false)", persisted=True),
     ),
-    # The facts' revision and the last one in the ledger: a session is open while they differ.
-    _required("revision", Integer(), default="1"),
-    _required("posted_revision", Integer(), default="0"),
-    _required("posted_cents", BigInteger(), default="0"),
-    # The latest effective time of its entries; at any later instant its entries sum to its price.
-    _moment("settled_at", nullable=True),
-    CheckConstraint("posted_revision BETWEEN 0 AND revision", name="posted_revision"),
-    CheckConstraint("(posted_revision = 0) = (settled_at IS NULL)", name="settled_at"),
     CheckConstraint("stopped_at IS NOT NULL OR last_seen_at IS NOT NULL", name="last_seen_at"),
     CheckConstraint("(source IS NULL) = (source_seen_at IS NULL)", name="source"),
     CheckConstraint("(capped_at IS NULL) = (cap_reason IS NULL)", name="capped_at"),
     CheckConstraint("capped_at IS NULL OR COALESCE(stopping_at, stopped_at) IS NULL", name="cap_of_running"),
     _one_of("cap_reason", CapReason),
-    Index("workspace_instance_open_idx", "attribution_id", postgresql_where=text("posted_revision < revision")),
-    Index(
-        "workspace_instance_postable_idx",
-        "final_at",
-        postgresql_where=text("final_at IS NOT NULL AND posted_revision < revision"),
-    ),
     Index("workspace_instance_odd_idx", "started_at", postgresql_where=text("stops_before_start")),
     Index("workspace_instance_source_idx", "source", "last_seen_at", postgresql_where=text("stopped_at IS NULL")),
     Index(
         "workspace_instance_silent_idx",
         "last_seen_at",
-        postgresql_where=text(f"{_UNCAPPED} AND NOT heartbeat_released"),
+        postgresql_where=text(
+            "final_at IS NULL AND stopping_at IS NULL AND capped_at IS NULL AND NOT heartbeat_released"
+        ),
     ),
-    Index("workspace_instance_old_idx", "started_at", postgresql_where=text(f"{_UNCAPPED} AND NOT lifetime_released")),
     Index("workspace_instance_capped_idx", "capped_at", postgresql_where=text("capped_at IS NOT NULL")),
+)
+
+# A session whose latest facts are not in the ledger: what runs, what stopped since the last tick, what was corrected.
+# Triggers of workspace_instance keep it; posting deletes from it (docs/adr/0012).
+open_session = Table(
+    "open_session",
+    metadata,
+    _account(primary_key=True),
+    Column("instance_id", Uuid(), primary_key=True),
+    _required("workspace_class", Text()),
+    _moment("started_at"),
+    _moment("ended_at", nullable=True),
+    _moment("final_at", nullable=True),
+    # The number of the entry to come; what its earlier entries come to, and the latest effective time of those: at
+    # any later instant they sum to the price that was posted.
+    _required("revision", Integer(), default="1"),
+    _required("posted_cents", BigInteger(), default="0"),
+    _moment("settled_at", nullable=True),
+    _moment("opened_at", default_now=True),
+    CheckConstraint("(revision = 1) = (settled_at IS NULL)", name="settled_at"),
+    Index("open_session_final_idx", "final_at", postgresql_where=text("final_at IS NOT NULL")),
 )
 
 source_snapshot = Table(
@@ -192,6 +199,8 @@ account_balance = Table(
         BigInteger,
         Computed("used_cents - invoiced_cents - covered_cents - forgiven_cents", persisted=True),
     ),
+    # No entry takes effect later.
+    _moment("latest_effective_at"),
 )
 
 # The terms never change; `closed_at`, set once, is the instant from which nothing is left.

@@ -156,39 +156,47 @@ class Posted:
 
 
 _STOPPED = """
-    SELECT instance_id, attribution_id, workspace_class, started_at, revision, posted_revision, posted_cents,
+    SELECT attribution_id, instance_id, workspace_class, started_at, revision, posted_cents,
            GREATEST(ended_at, started_at) AS until,
            GREATEST(ended_at, started_at, settled_at) AS effective_at
-    FROM workspace_instance
-    WHERE final_at IS NOT NULL AND posted_revision < revision
-        AND final_at <= :at AND GREATEST(ended_at, started_at) <= :at
+    FROM open_session
+    WHERE final_at <= :at AND GREATEST(ended_at, started_at) <= :at
 """
 
+
+def posted_of(session: str) -> str:
+    """Compose a query of what a session's entries come to, one row (entries, credit_cents, settled_at)."""
+    return f"""
+        SELECT count(*)::int AS entries, sum(credit_cents)::bigint AS credit_cents, max(effective_at) AS settled_at
+        FROM ledger_entry
+        WHERE attribution_id = {session}.attribution_id
+            AND key >= 'session:' || {session}.instance_id || ':' AND key < 'session:' || {session}.instance_id || ';'
+    """
+
+
 ENTRIES = """
-    SELECT s.attribution_id, 'session:' || s.instance_id || ':' || s.revision AS key,
-           CASE WHEN s.posted_revision = 0 THEN 'session' ELSE 'adjustment' END AS kind,
-           r.credit_cents - s.posted_cents AS credit_cents, s.effective_at,
-           CASE WHEN s.posted_revision = 0 THEN 'Session of class ' ELSE 'Correction of a session of class ' END
-               || s.workspace_class AS description,
-           s.instance_id
-    FROM session s JOIN rated r USING (instance_id)
+    SELECT r.attribution_id, 'session:' || r.instance_id || ':' || r.revision AS key,
+           CASE WHEN r.revision = 1 THEN 'session' ELSE 'adjustment' END AS kind,
+           r.credit_cents - r.posted_cents AS credit_cents, r.effective_at,
+           CASE WHEN r.revision = 1 THEN 'Session of class ' ELSE 'Correction of a session of class ' END
+               || r.workspace_class AS description,
+           r.instance_id
+    FROM rated r
 """
-"""The ledger entries of a CTE `session`, rated: of those a revision is to be posted of. Posting and plans share it."""
+"""The ledger entries of rated sessions, of each the one of its next revision. Posting and plans share it."""
 
 _POST = f"""
     WITH session AS (
         {_STOPPED}
         ORDER BY final_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), {RATED}, closed AS (
-        UPDATE workspace_instance AS held
-        SET posted_revision = s.revision, posted_cents = r.credit_cents, settled_at = s.effective_at
-        FROM session s JOIN rated r USING (instance_id)
-        WHERE held.instance_id = s.instance_id
+        DELETE FROM open_session AS held USING rated r
+        WHERE held.attribution_id = r.attribution_id AND held.instance_id = r.instance_id
     ), posted AS (
         INSERT INTO ledger_entry
             (attribution_id, key, kind, credit_cents, effective_at, description, instance_id)
         {ENTRIES}
-        ORDER BY s.attribution_id, 2  -- as the index has them: a page of it is touched once a batch
+        ORDER BY r.attribution_id, 2  -- as the index has them: a page of it is touched once a batch
         RETURNING credit_cents
     )
     SELECT count(*) AS entries, COALESCE(sum(credit_cents), 0)::bigint AS credit_cents FROM posted

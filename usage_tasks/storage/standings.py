@@ -16,12 +16,14 @@ from usage_tasks.storage.rows import fetch, fetch_one
 
 # What goes on costing after an instant: sessions that are not final, and those that were made so later.
 _ACCRUING = """
-    SELECT workspace_class, started_at, ended_at FROM workspace_instance
-    WHERE attribution_id = :account AND posted_revision < revision AND (ended_at IS NULL OR ended_at > :at)
+    SELECT workspace_class, started_at, ended_at FROM open_session
+    WHERE attribution_id = :account AND (ended_at IS NULL OR ended_at > :at)
     UNION ALL
-    SELECT workspace_class, started_at, ended_at FROM workspace_instance
-    WHERE posted_revision = revision AND ended_at > :at AND instance_id IN (
+    SELECT w.workspace_class, w.started_at, w.ended_at FROM workspace_instance w
+    WHERE w.ended_at > :at AND w.instance_id IN (
         SELECT e.instance_id FROM ledger_entry e WHERE e.attribution_id = :account AND e.effective_at > :at
+    ) AND NOT EXISTS (
+        SELECT 1 FROM open_session o WHERE o.attribution_id = :account AND o.instance_id = w.instance_id
     )
 """
 
@@ -51,10 +53,7 @@ _ALL = "true"
 # Whatever moves an account's standing is an entry, a version of its cost center or a session that is open.
 _CHANGED = """(
     c.created_at >= :since
-    OR EXISTS (
-        SELECT 1 FROM workspace_instance w
-        WHERE w.attribution_id = c.attribution_id AND w.posted_revision < w.revision
-    )
+    OR EXISTS (SELECT 1 FROM open_session o WHERE o.attribution_id = c.attribution_id)
     OR c.attribution_id IN (SELECT e.attribution_id FROM ledger_entry e WHERE e.posted_at >= :since)
 )"""
 
@@ -69,7 +68,7 @@ def _page(which: str) -> str:
         WITH {with_balances(asked)}, burn AS (
             SELECT a.attribution_id, 6000 * sum(p.credits_per_minute) AS cents_per_hour
             FROM asked a
-            JOIN workspace_instance w ON w.attribution_id = a.attribution_id AND w.posted_revision < w.revision
+            JOIN open_session w ON w.attribution_id = a.attribution_id
                 AND w.started_at <= a.at AND (w.ended_at IS NULL OR w.ended_at > a.at)
             JOIN price_period p ON p.workspace_class = w.workspace_class
                 AND p.effective_from <= a.at AND (p.effective_until IS NULL OR p.effective_until > a.at)

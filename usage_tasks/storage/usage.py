@@ -34,20 +34,20 @@ class UsageEntry:
 # as a draft of the difference.
 _LINES = f"""
     WITH session AS (
-        SELECT w.*, LEAST(w.ended_at, CAST(:at AS timestamptz)) AS until
-        FROM workspace_instance w
-        WHERE w.attribution_id = :account AND w.posted_revision < w.revision AND w.started_at <= :at
+        SELECT instance_id, workspace_class, started_at, revision, posted_cents, settled_at,
+               LEAST(ended_at, CAST(:at AS timestamptz)) AS until
+        FROM open_session WHERE attribution_id = :account AND started_at <= :at
     ), {RATED}, line AS (
         SELECT e.instance_id, e.kind, false AS draft, e.credit_cents, e.effective_at
         FROM ledger_entry e
         WHERE e.attribution_id = :account AND e.kind IN ({sql_list(USAGE_KINDS)})
             AND e.effective_at >= :start AND e.effective_at < :end
         UNION ALL
-        SELECT s.instance_id, CASE WHEN s.posted_revision = 0 THEN 'session' ELSE 'adjustment' END, true,
-               r.credit_cents - s.posted_cents, GREATEST(s.until, s.started_at, s.settled_at)
-        FROM session s JOIN rated r USING (instance_id)
-        WHERE GREATEST(s.until, s.started_at, s.settled_at) >= :start
-            AND GREATEST(s.until, s.started_at, s.settled_at) < :end
+        SELECT r.instance_id, CASE WHEN r.revision = 1 THEN 'session' ELSE 'adjustment' END, true,
+               r.credit_cents - r.posted_cents, GREATEST(r.until, r.started_at, r.settled_at)
+        FROM rated r
+        WHERE GREATEST(r.until, r.started_at, r.settled_at) >= :start
+            AND GREATEST(r.until, r.started_at, r.settled_at) < :end
     )
 """
 

@@ -30,46 +30,68 @@ def _sum_of(contra: Contra) -> str:
     return f"COALESCE({sign}sum(credit_cents) FILTER (WHERE kind IN ({kinds})), 0) AS {contra}_cents"
 
 
-_SUMS = [f"{contra}_cents" for contra in Contra] + ["carried_cents"]
+_SUMS = [f"{contra}_cents" for contra in Contra] + ["carried_cents", "latest_effective_at"]
 
 _BALANCES = f"""
     SELECT COALESCE(b.attribution_id, l.attribution_id) AS offender
     FROM account_balance b FULL JOIN (
-        SELECT attribution_id, {", ".join(map(_sum_of, Contra))}, sum(credit_cents) AS carried_cents
+        SELECT attribution_id, {", ".join(map(_sum_of, Contra))}, sum(credit_cents) AS carried_cents,
+               max(effective_at) AS latest_effective_at
         FROM ledger_entry GROUP BY attribution_id
     ) l USING (attribution_id)
     WHERE ({", ".join(f"b.{name}" for name in _SUMS)}) IS DISTINCT FROM ({", ".join(f"l.{name}" for name in _SUMS)})
 """
 
 _UNPOSTED = """
-    SELECT instance_id::text AS offender FROM workspace_instance
-    WHERE final_at <= :at - CAST(:grace AS interval) AND recorded_at <= clock_timestamp() - CAST(:grace AS interval)
-        AND GREATEST(ended_at, started_at) <= :at AND posted_revision < revision
+    SELECT instance_id::text AS offender FROM open_session o JOIN workspace_instance w USING (instance_id)
+    WHERE o.final_at <= :at - CAST(:grace AS interval)
+        AND GREATEST(w.recorded_at, o.opened_at) <= clock_timestamp() - CAST(:grace AS interval)
+        AND GREATEST(o.ended_at, o.started_at) <= :at
 """
 
-# Entries of a session stand on its account, are numbered by revision without a gap, and add up to what its row says
-# is posted.
+# A session is open or has entries. They stand on its account, are numbered by revision without a gap, and add up to
+# what is posted of it where it is open once more.
 _ENTRIES_OF_SESSIONS = """
     SELECT instance_id::text AS offender
-    FROM workspace_instance w FULL JOIN (
+    FROM (
+        SELECT attribution_id, instance_id, o.revision, o.posted_cents, o.settled_at, true AS known
+        FROM workspace_instance LEFT JOIN open_session o USING (attribution_id, instance_id)
+    ) w FULL JOIN (
         SELECT instance_id, attribution_id, count(*) AS entries, sum(credit_cents) AS credit_cents,
                max(effective_at) AS settled_at, max(split_part(key, ':', 3)::int) AS latest
         FROM ledger_entry WHERE instance_id IS NOT NULL
         GROUP BY instance_id, attribution_id
     ) e USING (instance_id, attribution_id)
-    WHERE (w.posted_revision, w.posted_revision, w.posted_cents, w.settled_at)
-        IS DISTINCT FROM (COALESCE(e.entries, 0), COALESCE(e.latest, 0), COALESCE(e.credit_cents, 0), e.settled_at)
+    WHERE w.known IS NULL OR e.entries <> e.latest OR CASE
+        WHEN w.revision IS NULL THEN e.entries IS NULL
+        ELSE (w.revision, w.posted_cents, w.settled_at)
+            IS DISTINCT FROM (COALESCE(e.entries, 0) + 1, COALESCE(e.credit_cents, 0), e.settled_at)
+    END
+"""
+
+_OPEN_SESSIONS = """
+    SELECT o.instance_id::text AS offender
+    FROM open_session o LEFT JOIN workspace_instance w USING (attribution_id, instance_id)
+    WHERE (o.workspace_class, o.started_at, o.ended_at, o.final_at)
+        IS DISTINCT FROM (w.workspace_class, w.started_at, w.ended_at, w.final_at)
 """
 
 _PRICES_OF_SESSIONS = f"""
-    SELECT w.instance_id::text AS offender
-    FROM workspace_instance w LEFT JOIN (
+    SELECT posted.instance_id::text AS offender
+    FROM (
+        SELECT instance_id, sum(credit_cents) AS credit_cents FROM ledger_entry e
+        WHERE instance_id IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM open_session o
+            WHERE o.attribution_id = e.attribution_id AND o.instance_id = e.instance_id
+        )
+        GROUP BY instance_id
+    ) posted LEFT JOIN (
         WITH session AS (
-            SELECT instance_id, workspace_class, started_at, GREATEST(ended_at, started_at) AS until
-            FROM workspace_instance WHERE posted_revision = revision
-        ), {RATED} SELECT * FROM rated
+            SELECT w.instance_id, w.workspace_class, w.started_at, GREATEST(w.ended_at, w.started_at) AS until
+            FROM workspace_instance w
+        ), {RATED} SELECT instance_id, credit_cents FROM rated
     ) r USING (instance_id)
-    WHERE w.posted_revision = w.revision AND r.credit_cents IS DISTINCT FROM w.posted_cents
+    WHERE r.credit_cents IS DISTINCT FROM posted.credit_cents
 """
 
 _VERSIONS = """
@@ -115,6 +137,7 @@ CHECKS: Final = {
     "balances_equal_entries": _BALANCES,
     "stopped_sessions_are_posted": _UNPOSTED,
     "entries_match_sessions": _ENTRIES_OF_SESSIONS,
+    "open_sessions_match_facts": _OPEN_SESSIONS,
     "prices_match_facts": _PRICES_OF_SESSIONS,
     "cost_center_versions_have_no_gaps": _VERSIONS,
     "resets_stay_within_limits": _RESETS,

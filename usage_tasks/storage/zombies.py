@@ -26,17 +26,18 @@ class Caps:
         return self.capped + self.moved + self.lifted
 
 
-_UNCAPPED = "stopped_at IS NULL AND stopping_at IS NULL AND capped_at IS NULL AND posted_revision < revision"
-
-# Each branch of `candidate` is a range of one partial index, so that a tick that finds nothing reads next to nothing.
+# The first and last branch of `candidate` are ranges of partial indexes, the second reads what is open, which is
+# narrow: a tick that finds nothing reads little, however long the history is.
 # A cap that stands is not lifted by a tick that asks about the time before it.
-_CAP = f"""
+_CAP = """
     WITH candidate AS (
         SELECT instance_id FROM workspace_instance
-        WHERE {_UNCAPPED} AND NOT heartbeat_released AND last_seen_at < :at - CAST(:grace AS interval)
+        WHERE final_at IS NULL AND stopping_at IS NULL AND capped_at IS NULL AND NOT heartbeat_released
+            AND last_seen_at < :at - CAST(:grace AS interval)
         UNION
-        SELECT instance_id FROM workspace_instance
-        WHERE {_UNCAPPED} AND NOT lifetime_released AND started_at < :at - CAST(:lifetime AS interval)
+        SELECT o.instance_id FROM open_session o JOIN workspace_instance w USING (instance_id)
+        WHERE o.started_at < :at - CAST(:lifetime AS interval)
+            AND w.stopped_at IS NULL AND w.stopping_at IS NULL AND w.capped_at IS NULL AND NOT w.lifetime_released
         UNION
         SELECT instance_id FROM workspace_instance WHERE capped_at IS NOT NULL
     ), bounded AS (

@@ -1,0 +1,71 @@
+"""A correction and a posting of the same session at the same moment: whoever comes second sees the other's work."""
+
+import threading
+import time
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from tests.factories import DAY, HOUR, START, record, stopped_report, team
+from usage_tasks.services.reconcile import post_batch
+from usage_tasks.services.verify import verify
+from usage_tasks.storage.balances import get_balance
+from usage_tasks.storage.engine import Database
+
+WRONG = stopped_report(2 * HOUR, workspace_class="xlarge")
+RIGHT = stopped_report(HOUR, instance_id=WRONG.instance_id, workspace_class="xlarge", observed_at=START + DAY)
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+def correct(database: Database) -> None:
+    with database.transaction() as connection:
+        record(connection, RIGHT)
+
+
+def wait_until_blocked(database: Database) -> None:
+    for _ in range(200):
+        with database.transaction() as connection:
+            if connection.execute(text(WAITING)).scalar_one():
+                return
+        time.sleep(0.02)
+    raise AssertionError("the correction never waited for the posting")
+
+
+def test_a_correction_that_waits_for_a_posting_opens_the_session_again(database: Database) -> None:
+    with database.transaction() as connection:
+        record(connection, WRONG)
+    with database.transaction() as connection:
+        assert post_batch(connection, at=START + DAY).credit_cents == 12_000
+        correction = threading.Thread(target=correct, args=[database])
+        correction.start()
+        wait_until_blocked(database)
+    correction.join(timeout=30)
+    with database.transaction() as connection:
+        row = connection.execute(text("SELECT revision, posted_cents FROM open_session")).one()
+        assert tuple(row) == (2, 12_000)
+        assert post_batch(connection, at=START + 2 * DAY).credit_cents == -6000
+        assert get_balance(connection, team(), at=START + 2 * DAY) == 6000
+        assert verify(connection, at=START + 2 * DAY).clean
+
+
+def test_a_posting_leaves_alone_what_is_being_corrected(database: Database) -> None:
+    with database.transaction() as connection:
+        record(connection, WRONG)
+    with database.transaction() as correcting:
+        record(correcting, RIGHT)
+        with database.transaction() as connection:
+            assert post_batch(connection, at=START + DAY).entries == 0
+    with database.transaction() as connection:
+        assert post_batch(connection, at=START + DAY).credit_cents == 6000
+
+
+def test_facts_that_change_no_bill_leave_a_posted_session_closed(database: Database) -> None:
+    with database.transaction() as connection:
+        record(connection, WRONG)
+        post_batch(connection, at=START + DAY)
+        connection.execute(text("UPDATE workspace_instance SET recorded_at = now(), workspace_id = 'renamed'"))
+        assert connection.execute(text("SELECT count(*) FROM open_session")).scalar_one() == 0
+        connection.execute(text("UPDATE workspace_instance SET stopped_at = stopped_at + interval '1 min'"))
+        assert connection.execute(text("SELECT revision FROM open_session")).scalar_one() == 2
+        posted = post_batch(connection, at=START + DAY + timedelta(minutes=1))
+        assert (posted.entries, posted.credit_cents) == (1, 100)
