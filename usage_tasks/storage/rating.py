@@ -35,10 +35,13 @@ def _cents(product: str, minimum: str) -> str:
 _MINIMUM = "CASE WHEN s.until - s.started_at >= interval '500 ms' THEN r.minimum_cents END"
 
 RATED = f"""
-    spanning AS (
+    ended_period AS MATERIALIZED (
+        SELECT workspace_class, effective_from, effective_until, minimum_cents, rounding_seconds
+        FROM price_period WHERE effective_until IS NOT NULL
+    ), spanning AS (
         SELECT s.instance_id, {_cents(f"sum({_SECONDS} * p.credits_per_minute)", f"max({_MINIMUM})")} AS credit_cents
         FROM session s
-        JOIN price_period r ON {_STARTED} AND NOT {_WITHIN_ONE}
+        JOIN ended_period r ON {_STARTED} AND NOT {_WITHIN_ONE}
         JOIN price_period p ON p.workspace_class = s.workspace_class
             AND p.effective_from <= GREATEST(s.until, s.started_at)
             AND (p.effective_until IS NULL OR p.effective_until > s.started_at)
