@@ -1,6 +1,7 @@
 """A threaded HTTP/1.1 server in one process: a thread a connection, kept alive, nothing left behind."""
 
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,13 @@ class Handler(BaseHTTPRequestHandler):
             headers={name.lower(): value for name, value in self.headers.items()},
             body=self.rfile.read(int(length)),
         )
-        self._write(dispatch(self.server.simulator, request))
+        reply = dispatch(self.server.simulator, request)
+        self.server.simulator.pause(reply.pause_seconds)
+        if reply.dropped:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self._write(reply)
 
     def _write(self, reply: Reply) -> None:
         self.send_response(reply.status)
