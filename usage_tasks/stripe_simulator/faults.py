@@ -54,7 +54,9 @@ class Rule:
 
     kind: str = option(default="", says=f"one of {', '.join(Kind)}", check=lambda value: value in list(Kind))
     method: str = option(default="*", says=f"one of {', '.join(_METHODS)}", check=lambda value: value in _METHODS)
-    path: str = option(default="*", says="a pattern such as /v1/invoices/*", check=lambda v: isinstance(v, str) and v)
+    path: str = option(
+        default="*", says="a pattern such as /v1/invoices/*", check=lambda v: isinstance(v, str) and v != ""
+    )
     customer: str = option(default="", says="the id of a customer", check=lambda value: isinstance(value, str))
     """Named in the request's path or parameters; empty: any."""
     probability: float = number(1, 1)

@@ -1,0 +1,114 @@
+"""`python -m tests.benchmarks.simulator`: how many meter events a second Stripe's stand-in takes from 16 connections.
+
+The clients are bare sockets in processes of their own, so that the figure is the stand-in's ceiling and not that of
+the SDK. Both share the machine's cores.
+"""
+
+import http.client
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlencode
+
+from usage_tasks.embedded.processes import free_port
+
+THREADS = 16
+CUSTOMERS = 2_000
+EVENTS = 16_000
+ROUNDS = 3
+_HEADERS = {"Authorization": "Bearer sk_test_benchmark", "Content-Type": "application/x-www-form-urlencoded"}
+
+
+@contextmanager
+def simulator(*arguments: str) -> Iterator[int]:
+    """The port of a stand-in in its own process."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "usage_tasks.stripe_simulator", f"--port={port}", *arguments])
+    try:
+        while True:
+            try:
+                http.client.HTTPConnection("127.0.0.1", port, timeout=5).request("GET", "/_simulator/health")
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def post(connection: http.client.HTTPConnection, path: str, form: dict[str, str], *, key: str = "") -> str:
+    """Post a form and answer the id of what was made."""
+    headers = _HEADERS | ({"Idempotency-Key": key} if key else {})
+    connection.request("POST", path, body=urlencode(form), headers=headers)
+    response = connection.getresponse()
+    body = json.loads(response.read())
+    if response.status != http.HTTPStatus.OK:
+        raise RuntimeError(f"{path}: {body}")
+    return str(body.get("id", ""))
+
+
+def send(port: int, customers: list[str], numbers: range) -> None:
+    """Send one event for each number over one connection, each with an identifier and a key of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    for number in numbers:
+        customer = customers[number % len(customers)]
+        form = {"event_name": "usage", "identifier": f"report-{number}", "payload[value]": str(number)}
+        payload = {"payload[stripe_customer_id]": customer}
+        post(connection, "/v1/billing/meter_events", form | payload, key=f"report-{number}")
+    connection.close()
+
+
+def send_all(port: int, customers: list[str], first: int) -> None:
+    """Send the events of a round from 16 threads."""
+    ranges = [range(first + lane, first + EVENTS, THREADS) for lane in range(THREADS)]
+    threads = [threading.Thread(target=send, args=(port, customers, numbers)) for numbers in ranges]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def measure(*arguments: str) -> list[float]:
+    """Events a second, round by round, until the last answer is there."""
+    rates = []
+    with simulator(*arguments) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        meter = {"display_name": "Usage", "event_name": "usage", "default_aggregation[formula]": "last"}
+        post(connection, "/v1/billing/meters", meter)
+        customers = [post(connection, "/v1/customers", {"name": str(number)}) for number in range(CUSTOMERS)]
+        for number in range(ROUNDS):
+            client = multiprocessing.get_context("fork").Process(
+                target=send_all, args=(port, customers, number * EVENTS)
+            )
+            started = time.perf_counter()
+            client.start()
+            client.join()
+            rates.append(EVENTS / (time.perf_counter() - started))
+            if client.exitcode != 0:
+                raise RuntimeError("a client failed")
+    return rates
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="simulator-bench-") as directory:
+        variants = {
+            "in memory, frozen clock": ("--frozen-time=2026-01-31T10:00:00Z",),
+            "in memory, real clock": (),
+            "in a file, frozen clock": ("--frozen-time=2026-01-31T10:00:00Z", f"--state={Path(directory) / 'state'}"),
+        }
+        for name, arguments in variants.items():
+            rates = measure(*arguments)
+            rounds = " ".join(f"{rate:,.0f}" for rate in rates)
+            sys.stdout.write(f"{name}: median {sorted(rates)[ROUNDS // 2]:,.0f} events/s (rounds {rounds})\n")
+
+
+if __name__ == "__main__":
+    main()
