@@ -48,7 +48,19 @@ class Account:
     """An SDK client, and the usual moves of a test with it."""
 
     url: str
+    client: stripe.StripeClient
     v1: Any
+
+    def switch(self, route: str, **options: Any) -> dict[str, Any]:
+        """Change what an admin route below /_simulator/ has: faults, webhooks, meters, search."""
+        reply = requests.post(f"{self.url}/_simulator/{route}", json=options, timeout=5)
+        assert reply.status_code == 200, reply.text
+        changed: dict[str, Any] = reply.json()
+        return changed
+
+    def faults(self) -> dict[str, Any]:
+        found: dict[str, Any] = requests.get(f"{self.url}/_simulator/faults", timeout=5).json()
+        return found
 
     def advance(self, until: int) -> int:
         reply = requests.post(f"{self.url}/_simulator/clock", json={"advance_to": until}, timeout=30)
@@ -87,9 +99,10 @@ class Account:
         return [event.type for event in reversed(list(self.v1.events.list({"limit": 100}).auto_paging_iter()))]
 
 
-def connect(url: str) -> Account:
-    client = stripe.StripeClient(KEY, base_addresses={"api": url}, http_client=Witness(timeout=10))
-    return Account(url=url, v1=client.v1)
+def connect(url: str, *, read_seconds_max: float = 10) -> Account:
+    http_client = Witness(timeout=(10, read_seconds_max))
+    client = stripe.StripeClient(KEY, base_addresses={"api": url}, http_client=http_client)
+    return Account(url=url, client=client, v1=client.v1)
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +129,7 @@ class Receiver:
     answers: list[int] = field(default_factory=list)
     pause_seconds: float = 0
     got: list[tuple[bytes, str]] = field(default_factory=list)
+    thin: list[tuple[bytes, str]] = field(default_factory=list)
     url: str = ""
 
     def types(self) -> list[str]:
@@ -130,7 +144,8 @@ def listening() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             time.sleep(receiver.pause_seconds)
-            receiver.got.append((body, self.headers["Stripe-Signature"]))
+            received = receiver.thin if self.path.endswith("/thin") else receiver.got
+            received.append((body, self.headers["Stripe-Signature"]))
             self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -159,7 +174,9 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def watched(receiver: Receiver) -> Iterator[Account]:
     """An account whose events go to the receiver."""
-    settings = Settings(frozen_time=START, webhook_url=receiver.url, webhook_secret=SECRET)
+    settings = Settings(
+        frozen_time=START, webhook_url=receiver.url, webhook_secret=SECRET, thin_webhook_url=f"{receiver.url}/thin"
+    )
     with serve(settings) as server:
         yield connect(server.url)
 

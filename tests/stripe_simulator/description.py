@@ -8,6 +8,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import jsonschema_rs
 
+from tests.stripe_simulator.thin_events import check_event
+
 DATA = Path(__file__).parents[1] / "data" / "stripe"
 Json = dict[str, Any]
 
@@ -57,6 +59,9 @@ def check_object(value: Json) -> None:
 
 def check_exchange(method: str, url: str, body: str | None, status: int, reply: Json) -> None:
     """Hold a reply against the description, and an accepted request too."""
+    if status == 200 and urlsplit(url).path.startswith("/v2/"):
+        check_event(reply)
+        return
     operation = _operation(method, urlsplit(url).path)
     if status != 200:
         _validator(json.dumps({"$ref": "#/components/schemas/error"})).validate(reply)

@@ -15,7 +15,8 @@ import pytest
 import requests
 
 from tests.stripe_simulator.conftest import FIRST_END, SECRET, START, Account, Receiver, connect, wait_until
-from usage_tasks.stripe_simulator import Settings, Simulator, make_app
+from usage_tasks.stripe_simulator import Settings, Simulator, make_app, serve
+from usage_tasks.stripe_simulator import __main__ as simulator_main
 
 COMMAND = (sys.executable, "-m", "usage_tasks.stripe_simulator", "--frozen-time", "2026-01-31T10:00:00Z")
 
@@ -137,3 +138,47 @@ def test_the_same_simulator_is_a_wsgi_application() -> None:
 
 def _no_write(_data: bytes) -> None:
     raise AssertionError("the application returns its body")
+
+
+def raw(account: Account, request: bytes) -> bytes:
+    """What a bare socket gets back until the connection is closed."""
+    host, _, port = account.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(request)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET\r\n\r\n",
+        b"GET / HTTP/2.0\r\n\r\n",
+        b"GET /_simulator/health HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET /_simulator/health HTTP/1.1\r\n" + b"A: b\r\n" * 101 + b"\r\n",
+        b"GET /_simulator/health HTTP/1.1\r\nA: " + b"b" * 70_000 + b"\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_a_400_and_ends_the_connection(account: Account, request_bytes: bytes) -> None:
+    assert raw(account, request_bytes).split(b" ", 2)[1] == b"400"
+
+
+def test_a_connection_is_kept_until_it_is_to_be_closed(account: Account) -> None:
+    one = b"GET /_simulator/health HTTP/1.1\r\nHost: x\r\n"
+    received = raw(account, one + b"\r\n" + one + b"connection: close\r\n\r\n")
+    assert received.count(b"HTTP/1.1 200 OK") == 2
+    assert received.count(b"Connection: close") == 1
+
+
+def test_a_body_may_wait_for_leave(account: Account) -> None:
+    head = b"POST /_simulator/search HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    received = raw(account, head + b"{}")
+    assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
+
+
+def test_it_listens_on_this_machine_only_unless_told() -> None:
+    with serve(Settings()) as server:
+        assert server.server_address[0] == "127.0.0.1"
+    assert simulator_main._parser().parse_args(["--port", "0"]).host == "127.0.0.1"

@@ -1,11 +1,13 @@
-"""The routes below /_simulator/: the clock, the deliveries and the health, as JSON and without authentication."""
+"""The routes below /_simulator/: clock, deliveries, faults and switches, as JSON and without authentication."""
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from usage_tasks.stripe_simulator.billing import can_advance
 from usage_tasks.stripe_simulator.simulator import Simulator
+from usage_tasks.stripe_simulator.switches import checked
 from usage_tasks.stripe_simulator.wire import JsonObject, Reply, Request, encode
 
 PREFIX = "/_simulator/"
@@ -16,7 +18,10 @@ def answer(simulator: Simulator, request: Request) -> Reply:
     route = _ROUTES.get((request.method, request.path))
     if route is None:
         return _refuse(f"No such admin route: {request.method} {request.path}", status=404)
-    return route(simulator, request)
+    try:
+        return route(simulator, request)
+    except ValueError as error:
+        return _refuse(str(error))
 
 
 def _health(_simulator: Simulator, _request: Request) -> Reply:
@@ -52,11 +57,60 @@ def _replay(simulator: Simulator, request: Request) -> Reply:
     return _reply({"event": event, "queued": True})
 
 
-def _argument(request: Request, name: str) -> Any:
+def _show_faults(simulator: Simulator, _request: Request) -> Reply:
+    return _reply(simulator.faults.summary())
+
+
+def _add_fault(simulator: Simulator, request: Request) -> Reply:
+    return _reply(simulator.faults.add(_body(request)))
+
+
+def _remove_faults(simulator: Simulator, request: Request) -> Reply:
+    """One rule by its id; without one all rules, and the record with them."""
+    rule = _argument(request, "rule")
+    if not simulator.faults.remove(rule):
+        return _refuse(f"No such rule: {rule}", status=404)
+    return _show_faults(simulator, request)
+
+
+def _show_mail(simulator: Simulator, _request: Request) -> Reply:
+    return _reply(asdict(simulator.switches.mail))
+
+
+def _change_mail(simulator: Simulator, request: Request) -> Reply:
+    simulator.courier.change(checked(simulator.switches.mail, _body(request)))
+    return _show_mail(simulator, request)
+
+
+def _show_metering(simulator: Simulator, _request: Request) -> Reply:
+    return _reply(asdict(simulator.switches.metering))
+
+
+def _change_metering(simulator: Simulator, request: Request) -> Reply:
+    with simulator.store.transaction():
+        simulator.switches.metering = checked(simulator.switches.metering, _body(request))
+    return _show_metering(simulator, request)
+
+
+def _show_searching(simulator: Simulator, _request: Request) -> Reply:
+    return _reply(asdict(simulator.switches.searching))
+
+
+def _change_searching(simulator: Simulator, request: Request) -> Reply:
+    with simulator.store.transaction():
+        simulator.switches.searching = checked(simulator.switches.searching, _body(request))
+    return _show_searching(simulator, request)
+
+
+def _body(request: Request) -> Any:
     try:
-        body = json.loads(request.body or b"{}")
+        return json.loads(request.body or b"{}")
     except ValueError:
         return None
+
+
+def _argument(request: Request, name: str) -> Any:
+    body = _body(request)
     return body.get(name) if isinstance(body, dict) else None
 
 
@@ -74,4 +128,13 @@ _ROUTES: dict[tuple[str, str], Callable[[Simulator, Request], Reply]] = {
     ("POST", f"{PREFIX}clock"): _advance_clock,
     ("GET", f"{PREFIX}deliveries"): _deliveries,
     ("POST", f"{PREFIX}deliveries/replay"): _replay,
+    ("GET", f"{PREFIX}faults"): _show_faults,
+    ("POST", f"{PREFIX}faults"): _add_fault,
+    ("DELETE", f"{PREFIX}faults"): _remove_faults,
+    ("GET", f"{PREFIX}webhooks"): _show_mail,
+    ("POST", f"{PREFIX}webhooks"): _change_mail,
+    ("GET", f"{PREFIX}meters"): _show_metering,
+    ("POST", f"{PREFIX}meters"): _change_metering,
+    ("GET", f"{PREFIX}search"): _show_searching,
+    ("POST", f"{PREFIX}search"): _change_searching,
 }

@@ -19,6 +19,10 @@ def make_app(simulator: Simulator) -> "WSGIApplication":
 
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         reply = dispatch(simulator, _request(environ))
+        simulator.pause(reply.pause_seconds)
+        if reply.dropped:
+            # WSGI has no word for it: what the client sees is what this server does when an application fails.
+            raise ConnectionAbortedError("a fault was injected: no reply")
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(reply.body))), *reply.headers]
         start_response(f"{reply.status} {HTTPStatus(reply.status).phrase}", headers)
         return [reply.body]

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from usage_tasks.stripe_simulator.invoicing import DRAFT_GRACE, finalize, flat_line, open_draft, usage_line
+from usage_tasks.stripe_simulator import meter_errors
+from usage_tasks.stripe_simulator.invoicing import DRAFT_GRACE, finalize, flat_line, open_draft, usage_lines
 from usage_tasks.stripe_simulator.periods import period_end
 from usage_tasks.stripe_simulator.wire import JsonObject
 from usage_tasks.stripe_simulator.world import GLOBAL_CLOCK, World, new_id
@@ -42,6 +43,8 @@ def run_due(world: World, clock: str, *, until: int) -> bool:
         world.set_clock(clock, at)
         if job == CYCLE:
             _end_period(world, subject, at=at)
+        elif job == meter_errors.REPORT:
+            meter_errors.report(world, subject, at=at)
         else:
             finalize(world, subject, at=at)
     return False
@@ -50,12 +53,12 @@ def run_due(world: World, clock: str, *, until: int) -> bool:
 def start(world: World, subscription: JsonObject, *, at: int) -> None:
     """Announce a new subscription and bill its start: nothing for meters, the first period of licensed items."""
     items = subscription["items"]["data"]
-    lines = [
-        usage_line(world, subscription, item, start=at, end=at)
-        if metered(item)
-        else flat_line(subscription, item, start=at, end=item["current_period_end"])
-        for item in items
-    ]
+    lines = []
+    for item in items:
+        if metered(item):
+            lines += usage_lines(world, subscription, item, start=at, end=at)
+        else:
+            lines.append(flat_line(subscription, item, start=at, end=item["current_period_end"]))
     identifier = new_id("invoice")
     subscription["latest_invoice"] = identifier
     world.store.put(subscription)
@@ -104,9 +107,10 @@ def _end_period(world: World, identifier: str, *, at: int) -> None:
 
 def _usage_lines(world: World, subscription: JsonObject, *, at: int) -> list[JsonObject]:
     return [
-        usage_line(world, subscription, item, start=item["current_period_start"], end=at)
+        line
         for item in subscription["items"]["data"]
         if metered(item)
+        for line in usage_lines(world, subscription, item, start=item["current_period_start"], end=at)
     ]
 
 

@@ -18,8 +18,9 @@ from usage_tasks.stripe_simulator.params import (
     text,
 )
 from usage_tasks.stripe_simulator.replies import equals, page
+from usage_tasks.stripe_simulator.tiers import TIER, read_tiers
 from usage_tasks.stripe_simulator.wire import JsonObject, plain
-from usage_tasks.stripe_simulator.world import new_id
+from usage_tasks.stripe_simulator.world import new_id, render
 
 _PRODUCT: Spec = {
     **EXPAND,
@@ -39,7 +40,7 @@ _RECURRING: Spec = {
 _PRICE: Spec = {
     **EXPAND,
     "active": boolean(),
-    "billing_scheme": text("per_unit"),
+    "billing_scheme": text("per_unit", "tiered"),
     "currency": text(required=True),
     "lookup_key": text(limit=200),
     "metadata": mapping(),
@@ -48,6 +49,8 @@ _PRICE: Spec = {
     "product_data": record({"name": text(required=True), "metadata": mapping(), "unit_label": text()}),
     "recurring": record(_RECURRING),
     "tax_behavior": text("exclusive", "inclusive", "unspecified"),
+    "tiers": listing(record(TIER)),
+    "tiers_mode": text("graduated", "volume"),
     "unit_amount": integer(),
     "unit_amount_decimal": decimal(),
 }
@@ -99,16 +102,15 @@ def _create_price(call: Call) -> JsonObject:
         "product": product,
         "recurring": recurring,
         "tax_behavior": "unspecified",
-        "tiers_mode": None,
         "transform_quantity": None,
         "type": "recurring" if recurring else "one_time",
         **pick(params, "active", "lookup_key", "nickname", "tax_behavior"),
-        **_amount(params),
+        **_charges(params, recurring),
         "metadata": params.get("metadata") or {},
     }
     world.store.put(price)
     world.emit("price.created", price, at=at)
-    return price
+    return render(price)
 
 
 def _product_of(call: Call) -> str:
@@ -137,6 +139,25 @@ def _recurring(call: Call) -> JsonObject | None:
     return {"interval": given["interval"], "interval_count": count, "meter": meter, "usage_type": usage_type}
 
 
+def _charges(params: JsonObject, recurring: JsonObject | None) -> JsonObject:
+    """What a unit costs: one amount, or tiers, which are for metered prices only."""
+    if params.get("billing_scheme") != "tiered":
+        for name in ("tiers", "tiers_mode"):
+            if params.get(name):
+                raise ApiError(f"{name} needs billing_scheme tiered.", param=name)
+        return {"tiers_mode": None, **_amount(params)}
+    if recurring is None or recurring["usage_type"] != "metered":
+        raise ApiError("Tiers are simulated for metered prices only.", param="billing_scheme")
+    for name in ("tiers", "tiers_mode"):
+        if not params.get(name):
+            raise missing_parameter(name)
+    for name in ("unit_amount", "unit_amount_decimal"):
+        if params.get(name) is not None:
+            raise ApiError(f"A tiered price takes no {name}.", param=name)
+    tiers = {"tiers": read_tiers(params["tiers"]), "tiers_mode": params["tiers_mode"]}
+    return {"billing_scheme": "tiered", "unit_amount": None, "unit_amount_decimal": None, **tiers}
+
+
 def _amount(params: JsonObject) -> JsonObject:
     """Exactly one of the two amounts; `unit_amount` is null when the decimal isn't whole."""
     given = (params.get("unit_amount"), params.get("unit_amount_decimal"))
@@ -155,7 +176,7 @@ def _retrieve_product(call: Call) -> JsonObject:
 
 
 def _retrieve_price(call: Call) -> JsonObject:
-    return call.world.get("price", call.subject)
+    return render(call.world.get("price", call.subject))
 
 
 def _list_prices(call: Call) -> JsonObject:

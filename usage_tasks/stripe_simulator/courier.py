@@ -1,4 +1,8 @@
-"""The delivery of webhooks: one thread, one event at a time, in the order they happened."""
+"""The delivery of webhooks: one thread, one event at a time; in the order they happened, unless it is told otherwise.
+
+A failed delivery is tried again after growing pauses. With a window of one later events wait behind it; with a wider
+one they overtake it, and each other.
+"""
 
 import hashlib
 import hmac
@@ -6,12 +10,16 @@ import http.client
 import socket
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from random import Random
+from urllib.parse import urlsplit
 
 from usage_tasks.stripe_simulator.store import Store
+from usage_tasks.stripe_simulator.switches import Mail, Switches
 from usage_tasks.stripe_simulator.wire import JsonObject, encode
+from usage_tasks.stripe_simulator.world import THIN_EVENT
 
 TRIES_MAX = 50
 PAUSE_FIRST_SECONDS = 0.1
@@ -30,27 +38,41 @@ class Parcel:
     event: JsonObject
 
 
-def sign(body: bytes, secret: str, *, at: int) -> str:
-    """The Stripe-Signature header of a body; `at` is the real time, which receivers compare with their own."""
-    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={at},v1={digest}"
+def sign(body: bytes, secrets: Sequence[str], *, at: int) -> str:
+    """The Stripe-Signature header of a body, with a signature by each secret.
+
+    `at` is the real time, which receivers compare with their own.
+    """
+    content = f"{at}.".encode() + body
+    digests = (hmac.new(secret.encode(), content, hashlib.sha256).hexdigest() for secret in secrets)
+    return ",".join((f"t={at}", *(f"v1={digest}" for digest in digests)))
 
 
 class Courier:
-    """Sends what is pending, oldest first; without a URL it does nothing."""
+    """Sends what is pending to the endpoint of its type; without endpoints it does nothing."""
 
-    def __init__(self, store: Store, *, url: str | None, secret: str) -> None:
-        self._store, self._secret = store, secret
-        self._target = None if url is None else urlsplit(url)
+    def __init__(self, store: Store, switches: Switches, *, urls: Mapping[str, str | None]) -> None:
+        self._store, self._switches = store, switches
+        self._targets = {kind: urlsplit(url) for kind, url in urls.items() if url is not None}
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._connection: http.client.HTTPConnection | None = None
+        self._ready_at: dict[int, float] = {}
+        self._random = Random(0)
 
     def start(self) -> None:
-        if self._target is not None:
-            arguments = (self._target,)
-            self._thread = threading.Thread(target=self._run, args=arguments, name="courier", daemon=True)
+        if self._targets:
+            self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
             self._thread.start()
+
+    def change(self, mail: Mail) -> None:
+        """Deliver in another way from now on; the chances begin anew from the seed."""
+        with self._store.transaction():
+            self._switches.mail = mail
+            self._random.seed(mail.seed)
+            self._switches.twins.seed(mail.seed)
+            self._ready_at.clear()
+        self.wake()
 
     def wake(self) -> None:
         self._wake.set()
@@ -77,37 +99,50 @@ class Courier:
     def replay(self, event: str) -> bool:
         """Send an event once more, after those that are pending; answer whether there is one."""
         with self._store.transaction():
-            found = self._store.find("event", event) is not None and self._target is not None
-            if found:
+            found = self._find(event)
+            deliverable = found is not None and found["object"] in self._targets
+            if deliverable:
                 self._store.execute("INSERT INTO delivery (event) VALUES (:event)", event=event)
         self.wake()
-        return found
+        return deliverable
 
-    def _run(self, target: SplitResult) -> None:
+    def _find(self, event: str) -> JsonObject | None:
+        return self._store.find("event", event) or self._store.find(THIN_EVENT, event)
+
+    def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
-            parcel = self._oldest()
+            parcel, wait_seconds = self._next()
             if parcel is None:
-                self._wake.wait()
+                self._wake.wait(wait_seconds)
                 continue
-            error = self._send(target, parcel.event)
-            if self._stopping.is_set():
-                return
-            self._settle(parcel, error)
-            if error is not None:
-                self._stopping.wait(min(PAUSE_MAX_SECONDS, PAUSE_FIRST_SECONDS * 2 ** min(parcel.tries, 10)))
+            error = self._send(parcel.event)
+            if not self._stopping.is_set():
+                self._settle(parcel, error)
 
-    def _oldest(self) -> Parcel | None:
-        sql = "SELECT seq, tries, event FROM delivery WHERE state = 'pending' ORDER BY seq LIMIT 1"
+    def _next(self) -> tuple[Parcel | None, float | None]:
+        """The delivery to make now; or none, and how long until there is one (None: until something happens)."""
+        sql = "SELECT seq, tries, event FROM delivery WHERE state = 'pending' ORDER BY seq LIMIT :window"
         with self._store.transaction():
-            row = self._store.row(sql)
-            event = None if row is None else self._store.find("event", row[2])
-        return None if row is None or event is None else Parcel(seq=row[0], tries=row[1], event=event)
+            mail, now = self._switches.mail, time.monotonic()
+            rows = [] if mail.paused else self._store.rows(sql, window=mail.window)
+            for seq, _tries, _event in rows:
+                if seq not in self._ready_at:
+                    wait = self._random.uniform(0, mail.delay_seconds) if mail.delay_seconds else 0
+                    self._ready_at[seq] = now + wait
+            ready = [row for row in rows if self._ready_at[row[0]] <= now]
+            if not ready:
+                return None, min((self._ready_at[row[0]] - now for row in rows), default=None)
+            seq, tries, identifier = ready[0] if mail.window == 1 else self._random.choice(ready)
+            event = self._find(identifier)
+        return (None, None) if event is None else (Parcel(seq=seq, tries=tries, event=event), None)
 
-    def _send(self, target: SplitResult, event: JsonObject) -> str | None:
+    def _send(self, event: JsonObject) -> str | None:
         """Try once; answer what went wrong."""
-        body = encode(event)
-        signature = sign(body, self._secret, at=int(time.time()))
+        target, thin, mail = self._targets[event["object"]], event["object"] == THIN_EVENT, self._switches.mail
+        # What a thin event is about is fetched, not sent.
+        body = encode({name: value for name, value in event.items() if name != "data"} if thin else event)
+        signature = sign(body, mail.thin_secrets if thin else mail.secrets, at=int(time.time()))
         headers = {"Content-Type": "application/json; charset=utf-8", "Stripe-Signature": signature}
         secure = target.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -130,5 +165,13 @@ class Courier:
         sql = "UPDATE delivery SET state = :state, tries = :tries, error = coalesce(:error, error) WHERE seq = :seq"
         with self._store.transaction():
             self._store.execute(sql, state=state, tries=tries, error=error, seq=parcel.seq)
-            if state != "pending":
+            if state == "pending":
+                pause = min(PAUSE_MAX_SECONDS, PAUSE_FIRST_SECONDS * 2 ** min(parcel.tries, 10))
+                self._ready_at[parcel.seq] = time.monotonic() + pause
+                return
+            self._ready_at.pop(parcel.seq, None)
+            if parcel.event["object"] == "event":
                 self._store.put({**parcel.event, "pending_webhooks": 0})
+            duplicate = self._switches.mail.duplicate
+            if error is None and duplicate and self._random.random() < duplicate:
+                self._store.execute("INSERT INTO delivery (event) VALUES (:event)", event=parcel.event["id"])

@@ -130,17 +130,23 @@ def _list(call: Call) -> JsonObject:
 
 
 def _search(call: Call) -> JsonObject:
-    """Search without the lag that the real search has; a page's token is the place it goes on from."""
+    """Search, blind to the newest customers while it lags; a page's token is the place it goes on from."""
     limit, token = page_limit(call.params), call.params.get("page") or "0"
     if not token.isdecimal():
         raise ApiError("Invalid page.", param="page")
     first = int(token)
-    found = search_customers(call.world.store, parse_query(call.params["query"]))
+    matching = search_customers(call.world.store, parse_query(call.params["query"]))
+    found = (customer for customer in matching if _is_indexed(call, customer))
     data = list(islice(found, first, first + limit + 1))
     more = len(data) > limit
     next_page: Any = str(first + limit) if more else None
     reply = {"object": "search_result", "data": data[:limit], "has_more": more}
     return {**reply, "next_page": next_page, "url": call.path}
+
+
+def _is_indexed(call: Call, customer: JsonObject) -> bool:
+    age_seconds = call.world.now(customer["test_clock"]) - customer["created"]
+    return bool(age_seconds >= call.world.switches.searching.lag_seconds)
 
 
 OPERATIONS = (

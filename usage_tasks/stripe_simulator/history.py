@@ -3,28 +3,46 @@
 from fnmatch import fnmatchcase
 
 from usage_tasks.stripe_simulator.billing import TIME_MAX, can_advance, run_due
-from usage_tasks.stripe_simulator.errors import ApiError
+from usage_tasks.stripe_simulator.errors import ApiError, missing_object
 from usage_tasks.stripe_simulator.operation import Call, Operation
 from usage_tasks.stripe_simulator.params import EXPAND, PAGE, Spec, integer, listing, moment, text
 from usage_tasks.stripe_simulator.replies import page
 from usage_tasks.stripe_simulator.wire import JsonObject
-from usage_tasks.stripe_simulator.world import new_id
+from usage_tasks.stripe_simulator.world import THIN_EVENT, iso, new_id
 
 CLOCK_KEPT_SECONDS = 30 * 86400
+EVENT_KEPT_SECONDS = 30 * 86400
 
 
 def _retrieve_event(call: Call) -> JsonObject:
-    return call.world.get("event", call.subject)
+    event = call.world.get("event", call.subject)
+    if event["created"] < _events_since(call):
+        raise missing_object("event", call.subject)
+    return event
+
+
+def _retrieve_thin_event(call: Call) -> JsonObject:
+    event = call.world.get(THIN_EVENT, call.subject)
+    if event["created"] < iso(_events_since(call)):
+        raise missing_object("event", call.subject)
+    return event
+
+
+def _events_since(call: Call) -> int:
+    """The creation of the oldest event that is still shown; test clocks don't hurry it."""
+    return call.world.now() - EVENT_KEPT_SECONDS
 
 
 def _list_events(call: Call) -> JsonObject:
     """Events newest first, of one type (`invoice.*` is a pattern) or of several."""
-    pattern, types = call.params.get("type"), call.params.get("types")
+    pattern, types, since = call.params.get("type"), call.params.get("types"), _events_since(call)
     if pattern and types:
         raise ApiError("You may pass either type or types, but not both.", param="types")
 
     def keep(event: JsonObject) -> bool:
         kind = event["type"]
+        if event["created"] < since:
+            return False
         return (pattern is None or fnmatchcase(kind, pattern)) and (not types or kind in types)
 
     return page(call.world, "event", call.params, url=call.path, keep=keep)
@@ -81,6 +99,7 @@ _CLOCKS = "/v1/test_helpers/test_clocks"
 OPERATIONS = (
     Operation(method="GET", path="/v1/events", spec=_EVENTS, handle=_list_events),
     Operation(method="GET", path="/v1/events/{id}", spec=EXPAND, handle=_retrieve_event),
+    Operation(method="GET", path="/v2/core/events/{id}", spec={}, handle=_retrieve_thin_event),
     Operation(method="POST", path=_CLOCKS, spec=_CLOCK, handle=_create_clock),
     Operation(method="GET", path=f"{_CLOCKS}/{{id}}", spec=EXPAND, handle=_retrieve_clock),
     Operation(method="POST", path=f"{_CLOCKS}/{{id}}/advance", spec=_ADVANCE, handle=_advance_clock),

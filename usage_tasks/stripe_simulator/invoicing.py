@@ -6,6 +6,7 @@ from decimal import ROUND_HALF_UP, Decimal, localcontext
 
 from usage_tasks.stripe_simulator.documents import new_invoice, new_line, new_payment
 from usage_tasks.stripe_simulator.metering import aggregate
+from usage_tasks.stripe_simulator.tiers import Share, split
 from usage_tasks.stripe_simulator.wire import EXACT, JsonObject, plain
 from usage_tasks.stripe_simulator.world import World
 
@@ -13,8 +14,8 @@ DRAFT_GRACE = timedelta(hours=1)
 DECLINE = "simulate_decline"
 
 
-def usage_line(world: World, subscription: JsonObject, item: JsonObject, *, start: int, end: int) -> JsonObject:
-    """A line for what a metered item used within [start, end), as far as the meter knows by now."""
+def usage_lines(world: World, subscription: JsonObject, item: JsonObject, *, start: int, end: int) -> list[JsonObject]:
+    """What a metered item used within [start, end), as far as the meter knows by now: a line, or one a tier."""
     line = new_line(subscription, item, start=start, end=end)
     return _measured(world, line, subscription["customer"])
 
@@ -49,8 +50,8 @@ def finalize(world: World, identifier: str, *, at: int) -> None:
     invoice = world.get("invoice", identifier)
     if invoice["status"] != "draft":
         return
-    lines = [_measured(world, line, invoice["customer"]) for line in invoice["lines"]["data"]]
-    invoice["lines"]["data"] = lines
+    customer_id, lines = invoice["customer"], _one_an_item(invoice["lines"]["data"])
+    invoice["lines"]["data"] = [measured for line in lines for measured in _measured(world, line, customer_id)]
     customer = world.get("customer", invoice["customer"])
     invoice |= _totals(invoice)
     invoice |= {"status": "open", "auto_advance": True, "effective_at": at, "automatically_finalizes_at": None}
@@ -97,20 +98,39 @@ def set_standing(world: World, invoice: JsonObject, status: str, *, at: int) -> 
     world.emit("customer.subscription.updated", after, at=at, before=before)
 
 
-def _measured(world: World, line: JsonObject, customer: str) -> JsonObject:
+def _one_an_item(lines: Sequence[JsonObject]) -> list[JsonObject]:
+    """The first line of each subscription item: it stands for those of the other tiers, too."""
+    firsts: dict[str, JsonObject] = {}
+    for line in lines:
+        firsts.setdefault(line["parent"]["subscription_item_details"]["subscription_item"], line)
+    return list(firsts.values())
+
+
+def _measured(world: World, line: JsonObject, customer: str) -> list[JsonObject]:
     price = world.get("price", line["pricing"]["price_details"]["price"])
     if price["recurring"]["usage_type"] != "metered":
-        return line
+        return [line]
     meter = world.get("billing.meter", price["recurring"]["meter"])
     period = line["period"]
-    used = aggregate(world.store, meter, customer=customer, start=period["start"], end=period["end"])
-    return _priced(line, max(used, Decimal(0)))
+    used = max(aggregate(world.store, meter, customer=customer, start=period["start"], end=period["end"]), Decimal(0))
+    if price["billing_scheme"] == "per_unit":
+        return [_priced(line, used)]
+    return [
+        _priced(_tier_line(line, share, number), share.quantity, flat_amount=share.flat_amount)
+        for number, share in enumerate(split(used, price["tiers"], mode=price["tiers_mode"]))
+    ]
 
 
-def _priced(line: JsonObject, quantity: Decimal) -> JsonObject:
+def _tier_line(line: JsonObject, share: Share, number: int) -> JsonObject:
+    identifier = line["id"] if number == 0 else f"{line['id']}t{number}"
+    pricing = {**line["pricing"], "unit_amount_decimal": plain(share.unit_amount)}
+    return {**line, "id": identifier, "pricing": pricing}
+
+
+def _priced(line: JsonObject, quantity: Decimal, *, flat_amount: Decimal = Decimal(0)) -> JsonObject:
     """Set the quantity and the amount, rounded half up to the cent; `quantity` is the whole part only."""
     with localcontext(EXACT):
-        exact = quantity * Decimal(line["pricing"]["unit_amount_decimal"])
+        exact = quantity * Decimal(line["pricing"]["unit_amount_decimal"]) + flat_amount
         amount = int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
     counted = {"quantity": int(quantity), "quantity_decimal": plain(quantity)}
     return {**line, **counted, "amount": amount, "subtotal": amount}

@@ -1,20 +1,15 @@
-"""Meters, the events they are fed with, and the summaries of what they counted."""
+"""Meters, and the summaries of what they counted."""
 
-from datetime import timedelta
-from decimal import Decimal, InvalidOperation
 from itertools import islice
-from uuid import uuid4
 
 from usage_tasks.stripe_simulator.errors import ApiError
 from usage_tasks.stripe_simulator.metering import aggregate, windows
 from usage_tasks.stripe_simulator.operation import Call, Operation
-from usage_tasks.stripe_simulator.params import EXPAND, PAGE, Spec, integer, mapping, record, text, within_bounds
+from usage_tasks.stripe_simulator.params import EXPAND, PAGE, Spec, integer, record, text
 from usage_tasks.stripe_simulator.replies import envelope, equals, page, page_limit
 from usage_tasks.stripe_simulator.wire import JsonObject
 from usage_tasks.stripe_simulator.world import World, new_id
 
-EVENT_AGE_MAX = timedelta(days=35)
-EVENT_AHEAD_MAX = timedelta(minutes=5)
 _WINDOWS = {"hour": 3600, "day": 86400}
 _MINUTE = 60
 _METER: Spec = {
@@ -29,7 +24,7 @@ _METER: Spec = {
 
 def _create_meter(call: Call) -> JsonObject:
     world, params, at = call.world, call.params, call.world.now()
-    if _active_meter(world, params["event_name"]) is not None:
+    if find_meter(world, params["event_name"], status="active") is not None:
         message = f"An active meter already exists with event name {params['event_name']}."
         raise ApiError(message, param="event_name")
     meter: JsonObject = {
@@ -53,13 +48,10 @@ def _create_meter(call: Call) -> JsonObject:
     return meter
 
 
-def _active_meter(world: World, event_name: str) -> JsonObject | None:
-    found = [
-        meter
-        for meter in world.store.scan("billing.meter")
-        if meter["event_name"] == event_name and meter["status"] == "active"
-    ]
-    return found[0] if found else None
+def find_meter(world: World, event_name: str, *, status: str) -> JsonObject | None:
+    """The newest meter of a status that takes these events."""
+    meters = world.store.scan("billing.meter")
+    return next((meter for meter in meters if (meter["event_name"], meter["status"]) == (event_name, status)), None)
 
 
 def _retrieve_meter(call: Call) -> JsonObject:
@@ -80,55 +72,6 @@ def _deactivate_meter(call: Call) -> JsonObject:
     world.store.put(after)
     world.emit("billing.meter.deactivated", after, at=at, before=before)
     return after
-
-
-def _create_event(call: Call) -> JsonObject:
-    world, params, payload = call.world, call.params, call.params["payload"] or {}
-    meter = _active_meter(world, params["event_name"])
-    if meter is None:
-        raise ApiError(f"No active meter found for event name {params['event_name']}.", param="event_name")
-    key = meter["customer_mapping"]["event_payload_key"]
-    if not payload.get(key):
-        raise ApiError(f"The payload must name a customer by the key {key}.", param=f"payload[{key}]")
-    customer = world.named("customer", payload[key], param=f"payload[{key}]")
-    now = world.now(customer["test_clock"])
-    timestamp = now if params.get("timestamp") is None else params["timestamp"]
-    _check_timestamp(timestamp, now)
-    identifier = params.get("identifier") or str(uuid4())
-    stored = world.store.execute(
-        "INSERT INTO meter_event (identifier, meter, customer, timestamp, value)"
-        " VALUES (:identifier, :meter, :customer, :timestamp, :value) ON CONFLICT (identifier) DO NOTHING",
-        identifier=identifier,
-        meter=meter["id"],
-        customer=customer["id"],
-        timestamp=timestamp,
-        value=_value(meter, payload),
-    )
-    if not stored:
-        raise ApiError(f"An event already exists with identifier {identifier}.")
-    event = {"object": "billing.meter_event", "event_name": params["event_name"], "identifier": identifier}
-    return {**event, "created": now, "livemode": False, "payload": payload, "timestamp": timestamp}
-
-
-def _check_timestamp(timestamp: int, now: int) -> None:
-    if timestamp < now - EVENT_AGE_MAX.total_seconds():
-        raise ApiError("The timestamp must be within the past 35 calendar days.", param="timestamp")
-    if timestamp > now + EVENT_AHEAD_MAX.total_seconds():
-        raise ApiError("The timestamp must be at most 5 minutes in the future.", param="timestamp")
-
-
-def _value(meter: JsonObject, payload: JsonObject) -> str:
-    """The event's value as text; a meter that counts needs none."""
-    key = meter["value_settings"]["event_payload_key"]
-    if meter["default_aggregation"]["formula"] == "count" and key not in payload:
-        return "1"
-    try:
-        value = Decimal(payload.get(key, ""))
-    except InvalidOperation as error:
-        raise ApiError(f"The payload's {key} must be a number.", param=f"payload[{key}]") from error
-    if not within_bounds(value):
-        raise ApiError(f"The payload's {key} is too large or too finely divided.", param=f"payload[{key}]")
-    return str(value)
 
 
 def _list_summaries(call: Call) -> JsonObject:
@@ -169,13 +112,6 @@ def _summary(world: World, meter: JsonObject, customer: str, start: int, end: in
     }
 
 
-_EVENT: Spec = {
-    **EXPAND,
-    "event_name": text(required=True, limit=100),
-    "identifier": text(limit=100),
-    "payload": mapping(required=True, keys=100),
-    "timestamp": integer(),
-}
 _SUMMARIES: Spec = {
     **EXPAND,
     "customer": text(required=True),
@@ -194,5 +130,4 @@ OPERATIONS = (
     Operation(method="GET", path=_ONE, spec=EXPAND, handle=_retrieve_meter),
     Operation(method="POST", path=f"{_ONE}/deactivate", spec=EXPAND, handle=_deactivate_meter),
     Operation(method="GET", path=f"{_ONE}/event_summaries", spec=_SUMMARIES, handle=_list_summaries),
-    Operation(method="POST", path="/v1/billing/meter_events", spec=_EVENT, handle=_create_event),
 )

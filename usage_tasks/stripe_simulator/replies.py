@@ -124,6 +124,8 @@ def _included(world: World, subject: JsonObject, name: str) -> object:
             return tax_of(subject)
         case "invoice", "payments":
             return world.get("invoice", subject["id"])["payments"]
+        case "price", "tiers":
+            return world.get("price", subject["id"]).get("tiers")
     return subject.get(name)
 
 

@@ -1,6 +1,6 @@
 """The table of operations, and the look-up of a request in it."""
 
-from usage_tasks.stripe_simulator import catalog, customers, history, invoices, meters, subscriptions
+from usage_tasks.stripe_simulator import catalog, customers, history, invoices, meter_events, meters, subscriptions
 from usage_tasks.stripe_simulator.errors import not_simulated
 from usage_tasks.stripe_simulator.operation import Operation
 
@@ -8,6 +8,7 @@ OPERATIONS = (
     *customers.OPERATIONS,
     *catalog.OPERATIONS,
     *meters.OPERATIONS,
+    *meter_events.OPERATIONS,
     *subscriptions.OPERATIONS,
     *invoices.OPERATIONS,
     *history.OPERATIONS,

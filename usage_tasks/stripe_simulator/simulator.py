@@ -2,21 +2,24 @@
 
 import hashlib
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from usage_tasks.stripe_simulator import forms, params
 from usage_tasks.stripe_simulator.billing import run_due
 from usage_tasks.stripe_simulator.courier import Courier
 from usage_tasks.stripe_simulator.errors import ApiError
+from usage_tasks.stripe_simulator.faults import Faults
 from usage_tasks.stripe_simulator.operation import Call, Operation
 from usage_tasks.stripe_simulator.replies import expand
 from usage_tasks.stripe_simulator.routes import find
 from usage_tasks.stripe_simulator.store import Store
+from usage_tasks.stripe_simulator.switches import Mail, Searching, Switches, checked
 from usage_tasks.stripe_simulator.wire import API_VERSION, Form, Reply, Request, encode
-from usage_tasks.stripe_simulator.world import GLOBAL_CLOCK, World
+from usage_tasks.stripe_simulator.world import GLOBAL_CLOCK, THIN_EVENT, World
 
 _KEYS = ("sk_test_", "rk_test_")
 _REPLAYED = ("Idempotent-Replayed", "true")
@@ -30,6 +33,9 @@ class Settings:
     frozen_time: int | None = None
     webhook_url: str | None = None
     webhook_secret: str = ""
+    thin_webhook_url: str | None = None
+    thin_webhook_secret: str = ""
+    search_lag_seconds: int = 0
 
 
 class Simulator:
@@ -37,8 +43,25 @@ class Simulator:
 
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings.state)
-        self._webhooks = settings.webhook_url is not None
-        self.courier = Courier(self.store, url=settings.webhook_url, secret=settings.webhook_secret)
+        self.switches = Switches(
+            mail=Mail(
+                secrets=(settings.webhook_secret,),
+                thin_secrets=(settings.thin_webhook_secret or settings.webhook_secret,),
+            ),
+            searching=checked(Searching(), {"lag_seconds": settings.search_lag_seconds}),
+        )
+        self.faults = Faults()
+        self._closing = threading.Event()
+        self._endpoints = frozenset(
+            kind
+            for kind, url in (("event", settings.webhook_url), (THIN_EVENT, settings.thin_webhook_url))
+            if url is not None
+        )
+        self.courier = Courier(
+            self.store,
+            self.switches,
+            urls={"event": settings.webhook_url, THIN_EVENT: settings.thin_webhook_url},
+        )
         self.frozen = self._set_up_clock(settings.frozen_time)
 
     def start(self) -> None:
@@ -46,6 +69,7 @@ class Simulator:
         self.courier.start()
 
     def close(self) -> None:
+        self._closing.set()
         self.courier.stop()
         self.store.close()
 
@@ -54,17 +78,26 @@ class Simulator:
         request_id = f"req_{secrets.token_hex(7)}"
         headers = (("Request-Id", request_id), ("Stripe-Version", API_VERSION))
         try:
-            reply = self._answer(request, request_id)
+            reply = self.faults.around(request, lambda: self._answered(request, request_id), request_id=request_id)
         except ApiError as error:
             reply = _error_reply(error)
-        return Reply(status=reply.status, body=reply.body, headers=headers + reply.headers)
+        return replace(reply, headers=headers + reply.headers)
+
+    def pause(self, seconds: float) -> None:
+        """Let an answer wait, though no longer than the simulator lives."""
+        if seconds > 0:
+            self._closing.wait(seconds)
 
     @contextmanager
     def world(self, *, request_id: str | None = None, idempotency_key: str | None = None) -> Iterator[World]:
         """The state, inside one transaction; the courier hears of it once it is committed."""
         with self.store.transaction():
             yield World(
-                store=self.store, webhooks=self._webhooks, request_id=request_id, idempotency_key=idempotency_key
+                store=self.store,
+                endpoints=self._endpoints,
+                switches=self.switches,
+                request_id=request_id,
+                idempotency_key=idempotency_key,
             )
         self.courier.wake()
 
@@ -89,6 +122,12 @@ class Simulator:
         if frozen_time is not None and not frozen:
             raise ValueError("the state file follows the real clock: it can't be frozen")
         return frozen
+
+    def _answered(self, request: Request, request_id: str) -> Reply:
+        try:
+            return self._answer(request, request_id)
+        except ApiError as error:
+            return _error_reply(error)
 
     def _answer(self, request: Request, request_id: str) -> Reply:
         _authenticate(request)

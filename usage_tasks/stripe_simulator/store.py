@@ -25,8 +25,13 @@ CREATE TABLE IF NOT EXISTS metadata (
     PRIMARY KEY (type, key, value, id)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS metadata_by_id ON metadata (type, id);
 CREATE TABLE IF NOT EXISTS meter_event (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, identifier TEXT NOT NULL UNIQUE, meter TEXT NOT NULL,
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, identifier TEXT NOT NULL, received INTEGER NOT NULL, meter TEXT NOT NULL,
     customer TEXT NOT NULL, timestamp INTEGER NOT NULL, value TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS meter_event_by_identifier ON meter_event (identifier, received);
+CREATE TABLE IF NOT EXISTS meter_error (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, meter TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL,
+    request TEXT NOT NULL, at INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS meter_error_by_meter ON meter_error (meter, seq);
 CREATE INDEX IF NOT EXISTS meter_event_by_time ON meter_event (meter, customer, timestamp, seq);
 CREATE TABLE IF NOT EXISTS idempotency (
     key TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, status INTEGER NOT NULL, body BLOB NOT NULL, at INTEGER NOT NULL);
@@ -96,13 +101,14 @@ class Store:
     def put(self, body: JsonObject) -> None:
         """Insert or replace an object; its type, id, customer and creation are taken from the object."""
         kind, identifier, customer = body["object"], body["id"], body.get("customer") or ""
+        created = body.get("created")
         self.execute(
             "INSERT INTO object (type, id, customer, created, body) VALUES (:type, :id, :customer, :created, :body)"
             " ON CONFLICT (type, id) DO UPDATE SET body = excluded.body",
             type=kind,
             id=identifier,
             customer=customer,
-            created=body.get("created", 0),
+            created=created if isinstance(created, int) else 0,
             body=json.dumps(body, separators=(",", ":")),
         )
 

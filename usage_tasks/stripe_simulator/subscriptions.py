@@ -19,7 +19,7 @@ from usage_tasks.stripe_simulator.params import (
 from usage_tasks.stripe_simulator.periods import period_end
 from usage_tasks.stripe_simulator.replies import envelope, page, tax_of
 from usage_tasks.stripe_simulator.wire import JsonObject
-from usage_tasks.stripe_simulator.world import World, new_id
+from usage_tasks.stripe_simulator.world import World, new_id, render
 
 ITEMS_MAX = 20
 _TAX = record({"enabled": boolean(required=True)})
@@ -83,7 +83,7 @@ def _prices(world: World, params: JsonObject) -> list[JsonObject]:
             raise ApiError("The price must be active and recurring.", param=param)
         if price["recurring"]["usage_type"] == "metered" and "quantity" in item:
             raise ApiError("A metered price takes no quantity.", param=f"items[{index}][quantity]")
-        prices.append(price)
+        prices.append(render(price))
     rhythms = {(price["recurring"]["interval"], price["recurring"]["interval_count"]) for price in prices}
     currencies = {price["currency"] for price in prices} | ({params["currency"]} if params.get("currency") else set())
     if len(rhythms) > 1 or len(currencies) > 1:

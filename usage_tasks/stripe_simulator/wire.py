@@ -28,9 +28,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
+    """One answer. It leaves after the pause; a dropped one never does: the connection is closed instead."""
+
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    pause_seconds: float = 0
+    dropped: bool = False
 
 
 def encode(body: JsonObject) -> bytes:

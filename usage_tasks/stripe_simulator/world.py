@@ -3,13 +3,16 @@
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from usage_tasks.stripe_simulator.errors import missing_object
 from usage_tasks.stripe_simulator.store import Store
+from usage_tasks.stripe_simulator.switches import Switches
 from usage_tasks.stripe_simulator.wire import API_VERSION, JsonObject
 
 GLOBAL_CLOCK = ""
+THIN_EVENT = "v2.core.event"
 PREFIXES = {
     "customer": "cus",
     "product": "prod",
@@ -22,6 +25,7 @@ PREFIXES = {
     "invoice_payment": "inpay",
     "payment_intent": "pi",
     "event": "evt",
+    THIN_EVENT: "evt",
     "test_helpers.test_clock": "clock",
 }
 
@@ -35,7 +39,9 @@ class World:
     """The state, and who asked for the change: a request, or nobody when time did it."""
 
     store: Store
-    webhooks: bool
+    endpoints: frozenset[str] = frozenset()
+    """The types of event that have an endpoint to go to."""
+    switches: Switches = field(default_factory=Switches)
     request_id: str | None = None
     idempotency_key: str | None = None
 
@@ -81,25 +87,54 @@ class World:
         self.store.execute("DELETE FROM due WHERE job = :job AND id = :id", job=job, id=subject)
 
     def emit(self, kind: str, subject: JsonObject, *, at: int, before: JsonObject | None = None) -> None:
-        """Record that something happened to an object, as it is now, and queue its delivery."""
+        """Record that something happened to an object, as it is now, and queue its delivery.
+
+        With the switch for twins a fact may become two events that differ in nothing but their ids.
+        """
         data: JsonObject = {"object": render(subject)}
         if before is not None:
             old = render(before)
             data["previous_attributes"] = {key: value for key, value in old.items() if data["object"].get(key) != value}
-        event = {
-            "id": new_id("event"),
+        event: JsonObject = {
             "object": "event",
             "api_version": API_VERSION,
             "created": at,
             "data": data,
             "livemode": False,
-            "pending_webhooks": int(self.webhooks),
+            "pending_webhooks": int("event" in self.endpoints),
             "request": {"id": self.request_id, "idempotency_key": self.idempotency_key},
             "type": kind,
         }
+        for _ in range(2 if self.switches.has_twin() else 1):
+            self._post({"id": new_id("event"), **event})
+
+    def emit_thin(self, kind: str, *, meter: str | None, data: JsonObject, at: int) -> None:
+        """Record a thin event, about a meter or about none, and queue its notification."""
+        event: JsonObject = {
+            "id": new_id(THIN_EVENT),
+            "object": THIN_EVENT,
+            "changes": None,
+            "context": None,
+            "created": iso(at),
+            "data": data,
+            "livemode": False,
+            "reason": None,
+            "snapshot_event": None,
+            "type": kind,
+        }
+        if meter is not None:
+            event["related_object"] = {"id": meter, "type": "billing.meter", "url": f"/v1/billing/meters/{meter}"}
+        self._post(event)
+
+    def _post(self, event: JsonObject) -> None:
         self.store.put(event)
-        if self.webhooks:
+        if event["object"] in self.endpoints:
             self.store.execute("INSERT INTO delivery (event) VALUES (:event)", event=event["id"])
+
+
+def iso(at: int) -> str:
+    """A Unix time as the second version of the API writes it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 LINES_SHOWN = 10
@@ -107,6 +142,8 @@ LINES_SHOWN = 10
 
 def render(subject: JsonObject) -> JsonObject:
     """An object as replies and events show it: without what must be expanded, and with the first lines only."""
+    if subject["object"] == "price":
+        return {key: value for key, value in subject.items() if key != "tiers"}
     if subject["object"] != "invoice":
         return subject
     shown = {key: value for key, value in subject.items() if key != "payments"}
