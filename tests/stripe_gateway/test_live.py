@@ -95,13 +95,22 @@ def test_a_meter_event_arrives_with_its_quantity_and_its_time(world: StripeWorld
     assert world.meter_events(owner) == [(int((BEGIN - DAY).timestamp()), 10**12)]
 
 
-def test_an_identifier_that_stripe_knows_counts_as_delivered_also_after_its_key_is_forgotten() -> None:
+def test_an_identifier_that_stripe_knows_counts_as_delivered() -> None:
     with stripe_world(BEGIN) as own:
         owner = customer(own, "twice")
-        for hours in (0, 1, 25):
+        for hours in (0, 1, 23):
             own.advance(BEGIN + hours * HOUR)
             own.gateway().send_meter_event(event(owner))
         assert own.meter_events(owner) == [(int(BEGIN.timestamp()), 5)]
+
+
+def test_an_event_repeated_after_stripe_forgot_its_identifier_says_the_same_of_the_same_instant() -> None:
+    with stripe_world(BEGIN) as own:
+        owner = customer(own, "late")
+        for hours in (0, 25):
+            own.advance(BEGIN + hours * HOUR)
+            own.gateway().send_meter_event(event(owner))
+        assert own.meter_events(owner) == 2 * [(int(BEGIN.timestamp()), 5)]
 
 
 def test_another_refusal_of_an_event_is_no_delivery(world: StripeWorld) -> None:
