@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 import stripe
 
+from tests.stripe_simulator.contract import promised
 from tests.stripe_simulator.description import check_exchange
 from usage_tasks.stripe_simulator import Settings, serve
+from usage_tasks.stripe_simulator.routes import find
 from usage_tasks.stripe_simulator.server import Server
 
 SECRET = "whsec_test_0123456789"
@@ -27,6 +31,8 @@ def unix(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
 
 
+EXERCISED: set[str] = set()
+"""The operations that the test in hand has had a good answer from."""
 START = unix("2026-01-31T10:00:00")
 FIRST_END = unix("2026-02-28T10:00:00")
 SECOND_END = unix("2026-03-31T10:00:00")
@@ -40,6 +46,9 @@ class Witness(stripe.RequestsClient):
     ) -> tuple[bytes, int, Mapping[str, str]]:
         content, status, received = super().request(method, url, headers, post_data)
         check_exchange(method, url, post_data, status, json.loads(content))
+        if status == HTTPStatus.OK:
+            operation, _subject = find(method.upper(), urlsplit(url).path)
+            EXERCISED.add(f"{operation.method} {operation.path}")
         return content, status, received
 
 
@@ -108,6 +117,15 @@ def connect(url: str, *, read_seconds_max: float = 10) -> Account:
 @pytest.fixture(autouse=True)
 def _no_telemetry() -> None:
     stripe.enable_telemetry = False
+
+
+@pytest.fixture(autouse=True)
+def _keeps_the_contract(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that docs/stripe-contract.md names for an operation has exercised it by its end."""
+    EXERCISED.clear()
+    yield
+    missing = promised(request.path.name, request.function.__name__) - EXERCISED
+    assert not missing, f"docs/stripe-contract.md names this test for {missing}"
 
 
 @pytest.fixture

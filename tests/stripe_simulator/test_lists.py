@@ -81,3 +81,14 @@ def test_metadata_is_merged_and_an_empty_value_removes_its_key(account: Account)
     assert changed.metadata.to_dict() == {"kept": "1", "added": "3"}
     event = account.v1.events.list({"type": "customer.updated"}).data[0]
     assert event.data.previous_attributes["metadata"]["dropped"] == "2"
+
+
+def test_what_was_made_is_found_again(account: Account) -> None:
+    price = account.flat_price(900)
+    subscription = account.subscribe(price)
+    clock = account.v1.test_helpers.test_clocks.create({"frozen_time": START})
+    assert account.v1.products.retrieve(price.product).name == "Seat"
+    found = account.v1.subscriptions.list({"customer": subscription.customer, "status": "active"}).data
+    assert [one.id for one in found] == [subscription.id]
+    assert account.v1.subscriptions.list({"status": "canceled"}).data == []
+    assert account.v1.test_helpers.test_clocks.retrieve(clock.id).frozen_time == START
