@@ -17,6 +17,7 @@ from rich.table import Table
 
 from usage_tasks import bulk
 from usage_tasks.celery import app
+from usage_tasks.commands.report import report
 from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor, parse_attribution, parse_uuid
 from usage_tasks.domain.credits import cents_to_credits
@@ -35,6 +36,7 @@ from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks import explain as explain_tasks
 from usage_tasks.tasks import prices as price_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
+from usage_tasks.telemetry.logs import configure_logging
 from usage_tasks.webhook_app import serve
 
 _ACTOR: Final = Actor("service:usage-tasks")
@@ -47,6 +49,7 @@ cli = typer.Typer(
 )
 price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
 cli.add_typer(price_commands, name="prices")
+cli.command("report")(report)
 out = Console()
 
 
@@ -293,6 +296,7 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 def main() -> None:
     """Run the command line; a wrong setting or value is one message and exit code 2."""
+    configure_logging(os.environ.get("USAGE_LOG_LEVEL", "WARNING"))  # to standard error: the answer stands alone
     try:
         cli()
     except (SettingsError, StartError, PermanentError) as error:
