@@ -15,6 +15,7 @@ app = Celery(
     include=[
         "usage_tasks.tasks.usage",
         "usage_tasks.tasks.running",
+        "usage_tasks.tasks.quarantine",
         "usage_tasks.tasks.limits",
         "usage_tasks.tasks.report",
         "usage_tasks.tasks.prices",

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from usage_tasks import bulk
 from usage_tasks.celery import app
+from usage_tasks.commands.quarantine import quarantine
 from usage_tasks.commands.report import report
 from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor, parse_attribution, parse_uuid
@@ -31,7 +32,7 @@ from usage_tasks.services.verify import GRACE
 from usage_tasks.services.verify import verify as run_verify
 from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.storage import migrate as migrations
-from usage_tasks.storage import prices, quarantine, zombies
+from usage_tasks.storage import prices, zombies
 from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks import explain as explain_tasks
 from usage_tasks.tasks import prices as price_tasks
@@ -49,6 +50,7 @@ cli = typer.Typer(
 )
 price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
 cli.add_typer(price_commands, name="prices")
+cli.add_typer(quarantine, name="quarantine")
 cli.command("report")(report)
 out = Console()
 
@@ -142,24 +144,6 @@ def show_grants(
     with rt.transaction() as connection:
         for each in list_grants(connection, account, at=_utc(at) or rt.now()):
             sys.stdout.write(to_json(each).decode() + "\n")
-
-
-@cli.command("quarantine")
-def list_quarantine(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100) -> None:
-    """List the reports of sessions that were refused, newest first, as JSON lines."""
-    rt = runtime()
-    with rt.transaction() as connection:
-        for row in quarantine.list_quarantined(connection, limit=limit):
-            line = {
-                "field": row.field,
-                "reason": row.reason,
-                "times_seen": row.times_seen,
-                "first_seen_at": row.first_seen_at.isoformat(),
-                "last_seen_at": row.last_seen_at.isoformat(),
-                "actor": row.actor,
-                "report": json.loads(row.report),
-            }
-            sys.stdout.write(json.dumps(line) + "\n")
 
 
 @price_commands.command("list")

@@ -55,7 +55,7 @@ def report_running(
         limits=limits,
         at=snapshot.taken_at,
         actor=actor,
-        seen_at=snapshot.taken_at,
+        snapshot_source=snapshot.source,
     )
     listed = [find_instance_id(snapshot.raw[refused.index]) for refused in recorded.rejections]
     known = {instance_id for instance_id in listed if instance_id is not None}

@@ -22,6 +22,7 @@ from usage_tasks.tasks.arguments import (
     parse_reports,
 )
 from usage_tasks.tasks.jobs import BATCHES_MAX, DryRun, Skipped, check_failed, run_job, take_batches
+from usage_tasks.tasks.quarantine import show_waiting
 from usage_tasks.tasks.snapshot import SnapshotOutcome, show_balances
 from usage_tasks.tasks.task import task
 
@@ -113,6 +114,7 @@ def reconcile_usage(
         written = 0
         if at is None:
             outcome, written = show_balances(rt, at=now)
+            show_waiting(rt)
         check_failed(settled)
         return ReconcileAnswer(
             entries=posted,
