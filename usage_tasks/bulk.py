@@ -3,8 +3,8 @@
 import csv
 import gzip
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Final, TextIO
 from uuid import UUID
 
+from sqlalchemy import Connection
+
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.import_reports import Chunk, import_chunk
 from usage_tasks.services.record import Recorded
+from usage_tasks.storage import staging
+from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.staging import COLUMNS
 from usage_tasks.tasks.arguments import AHEAD_MAX, NAME_LENGTH_MAX, find_instance_id, parse_reports
 
@@ -33,22 +37,38 @@ _is_instant = re.compile(
 ).fullmatch
 
 
-def import_file(rt: Runtime, path: Path, *, at: datetime, actor: Actor) -> Iterator[Recorded]:
+def import_file(rt: Runtime, path: Path, *, at: datetime, actor: Actor, dry_run: bool = False) -> Iterator[Recorded]:
     """Take up a CSV file, `.gz` or not, with a header of report fields in any order; yield what each chunk did.
 
     Each chunk is committed before it is yielded, and memory holds one. An empty field is one that is left out. Raises
-    InvalidInputError for a header that won't do, csv.Error or OSError for a file that can't be read on.
+    InvalidInputError for a header that won't do, csv.Error or OSError for a file that can't be read on. A dry run does
+    all of it in one transaction and takes it back; what reports the same sessions waits meanwhile.
     """
     parse = partial(parse_reports, at=at)
-    with _opened(path) as lines:
+    with _opened(path) as lines, _transactions(rt, dry_run=dry_run) as transaction:
         reader = csv.reader(lines, strict=True)
         header = _checked_header(next(reader, []))
         numbered = ((reader.line_num, values) for values in reader if values)
         while rows := list(islice(numbered, CHUNK_LINES)):
             chunk = _read_chunk(rows, header, at=at)
-            with rt.transaction() as connection:
+            with transaction() as connection:
                 done = import_chunk(connection, chunk, parse, limits=rt.spending_limits, at=at, actor=actor)
             yield done
+
+
+@contextmanager
+def _transactions(rt: Runtime, *, dry_run: bool) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
+    if not dry_run:
+        yield rt.transaction
+        return
+    with rt.transaction() as connection, rehearsal(connection):
+
+        @contextmanager
+        def one_for_all() -> Iterator[Connection]:
+            yield connection
+            staging.unstage(connection)
+
+        yield one_for_all
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from usage_tasks.domain.errors import InvalidInputError, PermanentError
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
 from usage_tasks.services.grant import list_grants
-from usage_tasks.services.release import release_session
+from usage_tasks.services.release import plan_release, release_session
 from usage_tasks.services.verify import GRACE
 from usage_tasks.services.verify import verify as run_verify
 from usage_tasks.settings import SettingsError, load_settings
@@ -206,21 +206,25 @@ def explain(
 @cli.command("import")
 def import_reports(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a CSV file, or a CSV.gz, with a header")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="count what would become of the rows, write nothing")
+    ] = False,
 ) -> None:
     """Take up a file of reports of sessions, fast; safe to run again. Exit code 1 if rows were quarantined."""
     rt = runtime()
     counts = {"inserted": 0, "updated": 0, "unchanged": 0, "quarantined": 0}
     try:
-        for done in bulk.import_file(rt, file, at=rt.now(), actor=_ACTOR):
+        for done in bulk.import_file(rt, file, at=rt.now(), actor=_ACTOR, dry_run=dry_run):
             for each in done.rejections[: max(0, _SHOWN_MAX - counts["quarantined"])]:
                 sys.stderr.write(f"line {each.index}: {each.field}: {each.reason}\n")
             for what in ("inserted", "updated", "unchanged"):
                 counts[what] += getattr(done.merged, what)
             counts["quarantined"] += len(done.rejections)
     except (InvalidInputError, csv.Error, OSError, EOFError, zlib.error) as error:
-        sys.stderr.write(f"{file}: {error}; taken up before: {json.dumps(counts)}\n")
+        told = "nothing is taken up by a dry run" if dry_run else f"taken up before: {json.dumps(counts)}"
+        sys.stderr.write(f"{file}: {error}; {told}\n")
         raise typer.Exit(_USAGE_ERROR) from error
-    sys.stdout.write(json.dumps(counts) + "\n")
+    sys.stdout.write(json.dumps({"dry_run": counts} if dry_run else counts) + "\n")
     raise typer.Exit(1 if counts["quarantined"] else 0)
 
 
@@ -234,7 +238,10 @@ def list_capped(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100) ->
 
 
 @cli.command("release")
-def release_capped(instance_id: Annotated[str, typer.Argument(help="as `usage-tasks zombies` lists it")]) -> None:
+def release_capped(
+    instance_id: Annotated[str, typer.Argument(help="as `usage-tasks zombies` lists it")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the cap that would be lifted")] = False,
+) -> None:
     """Let a zombie accrue again by its facts; it is not capped again for the same reason."""
     rt = runtime()
     try:
@@ -242,8 +249,12 @@ def release_capped(instance_id: Annotated[str, typer.Argument(help="as `usage-ta
     except ValueError:
         raise typer.BadParameter(f"{instance_id!r} is not allowed: a UUID", param_hint="INSTANCE_ID") from None
     with rt.transaction() as connection:
-        zombie = release_session(connection, session, at=rt.now(), actor=_ACTOR)
-    out.print("it was not capped" if zombie is None else f"released: {zombie.cap_reason} at {zombie.capped_at}")
+        if dry_run:
+            zombie = plan_release(connection, session)
+        else:
+            zombie = release_session(connection, session, at=rt.now(), actor=_ACTOR)
+    word = "would be released" if dry_run else "released"
+    out.print("it was not capped" if zombie is None else f"{word}: {zombie.cap_reason} at {zombie.capped_at}")
 
 
 @cli.command()

@@ -75,6 +75,11 @@ def stage(connection: Connection, rows: Iterable[Sequence[object]]) -> None:
             copy.write_row(row)
 
 
+def unstage(connection: Connection) -> None:
+    """Forget the staged rows before the transaction ends, so that it may stage others."""
+    execute(connection, "DROP TABLE staged_report")
+
+
 def set_aside(connection: Connection, odd: Collection[UUID]) -> Sequence[int]:
     """Take out the rows that are no plain case, `odd` naming sessions that are none; answer their lines."""
     return [int(row.line) for row in fetch(connection, _SET_ASIDE, odd=list(odd))]
