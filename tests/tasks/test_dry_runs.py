@@ -18,6 +18,7 @@ from tests.factories import (
     START,
     SYSTEM,
     call,
+    give,
     record,
     session_report,
     session_row,
@@ -96,9 +97,34 @@ def test_a_dry_ledger_run_answers_the_very_entries_and_announcements_and_writes_
     ]
     empty = {"rows": 0, "sample": []}
     assert dry(rt, usage.reconcile_usage, START + DAY) == {
+        "zombies": {"capped": 0, "moved": 0, "lifted": 0},
+        "expiries": {"cycles": 0, "accounts_failed": 0, "failed": [], "entries": empty | {"credit_cents": 0}},
         "entries": empty | {"credit_cents": 0},
         "announcements": empty | {"credit_cents": None},
     }
+
+
+def test_a_dry_ledger_run_reckons_with_the_zombies_it_would_cap_and_the_grants_that_expire(
+    environment: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    environment["USAGE_HEARTBEAT_GRACE"] = "1h"
+    rt: Runtime = request.getfixturevalue("rt")
+    with rt.transaction() as connection:
+        # Runs at 1 a minute: 1440 a day, over its limit of 500; capped after an hour it is far from it.
+        record(connection, session_report(attribution_id=team("zombie"), workspace_class="xlarge"))
+        used(connection, team("granted"), 30_000, at=START + 10 * HOUR)
+        give(connection, 1_000, attribution_id=team("granted"), expires_at=START + 20 * HOUR)
+        record(connection, stopped_report(HOUR, attribution_id=team("plain"), workspace_class="xlarge"))
+    plan = dry(rt, usage.reconcile_usage, START + DAY)
+    done = call(usage.reconcile_usage, at=(START + DAY).isoformat())
+    assert plan["zombies"] == {"capped": done["zombies"], "moved": 0, "lifted": done["zombies_lifted"]}
+    assert (done["zombies"], done["expiries"], done["entries"]) == (1, 1, 1)
+    assert (plan["entries"]["rows"], plan["entries"]["credit_cents"]) == (done["entries"], done["credit_cents"])
+    assert shown(plan["expiries"]["entries"]["sample"]) == entries(rt, "grant_burn")
+    assert plan["expiries"]["entries"]["credit_cents"] == -1_000
+    told = done["thresholds_reached"] + done["limits_reached"] + done["hard_limits_reached"]
+    assert plan["announcements"]["rows"] == told == 1
+    assert plan["announcements"]["sample"][0]["attribution_id"] == team("granted")
 
 
 def test_a_dry_run_lists_a_hundred_and_counts_all(rt: Runtime) -> None:

@@ -96,7 +96,14 @@ def reconcile_usage(
     rt = runtime()
     if dry_run:
         with rt.transaction() as connection:
-            return DryRun(dry_run=reconcile.plan_reconcile(connection, at=rt.instant(at), policy=rt.limit_policy))
+            plan = reconcile.plan_reconcile(
+                connection,
+                at=rt.instant(at),
+                heartbeat_grace=rt.settings.heartbeat_grace,
+                lifetime_max=rt.settings.max_session_lifetime,
+                policy=rt.limit_policy,
+            )
+        return DryRun(dry_run=plan)
 
     def work(now: datetime) -> ReconcileAnswer:
         capped, lifted = _cap_zombies(rt, now)
