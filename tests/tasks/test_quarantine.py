@@ -4,18 +4,21 @@ import json
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import text
+from sqlalchemy import event, text
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from tests.factories import DAY, HOUR, START, SYSTEM, call, make_id, session_row, team
 from tests.snapshot import snapshot
+from usage_tasks import bulk
 from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
+from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks import prices, quarantine, running, usage
@@ -186,6 +189,54 @@ def test_more_than_a_batch_is_released_in_one_go_and_those_that_fail_are_seen_on
     assert release(dry_run=True)["dry_run"] | {"sample": []} == release() | {"sample": []}
     assert waiting(rt) == [("workspace_class", 1)] * 10
     assert len(facts(rt)) == 10
+
+
+def test_a_row_of_a_file_is_released_without_its_line(rt: Runtime, tmp_path: Path) -> None:
+    row = stopped(1)
+    lines = [",".join(row), ",".join(row.values()), "too,short"]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    refused = [
+        each
+        for done in bulk.import_file(rt, tmp_path / "rows.csv", at=NOW, actor=Actor(OPERATOR))
+        for each in done.rejections
+    ]
+    assert len(refused) == 2
+    price()
+    done = release()
+    assert (done["released"], done["inserted"], done["still_refused"]) == (1, 1, 1)
+    assert [row[0] for row in facts(rt)] == [make_id("refused 1")]
+
+
+class CrashError(Exception):
+    """The process ended between two statements."""
+
+
+def test_a_crash_between_any_two_statements_loses_and_doubles_nothing(rt: Runtime) -> None:
+    send(stopped(1), stopped(2, workspace_class="silver"), session_row(workspace_class="gold", source="eu"))
+    price()
+    before = snapshot(rt.database)
+    engine = rt.database._engine
+    for statements in range(1, 100):
+        left = iter(range(statements))
+
+        def crash(*_: object, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise CrashError
+
+        event.listen(engine, "after_cursor_execute", crash)
+        try:
+            done = release()
+        except CrashError:
+            done = None
+        finally:
+            event.remove(engine, "after_cursor_execute", crash)
+        if done or len(facts(rt)):
+            break
+        assert {**snapshot(rt.database), "sequences": None} == before | {"sequences": None}
+    assert statements > 8
+    assert len(facts(rt)) == 2
+    assert waiting(rt) == [("workspace_class", 1)]
+    assert call(usage.reconcile_usage, at=NOW.isoformat())["entries"] == 1
 
 
 def test_two_at_once_release_once(rt: Runtime) -> None:

@@ -1,7 +1,7 @@
 """Release what was refused: each report is taken up as if it came now, and what still fails stays, with the reason."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -78,10 +78,13 @@ def release_batch(
     actor: Actor,
 ) -> ReleaseBatch:
     """Take up the next of the reports that are meant, the oldest first, and note it in the audit."""
-    batch, ids = _take_batch(connection, selection, parse, after=after, limits=limits, at=at, actor=actor)
-    if ids:
-        _audit(connection, "quarantine.released", ids, at=at, actor=actor)
-    return batch
+    held, taken = _take_batch(connection, selection, parse, after=after, limits=limits, at=at, actor=actor)
+    good = [each for number, each in enumerate(held) if number not in taken.refused]
+    removed = quarantine.remove(connection, good)
+    quarantine.note_reasons(connection, [(held[number], why) for number, why in sorted(taken.refused.items())])
+    if removed:
+        _audit(connection, "quarantine.released", sorted(removed), at=at, actor=actor)
+    return ReleaseBatch(done=_summary(held, taken, released=len(removed)), last=held[-1] if held else None)
 
 
 def plan_release(
@@ -92,10 +95,19 @@ def plan_release(
     after = None
     with rehearsal(connection):
         while True:
-            batch, _ = _take_batch(connection, selection, parse, after=after, limits=limits, at=at, actor=actor)
-            done, after = done + batch.done, batch.last
-            if after is None:
+            held, taken = _take_batch(connection, selection, parse, after=after, limits=limits, at=at, actor=actor)
+            if not held:
                 return done
+            done += _summary(held, taken, released=len(held) - len(taken.refused))
+            after = held[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """What taking up a batch did, and why some of it is refused, by place."""
+
+    merged: Sequence[Merged]
+    refused: Mapping[int, Rejection]
 
 
 def _take_batch(
@@ -107,7 +119,7 @@ def _take_batch(
     limits: SpendingLimits,
     at: datetime,
     actor: Actor,
-) -> tuple[ReleaseBatch, Sequence[str]]:
+) -> tuple[Sequence[QuarantinedReport], _Taken]:
     quarantine.lock_releases(connection)
     held = quarantine.list_selected(connection, selection, after=after, limit=BATCH)
     read = [parse(_content(each), each.snapshot_source) for each in held]
@@ -120,11 +132,7 @@ def _take_batch(
         taken = take_up(connection, part, limits=limits, at=at, actor=actor, seen_at=seen_at)
         merged.append(taken.merged)
         refused |= {each.index: each for each in taken.rejections}
-    good = [each for number, each in enumerate(held) if number not in refused]
-    released = quarantine.remove(connection, good)
-    quarantine.note_reasons(connection, [(held[number], why) for number, why in sorted(refused.items())])
-    done = _summary(held, merged, refused, released=len(released))
-    return ReleaseBatch(done=done, last=held[-1] if held else None), sorted(released)
+    return held, _Taken(merged=merged, refused=refused)
 
 
 def _by_snapshot(
@@ -138,23 +146,17 @@ def _by_snapshot(
     return list(parts.items())
 
 
-def _summary(
-    held: Sequence[QuarantinedReport],
-    merged: Sequence[Merged],
-    refused: dict[int, Rejection],
-    *,
-    released: int,
-) -> Released:
+def _summary(held: Sequence[QuarantinedReport], taken: _Taken, *, released: int) -> Released:
     sample = [
         StillRefused(id=held[number].digest, field=why.field, reason=why.reason)
-        for number, why in sorted(refused.items())[:SAMPLE_MAX]
+        for number, why in sorted(taken.refused.items())[:SAMPLE_MAX]
     ]
     return Released(
         released=released,
-        inserted=sum(each.inserted for each in merged),
-        updated=sum(each.updated for each in merged),
-        unchanged=sum(each.unchanged for each in merged),
-        still_refused=len(refused),
+        inserted=sum(each.inserted for each in taken.merged),
+        updated=sum(each.updated for each in taken.merged),
+        unchanged=sum(each.unchanged for each in taken.merged),
+        still_refused=len(taken.refused),
         sample=sample,
     )
 

@@ -132,16 +132,22 @@ def lock_releases(connection: Connection) -> None:
     fetch(connection, "SELECT pg_advisory_xact_lock(:key)", key=_LOCK_KEY)
 
 
-_READ: Final = """
-    unnest(CAST(:digests AS text[]), CAST(:counts AS int[])) AS r(digest, times_seen)
-    WHERE held.digest = r.digest AND held.times_seen = r.times_seen
+# The rows as they were read, locked in the order in which `quarantine` locks: one that was sent again is another.
+_UNCHANGED: Final = """
+    unchanged AS (
+        SELECT q.digest FROM quarantined_report q
+        JOIN unnest(CAST(:digests AS text[]), CAST(:counts AS int[])) AS r(digest, times_seen) USING (digest)
+        WHERE q.times_seen = r.times_seen ORDER BY q.digest FOR UPDATE OF q
+    )
 """
-"""The rows as they were read: one that was sent again meanwhile is another."""
 
 
 def remove(connection: Connection, reports: Sequence[QuarantinedReport]) -> frozenset[str]:
     """Remove reports that were taken up or dropped; answer the digests of those. One that was sent again stays."""
-    statement = f"DELETE FROM quarantined_report AS held USING {_READ} RETURNING held.digest"
+    statement = f"""
+        WITH {_UNCHANGED}
+        DELETE FROM quarantined_report AS held USING unchanged u WHERE held.digest = u.digest RETURNING held.digest
+    """
     digests, counts = [each.digest for each in reports], [each.times_seen for each in reports]
     return frozenset(row.digest for row in fetch(connection, statement, digests=digests, counts=counts))
 
@@ -150,9 +156,11 @@ def note_reasons(connection: Connection, refused: Sequence[tuple[QuarantinedRepo
     """Note why reports are refused now where that is something else than before; return of how many."""
     other = [(held, now) for held, now in refused if (held.field, held.reason) != (now.field, now.reason)]
     statement = f"""
+        WITH {_UNCHANGED}
         UPDATE quarantined_report AS held SET field = n.field, reason = n.reason
-        FROM unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]))
-            AS n(digest, field, reason), {_READ} AND n.digest = held.digest
+        FROM unchanged u JOIN unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]))
+            AS n(digest, field, reason) USING (digest)
+        WHERE held.digest = u.digest
     """
     return execute(
         connection,
