@@ -214,7 +214,8 @@ def import_reports(
     rt = runtime()
     counts = {"inserted": 0, "updated": 0, "unchanged": 0, "quarantined": 0}
     try:
-        for done in bulk.import_file(rt, file, at=rt.now(), actor=_ACTOR, dry_run=dry_run):
+        take_up = bulk.rehearse_file if dry_run else bulk.import_file
+        for done in take_up(rt, file, at=rt.now(), actor=_ACTOR):
             for each in done.rejections[: max(0, _SHOWN_MAX - counts["quarantined"])]:
                 sys.stderr.write(f"line {each.index}: {each.field}: {each.reason}\n")
             for what in ("inserted", "updated", "unchanged"):

@@ -28,6 +28,7 @@ from tests.factories import (
     used_report,
 )
 from tests.snapshot import snapshot
+from usage_tasks import bulk
 from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.cycles import add_months
@@ -225,10 +226,7 @@ def test_a_dry_release_of_a_zombie_answers_the_cap_and_leaves_it(rt: Runtime) ->
         call(running.release_session, instance_id=session_row()["instance_id"], actor=SYSTEM, dry_run=True)
 
 
-def test_a_dry_import_counts_what_an_import_then_does_over_all_its_chunks(
-    rt: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("usage_tasks.bulk.CHUNK_LINES", 2)
+def test_a_dry_import_counts_what_an_import_then_does_over_all_its_chunks(rt: Runtime, tmp_path: Path) -> None:
     TestClock(rt.redis).advance(START + DAY)
     first = session_row(attribution_id=team("new"))
     stopped = first | {"stopped_at": (START + HOUR).isoformat()}
@@ -237,12 +235,19 @@ def test_a_dry_import_counts_what_an_import_then_does_over_all_its_chunks(
         writer = csv.DictWriter(file, list(stopped))
         writer.writeheader()
         writer.writerows(rows)
+    asked: dict[str, Any] = {"path": tmp_path / "rows.csv", "at": START + DAY, "actor": SYSTEM, "chunk_lines": 1}
     command = ["import", str(tmp_path / "rows.csv")]
-    dry = unchanged(rt, lambda: CliRunner().invoke(cli, [*command, "--dry-run"]))
-    done = CliRunner().invoke(cli, command)
-    assert (dry.exit_code, done.exit_code) == (1, 1)
-    assert json.loads(dry.stdout) == {"dry_run": json.loads(done.stdout)}
-    assert json.loads(done.stdout) == {"inserted": 2, "updated": 1, "unchanged": 1, "quarantined": 1}
+    shown = unchanged(rt, lambda: CliRunner().invoke(cli, [*command, "--dry-run"]))
+    assert shown.exit_code == 1
+    assert json.loads(shown.stdout) == {"dry_run": {"inserted": 2, "updated": 0, "unchanged": 2, "quarantined": 1}}
+    plan = unchanged(rt, lambda: list(bulk.rehearse_file(rt, **asked)))
+    assert [part.merged for part in plan] == [part.merged for part in bulk.import_file(rt, **asked)]
+    assert [(part.merged.inserted, part.merged.updated, part.merged.unchanged) for part in plan] == [
+        (2, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+    ]
+    assert sum(len(part.rejections) for part in plan) == 1
 
 
 def test_what_a_dry_run_would_do_is_not_counted_as_done(rt: Runtime) -> None:
