@@ -1,11 +1,11 @@
 import pytest
 from sqlalchemy import Connection, text
 
-from tests.factories import DAY, HOUR, START, record, see, session_report, stopped_report, team, used
+from tests.factories import DAY, HOUR, START, give, record, see, session_report, stopped_report, team, used
 from tests.services.test_cost_center import OTHER, STRIPE, get, put
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.services.reconcile import post_batch
-from usage_tasks.services.reset import reset_due
+from usage_tasks.services.reset import reset_due, settle_expired
 from usage_tasks.services.verify import verify
 
 NOW = add_months(START, 3)
@@ -66,6 +66,7 @@ DAMAGES = [
     ("entries_carry_their_keys", "UPDATE ledger_entry SET kind = 'adjustment' WHERE kind = 'session'"),
     ("entries_carry_their_keys", "UPDATE ledger_entry SET kind = 'session' WHERE kind = 'adjustment'"),
     ("entries_carry_their_keys", "UPDATE ledger_entry SET kind = 'invoice' WHERE kind = 'reset'"),
+    ("entries_carry_their_keys", "UPDATE ledger_entry SET key = 'x' || key WHERE kind = 'reset'"),
     (
         "invoices_are_booked_once",
         """
@@ -143,3 +144,17 @@ def test_a_session_that_stopped_and_is_not_posted_is_found_from_its_stop_on(conn
     assert verify(connection, at=START + HOUR).describe() == (
         f"stopped_sessions_are_posted: 1 offend, such as {late.instance_id}"
     )
+
+
+def test_a_grants_burn_and_a_note_must_carry_their_keys_too(connection: Connection) -> None:
+    get(connection)
+    give(connection, 1000, expires_at=START + 5 * DAY)
+    used(connection, team(), 300, at=START + DAY)
+    settle_expired(connection, at=START + 5 * DAY)
+    assert verify(connection, at=START + 6 * DAY).clean
+    connection.execute(text("SET LOCAL session_replication_role = replica"))
+    for damage in ("key = 'x' || key", "kind = 'credit_note'"):
+        savepoint = connection.begin_nested()
+        assert connection.execute(text(f"UPDATE ledger_entry SET {damage} WHERE kind = 'grant_burn'")).rowcount == 1  # noqa: S608
+        assert "entries_carry_their_keys: 1 offend" in verify(connection, at=START + 6 * DAY).describe()
+        savepoint.rollback()

@@ -12,7 +12,7 @@ from usage_tasks.services import report
 from usage_tasks.services.report import UsageReport
 from usage_tasks.storage.report import Group
 from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
-from usage_tasks.tasks.task import task
+from usage_tasks.tasks.task import NEVER, task
 
 _TOKEN_LENGTH_MAX = 4_000
 
@@ -20,7 +20,8 @@ PageToken = Annotated[StrictStr, Field(max_length=_TOKEN_LENGTH_MAX)]
 GroupBy = Annotated[list[Group], Field(min_length=1, max_length=len(Group))]
 
 
-@task(name="usage.report", time_limit=timedelta(minutes=4))
+# Never tried again by itself: what took too long would take as long, and whoever asked can ask for less.
+@task(name="usage.report", time_limit=timedelta(minutes=4), retry=NEVER)
 def report_usage(
     actor: ActorText,
     start: Moment,
