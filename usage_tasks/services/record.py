@@ -66,8 +66,8 @@ def take_up(
     # Asked again: another worker may have brought a session in between.
     foreign = _foreign(own, sessions.list_foreign(connection, own))
     refused = {rejection.index for rejection in foreign}
-    accounts = {parse_attribution(report.attribution_id) for report in own if report.index not in refused}
-    open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
+    names = {report.attribution_id for report in own if report.index not in refused}
+    open_accounts(connection, set(map(parse_attribution, names)), limits=limits, at=at, actor=actor)
     merged = Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - len(foreign))
     return Recorded(merged=merged, rejections=[*unknown_class, *contradicting, *foreign])
 
