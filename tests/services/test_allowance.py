@@ -133,6 +133,14 @@ def test_a_team_that_was_opened_before_the_directory_knew_it_uses_nothing_up(con
     assert limit(connection, "later") == 100
 
 
+def test_a_team_that_is_open_already_claims_nothing_beside_one_that_is_opened(connection: Connection) -> None:
+    assert limit(connection, "early") == 500
+    tell(connection, user_report("ann"), user_report("bob"), *owned("early"), *owned("new", by="bob"))
+    record(connection, *(session_report(attribution_id=team(name)) for name in ("early", "new")))
+    assert (limit(connection, "early"), limit(connection, "new")) == (500, 100)
+    assert [claim[0] for claim in claims(connection)] == [make_id("bob")]
+
+
 def test_teams_that_one_batch_of_sessions_opens_share_one_allowance(connection: Connection) -> None:
     names = ["one", "two", "three"]
     tell(connection, user_report("ann"), *owned(*names))

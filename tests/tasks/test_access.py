@@ -75,8 +75,9 @@ def lived_in(rt: Runtime) -> Runtime:
         theirs = stopped_report(2 * HOUR, instance_id=make_id("theirs"), user_id=make_id("bob"))
         own = stopped_report(HOUR, instance_id=make_id("own"), user_id=make_id("ann"))
         running = session_report(instance_id=make_id("running"), user_id=make_id("ann"), started_at=START + DAY - HOUR)
+        also = session_report(instance_id=make_id("also"), user_id=make_id("bob"), started_at=START + DAY - 2 * HOUR)
         foreign = stopped_report(HOUR, instance_id=make_id("foreign"), attribution_id=team("other"))
-        record(connection, theirs, own, running, foreign)
+        record(connection, theirs, own, running, also, foreign)
         post_batch(connection, at=START + 5 * HOUR)
     app.loader.import_default_modules()
     rt.redis.flushdb()
@@ -159,10 +160,9 @@ def test_who_is_no_longer_told_of_may_no_longer(lived_in: Runtime) -> None:
 def test_a_member_lists_their_own_usage_and_nobody_elses(lived_in: Runtime) -> None:
     everything = ask("usage.list", OWNER)
     assert everything == ask("usage.list", "service:server") == ask("usage.list", ADMINISTRATOR)
-    assert [row["instance_id"] for row in everything["entries"]] == [
-        str(make_id(x)) for x in ("running", "theirs", "own")
-    ]
-    assert everything["credit_cents_used"] == 600 + 1200 + 600
+    listed = {row["instance_id"] for row in everything["entries"]}
+    assert listed == {str(make_id(name)) for name in ("running", "also", "theirs", "own")}
+    assert everything["credit_cents_used"] == 600 + 1200 + 1200 + 600
     own = ask("usage.list", MEMBER)
     assert own["entries"] == [row for row in everything["entries"] if row["user_id"] == str(make_id("ann"))]
     assert (own["credit_cents_used"], own["total_entries"], own["total_pages"]) == (1200, 2, 1)

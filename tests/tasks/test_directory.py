@@ -163,6 +163,7 @@ def test_an_email_is_in_no_table_log_metric_or_header(
     told = log.read_text()
     assert '"level": "debug"' in told
     assert told.count("task.refused") == 2
+    assert "TaskPool: Apply" not in told  # which would be followed by the arguments
     assert "users.0.email: Value error, an e-mail address is allowed" in told
     assert name not in told.lower()
     assert KEY not in told
