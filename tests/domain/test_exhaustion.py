@@ -117,12 +117,36 @@ def test_the_first_of_a_rising_function_is_found(steps: list[int], target: int) 
     assert first_at_least(target, values.__getitem__, last=len(values) - 1) == expected
 
 
-def test_a_straight_line_takes_few_looks() -> None:
+def test_what_is_there_from_the_first_is_found_there() -> None:
+    assert first_at_least(5, lambda n: 5 + n, last=3) == 0
+    assert first_at_least(5, lambda _: 5, last=0) == 0
+    assert first_at_least(5, lambda _: 5, last=-1) is None
+
+
+@pytest.mark.parametrize("start", [0, 10**7, -(10**9)])
+def test_a_straight_line_takes_few_looks_and_none_twice(start: int) -> None:
     looks = []
 
     def line(n: int) -> int:
         looks.append(n)
-        return 7 * n // 3
+        return start + 7 * n // 3
 
-    assert first_at_least(10**8, line, last=3 * 10**8) == -(-3 * 10**8 // 7)
+    assert first_at_least(start + 10**8, line, last=3 * 10**8) == -(-3 * 10**8 // 7)
     assert len(looks) <= 15
+    assert len({*looks}) == len(looks)
+
+
+def test_a_bent_line_takes_no_more_than_a_few_times_the_looks_of_halving() -> None:
+    looks = []
+
+    def bent(n: int) -> int:
+        looks.append(n)
+        return 0 if n < 2**29 + 1 else 2**60
+
+    assert first_at_least(1, bent, last=2**30) == 2**29 + 1
+    assert len(looks) <= 3 * 30 + 2
+    assert len({*looks}) == len(looks)
+
+
+def test_what_has_not_begun_costs_nothing_and_needs_no_price_yet() -> None:
+    assert Accrual(started_at=START, ended_at=None, versions=[]).cents_until(START) == 0
