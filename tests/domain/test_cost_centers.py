@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,19 @@ def test_a_new_account_gets_the_default_limit_of_its_kind_and_a_cycle_from_now(
     assert opened.attribution_id == attribution_id
     assert (opened.version, opened.billing_strategy, opened.spending_limit) == (1, BillingStrategy.OTHER, limit)
     assert (opened.cycle.started_at, opened.next_billing_at) == (START, add_months(START, 1))
+
+
+def test_an_allowance_is_due_from_the_instant_on_that_its_cycle_ends() -> None:
+    opened = new_cost_center(TEAM, LIMITS, at=START)
+    ends_at = add_months(START, 1)
+    assert not opened.is_due(ends_at - timedelta(microseconds=1))
+    assert opened.is_due(ends_at)
+    assert opened.is_due(ends_at + DAY)
+
+
+def test_a_cycle_that_stripe_settles_is_never_due() -> None:
+    paying = replace(new_cost_center(TEAM, LIMITS, at=START), billing_strategy=BillingStrategy.STRIPE)
+    assert not paying.is_due(add_months(START, 2))
 
 
 def test_a_new_limit_is_a_new_version_in_the_same_cycle() -> None:

@@ -113,8 +113,15 @@ def test_a_limit_that_is_reached_already_is_exhausted_now() -> None:
 @given(steps=st.lists(st.integers(0, 50), min_size=1, max_size=300), target=st.integers(-5, 4_000))
 def test_the_first_of_a_rising_function_is_found(steps: list[int], target: int) -> None:
     values = [sum(steps[: n + 1]) for n in range(len(steps))]
+    looks = []
+
+    def rising(n: int) -> int:
+        looks.append(n)
+        return values[n]
+
     expected = next((n for n, value in enumerate(values) if value >= target), None)
-    assert first_at_least(target, values.__getitem__, last=len(values) - 1) == expected
+    assert first_at_least(target, rising, last=len(values) - 1) == expected
+    assert len({*looks}) == len(looks) or len(values) == 1
 
 
 def test_what_is_there_from_the_first_is_found_there() -> None:

@@ -174,12 +174,14 @@ def test_a_session_that_stopped_as_it_started_ran() -> None:
 
 
 def test_entries_are_added_up_and_the_one_asked_for_is_named() -> None:
-    first, second = entry(150), entry(50, revision=2, effective_at=START + 2 * HOUR)
-    told = lines(explained(facts(), first, second, asked=second))
+    first, second = entry(120), entry(30, revision=2)
+    third = entry(50, revision=3, effective_at=START + 2 * HOUR)
+    told = lines(explained(facts(), first, second, third, asked=third))
     posted = "Posted 2026-01-02 00:00:00+00:00 as"
-    assert told[-2:] == [
-        f"{posted} session:it:1: 150, effective 2026-01-01 01:00:00+00:00; 0 before, 150 after.",
-        f"{posted} session:it:2, the entry asked for: 50, effective 2026-01-01 02:00:00+00:00; 150 before, 200 after.",
+    assert told[-3:] == [
+        f"{posted} session:it:1: 120, effective 2026-01-01 01:00:00+00:00; 0 before, 120 after.",
+        f"{posted} session:it:2: 30, effective 2026-01-01 01:00:00+00:00; 120 before, 150 after.",
+        f"{posted} session:it:3, the entry asked for: 50, effective 2026-01-01 02:00:00+00:00; 150 before, 200 after.",
     ]
 
 
