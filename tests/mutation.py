@@ -13,6 +13,7 @@ from typing import Final
 KILLED_PERCENT_MIN: Final = 90
 MUTANTS: Final = Path("mutants")
 LOG: Final = Path(".data") / "mutation.log"
+REASONS: Final = Path("docs") / "mutation.md"
 MUTMUT: Final = (sys.executable, "-m", "mutmut")
 PACKAGE: Final = "usage_tasks.domain."
 
@@ -25,38 +26,52 @@ def run() -> dict[str, str]:
         ended = subprocess.run([*MUTMUT, "run"], stdout=log, stderr=subprocess.STDOUT, check=False)
     if ended.returncode:
         raise SystemExit(f"mutmut ended with {ended.returncode}: see {LOG}")
-    listed = subprocess.run([*MUTMUT, "results", "--all", "true"], capture_output=True, text=True, check=True)
-    return dict(line.strip().rsplit(": ", 1) for line in listed.stdout.splitlines() if line.strip())
+    listed = _ask("results", "--all", "true")
+    return dict(line.strip().rsplit(": ", 1) for line in listed if line.strip())
 
 
-def show(fates: dict[str, str]) -> bool:
-    """Print the figure by module and who is alive; tell whether enough are killed."""
-    made: Counter[str] = Counter()
-    killed: Counter[str] = Counter()
-    for name, fate in fates.items():
-        module = name.removeprefix(PACKAGE).partition(".")[0]
-        made[module] += 1
-        killed[module] += fate == "killed"
+def show_alive(fates: dict[str, str]) -> None:
+    """Print every change that is alive, and whether its reason is written down."""
+    reasons = REASONS.read_text()
     for name, fate in sorted(fates.items()):
         if fate != "killed":
-            sys.stdout.write(f"{fate}: {name}\n")
+            change = _change(name)
+            known = "" if change in reasons else f"; not in {REASONS}"
+            sys.stdout.write(f"{name.removeprefix(PACKAGE)} ({fate}{known})\n    {change}\n")
+
+
+def show_figure(fates: dict[str, str]) -> bool:
+    """Print the figure by module and for all; tell whether enough are killed."""
+    modules = [name.removeprefix(PACKAGE).partition(".")[0] for name in fates]
+    made = Counter(modules)
+    killed = Counter(module for module, fate in zip(modules, fates.values(), strict=True) if fate == "killed")
     for module in sorted(made):
-        sys.stdout.write(f"{module:<16}{killed[module]:>5} of {made[module]:>5}\n")
-    total = made.total()
-    sys.stdout.write(
-        f"{'all':<16}{killed.total():>5} of {total:>5} killed, {100 * killed.total() / max(total, 1):.1f} %\n"
-    )
-    return total > 0 and 100 * killed.total() >= KILLED_PERCENT_MIN * total
+        sys.stdout.write(f"{module:<14} {killed[module]:>5} of {made[module]:>5}\n")
+    percent = 100 * killed.total() / max(1, made.total())
+    sys.stdout.write(f"{'all':<14} {killed.total():>5} of {made.total():>5} killed: {percent:.1f} %\n")
+    return percent >= KILLED_PERCENT_MIN
 
 
 def main() -> int:
     """Answer 1 where fewer than 90 % of the mutants are killed, or none was made."""
-    sys.stdout.write(f"Some minutes; progress in {LOG}\n")
+    sys.stdout.write(f"This takes some minutes; progress in {LOG}\n")
     sys.stdout.flush()
-    if show(run()):
+    fates = run()
+    show_alive(fates)
+    if show_figure(fates):
         return 0
     sys.stdout.write(f"Fewer than {KILLED_PERCENT_MIN} % are killed.\n")
     return 1
+
+
+def _ask(*command: str) -> list[str]:
+    return subprocess.run([*MUTMUT, *command], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def _change(name: str) -> str:
+    diff = [line for line in _ask("show", name) if not line.startswith(("---", "+++"))]
+    before, after = (" ".join(line[1:].strip() for line in diff if line.startswith(sign)) for sign in "-+")
+    return f"`{before}` becomes `{after}`"
 
 
 if __name__ == "__main__":

@@ -92,6 +92,15 @@ def test_what_never_gets_there_has_no_instant(running: list[Accrual]) -> None:
     assert find_exhaustion(running, balance=CreditCents(0), limit_cents=1_000, at=START, before=NEVER) is None
 
 
+def test_what_is_further_off_than_ten_years_is_never() -> None:
+    day_cents = 24 * 60 * 100
+    ten_years = 3_653
+    ask = {"balance": CreditCents(0), "at": START, "before": START + 2 * ten_years * DAY}
+    inside = find_exhaustion([accrual(1)], limit_cents=ten_years * day_cents - 2, **ask)  # type: ignore[arg-type]  # by name
+    assert inside == START + ten_years * DAY - SECOND
+    assert find_exhaustion([accrual(1)], limit_cents=ten_years * day_cents, **ask) is None  # type: ignore[arg-type]  # by name
+
+
 def test_what_ends_exactly_at_the_limit_gets_there() -> None:
     running = [accrual(1, ended_at=START + 600 * SECOND)]
     found = find_exhaustion(running, balance=CreditCents(0), limit_cents=1_000, at=START, before=NEVER)

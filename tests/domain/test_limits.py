@@ -8,10 +8,12 @@ from usage_tasks.domain.limits import (
     Crossing,
     EntitlementReason,
     HardLimitGrace,
+    LimitPolicy,
     LimitState,
     check_thresholds,
     hard_limit_cents,
     judge,
+    limit_cents,
     limit_state,
     list_levels,
     reached_levels,
@@ -123,6 +125,12 @@ def test_a_start_is_barred_exactly_when_the_hard_limit_is_announced(
     assert (Crossing.LIMIT in told) is (reason is not OK)
     assert (Crossing.LIMIT in told) is (limit_state(cents, limit) is LimitState.REACHED)
     assert (Crossing.LIMIT in told) is (remaining_cents(cents, limit) <= 0)
+
+
+def test_an_installation_that_says_nothing_warns_at_half_four_fifths_and_the_whole_and_gives_no_grace() -> None:
+    policy = LimitPolicy()
+    assert policy.thresholds == (50, 80, 100)
+    assert hard_limit_cents(100, policy.grace) == limit_cents(100) == 10_000
 
 
 def test_thresholds_are_kept_in_rising_order_each_once() -> None:
