@@ -1,6 +1,6 @@
 """Workspace instances: what was reported of each session, merged so that the order of reports does not matter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID
@@ -23,6 +23,13 @@ class Merged:
     inserted: int
     updated: int
     unchanged: int
+
+
+def sum_merged(parts: Iterable[Merged]) -> Merged:
+    """Add up what several batches did."""
+    counted = [(each.inserted, each.updated, each.unchanged) for each in parts]
+    inserted, updated, unchanged = map(sum, zip(*counted, strict=True))
+    return Merged(inserted=inserted, updated=updated, unchanged=unchanged)
 
 
 def _rank(row: str) -> str:
