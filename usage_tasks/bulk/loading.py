@@ -19,7 +19,7 @@ from usage_tasks.services.record import Recorded
 from usage_tasks.storage.sessions import sum_merged
 from usage_tasks.tasks.arguments import AHEAD_MAX, find_instance_id, parse_reports
 
-CHUNK_LINES: Final = 20_000
+CHUNK_LINES: Final = 5_000
 LANES: Final = 2
 PARTS_MAX: Final = 2  # in work and read ahead
 ATTEMPTS_MAX: Final = 5
