@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def processes_of(directory: Path) -> list[str]:
-    """The processes whose environment, command line or log lies in the demo's data; Celery may rewrite the first two."""
+    """The processes whose environment, command line or log is of the demo's data; Celery may rewrite the first two."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
