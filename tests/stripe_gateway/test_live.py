@@ -187,9 +187,14 @@ def canned_invoice() -> dict[str, Any]:
         "object": "invoice",
         "customer": {"id": "cus_1", "object": "customer"},
         "status": "open",
+        "created": 1,
+        "currency": "usd",
+        **dict.fromkeys(("total", "amount_due", "amount_paid", "amount_remaining", "attempt_count"), 0),
+        "period_start": 0,
         "period_end": 1,
         "parent": None,
-        "status_transitions": {"finalized_at": 2},
+        "latest_revision": None,
+        "status_transitions": {"finalized_at": 2, "paid_at": None, "voided_at": None, "marked_uncollectible_at": None},
     }
 
 
