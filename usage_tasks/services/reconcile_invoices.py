@@ -154,7 +154,7 @@ def _differing(desk: Desk, page: Sequence[ListedInvoice]) -> Sequence[ListedInvo
         ours = subscriptions.list_ours(connection, sorted(asked))
         mine = [listed for listed in page if listed.subscription_id in ours]
         known = invoices.list_known(connection, [listed.invoice_id for listed in mine])
-    return [listed for listed in mine if known.get(listed.invoice_id) is not listed.status]
+    return [listed for listed in mine if known.get(listed.invoice_id) != listed.status]
 
 
 def _moved(held: Walk, listed: _Listed, failed_since: datetime | None) -> Walk:

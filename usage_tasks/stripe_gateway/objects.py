@@ -61,7 +61,7 @@ def read_listed_invoice(found: stripe.Invoice) -> ListedInvoice:
     return ListedInvoice(
         invoice_id=StripeInvoiceId(id_of(found)),
         subscription_id=_subscription_of(found),
-        status=_status_of(found),
+        status=found.status or "",
         created_at=moment(found.created),
     )
 
