@@ -69,11 +69,10 @@ class Runtime:
     @cached_property
     def billing_terms(self) -> BillingTerms:
         """Which prices are ours, which limits hold, how a failed payment is followed up."""
-        dunning = self.settings.dunning
         return BillingTerms(
             our_prices=self.settings.stripe_prices.all_price_ids(),
             limits=self.spending_limits,
-            dunning=None if dunning is None else dunning.policy,
+            dunning=self.settings.dunning.policy,
         )
 
     @cached_property

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -155,6 +155,12 @@ class Bench:
         with self.database.transaction() as connection:
             inbox.store_event(connection, parse_event(event.id, str(event)))
 
+    def store_copy(self, event: Any, copy: int) -> None:
+        """Store an event; a copy above 0 is a twin: the same fact under another id."""
+        stored = parse_event(event.id, str(event))
+        with self.database.transaction() as connection:
+            inbox.store_event(connection, replace(stored, event_id=event.id + "x" * copy))
+
     def apply(
         self, at: datetime, stripe: StripeGateway | None = None, *, our_prices: frozenset[str] | None = None
     ) -> Applied:
@@ -186,6 +192,10 @@ class Bench:
     def handle_all(self, at: datetime, stripe: StripeGateway | None = None) -> Applied:
         """Take up every new event of Stripe's, and apply what is due or put off until nothing changes."""
         self.receive(types="")
+        return self.handle_stored(at, stripe)
+
+    def handle_stored(self, at: datetime, stripe: StripeGateway | None = None) -> Applied:
+        """Apply what the inbox holds, or has put off, until nothing changes."""
         while True:
             self.execute("UPDATE stripe_event SET next_attempt_at = clock_timestamp() WHERE state = 'pending'")
             done = self.apply(at, stripe)

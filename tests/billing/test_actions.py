@@ -1,11 +1,13 @@
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.billing.bench import Bench, CrashError, Wrapped, at_once, crash, crashing
 from tests.billing.conftest import BEGIN
 from tests.billing.world import GRACE
 from tests.factories import DAY, HOUR, SYSTEM, team
+from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError
@@ -157,6 +159,21 @@ def test_workers_that_cancel_at_once_make_one_last_invoice(bench: Bench) -> None
 def test_an_account_without_a_subscription_cannot_end_it(bench: Bench) -> None:
     with pytest.raises(InvalidInputError, match="open subscription"):
         cancel(bench)
+
+
+def test_the_commands_do_it_too(bench: Bench, rt: Runtime, broker: str) -> None:
+    invoice_id = drafted(bench)
+    TestClock(rt.redis).advance(PERIOD_END)
+    for command in (
+        ["reconcile", "--dry-run"],
+        ["reconcile"],
+        ["finalize", ACCOUNT, invoice_id],
+        ["cancel-subscription", ACCOUNT],
+    ):
+        done = CliRunner().invoke(cli, ["invoices", *command])
+        assert done.exit_code == 0, done.output
+    assert bench.moves(ACCOUNT) == [("invoice", -1200)]
+    assert bench.world.subscriptions()[0].status == "canceled"
 
 
 def test_the_tasks_do_it_by_name(bench: Bench, rt: Runtime, broker: str) -> None:

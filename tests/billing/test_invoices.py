@@ -143,6 +143,13 @@ def test_a_void_invoice_that_was_never_booked_is_booked_and_reversed_at_once(ben
     assert bench.sync(FINALIZED + HOUR) == 0
 
 
+def test_an_invoice_that_is_not_booked_as_it_stands_is_found(bench: Bench) -> None:
+    invoice_id = unpaid(bench)
+    bench.execute("UPDATE stripe_invoice SET status = 'void', voided_at = finalized_at WHERE status = 'open'")
+    found = {each.check: each.sample for each in bench.verified(FINALIZED).findings if each.offenders}
+    assert found == {"invoices_are_booked_as_they_stand": (f"{ACCOUNT} {invoice_id}",)}
+
+
 def test_two_workers_with_one_invoice_reverse_it_once(bench: Bench) -> None:
     invoice_id = unpaid(bench)
     bench.world.v1.invoices.void_invoice(invoice_id)

@@ -131,6 +131,7 @@ class StripePrices(_Section):
 class Dunning(_Section):
     """How a failed payment is followed up, in days from it: grace, then reminders so far apart, then suspension."""
 
+    enabled: bool = Field(default=True, description="true or false")
     grace_days: int = Field(default=3, ge=0, le=DUNNING_DAYS_MAX, description=_DAYS)
     reminder_days: int = Field(default=7, ge=1, le=DUNNING_DAYS_MAX, description=_DAYS_APART)
     suspend_after_days: int = Field(default=30, ge=0, le=DUNNING_DAYS_MAX, description=_DAYS)
@@ -142,8 +143,10 @@ class Dunning(_Section):
         return self
 
     @property
-    def policy(self) -> DunningPolicy:
-        """The same as spans of time."""
+    def policy(self) -> DunningPolicy | None:
+        """The same as spans of time; None where it is off."""
+        if not self.enabled:
+            return None
         return DunningPolicy(
             grace=timedelta(days=self.grace_days),
             reminder_every=timedelta(days=self.reminder_days),
@@ -207,9 +210,10 @@ class Settings(_Section):
     hard_limit_grace: HardLimitGrace = Field(
         default_factory=HardLimitGrace, description='an object with either "credits" or "percent": {"percent": 10}'
     )
-    dunning: Dunning | None = Field(
+    dunning: Dunning = Field(
         default_factory=Dunning,
-        description='an object such as {"graceDays": 3, "reminderDays": 7, "suspendAfterDays": 30}, or null for off',
+        description='an object such as {"graceDays": 3, "reminderDays": 7, "suspendAfterDays": 30}, or '
+        '{"enabled": false}',
     )
     stripe_credentials_file: Text | None = Field(default=None, description="the path of a JSON file")
     stripe_prices: StripePrices = Field(

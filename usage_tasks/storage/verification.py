@@ -133,6 +133,20 @@ _GRANTS = f"""
     )
 """
 
+# What the ledger holds as invoiced of an invoice follows from where it stands.
+_INVOICES = """
+    SELECT i.attribution_id || ' ' || i.stripe_invoice_id AS offender
+    FROM stripe_invoice i CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE kind = 'invoice') AS booked, COALESCE(-sum(credit_cents), 0) AS invoiced_cents
+        FROM ledger_entry e
+        WHERE e.attribution_id = i.attribution_id AND e.key = ANY (ARRAY[
+            'invoice:' || stripe_invoice_id, 'invoice-uncollectible:' || stripe_invoice_id,
+            'invoice-recovered:' || stripe_invoice_id, 'invoice-void:' || stripe_invoice_id])
+    ) AS held
+    WHERE held.booked <> (i.status <> 'draft')::int
+        OR held.invoiced_cents <> CASE WHEN i.status IN ('open', 'paid') THEN i.credit_cents ELSE 0 END
+"""
+
 CHECKS: Final = {
     "balances_equal_entries": _BALANCES,
     "stopped_sessions_are_posted": _UNPOSTED,
@@ -143,6 +157,7 @@ CHECKS: Final = {
     "resets_stay_within_limits": _RESETS,
     "missed_sessions_have_ended": _MISSED,
     "grants_are_conserved": _GRANTS,
+    "invoices_are_booked_as_they_stand": _INVOICES,
 }
 
 

@@ -123,7 +123,7 @@ def advance_dunning(
     scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
     dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
 ) -> Dunned | Skipped | DryRun[Dunned]:
-    """Take every step that is due for accounts whose payment failed; off where the settings have no `dunning`."""
+    """Take every step that is due for accounts whose payment failed; off where the settings say so."""
     rt = runtime()
     if dry_run:
         with rt.transaction() as connection, rehearsal(connection):
