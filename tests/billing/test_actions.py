@@ -110,7 +110,7 @@ def test_a_crash_at_any_commit_of_finalizing_ends_in_one_invoice_and_one_entry(
     with pytest.raises(CrashError):
         finalize(bench, invoice_id, transaction=crashing(bench.transaction, nth, committed=committed))
     free_leases(bench)
-    assert resume_open(bench.desk(PERIOD_END)) == (0 if crash_at == (8, True) else 1, [])
+    assert resume_open(bench.desk(PERIOD_END)) == (0 if crash_at == (8, True) else 1, 0, [])
     assert finalize(bench, invoice_id).entries == 0
     assert bench.moves(ACCOUNT) == [("invoice", -1200)]
     assert actions(bench) == [(1, True, None)]
@@ -128,9 +128,9 @@ def test_a_crash_around_a_call_of_cancelling_ends_in_one_last_invoice(bench: Ben
 
     with pytest.raises(CrashError):
         cancel(bench, Crashing(bench.stripe))
-    assert resume_open(bench.desk(ENDED)) == (0, [])  # its lease is not over
+    assert resume_open(bench.desk(ENDED)) == (0, 0, [])  # its lease is not over
     free_leases(bench)
-    assert resume_open(bench.desk(ENDED)) == (1, [])
+    assert resume_open(bench.desk(ENDED)) == (1, 0, [])
     assert actions(bench) == [(1, True, None)]
     bench.handle_all(ENDED)
     bench.send()

@@ -95,12 +95,20 @@ def test_an_invoice_that_is_voided_after_it_was_given_up_is_waived_once(bench: B
     assert sorted(bench.moves(ACCOUNT)) == [("invoice", -1300), ("invoice_reversal", 1300), ("write_off", -1300)]
 
 
-def test_what_a_revision_replaces_is_not_waived_for_the_revision_bills_it(bench: Bench) -> None:
+@pytest.mark.parametrize("first", ["void", "revision"])
+def test_what_a_revision_replaces_is_waived_until_the_revision_is_booked(bench: Bench, first: str) -> None:
     invoice_id = unpaid(bench)
-    bench.world.replace(invoice_id, "in_revision")
     bench.world.v1.invoices.void_invoice(invoice_id)
-    bench.handle_all(FINALIZED)
-    assert bench.balance(ACCOUNT, FINALIZED) == 1235
+    bench.world.advance(SECOND_END + GRACE)
+    revision = bench.world.invoices()[-1].id  # the next one stands in for it
+    bench.world.replace(invoice_id, revision)
+    both = [invoice_id, revision] if first == "void" else [revision, invoice_id]
+    invoices = [bench.stripe.get_invoice(StripeInvoiceId(each)) for each in both]
+    reflect(bench, invoices[0], SECOND_END + GRACE)
+    if first == "void":
+        assert bench.balance(ACCOUNT, SECOND_END) == 1235 - 1300
+    reflect(bench, invoices[1], SECOND_END + GRACE)
+    assert bench.balance(ACCOUNT, SECOND_END) == 1235
     assert bench.rows("SELECT invoiced_cents, forgiven_cents FROM account_balance")[0] == (0, 0)
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from tests.billing.bench import Bench, CrashError, Wrapped, crash
+from tests.billing.bench import Bench, CrashError, Wrapped, crash, crashing
 from tests.billing.conftest import BEGIN
 from tests.billing.world import GRACE
 from tests.factories import DAY, HOUR, team
 from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.services.apply_events import apply_events
+from usage_tasks.services.reconcile_invoices import reconcile_invoices
 
 ACCOUNT = team("one")
 ENDED = BEGIN + 10 * DAY
@@ -48,6 +50,24 @@ def test_an_account_leaves_stripe_when_its_last_invoice_is_booked_and_not_before
     assert tuple(subscription) == ("canceled", ENDED, ENDED)
     assert bench.verified(LEFT).clean
     assert bench.sync(LEFT + HOUR) == 0
+
+
+@pytest.mark.parametrize("crash_at", [(2, False), (2, True), (3, False), (3, True)])
+def test_a_crash_while_an_account_leaves_loses_and_doubles_nothing(bench: Bench, crash_at: tuple[int, bool]) -> None:
+    cancelled(bench)
+    bench.handle_all(ENDED)
+    bench.send()
+    bench.world.advance(LEFT)
+    bench.receive(types="")
+    nth, committed = crash_at
+    dying = crashing(bench.transaction, nth, committed=committed)
+    with pytest.raises(CrashError):
+        apply_events(dying, bench.stripe, terms=bench.terms(), at=LEFT, limit=10)
+    bench.execute("UPDATE stripe_event SET claimed_until = NULL")
+    assert bench.handle_stored(LEFT).parked == 0
+    assert bench.moves(ACCOUNT) == [("invoice", -1300)]
+    assert (center(bench).billing_strategy, center(bench).cycle_started_at) == ("other", LEFT)
+    assert bench.verified(LEFT).clean
 
 
 def test_one_that_ends_without_a_last_invoice_leaves_at_once_and_says_what_nobody_billed(bench: Bench) -> None:
@@ -93,6 +113,15 @@ def test_a_deleted_customer_ends_and_the_account_may_have_another(bench: Bench) 
     assert bench.pay(ACCOUNT) != gone
     assert bench.pay(ACCOUNT) != gone
     assert (len(bench.world.customers()), center(bench).billing_strategy) == (1, "stripe")
+
+
+def test_an_end_whose_event_was_lost_is_found_by_the_next_look(bench: Bench) -> None:
+    cancelled(bench, invoice_now=False)
+    bench.world.new_events()
+    assert reconcile_invoices(bench.desk(ENDED)).fetched == 0  # looked at within the day
+    bench.execute("UPDATE stripe_subscription SET checked_at = checked_at - interval '2 days'")
+    reconcile_invoices(bench.desk(ENDED))
+    assert (center(bench).billing_strategy, center(bench).cycle_started_at) == ("other", ENDED)
 
 
 def test_a_subscription_whose_answer_was_lost_is_stored_by_its_event_once_nobody_else_will(bench: Bench) -> None:

@@ -27,6 +27,7 @@ class KnownInvoice:
     voided_at: datetime | None
     uncollectible_at: datetime | None
     replaced_by: StripeInvoiceId | None
+    replacement_booked: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +69,12 @@ def _given_up(known: KnownInvoice) -> Sequence[Movement]:
 
 
 def _voided(known: KnownInvoice) -> Sequence[Movement]:
-    """A void invoice is waived, once; where a revision replaces it, that one bills instead, so nothing is waived."""
+    """A void invoice is waived, once; where a revision that is booked bills in its stead, nothing is waived."""
     voided = known.voided_at
     if voided is None:
         return ()
     waived = () if known.uncollectible_at else _pair(known, "void", known.credit_cents, voided, "voided in Stripe")
-    if known.replaced_by is None:
+    if not known.replacement_booked:
         return waived
     replaced = Movement(
         key=f"write-off-replaced:{known.invoice_id}",

@@ -110,6 +110,9 @@ def _book(connection: Connection, known: KnownInvoice, invoice: Invoice, at: dat
         _advance_cycle(connection, current, invoice)
     if len(moves) > 1:
         _audit_reversals(connection, known, at)
+    for replaced in invoices.list_replaced(connection, account, known.invoice_id):
+        further = movements(invoices.get_invoice(connection, account, replaced))
+        booked += entries.append_entries(connection, [_entry(account, move) for move in further])
     reset_account(connection, account, at=max(at, moves[0].effective_at), actor=_ACTOR)
     if current is None:
         return Effect(entries=booked, outcome=f"invoice is {known.status}")

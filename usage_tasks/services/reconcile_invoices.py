@@ -1,19 +1,22 @@
 """Find the invoices of ours whose events never came, and reflect them as the events would have.
 
-Two looks. The walk lists what Stripe has made since the last whole walk, with an overlap, and fetches what stands
-differently from what is stored. The second look fetches again what may still change: a draft, an open invoice, one that
-was given up. A failure holds up no other invoice, and keeps the next walk from beginning later than it.
+The walk lists what Stripe has made since the last whole walk, with an overlap, and fetches what stands differently from
+what is stored. A second look fetches again what may still change: a draft, an open invoice, one that was given up, and
+an open subscription, for one that ended unheard would be measured for nobody. A failure holds up nothing else, and
+keeps the next walk from beginning later than it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleVersionError
-from usage_tasks.domain.payments import ListedInvoice, StripeInvoiceId
-from usage_tasks.services.invoices import Effect, reflect_invoice
-from usage_tasks.services.stripe_events.desk import Desk
+from usage_tasks.domain.payments import ListedInvoice, StripeInvoiceId, StripeSubscriptionId
+from usage_tasks.services.invoices import reflect_invoice
+from usage_tasks.services.stripe_events.desk import Desk, Write
+from usage_tasks.services.subscriptions import fetch_last_invoice, reflect_subscription
 from usage_tasks.storage import invoices, subscriptions, walks
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.plans import SAMPLE_MAX, Plan
@@ -29,6 +32,7 @@ OVERLAP: Final = timedelta(days=4)
 RECHECK_LIMIT: Final = 100
 RECHECK: Final = timedelta(hours=6)
 RECHECK_GIVEN_UP: Final = timedelta(days=7)
+RECHECK_SUBSCRIPTION: Final = timedelta(days=1)
 
 _UNANSWERED_MAX: Final = 3
 """So many calls without an answer, one after the other, mean that Stripe is away: the next run goes on."""
@@ -47,7 +51,7 @@ class Reconciled:
     invoiced_cents: int = 0
     reports: int = 0
     retried: int = 0
-    failed: Sequence[tuple[StripeInvoiceId, str]] = ()
+    failed: Sequence[tuple[str, str]] = ()
     finished: bool = True
     goes_on: bool = False
     unanswered: int = 0
@@ -91,6 +95,10 @@ def reconcile_invoices(desk: Desk, *, pages: int = PAGES_MAX, recheck: int = REC
             )
         for invoice_id in unsettled:
             done = done if done.stopped else _reflect(desk, invoice_id, done)
+        with desk.transaction() as connection:
+            open_ones = subscriptions.list_unchecked(connection, limit=recheck, recheck=RECHECK_SUBSCRIPTION)
+        for subscription_id in open_ones:
+            done = done if done.stopped else _check_subscription(desk, subscription_id, done)
     finished = listed.cursor is None and not left
     further = not done.stopped and (listed.cursor is not None or done.fetched > 0)
     return replace(done, finished=finished, goes_on=not finished and further)
@@ -169,26 +177,42 @@ def _moved(held: Walk, listed: _Listed, failed_since: datetime | None) -> Walk:
 def _reflect(desk: Desk, invoice_id: StripeInvoiceId, done: Reconciled) -> Reconciled:
     try:
         invoice = desk.stripe.get_invoice(invoice_id)
-    except RetryableError:
+    except (RetryableError, PermanentError) as error:
+        return _unfetched(done, invoice_id, error)
+    reflected = partial(reflect_invoice, invoice=invoice, terms=desk.terms, at=desk.at)
+    return _written(desk, invoice_id, reflected, done)
+
+
+def _check_subscription(desk: Desk, subscription_id: StripeSubscriptionId, done: Reconciled) -> Reconciled:
+    try:
+        standing = desk.stripe.get_subscription(subscription_id)
+        last = fetch_last_invoice(desk.stripe, standing)
+    except (RetryableError, PermanentError) as error:
+        return _unfetched(done, subscription_id, error)
+    reflected = partial(reflect_subscription, standing=standing, last=last, terms=desk.terms, at=desk.at)
+    return _written(desk, subscription_id, reflected, done)
+
+
+def _unfetched(done: Reconciled, what: str, error: RetryableError | PermanentError) -> Reconciled:
+    if isinstance(error, RetryableError):
         return replace(done, retried=done.retried + 1, unanswered=done.unanswered + 1)
-    except PermanentError as error:
-        return replace(done, failed=[*done.failed, (invoice_id, str(error))], unanswered=0)
-    done = replace(done, unanswered=0)
+    return replace(done, failed=[*done.failed, (what, str(error))], unanswered=0)
+
+
+def _written(desk: Desk, what: str, write: Write, done: Reconciled) -> Reconciled:
+    """Write what follows from what was fetched, alone in a transaction, and count it."""
     try:
         with desk.transaction() as connection:
-            effect = reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at)
+            effect = write(connection)
     except (RetryableError, StaleVersionError):
-        return replace(done, retried=done.retried + 1)
+        return replace(done, retried=done.retried + 1, unanswered=0)
     except (PermanentError, InvariantError) as error:
-        return replace(done, failed=[*done.failed, (invoice_id, str(error))])
-    return _counted(done, effect)
-
-
-def _counted(done: Reconciled, effect: Effect) -> Reconciled:
+        return replace(done, failed=[*done.failed, (what, str(error))], unanswered=0)
     return replace(
         done,
         fetched=done.fetched + 1,
         entries=done.entries + effect.entries,
         invoiced_cents=done.invoiced_cents + effect.invoiced_cents,
         reports=done.reports + effect.reports,
+        unanswered=0,
     )

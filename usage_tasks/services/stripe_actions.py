@@ -60,20 +60,20 @@ def cancel_subscription(desk: Desk, account: AttributionId, *, actor: Actor) -> 
     return perform(desk, action)
 
 
-def resume_open(desk: Desk) -> tuple[int, list[tuple[str, str]]]:
-    """Take up actions that a worker left open; count those that are done, and list those that failed."""
+def resume_open(desk: Desk) -> tuple[int, int, list[tuple[str, str]]]:
+    """Take up actions that a worker left open; count those done and those put off, and list those that failed."""
     with desk.transaction() as connection:
         left = stripe_actions.list_open(connection, limit=RESUME_LIMIT)
-    done, failed = 0, []
+    done, waiting, failed = 0, 0, []
     for action in left:
         try:
             perform(desk, action)
             done += 1
         except RetryableError:
-            continue  # it stays open
+            waiting += 1
         except PermanentError as error:
             failed.append((action.idempotency_key, str(error)))
-    return done, failed
+    return done, waiting, failed
 
 
 def perform(desk: Desk, action: Action) -> Effect:

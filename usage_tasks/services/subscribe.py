@@ -28,6 +28,7 @@ def create_customer(
     with transaction() as connection:
         reserved = stripe_accounts.reserve_customer(connection, customer)
         if reserved.deleted:
+            _check_not_subscribed(connection, customer)
             reserved = stripe_accounts.reserve_customer_again(connection, reserved)
     if reserved.currency != customer.currency:
         raise InvalidInputError("currency", customer.currency, f"{reserved.currency}, as was asked for before")
@@ -102,6 +103,13 @@ def store_subscription(
     if first:
         _switch(connection, account, made, spending_limit=spending_limit, limits=limits, actor=actor)
     return first
+
+
+def _check_not_subscribed(connection: Connection, customer: NewCustomer) -> None:
+    """Refuse another customer while the subscription of the one that is gone is not over: it still has reports."""
+    if (held := subscriptions.find_open(connection, customer.attribution_id)) is not None:
+        allowed = f"an account whose subscription {held.subscription_id} is over, for its customer is gone: try later"
+        raise InvalidInputError("attribution_id", customer.attribution_id, allowed)
 
 
 def _check_not_ending(connection: Connection, account: Account) -> None:

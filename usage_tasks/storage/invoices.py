@@ -75,13 +75,28 @@ def get_invoice(connection: Connection, account: AttributionId, invoice_id: Stri
         connection,
         """
         SELECT attribution_id, stripe_invoice_id AS invoice_id, stripe_subscription_id AS subscription_id, status,
-               credit_cents, finalized_at, paid_at, voided_at, uncollectible_at, replaced_by
-        FROM stripe_invoice WHERE attribution_id = :account AND stripe_invoice_id = :invoice FOR UPDATE
+               credit_cents, finalized_at, paid_at, voided_at, uncollectible_at, replaced_by, EXISTS (
+                   SELECT 1 FROM ledger_entry e
+                   WHERE e.attribution_id = i.attribution_id AND e.key = 'invoice:' || i.replaced_by
+               ) AS replacement_booked
+        FROM stripe_invoice i WHERE attribution_id = :account AND stripe_invoice_id = :invoice FOR UPDATE
         """,
         account=account,
         invoice=invoice_id,
     )
     return KnownInvoice(**{**row._mapping, "status": InvoiceStatus(row.status)})
+
+
+def list_replaced(
+    connection: Connection, account: AttributionId, invoice_id: StripeInvoiceId
+) -> Sequence[StripeInvoiceId]:
+    """List an account's invoices that an invoice replaces."""
+    statement = """
+        SELECT stripe_invoice_id FROM stripe_invoice
+        WHERE attribution_id = :account AND replaced_by = :invoice AND finalized_at IS NOT NULL
+        ORDER BY stripe_invoice_id
+    """
+    return [row.stripe_invoice_id for row in fetch(connection, statement, account=account, invoice=invoice_id)]
 
 
 def mark_failed(connection: Connection, account: AttributionId, invoice_id: StripeInvoiceId, *, at: datetime) -> None:

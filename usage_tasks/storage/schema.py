@@ -335,6 +335,7 @@ stripe_subscription = Table(
     _moment("stripe_ended_at", nullable=True),
     Column("last_invoice_id", Text),
     _moment("fetched_at", nullable=True),
+    _moment("checked_at", default_now=True),
     ForeignKeyConstraint(["attribution_id"], ["stripe_customer.attribution_id"]),
     Index(
         "stripe_subscription_open_idx",
@@ -342,6 +343,7 @@ stripe_subscription = Table(
         unique=True,
         postgresql_where=text("ended_at IS NULL"),
     ),
+    Index("stripe_subscription_checked_idx", "checked_at", postgresql_where=text("ended_at IS NULL")),
 )
 
 # Every invoice of our subscriptions, at the furthest that it was ever seen.

@@ -89,7 +89,8 @@ def put_standing(connection: Connection, standing: SubscriptionStanding) -> None
         connection,
         """
         UPDATE stripe_subscription
-        SET status = :status, stripe_ended_at = :ended_at, last_invoice_id = :invoice, fetched_at = :fetched_at
+        SET status = :status, stripe_ended_at = :ended_at, last_invoice_id = :invoice, fetched_at = :fetched_at,
+            checked_at = clock_timestamp()
         WHERE stripe_subscription_id = :subscription AND ended_at IS NULL
             AND (CAST(:ended_at AS timestamptz) IS NOT NULL, CAST(:fetched_at AS timestamptz))
                 >= (stripe_ended_at IS NOT NULL, COALESCE(fetched_at, '-infinity'))
@@ -100,6 +101,22 @@ def put_standing(connection: Connection, standing: SubscriptionStanding) -> None
         invoice=standing.latest_invoice_id,
         fetched_at=standing.fetched_at,
     )
+
+
+def list_unchecked(connection: Connection, *, limit: int, recheck: timedelta) -> Sequence[StripeSubscriptionId]:
+    """Take up to `limit` open subscriptions that were not looked at for a while, longest first; it counts as a look."""
+    statement = """
+        UPDATE stripe_subscription AS held SET checked_at = clock_timestamp()
+        FROM (
+            SELECT attribution_id, number FROM stripe_subscription
+            WHERE ended_at IS NULL AND stripe_subscription_id IS NOT NULL AND checked_at < clock_timestamp() - :recheck
+            ORDER BY checked_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        ) AS due
+        WHERE (held.attribution_id, held.number) = (due.attribution_id, due.number)
+        RETURNING held.stripe_subscription_id
+    """
+    rows = fetch(connection, statement, limit=limit, recheck=recheck)
+    return sorted(row.stripe_subscription_id for row in rows)
 
 
 def close_subscription(connection: Connection, subscription_id: StripeSubscriptionId) -> bool:

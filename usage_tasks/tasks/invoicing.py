@@ -30,7 +30,7 @@ InvoiceId = Annotated[str, StringConstraints(strict=True, pattern=r"^in_[A-Za-z0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileAnswer:
-    """What the invoice job found: invoices fetched, entries booked, credits newly invoiced, reports that follow.
+    """What the invoice job did: invoices and subscriptions fetched, entries booked, credits invoiced, reports added.
 
     `retried` are left to the next run; `actions` of operators were taken up again; `unfinished` is 1 where the walk
     goes on in the next run.
@@ -58,7 +58,7 @@ def reconcile_invoices(
 
     def work(now: datetime) -> ReconcileAnswer:
         desk = _desk(now)
-        taken_up, refused = stripe_actions.resume_open(desk)
+        taken_up, waiting, refused = stripe_actions.resume_open(desk)
         done = reconciling.reconcile_invoices(desk)
         if done.reports:
             send_meter_events.apply_async(ignore_result=True)
@@ -75,7 +75,7 @@ def reconcile_invoices(
             entries=done.entries,
             invoiced_cents=done.invoiced_cents,
             reports=done.reports,
-            retried=done.retried,
+            retried=done.retried + waiting,
             actions=taken_up,
             unfinished=int(not done.finished),
         )

@@ -59,6 +59,13 @@ def upgrade() -> None:
     op.add_column("stripe_subscription", _moment("stripe_ended_at", nullable=True))
     op.add_column("stripe_subscription", sa.Column("last_invoice_id", sa.Text(), nullable=True))
     op.add_column("stripe_subscription", _moment("fetched_at", nullable=True))
+    op.add_column("stripe_subscription", _moment("checked_at", default_now=True))
+    op.create_index(
+        "stripe_subscription_checked_idx",
+        "stripe_subscription",
+        ["checked_at"],
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
     op.execute("UPDATE stripe_subscription SET stripe_ended_at = ended_at WHERE ended_at IS NOT NULL")
     _create_invoices()
     _create_walks()
