@@ -198,6 +198,18 @@ def canned_invoice() -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("missing", ["currency", "status_transitions", "period_start"])
+def test_an_invoice_that_is_not_as_described_is_set_aside_by_name(missing: str) -> None:
+    odd = {name: value for name, value in canned_invoice().items() if name != missing}
+    lines = {"object": "list", "data": [], "has_more": False, "url": "/"}
+
+    def answer(path: str) -> tuple[int, Any]:
+        return 200, lines if urlsplit(path).path.endswith("/lines") else odd
+
+    with answering(answer) as canned, pytest.raises(PermanentError, match=missing):
+        gateway(canned.url).get_invoice(StripeInvoiceId("in_1"))
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [

@@ -1,8 +1,10 @@
 """Stripe's objects read into the domain's words; whatever does not fit is a PermanentError that names it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import stripe
 
@@ -19,7 +21,24 @@ from usage_tasks.domain.payments import (
     SubscriptionStanding,
 )
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
+
+def _named(read: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Let an object that is not as Stripe describes it be a PermanentError: it is parked, and no bug of a run."""
+
+    @wraps(read)
+    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return read(*args, **kwargs)
+        except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise PermanentError(f"stripe: {read.__name__}: {type(error).__name__}: {error}") from error
+
+    return checked
+
+
+@_named
 def read_invoice(found: stripe.Invoice, lines: Sequence[stripe.InvoiceLineItem], *, fetched_at: datetime) -> Invoice:
     """Read an invoice and its lines; `fetched_at` is before the first of the calls that brought them."""
     transitions = found.status_transitions
@@ -56,6 +75,7 @@ def read_invoice(found: stripe.Invoice, lines: Sequence[stripe.InvoiceLineItem],
     )
 
 
+@_named
 def read_listed_invoice(found: stripe.Invoice) -> ListedInvoice:
     """Read of an invoice in a list what tells whether it is to be fetched."""
     return ListedInvoice(
@@ -66,6 +86,7 @@ def read_listed_invoice(found: stripe.Invoice) -> ListedInvoice:
     )
 
 
+@_named
 def read_subscription(found: stripe.Subscription, *, fetched_at: datetime) -> SubscriptionStanding:
     """Read a subscription; its period is that of its first item."""
     items = found["items"].data
