@@ -149,7 +149,7 @@ class History:
         }
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.lists(_deliveries, min_size=EVENTS_MAX, max_size=EVENTS_MAX))
 @example(PROMPT)
 @example(LAST_FIRST)
