@@ -6,6 +6,7 @@ Built in the child, after the fork: no connection is ever shared between process
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from datetime import datetime, timedelta
 from functools import cache, cached_property
 
@@ -18,8 +19,9 @@ from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
 from usage_tasks.services.billing_terms import BillingTerms
-from usage_tasks.settings import Settings, load_settings, read_stripe_credentials
+from usage_tasks.settings import Settings, load_settings, read_directory_key, read_stripe_credentials
 from usage_tasks.storage.engine import Database
+from usage_tasks.storage.jobs import Epoch, hold_epoch
 from usage_tasks.stripe_gateway.live import LiveGateway
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
@@ -31,6 +33,14 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._epoch: Epoch | None = None
+
+    def fenced(self, epoch: Epoch) -> "Runtime":
+        """Answer the same connections for one run of a job: no transaction commits once another run has begun."""
+        _ = self.database, self.redis, self.clock  # built before they are shared
+        fenced = copy(self)
+        fenced._epoch = epoch
+        return fenced
 
     @cached_property
     def database(self) -> Database:
@@ -50,6 +60,11 @@ class Runtime:
             meter_event_name=self.settings.stripe_meter_event_name,
             api_base=self.settings.stripe_api_base,
         )
+
+    @cached_property
+    def directory_key(self) -> bytes:
+        """The key under which e-mails are digested; read here and nowhere earlier."""
+        return read_directory_key(self.settings).get_secret_value().encode()
 
     @cached_property
     def clock(self) -> Clock:
@@ -93,6 +108,8 @@ class Runtime:
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction that commits at the end."""
         with self.database.transaction() as connection:
+            if self._epoch is not None:
+                hold_epoch(connection, self._epoch)
             yield connection
 
     def now(self) -> datetime:

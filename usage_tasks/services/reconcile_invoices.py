@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleVersionError
+from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleEpochError, StaleVersionError
 from usage_tasks.domain.payments import ListedInvoice, StripeInvoiceId, StripeSubscriptionId
 from usage_tasks.services.invoices import reflect_invoice
 from usage_tasks.services.stripe_events.desk import Desk, Write
@@ -204,6 +204,8 @@ def _written(desk: Desk, what: str, write: Write, done: Reconciled) -> Reconcile
     try:
         with desk.transaction() as connection:
             effect = write(connection)
+    except StaleEpochError:
+        raise  # another run does the work
     except (RetryableError, StaleVersionError):
         return replace(done, retried=done.retried + 1, unanswered=0)
     except (PermanentError, InvariantError) as error:

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
-from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError
+from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError, StaleEpochError
 from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeOperation, StripeSubscriptionId
 from usage_tasks.services.invoices import Effect, reflect_invoice
 from usage_tasks.services.stripe_events.desk import Desk
@@ -71,6 +71,8 @@ def resume_open(desk: Desk) -> tuple[int, int, list[tuple[str, str]]]:
             done += 1
         except RetryableError:
             waiting += 1
+        except StaleEpochError:
+            raise  # another run does the work
         except PermanentError as error:
             failed.append((action.idempotency_key, str(error)))
     return done, waiting, failed

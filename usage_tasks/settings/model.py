@@ -215,6 +215,7 @@ class Settings(_Section):
         description='an object such as {"graceDays": 3, "reminderDays": 7, "suspendAfterDays": 30}, or '
         '{"enabled": false}',
     )
+    directory_key_file: Text | None = Field(default=None, description="the path of a file that holds the key alone")
     stripe_credentials_file: Text | None = Field(default=None, description="the path of a JSON file")
     stripe_prices: StripePrices = Field(
         default_factory=StripePrices,

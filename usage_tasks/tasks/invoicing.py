@@ -6,10 +6,11 @@ from typing import Annotated, Final
 
 from pydantic import StringConstraints
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_attribution
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.payments import StripeInvoiceId
-from usage_tasks.runtime import runtime
+from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services import reconcile_invoices as reconciling
 from usage_tasks.services import stripe_actions
 from usage_tasks.services.dunning import Dunned
@@ -56,8 +57,8 @@ def reconcile_invoices(
     if dry_run:
         return DryRun(dry_run=reconciling.plan_reconciliation(_desk(rt.instant(at))))
 
-    def work(now: datetime) -> ReconcileAnswer:
-        desk = _desk(now)
+    def work(fenced: Runtime, now: datetime) -> ReconcileAnswer:
+        desk = _desk(now, fenced)
         taken_up, waiting, refused = stripe_actions.resume_open(desk)
         done = reconciling.reconcile_invoices(desk)
         if done.reports:
@@ -92,7 +93,7 @@ class ActionAnswer:
     entries: int
 
 
-@task(name="billing.finalize_invoice", time_limit=timedelta(minutes=3))
+@task(name="billing.finalize_invoice", time_limit=timedelta(minutes=3), needs=Role.ADMINISTRATOR)
 def finalize_invoice(
     attribution_id: Attribution, actor: ActorText, stripe_invoice_id: InvoiceId, at: Moment | None = None
 ) -> ActionAnswer:
@@ -106,7 +107,7 @@ def finalize_invoice(
     return _answer(effect.outcome, effect.entries, reports=effect.reports)
 
 
-@task(name="billing.cancel_subscription", time_limit=timedelta(minutes=3))
+@task(name="billing.cancel_subscription", time_limit=timedelta(minutes=3), needs=Role.OWNER)
 def cancel_subscription(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> ActionAnswer:
     """End an account's subscription in Stripe now, with a last invoice; it leaves stripe once that is booked."""
     effect = stripe_actions.cancel_subscription(
@@ -129,15 +130,15 @@ def advance_dunning(
         with rt.transaction() as connection, rehearsal(connection):
             return DryRun(dry_run=advance(connection, at=rt.instant(at), policy=rt.billing_terms.dunning))
 
-    def work(now: datetime) -> Dunned:
-        with rt.transaction() as connection:
+    def work(fenced: Runtime, now: datetime) -> Dunned:
+        with fenced.transaction() as connection:
             return advance(connection, at=now, policy=rt.billing_terms.dunning)
 
     return run_job(rt, "billing.advance_dunning", DUNNING_SCHEDULE, at=at, scheduled=scheduled, work=work)
 
 
-def _desk(at: datetime) -> Desk:
-    rt = runtime()
+def _desk(at: datetime, rt: Runtime | None = None) -> Desk:
+    rt = rt or runtime()
     return Desk(transaction=rt.transaction, stripe=rt.stripe, terms=rt.billing_terms, at=at)
 
 
