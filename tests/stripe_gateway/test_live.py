@@ -187,10 +187,27 @@ def canned_invoice() -> dict[str, Any]:
         "object": "invoice",
         "customer": {"id": "cus_1", "object": "customer"},
         "status": "open",
+        "created": 1,
+        "currency": "usd",
+        **dict.fromkeys(("total", "amount_due", "amount_paid", "amount_remaining", "attempt_count"), 0),
+        "period_start": 0,
         "period_end": 1,
         "parent": None,
-        "status_transitions": {"finalized_at": 2},
+        "latest_revision": None,
+        "status_transitions": {"finalized_at": 2, "paid_at": None, "voided_at": None, "marked_uncollectible_at": None},
     }
+
+
+@pytest.mark.parametrize("missing", ["currency", "status_transitions", "period_start"])
+def test_an_invoice_that_is_not_as_described_is_set_aside_by_name(missing: str) -> None:
+    odd = {name: value for name, value in canned_invoice().items() if name != missing}
+    lines = {"object": "list", "data": [], "has_more": False, "url": "/"}
+
+    def answer(path: str) -> tuple[int, Any]:
+        return 200, lines if urlsplit(path).path.endswith("/lines") else odd
+
+    with answering(answer) as canned, pytest.raises(PermanentError, match=missing):
+        gateway(canned.url).get_invoice(StripeInvoiceId("in_1"))
 
 
 @pytest.mark.parametrize(

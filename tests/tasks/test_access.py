@@ -55,6 +55,8 @@ NEEDED: Final[dict[str, tuple[Role, dict[str, Any]]]] = {
     "usage.list_grants": (Role.OWNER, AT),
     "billing.create_stripe_customer": (Role.OWNER, AT | CUSTOMER),
     "billing.create_stripe_subscription": (Role.OWNER, {"attribution_id": team()}),
+    "billing.cancel_subscription": (Role.OWNER, AT),
+    "billing.finalize_invoice": (Role.ADMINISTRATOR, AT | {"stripe_invoice_id": "in_1"}),
     "directory.upsert_users": (Role.SERVICE, {"users": [], "at": NOW}),
     "directory.upsert_teams": (Role.SERVICE, {"teams": [], "at": NOW}),
 }

@@ -17,6 +17,7 @@ class CustomerRow:
     customer_id: StripeCustomerId | None
     currency: str
     idempotency_key: str
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,9 @@ class SubscriptionRow:
     price_id: str
 
 
-_CUSTOMER = "attribution_id, stripe_customer_id AS customer_id, currency, idempotency_key"
+_CUSTOMER = (
+    "attribution_id, stripe_customer_id AS customer_id, currency, idempotency_key, deleted_at IS NOT NULL AS deleted"
+)
 
 
 def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerRow:
@@ -51,6 +54,25 @@ def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerR
     found = find_customer(connection, customer.attribution_id)
     if found is None:
         raise LookupError(customer.attribution_id)
+    return found
+
+
+def reserve_customer_again(connection: Connection, gone: CustomerRow) -> CustomerRow:
+    """Store that a customer is about to be made in the place of one that was deleted; answer what stands."""
+    execute(
+        connection,
+        """
+        UPDATE stripe_customer
+        SET stripe_customer_id = NULL, deleted_at = NULL,
+            idempotency_key = 'customer:' || attribution_id || ':after:' || stripe_customer_id
+        WHERE attribution_id = :account AND stripe_customer_id = :gone AND deleted_at IS NOT NULL
+        """,
+        account=gone.attribution_id,
+        gone=gone.customer_id,
+    )
+    found = find_customer(connection, gone.attribution_id)
+    if found is None:
+        raise LookupError(gone.attribution_id)
     return found
 
 

@@ -9,22 +9,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Final, TypeVar
 
 import stripe
+from stripe.params import InvoiceListParams, InvoiceListParamsCreated
 
 from usage_tasks.domain.errors import PermanentError, RetryableError, UsageError
 from usage_tasks.domain.payments import (
     Invoice,
-    InvoiceLine,
+    InvoicePage,
     MeterEvent,
     NewCustomer,
     StripeCustomerId,
     StripeInvoiceId,
     StripeSubscriptionId,
     Subscription,
+    SubscriptionStanding,
 )
+from usage_tasks.stripe_gateway import objects
+from usage_tasks.stripe_gateway.objects import moment as _moment
 from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS
 
 CONNECT_SECONDS_MAX: Final = 2.0
@@ -115,6 +118,7 @@ class LiveGateway:
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
         """See StripeGateway."""
+        fetched_at = datetime.now(tz=UTC)
         found = self._call("invoices.retrieve", lambda client: client.v1.invoices.retrieve(invoice_id))
         lines = self._call(
             "invoices.line_items.list",
@@ -122,7 +126,46 @@ class LiveGateway:
                 client.v1.invoices.line_items.list(invoice_id, {"limit": _LINES_PER_PAGE}).auto_paging_iter()
             ),
         )
-        return _invoice(found, lines)
+        return objects.read_invoice(found, lines, fetched_at=fetched_at)
+
+    def list_invoices(
+        self, *, created_from: datetime | None, created_until: datetime, after: StripeInvoiceId | None, limit: int
+    ) -> InvoicePage:
+        """See StripeGateway."""
+        created: InvoiceListParamsCreated = {"lte": int(created_until.timestamp())}
+        if created_from is not None:
+            created["gte"] = int(created_from.timestamp())
+        asked: InvoiceListParams = {"created": created, "limit": limit}
+        if after is not None:
+            asked["starting_after"] = after
+        page = self._call("invoices.list", lambda client: client.v1.invoices.list(asked))
+        return InvoicePage(invoices=tuple(map(objects.read_listed_invoice, page.data)), more=page.has_more)
+
+    def finalize_invoice(self, invoice_id: StripeInvoiceId, *, idempotency_key: str) -> None:
+        """See StripeGateway."""
+        self._call(
+            "invoices.finalize_invoice",
+            lambda client: client.v1.invoices.finalize_invoice(
+                invoice_id, {"auto_advance": True}, {"idempotency_key": idempotency_key}
+            ),
+        )
+
+    def get_subscription(self, subscription_id: StripeSubscriptionId) -> SubscriptionStanding:
+        """See StripeGateway."""
+        fetched_at = datetime.now(tz=UTC)
+        found = self._call("subscriptions.retrieve", lambda client: client.v1.subscriptions.retrieve(subscription_id))
+        return objects.read_subscription(found, fetched_at=fetched_at)
+
+    def cancel_subscription(self, subscription_id: StripeSubscriptionId) -> None:
+        """See StripeGateway. Stripe takes no idempotency key here: of one that has ended it says that there is none."""
+        try:
+            self._call(
+                "subscriptions.cancel",
+                lambda client: client.v1.subscriptions.cancel(subscription_id, {"invoice_now": True}),
+            )
+        except PermanentError:
+            if self.get_subscription(subscription_id).ended_at is None:
+                raise
 
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
         with _observed(operation):
@@ -177,41 +220,3 @@ def _is_duplicate(error: PermanentError, identifier: str) -> bool:
         and identifier in str(cause.user_message)
         and "already exists" in str(cause.user_message)
     )
-
-
-def _invoice(found: stripe.Invoice, lines: list[stripe.InvoiceLineItem]) -> Invoice:
-    finalized_at = found.status_transitions.finalized_at
-    details = found.parent.subscription_details if found.parent is not None else None
-    subscription = details.subscription if details is not None else None
-    return Invoice(
-        invoice_id=StripeInvoiceId(_id_of(found)),
-        customer_id=StripeCustomerId(_id_of(found.customer)),
-        subscription_id=None if subscription is None else StripeSubscriptionId(_id_of(subscription)),
-        status=found.status or "draft",
-        finalized_at=None if finalized_at is None else _moment(finalized_at),
-        period_end=_moment(found.period_end),
-        lines=tuple(
-            InvoiceLine(
-                price_id=_price_of(line),
-                quantity=Decimal(0) if line.quantity_decimal is None else Decimal(line.quantity_decimal),
-            )
-            for line in lines
-        ),
-    )
-
-
-def _price_of(line: stripe.InvoiceLineItem) -> str | None:
-    details = line.pricing.price_details if line.pricing is not None else None
-    return None if details is None else _id_of(details.price)
-
-
-def _id_of(reference: object) -> str:
-    """A reference is an id or, where expanded, the object."""
-    identifier = reference if isinstance(reference, str) else getattr(reference, "id", None)
-    if not isinstance(identifier, str):
-        raise PermanentError(f"stripe: a reference without an id: {type(reference).__name__}")
-    return identifier
-
-
-def _moment(unix_seconds: int) -> datetime:
-    return datetime.fromtimestamp(unix_seconds, tz=UTC)

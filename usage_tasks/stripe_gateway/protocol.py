@@ -1,14 +1,18 @@
 """What the services ask of Stripe, in the domain's words."""
 
+from datetime import datetime
 from typing import Protocol
 
 from usage_tasks.domain.payments import (
     Invoice,
+    InvoicePage,
     MeterEvent,
     NewCustomer,
     StripeCustomerId,
     StripeInvoiceId,
+    StripeSubscriptionId,
     Subscription,
+    SubscriptionStanding,
 )
 
 
@@ -31,4 +35,22 @@ class StripeGateway(Protocol):
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
         """Fetch an invoice as it is now, with all pages of its lines."""
+        ...
+
+    def list_invoices(
+        self, *, created_from: datetime | None, created_until: datetime, after: StripeInvoiceId | None, limit: int
+    ) -> InvoicePage:
+        """List one page of all invoices created within an interval, newest first, going on after a given one."""
+        ...
+
+    def finalize_invoice(self, invoice_id: StripeInvoiceId, *, idempotency_key: str) -> None:
+        """Finalize a draft now and let Stripe collect it."""
+        ...
+
+    def get_subscription(self, subscription_id: StripeSubscriptionId) -> SubscriptionStanding:
+        """Fetch a subscription as it is now."""
+        ...
+
+    def cancel_subscription(self, subscription_id: StripeSubscriptionId) -> None:
+        """End a subscription now, with a last invoice over what its period used; one that has ended is left alone."""
         ...

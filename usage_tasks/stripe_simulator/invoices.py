@@ -1,9 +1,10 @@
-"""Invoices: retrieve, list, page through the lines, void and mark uncollectible."""
+"""Invoices: retrieve, list, page through the lines, finalize, void and mark uncollectible."""
 
+from usage_tasks.stripe_simulator.billing import FINALIZE
 from usage_tasks.stripe_simulator.errors import ApiError, missing_object
-from usage_tasks.stripe_simulator.invoicing import set_standing
+from usage_tasks.stripe_simulator.invoicing import finalize, set_standing
 from usage_tasks.stripe_simulator.operation import Call, Operation
-from usage_tasks.stripe_simulator.params import EXPAND, PAGE, Spec, moment, text
+from usage_tasks.stripe_simulator.params import EXPAND, PAGE, Spec, boolean, moment, text
 from usage_tasks.stripe_simulator.replies import envelope, page, page_limit
 from usage_tasks.stripe_simulator.wire import JsonObject
 from usage_tasks.stripe_simulator.world import render
@@ -37,6 +38,17 @@ def _list_lines(call: Call) -> JsonObject:
         return envelope(earlier[-limit:], url=call.path, has_more=len(earlier) > limit)
     later = lines[places[after] + 1 :] if after is not None else lines
     return envelope(later[:limit], url=call.path, has_more=len(later) > limit)
+
+
+def _finalize(call: Call) -> JsonObject:
+    """Finalize a draft before its time, and collect."""
+    invoice = call.world.get("invoice", call.subject)
+    if invoice["status"] != "draft":
+        message = "This invoice is already finalized, you can't re-finalize a non-draft invoice."
+        raise ApiError(message, code="invoice_not_editable")
+    call.world.unschedule(job=FINALIZE, subject=call.subject)
+    finalize(call.world, call.subject, at=call.world.now(invoice["test_clock"]))
+    return render(call.world.get("invoice", call.subject))
 
 
 def _void(call: Call) -> JsonObject:
@@ -76,12 +88,14 @@ _LIST: Spec = {
     "status": text("draft", "open", "paid", "uncollectible", "void"),
     "subscription": text(),
 }
+_FINALIZE: Spec = {**EXPAND, "auto_advance": boolean()}
 _ONE = "/v1/invoices/{id}"
 
 OPERATIONS = (
     Operation(method="GET", path="/v1/invoices", spec=_LIST, handle=_list),
     Operation(method="GET", path=_ONE, spec=EXPAND, handle=_retrieve),
     Operation(method="GET", path=f"{_ONE}/lines", spec=PAGE, handle=_list_lines),
+    Operation(method="POST", path=f"{_ONE}/finalize", spec=_FINALIZE, handle=_finalize),
     Operation(method="POST", path=f"{_ONE}/void", spec=EXPAND, handle=_void),
     Operation(method="POST", path=f"{_ONE}/mark_uncollectible", spec=EXPAND, handle=_mark_uncollectible),
 )
