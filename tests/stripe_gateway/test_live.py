@@ -219,7 +219,6 @@ def test_a_busy_stripe_may_be_asked_again(status: int, body: Any) -> None:
     [
         (400, error("Invalid integer", code="parameter_invalid_integer")),
         (401, error("Invalid API Key provided")),
-        (402, error("declined", kind="card_error", code="card_declined")),
         (403, error("not allowed")),
         (404, error("No such customer", code="resource_missing")),
         (400, error("other parameters", kind="idempotency_error")),

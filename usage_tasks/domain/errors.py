@@ -6,11 +6,27 @@ class UsageError(Exception):
 
 
 class RetryableError(UsageError):
-    """The world is busy: the same call may succeed later."""
+    """The world is busy: the same call may succeed later, and not before it says so where it does."""
+
+    def __init__(self, message: str = "", *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class PermanentError(UsageError):
     """This input can never succeed: park it, tell somebody, go on with the others."""
+
+
+class NotFoundError(PermanentError):
+    """What was asked for is not there."""
+
+
+class DeclinedError(PermanentError):
+    """A payer's bank said no. An answer, not a failure: somebody must be told, nothing is to be repaired."""
+
+    def __init__(self, message: str, decline_code: str | None = None) -> None:
+        super().__init__(message)
+        self.decline_code = decline_code
 
 
 class InvalidInputError(PermanentError):

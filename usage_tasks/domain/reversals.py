@@ -1,0 +1,72 @@
+"""Money that goes back: which credits a credit note takes off an invoice. Source: docs/adr/0017."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Final, NewType
+
+from usage_tasks.domain.credits import CENTS_PER_CREDIT, CreditCents
+from usage_tasks.domain.payments import Invoice, StripeCustomerId, StripeInvoiceId
+
+CreditNoteId = NewType("CreditNoteId", str)
+RefundId = NewType("RefundId", str)
+
+_HALF: Final = Fraction(1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditedLine:
+    """One line of a credit note; `invoice_line_id` is None for one that is of no line of the invoice."""
+
+    invoice_line_id: str | None
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditNote:
+    """A credit note as Stripe has it now; amounts in currency cents."""
+
+    credit_note_id: CreditNoteId
+    invoice_id: StripeInvoiceId
+    customer_id: StripeCustomerId
+    voided: bool
+    amount: int
+    currency: str
+    lines: Sequence[CreditedLine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund:
+    """A refund as Stripe has it now; `amount` in currency cents."""
+
+    refund_id: RefundId
+    status: str
+    amount: int
+    currency: str
+    payment_intent_id: str | None
+    customer_id: StripeCustomerId | None
+    created_at: datetime
+
+
+def credited_cents(note: CreditNote, invoice: Invoice, our_prices: frozenset[str]) -> CreditCents:
+    """Tell how many credits a note takes off: of each line of ours the share of its money, rounded once, half up."""
+    lines = {line.line_id: line for line in invoice.lines if line.price_id in our_prices and line.amount}
+    shares = (
+        _exact(lines[credited.invoice_line_id].quantity)
+        * Fraction(credited.amount, lines[credited.invoice_line_id].amount)
+        for credited in note.lines
+        if credited.invoice_line_id in lines
+    )
+    return CreditCents((sum(shares, start=Fraction(0)) * CENTS_PER_CREDIT + _HALF) // 1)
+
+
+def _exact(quantity: Decimal) -> Fraction:
+    return Fraction(quantity)
+
+
+def reversal_keys(invoice_id: StripeInvoiceId, note_id: CreditNoteId, *, voided: bool) -> tuple[str, str]:
+    """Name the two entries of a credit note, or of its voiding: what the invoice bills less, and what is forgiven."""
+    stem = f"invoice:{invoice_id}:credit_note:{note_id}"
+    return (f"{stem}:void:invoiced", f"{stem}:void:forgiven") if voided else (f"{stem}:invoiced", f"{stem}:forgiven")
