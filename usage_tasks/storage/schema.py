@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
+from usage_tasks.domain.access import TeamRole
 from usage_tasks.domain.cost_centers import BillingStrategy
 from usage_tasks.domain.grants import LapseReason
 from usage_tasks.domain.ledger import USAGE_KINDS, EntryKind
@@ -268,6 +269,56 @@ cost_center = Table(
         "next_billing_at",
         postgresql_where=text("superseded_at IS NULL AND billing_strategy = 'other'"),
     ),
+)
+
+# The directory: each row as its latest report told it (docs/adr/0013). Of an e-mail only a keyed digest is kept.
+directory_user = Table(
+    "directory_user",
+    metadata,
+    Column("user_id", Uuid(), primary_key=True),
+    Column("email_digest", Text(collation="C")),
+    _required("administrator", Boolean()),
+    _required("deleted", Boolean()),
+    _moment("observed_at"),
+    _moment("recorded_at", default_now=True),
+    _required("actor", Text()),
+    CheckConstraint("NOT deleted OR email_digest IS NULL", name="deleted"),
+    CheckConstraint("email_digest ~ '^[0-9a-f]{64}$'", name="email_digest"),
+    Index("directory_user_email_idx", "email_digest", postgresql_where=text("email_digest IS NOT NULL")),
+)
+
+directory_team = Table(
+    "directory_team",
+    metadata,
+    Column("team_id", Uuid(), primary_key=True),
+    Column("creator_user_id", Uuid()),
+    _required("digest", Text(collation="C")),  # of the report: which of two of the same instant holds
+    _moment("observed_at"),
+    _moment("recorded_at", default_now=True),
+    _required("actor", Text()),
+)
+
+directory_member = Table(
+    "directory_member",
+    metadata,
+    Column("team_id", Uuid(), primary_key=True),
+    Column("user_id", Uuid(), primary_key=True),
+    _required("role", Text()),
+    _one_of("role", TeamRole),
+    ForeignKeyConstraint(["team_id"], ["directory_team.team_id"]),
+)
+
+# The free allowance of a user, used up: never changed and never taken back.
+allowance_claim = Table(
+    "allowance_claim",
+    metadata,
+    Column("user_id", Uuid(), primary_key=True),
+    Column("email_digest", Text(collation="C"), unique=True),
+    Column("attribution_id", Text(collation="C"), nullable=False, unique=True),
+    _moment("claimed_at"),
+    _moment("recorded_at", default_now=True),
+    _required("actor", Text()),
+    CheckConstraint("email_digest ~ '^[0-9a-f]{64}$'", name="email_digest"),
 )
 
 PRICE_ORIGINS = ("configuration", "operator")

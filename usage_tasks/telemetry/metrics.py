@@ -22,6 +22,7 @@ STRIPE_CALL_SECONDS: Final = Histogram(
     "usage_stripe_call_duration_seconds", "How long a call to Stripe took.", ["operation", "outcome"]
 )
 ROWS: Final = Counter("usage_rows", "What the tasks did, in rows, by the summary's own words.", ["task", "what"])
+ACCESS_REFUSED: Final = Counter("usage_access_refused", "How often an actor asked for what it may not do.", ["task"])
 
 SNAPSHOT_WRITTEN_AT: Final = Gauge(
     "usage_balance_snapshot_written_timestamp_seconds",
