@@ -21,8 +21,8 @@ from usage_tasks.domain.payments import (
     Subscription,
 )
 from usage_tasks.stripe_gateway.observing import Noting, observed
-from usage_tasks.stripe_gateway.payments import PaymentCalls, read_line
-from usage_tasks.stripe_gateway.reading import id_of, moment
+from usage_tasks.stripe_gateway.payments import PaymentCalls
+from usage_tasks.stripe_gateway.reading import id_of, moment, read_line
 
 CONNECT_SECONDS_MAX: Final = 2.0
 READ_SECONDS_MAX: Final = 8.0

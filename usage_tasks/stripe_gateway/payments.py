@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import stripe
 
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.customers import PriceInformation, StripeCustomer, TaxedSubscription, TaxState
+from usage_tasks.domain.customers import PriceInformation, StripeCustomer
 from usage_tasks.domain.disputes import Dispute, DisputeId, parse_status
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.holds import HOLD_CURRENCY_CENTS, Hold, PaymentIntentId
-from usage_tasks.domain.payments import InvoiceLine, StripeCustomerId, StripeInvoiceId, StripeSubscriptionId
+from usage_tasks.domain.payments import StripeCustomerId, StripeInvoiceId, StripeSubscriptionId
 from usage_tasks.domain.reversals import CreditedLine, CreditNote, CreditNoteId, Refund, RefundId
 from usage_tasks.domain.stripe_objects import EventFacts, InvoicePreview
-from usage_tasks.stripe_gateway.reading import id_of, moment
+from usage_tasks.stripe_gateway.reading import id_of, metadata_of, moment, read_customer, read_hold, read_line
 
 if TYPE_CHECKING:
     from stripe.params import CustomerUpdateParams
@@ -38,7 +38,7 @@ class PaymentCalls:
             "customers.retrieve",
             lambda client: client.v1.customers.retrieve(customer_id, {"expand": ["tax", "subscriptions"]}),
         )
-        return _customer(found)
+        return read_customer(found)
 
     def search_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomer]:
         query = f"metadata['attributionId']:'{attribution_id}'"
@@ -47,7 +47,7 @@ class PaymentCalls:
             "customers.search",
             lambda client: client.v1.customers.search({"query": query, "expand": expand, "limit": _PAGE}),
         )
-        return [_customer(customer) for customer in found.data]
+        return [read_customer(customer) for customer in found.data]
 
     def adopt_payment_method(self, customer_id: StripeCustomerId, payment_method_id: str) -> None:
         method = self._call(
@@ -79,13 +79,13 @@ class PaymentCalls:
                 {"idempotency_key": idempotency_key},
             ),
         )
-        return _hold(made)
+        return read_hold(made)
 
     def get_hold(self, payment_intent_id: PaymentIntentId) -> Hold:
         found = self._call(
             "payment_intents.retrieve", lambda client: client.v1.payment_intents.retrieve(payment_intent_id)
         )
-        return _hold(found)
+        return read_hold(found)
 
     def release_hold(self, payment_intent_id: PaymentIntentId) -> None:
         try:
@@ -111,7 +111,7 @@ class PaymentCalls:
             meter_id=None if recurring is None else recurring.meter,
             interval=None if recurring is None else recurring.interval,
             unit_amount=None if amount is None else Decimal(amount),
-            human_readable_description=_metadata(found).get(DESCRIPTION_KEY, ""),
+            human_readable_description=metadata_of(found).get(DESCRIPTION_KEY, ""),
         )
 
     def get_dispute(self, dispute_id: DisputeId) -> Dispute:
@@ -204,60 +204,3 @@ class PaymentCalls:
             alert_id=(told.get("alert") or {}).get("id"),
             value=told.get("value"),
         )
-
-
-def read_line(line: stripe.InvoiceLineItem) -> InvoiceLine:
-    """A line of an invoice: its exact quantity, and what it costs."""
-    details = line.pricing.price_details if line.pricing is not None else None
-    return InvoiceLine(
-        price_id=None if details is None else id_of(details.price),
-        quantity=Decimal(0) if line.quantity_decimal is None else Decimal(line.quantity_decimal),
-        line_id=line.id,
-        amount=getattr(line, "amount", 0),
-    )
-
-
-def _customer(found: stripe.Customer) -> StripeCustomer:
-    customer_id = StripeCustomerId(id_of(found))
-    if getattr(found, "deleted", False):
-        return StripeCustomer(customer_id=customer_id, deleted=True)
-    metadata = _metadata(found)
-    settings, tax = found.invoice_settings, getattr(found, "tax", None)
-    subscriptions = getattr(found, "subscriptions", None)
-    return StripeCustomer(
-        customer_id=customer_id,
-        attribution_id=metadata.get("attributionId"),
-        preferred_currency=metadata.get("preferredCurrency"),
-        billing_creator_user_id=metadata.get("billingCreatorUserId"),
-        tax_state=None if tax is None else _tax_state(tax.automatic_tax),
-        has_payment_method=settings is not None and settings.default_payment_method is not None,
-        subscriptions=tuple(
-            TaxedSubscription(
-                subscription_id=StripeSubscriptionId(one.id), automatic_tax=bool(one.automatic_tax.enabled)
-            )
-            for one in (subscriptions.data if subscriptions is not None else ())
-        ),
-    )
-
-
-def _tax_state(text: str) -> TaxState:
-    try:
-        return TaxState(text)
-    except ValueError as error:
-        raise PermanentError(f"tax state {text!r} is not allowed: {', '.join(TaxState)}") from error
-
-
-def _metadata(found: stripe.Customer | stripe.Price) -> dict[str, str]:
-    return dict(found.metadata.to_dict()) if found.metadata is not None else {}
-
-
-def _hold(intent: stripe.PaymentIntent) -> Hold:
-    error, method = intent.last_payment_error, intent.payment_method
-    return Hold(
-        payment_intent_id=PaymentIntentId(intent.id),
-        customer_id=StripeCustomerId(id_of(intent.customer)),
-        status=intent.status,
-        client_secret=intent.client_secret or "",
-        payment_method_id=None if method is None else id_of(method),
-        decline_code=None if error is None else getattr(error, "decline_code", None) or error.code,
-    )
