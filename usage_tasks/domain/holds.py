@@ -31,6 +31,7 @@ class Hold:
     client_secret: str = field(repr=False)
     payment_method_id: str | None = field(repr=False)
     decline_code: str | None = None
+    """Why the bank said no to the latest attempt, where it did."""
 
     @property
     def is_confirmed(self) -> bool:

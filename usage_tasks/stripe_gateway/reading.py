@@ -73,7 +73,8 @@ def metadata_of(found: stripe.Customer | stripe.Price) -> dict[str, str]:
 
 def read_hold(intent: stripe.PaymentIntent) -> Hold:
     """A payment intent that holds an amount."""
-    error, method = intent.last_payment_error, intent.payment_method
+    method = intent.payment_method
+    error = intent.last_payment_error if intent.status == "requires_payment_method" else None
     return Hold(
         payment_intent_id=PaymentIntentId(intent.id),
         customer_id=StripeCustomerId(id_of(intent.customer)),

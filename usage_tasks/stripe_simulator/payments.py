@@ -93,6 +93,7 @@ def _ask(world: World, intent: JsonObject, method: Method, *, at: int, off_sessi
         return _fail(world, intent, method, charge=charge, code="authentication_required", at=at)
     action = {"type": "use_stripe_sdk", "use_stripe_sdk": {"type": "three_d_secure_redirect"}}
     asked = {**intent, "status": "requires_action", "next_action": action, "payment_method": method.body["id"]}
+    asked["last_payment_error"] = None
     world.store.put(asked)
     world.emit("payment_intent.requires_action", asked, at=at)
     return asked
