@@ -66,7 +66,7 @@ def find_subject(
     owner = None if session is None else explanation.find_owner(connection, session)
     if owner is None:
         return account, None
-    return parse_attribution(owner.attribution_id), owner.user_id
+    return account or parse_attribution(owner.attribution_id), owner.user_id
 
 
 def _get_session(connection: Connection, instance_id: UUID) -> SessionFacts:
