@@ -31,7 +31,9 @@ PERIOD_END = add_months(BEGIN, 1)
 FINALIZED = PERIOD_END + GRACE
 
 
-def billed(bench: Bench, account: AttributionId = ACCOUNT, *, card: str = "pm_card_visa", used: int = 100, book: bool = True) -> Any:
+def billed(
+    bench: Bench, account: AttributionId = ACCOUNT, *, card: str = "pm_card_visa", used: int = 100, book: bool = True
+) -> Any:
     """An account whose first month is invoiced and booked: 100 credits for 1.50."""
     customer = bench.pay(account)
     method = bench.world.v1.payment_methods.attach(card, {"customer": customer}).id

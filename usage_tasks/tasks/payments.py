@@ -61,7 +61,12 @@ class HoldAnswer:
     status: str
 
 
-@task(name="billing.create_hold_payment_intent", time_limit=timedelta(minutes=1), needs=Role.OWNER)
+@task(
+    name="billing.create_hold_payment_intent",
+    time_limit=timedelta(minutes=1),
+    needs=Role.OWNER,
+    answer_shown=False,
+)
 def create_hold_payment_intent(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> HoldAnswer:
     """Ask for a hold of 1.00 in the customer's currency, or answer the open one; it is released whatever happens."""
     rt = runtime()

@@ -49,6 +49,7 @@ DATABASE: Final = Retry(attempts_max=8, first=timedelta(seconds=1), longest=time
 
 NEVER: Final = Retry(attempts_max=0, first=timedelta(0), longest=timedelta(0))
 
+_ANSWER_LENGTH_MAX: Final = 1024
 _HIDDEN: Final[Mapping[str, Any]] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
 """Else Celery shows the arguments in the headers of the message, and so to whoever watches the events."""
 
@@ -58,11 +59,17 @@ class ArgumentsError(PermanentError):
 
 
 def task(
-    *, name: str, time_limit: timedelta, retry: Retry = DATABASE, needs: Needs | None = None
+    *,
+    name: str,
+    time_limit: timedelta,
+    retry: Retry = DATABASE,
+    needs: Needs | None = None,
+    answer_shown: bool = True,
 ) -> Callable[[Callable[Parameters, Result]], "Task[Parameters, object]"]:
     """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
 
-    One that takes an actor or an account must say what it `needs`; others are the installation's own.
+    One that takes an actor or an account must say what it `needs`; others are the installation's own. An answer that
+    is not shown goes to the caller only, not into the worker's log or Flower.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
     """
@@ -84,6 +91,7 @@ def task(
             time_limit=seconds,
             soft_time_limit=seconds * 9 // 10,
             throws=(PermanentError,),
+            resultrepr_maxsize=_ANSWER_LENGTH_MAX if answer_shown else 0,
         )(run)
 
     return declare
