@@ -31,7 +31,11 @@ _LINES_PER_PAGE: Final = 100
 _HTTP_CONFLICT: Final = 409
 _HTTP_SERVER_ERROR: Final = 500
 _PERSONAL: Final = ("customers.", "payment_methods.", "payment_intents.")
-_UNSPEAKABLE: Final = re.compile(r"\b(?:sk|rk|whsec)_\w+|\S+@\S+")  # secrets and e-mail addresses
+_UNSPEAKABLE: Final = re.compile(
+    r"\b(?:sk|rk|whsec|pm|card|src|tok)_\w+|\w+_secret_\w+|\S+@\S+|\b[0-9](?:[ -]?[0-9]){11,18}\b"
+)
+"""Secrets, ids of payment methods, e-mail addresses, card numbers."""
+
 
 Result = TypeVar("Result")
 

@@ -141,7 +141,7 @@ def preview_invoice(
     return payers.preview_invoice(rt.transaction, rt.stripe, account, our_prices=ours)
 
 
-@task(name="billing.on_charge_dispute", time_limit=timedelta(minutes=1), needs=Role.SERVICE)
+@task(name="billing.on_charge_dispute", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
 def on_charge_dispute(dispute_id: DisputeText, actor: ActorText, at: Moment | None = None) -> DisputeOutcome:
     """Fetch a dispute and bring blocks to where it stands: what its events do, for an operator to do again."""
     rt = runtime()
