@@ -31,7 +31,6 @@ class Role(IntEnum):
 
 
 _NEEDED: Final = {
-    Role.STRANGER: "nobody in particular",
     Role.MEMBER: "a member or an owner of it, or an administrator of the installation,",
     Role.OWNER: "an owner of it, or an administrator of the installation,",
     Role.ADMINISTRATOR: "an administrator of the installation",

@@ -133,6 +133,15 @@ _GRANTS = f"""
     )
 """
 
+# An allowance that was used up was used by an account that was opened in that moment.
+_ALLOWANCES = """
+    SELECT attribution_id AS offender FROM allowance_claim a
+    WHERE NOT EXISTS (
+        SELECT 1 FROM cost_center c
+        WHERE c.attribution_id = a.attribution_id AND c.version = 1 AND c.cycle_started_at = a.claimed_at
+    )
+"""
+
 CHECKS: Final = {
     "balances_equal_entries": _BALANCES,
     "stopped_sessions_are_posted": _UNPOSTED,
@@ -143,6 +152,7 @@ CHECKS: Final = {
     "resets_stay_within_limits": _RESETS,
     "missed_sessions_have_ended": _MISSED,
     "grants_are_conserved": _GRANTS,
+    "allowances_have_accounts": _ALLOWANCES,
 }
 
 
