@@ -15,7 +15,9 @@ app = Celery(
     include=[
         "usage_tasks.tasks.usage",
         "usage_tasks.tasks.running",
+        "usage_tasks.tasks.quarantine",
         "usage_tasks.tasks.limits",
+        "usage_tasks.tasks.report",
         "usage_tasks.tasks.prices",
         "usage_tasks.tasks.explain",
         "usage_tasks.tasks.credit",

@@ -58,6 +58,9 @@ NEEDED: Final[dict[str, tuple[Role, dict[str, Any]]]] = {
     "billing.get_price_information": (Role.MEMBER, {"attribution_id": team()}),
     "billing.preview_invoice": (Role.OWNER, {"attribution_id": team()}),
     "billing.on_charge_dispute": (Role.ADMINISTRATOR, {"dispute_id": "du_1", "at": NOW}),
+    "usage.report": (Role.ADMINISTRATOR, AT | RANGE),
+    "usage.release_quarantined": (Role.ADMINISTRATOR, {"everything": True, "at": NOW}),
+    "usage.drop_quarantined": (Role.ADMINISTRATOR, {"everything": True, "at": NOW}),
     "directory.upsert_users": (Role.SERVICE, {"users": [], "at": NOW}),
     "directory.upsert_teams": (Role.SERVICE, {"teams": [], "at": NOW}),
 }

@@ -14,8 +14,8 @@ from usage_tasks.domain.payments import Invoice, StripeCustomerId, StripeInvoice
 CreditNoteId = NewType("CreditNoteId", str)
 RefundId = NewType("RefundId", str)
 
-INVOICED_KIND: Final = EntryKind.INVOICE
-FORGIVEN_KIND: Final = EntryKind.CREDIT_NOTE
+INVOICED_KIND: Final = EntryKind.INVOICE_REVERSAL
+FORGIVEN_KIND: Final = EntryKind.WRITE_OFF
 
 _HALF: Final = Fraction(1, 2)
 _REFUND_STEPS: Final = {"pending": 0, "requires_action": 1, "succeeded": 2, "failed": 3, "canceled": 3}

@@ -354,6 +354,9 @@ quarantined_report = Table(
     _moment("first_seen_at", default_now=True),
     _moment("last_seen_at", default_now=True),
     _required("actor", Text()),
+    # The latest instant as of which it was sent, and the source whose snapshot it was in.
+    _moment("sent_at"),
+    Column("snapshot_source", Text),
     Index("quarantined_report_seen_idx", "first_seen_at"),
 )
 

@@ -23,6 +23,7 @@ from usage_tasks.tasks.arguments import (
     parse_reports,
 )
 from usage_tasks.tasks.jobs import BATCHES_MAX, DryRun, Skipped, check_failed, run_job, take_batches
+from usage_tasks.tasks.quarantine import show_waiting
 from usage_tasks.tasks.snapshot import SnapshotOutcome, show_balances
 from usage_tasks.tasks.task import task
 
@@ -96,7 +97,14 @@ def reconcile_usage(
     rt = runtime()
     if dry_run:
         with rt.transaction() as connection:
-            return DryRun(dry_run=reconcile.plan_reconcile(connection, at=rt.instant(at), policy=rt.limit_policy))
+            plan = reconcile.plan_reconcile(
+                connection,
+                at=rt.instant(at),
+                heartbeat_grace=rt.settings.heartbeat_grace,
+                lifetime_max=rt.settings.max_session_lifetime,
+                policy=rt.limit_policy,
+            )
+        return DryRun(dry_run=plan)
 
     def work(rt: Runtime, now: datetime) -> ReconcileAnswer:
         capped, lifted = _cap_zombies(rt, now)
@@ -114,6 +122,7 @@ def reconcile_usage(
         written = 0
         if at is None:
             outcome, written = show_balances(rt, at=now)
+            show_waiting(rt)
         check_failed(settled)
         return ReconcileAnswer(
             entries=posted,

@@ -33,6 +33,23 @@ SNAPSHOT_RUNS: Final = Counter(
     "usage_balance_snapshot_runs", "How bringing the balances in Redis up to date ended.", ["outcome"]
 )
 
+QUARANTINED: Final = Gauge(
+    "usage_quarantined_reports",
+    "How many refused reports wait to be released or dropped, as the latest tick of the ledger job counted them.",
+    multiprocess_mode="mostrecent",
+)
+VERIFY_OFFENDERS: Final = Gauge(
+    "usage_verify_offenders",
+    "How many rows offend against an invariant, as the latest verification found.",
+    ["check"],
+    multiprocess_mode="mostrecent",
+)
+VERIFIED_AT: Final = Gauge(
+    "usage_verify_ended_timestamp_seconds",
+    "When the latest verification ended, clean or not.",
+    multiprocess_mode="mostrecent",
+)
+
 
 def serve_metrics(port: int, address: str = "127.0.0.1") -> None:
     """Answer Prometheus on a port, for this process and, in multiprocess mode, its children."""

@@ -15,6 +15,34 @@ STATUSES = (
     "'prevented', 'won', 'lost'"
 )
 
+KINDS = (
+    "'session', 'adjustment', 'invoice', 'reset', 'upgrade', 'credit_note', 'grant_burn', 'invoice_reversal', "
+    "'write_off'"
+)
+
+# As before, with the two new kinds on their contra accounts.
+KEEP_BALANCE = """
+CREATE OR REPLACE FUNCTION keep_account_balance() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO account_balance AS held
+        (attribution_id, used_cents, invoiced_cents, covered_cents, forgiven_cents, latest_effective_at)
+    SELECT attribution_id,
+           COALESCE(sum(credit_cents) FILTER (WHERE kind IN ('session', 'adjustment')), 0)::bigint,
+           COALESCE(-sum(credit_cents) FILTER (WHERE kind IN ('invoice', 'invoice_reversal')), 0)::bigint,
+           COALESCE(-sum(credit_cents) FILTER (WHERE kind IN ('reset', 'grant_burn')), 0)::bigint,
+           COALESCE(-sum(credit_cents) FILTER (WHERE kind IN ('upgrade', 'credit_note', 'write_off')), 0)::bigint,
+           max(effective_at)
+    FROM inserted GROUP BY attribution_id ORDER BY attribution_id
+    ON CONFLICT (attribution_id) DO UPDATE SET
+        used_cents = held.used_cents + EXCLUDED.used_cents,
+        invoiced_cents = held.invoiced_cents + EXCLUDED.invoiced_cents,
+        covered_cents = held.covered_cents + EXCLUDED.covered_cents,
+        forgiven_cents = held.forgiven_cents + EXCLUDED.forgiven_cents,
+        latest_effective_at = GREATEST(held.latest_effective_at, EXCLUDED.latest_effective_at);
+    RETURN NULL;
+END $$
+"""
+
 
 def _moment(name: str, *, nullable: bool = False, default_now: bool = False) -> sa.Column[object]:
     default = sa.text("clock_timestamp()") if default_now else None
@@ -26,6 +54,10 @@ def _account() -> sa.Column[str]:
 
 
 def upgrade() -> None:
+    # The kinds of reversals: the same as those of voided invoices, whichever of the two migrations comes first.
+    op.drop_constraint(op.f("ledger_entry_kind_check"), "ledger_entry", type_="check")
+    op.create_check_constraint(op.f("ledger_entry_kind_check"), "ledger_entry", f"kind IN ({KINDS})")
+    op.execute(KEEP_BALANCE)
     op.add_column("stripe_subscription", sa.Column("automatic_tax", sa.Boolean(), nullable=True))
     _create_holds()
     _create_disputes()
