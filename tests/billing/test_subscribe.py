@@ -31,7 +31,7 @@ def broken(bench: Bench, where: str, *, commits: int = 2) -> dict[str, Any]:
         case "after the first commit":
             return {"transaction": crashing(bench.transaction, 1, committed=True)}
         case "after the call":
-            return {"stripe": Wrapped(bench.stripe, after=crash)}
+            return {"stripe": Wrapped(bench.stripe, after=crash, only="create_")}
         case "before the last commit":
             return {"transaction": crashing(bench.transaction, commits, committed=False)}
     return {"transaction": crashing(bench.transaction, commits, committed=True)}
