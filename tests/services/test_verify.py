@@ -14,12 +14,12 @@ REOPENED = """
     SELECT attribution_id, instance_id, workspace_class, started_at, ended_at, final_at, '2020-01-01Z'
     FROM workspace_instance WHERE final_at IS NOT NULL
 """
-CLAIMED = "INSERT INTO allowance_claim SELECT gen_random_uuid(), NULL, {account}, {at}, now(), 'service:x'"
 REST = "kind, credit_cents, effective_at, posted_at, description, instance_id FROM ledger_entry"
 TWICE = (
     "INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, posted_at, description, "
     "instance_id) SELECT"
 )
+CLAIMED = "INSERT INTO allowance_claim SELECT gen_random_uuid(), NULL, {account}, {at}, now(), 'service:x'"
 DAMAGES = [
     ("allowances_have_accounts", CLAIMED.format(account="'team:x'", at="now()")),
     (

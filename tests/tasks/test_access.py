@@ -43,6 +43,9 @@ NEEDED: Final[dict[str, tuple[Role, dict[str, Any]]]] = {
     "usage.check_entitlement": (Role.OWNER, AT),
     "usage.set_limit_thresholds": (Role.OWNER, AT | {"thresholds": [50]}),
     "usage.list": (Role.MEMBER, AT | RANGE),
+    "usage.report": (Role.MEMBER, AT | RANGE | {"group_by": ["user_id"]}),
+    "usage.release_quarantined": (Role.ADMINISTRATOR, {"everything": True, "dry_run": False, "at": NOW}),
+    "usage.drop_quarantined": (Role.ADMINISTRATOR, {"everything": True, "dry_run": False, "at": NOW}),
     "usage.get_cost_center": (Role.OWNER, AT),
     "usage.set_cost_center": (Role.ADMINISTRATOR, AT | {"billing_strategy": "other", "spending_limit": 7}),
     "usage.explain": (Role.OWNER, {"instance_id": str(make_id("theirs")), "at": NOW}),
@@ -58,9 +61,6 @@ NEEDED: Final[dict[str, tuple[Role, dict[str, Any]]]] = {
     "billing.get_price_information": (Role.MEMBER, {"attribution_id": team()}),
     "billing.preview_invoice": (Role.OWNER, {"attribution_id": team()}),
     "billing.on_charge_dispute": (Role.ADMINISTRATOR, {"dispute_id": "du_1", "at": NOW}),
-    "usage.report": (Role.ADMINISTRATOR, AT | RANGE),
-    "usage.release_quarantined": (Role.ADMINISTRATOR, {"everything": True, "at": NOW}),
-    "usage.drop_quarantined": (Role.ADMINISTRATOR, {"everything": True, "at": NOW}),
     "directory.upsert_users": (Role.SERVICE, {"users": [], "at": NOW}),
     "directory.upsert_teams": (Role.SERVICE, {"teams": [], "at": NOW}),
 }
@@ -178,6 +178,20 @@ def test_a_member_lists_their_own_usage_and_nobody_elses(lived_in: Runtime) -> N
     second = ask("usage.list", MEMBER, page=2, per_page=1)
     assert [row["instance_id"] for row in second["entries"]] == [str(make_id("own"))]
     assert second["total_pages"] == 2
+
+
+def test_a_report_to_a_member_is_of_their_own_usage_and_that_of_all_accounts_is_not_for_owners(
+    lived_in: Runtime,
+) -> None:
+    by_user = {row["user_id"]: row["credit_cents"] for row in ask("usage.report", OWNER)["rows"]}
+    assert by_user == {str(make_id("ann")): 1200, str(make_id("bob")): 2400}
+    own = ask("usage.report", MEMBER)
+    assert {row["user_id"]: row["credit_cents"] for row in own["rows"]} == {str(make_id("ann")): 1200}
+    assert own["totals"]["credit_cents"] == 1200
+    of_all = {"attribution_id": None, "group_by": ["attribution_id"]}
+    assert not any(admitted("usage.report", actor, **of_all) for actor in (MEMBER, OWNER))
+    everybody = {row["attribution_id"] for row in ask("usage.report", ADMINISTRATOR, **of_all)["rows"]}
+    assert everybody == {team(), team("other")}
 
 
 def test_a_member_has_their_own_sessions_explained_and_no_other_entry(lived_in: Runtime) -> None:

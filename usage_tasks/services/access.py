@@ -29,8 +29,8 @@ def admit_to_set_cost_center(connection: Connection, actor: Actor, account: Acco
     admit(connection, actor, account, needed=needed_to_set_cost_center(held, asked))
 
 
-def find_whose_usage(connection: Connection, actor: Actor, account: Account) -> UUID | None:
-    """Answer whose usage of an account an actor may see: a member their own, None is everybody's.
+def find_whose_usage(connection: Connection, actor: Actor, account: Account | None) -> UUID | None:
+    """Answer whose usage of an account, or of all, an actor may see: a member their own, None is everybody's.
 
     Raises AccessError for a stranger.
     """
