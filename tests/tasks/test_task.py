@@ -109,15 +109,15 @@ def test_the_wait_doubles_within_its_bounds() -> None:
 
 def test_what_stripe_asks_to_wait_is_waited_within_the_bounds(rt: Runtime) -> None:
     policy = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=10))
-    assert policy.countdown_seconds(0, asked_seconds=7) == 7
-    assert policy.countdown_seconds(0, asked_seconds=3600) == 10
-    assert 5 <= policy.countdown_seconds(9, asked_seconds=1) <= 10
+    assert policy.countdown_seconds(0, asked=timedelta(seconds=7)) == 7
+    assert policy.countdown_seconds(0, asked=timedelta(hours=1)) == 10
+    assert 5 <= policy.countdown_seconds(9, asked=timedelta(seconds=1)) <= 10
 
 
 def test_a_task_that_stripe_puts_off_comes_back_when_stripe_said(rt: Runtime) -> None:
     @task(name="billing.asked_to_wait", time_limit=timedelta(seconds=1))
     def put_off() -> None:
-        raise RetryableError("busy", retry_after_seconds=41)
+        raise RetryableError("busy", retry_after=timedelta(seconds=41))
 
     try:
         with as_if_delivered(put_off), pytest.raises(CeleryRetry) as retried:
@@ -129,7 +129,7 @@ def test_a_task_that_stripe_puts_off_comes_back_when_stripe_said(rt: Runtime) ->
 
 
 def test_errors_keep_what_they_carry_between_processes() -> None:
-    for error in (RetryableError("busy", retry_after_seconds=3), DeclinedError("no", "insufficient_funds")):
+    for error in (RetryableError("busy", retry_after=timedelta(seconds=3)), DeclinedError("no", "insufficient_funds")):
         again = pickle.loads(pickle.dumps(error))  # noqa: S301 - what the pool does
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 

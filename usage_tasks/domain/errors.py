@@ -1,16 +1,18 @@
 """Three kinds of failure, told apart by what may be done about them."""
 
+from datetime import timedelta
+
 
 class UsageError(Exception):
     """The root of the errors this system raises on purpose."""
 
 
 class RetryableError(UsageError):
-    """The world is busy: the same call may succeed later, and not before it says so where it does."""
+    """The world is busy: the same call may succeed later, `retry_after` at the earliest where it said so."""
 
-    def __init__(self, message: str = "", *, retry_after_seconds: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_after = retry_after
 
 
 class PermanentError(UsageError):

@@ -6,6 +6,7 @@ The same client speaks to Stripe and to a stand-in: only the base address differ
 import re
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Final, TypeVar
 
 import stripe
@@ -161,7 +162,7 @@ def translate(error: stripe.StripeError, operation: str) -> UsageError:
     # The SDK raises APIError also for an answer that it can't read, such as a proxy's page or half a reply.
     busy = isinstance(error, stripe.APIConnectionError | stripe.RateLimitError | stripe.APIError)
     if busy or status >= _HTTP_SERVER_ERROR or status == _HTTP_CONFLICT or code == "lock_timeout":
-        return RetryableError(told, retry_after_seconds=_retry_after(error))
+        return RetryableError(told, retry_after=_retry_after(error))
     if isinstance(error, stripe.CardError):
         return DeclinedError(told, decline_code=getattr(error.error, "decline_code", None) or code)
     # Stripe's message may repeat a value: of a payer that would be personal.
@@ -170,10 +171,10 @@ def translate(error: stripe.StripeError, operation: str) -> UsageError:
     return kind(f"{told}: {message}")
 
 
-def _retry_after(error: stripe.StripeError) -> float | None:
-    """How many seconds Stripe asks us to wait, where it says so."""
+def _retry_after(error: stripe.StripeError) -> timedelta | None:
+    """How long Stripe asks us to wait, where it says so."""
     stated = (error.headers or {}).get("Retry-After", "")
-    return float(stated) if re.fullmatch(r"[0-9]{1,6}", stated) else None
+    return timedelta(seconds=int(stated)) if re.fullmatch(r"[0-9]{1,6}", stated) else None
 
 
 def _is_duplicate(error: PermanentError, identifier: str) -> bool:

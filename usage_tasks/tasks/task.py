@@ -34,14 +34,14 @@ class Retry:
     first: timedelta
     longest: timedelta
 
-    def countdown_seconds(self, retries: int, *, asked_seconds: float | None = None) -> float:
+    def countdown_seconds(self, retries: int, *, asked: timedelta | None = None) -> float:
         """How long to wait before the next attempt: between half the step and the whole, and no less than was asked.
 
         Never longer than the longest step: a waiting message is not to outlast the broker's patience.
         """
         doublings = min(retries, 16)
         step = min(self.longest.total_seconds(), self.first.total_seconds() * (1 << doublings))
-        return max(step * random.uniform(0.5, 1), min(asked_seconds or 0, self.longest.total_seconds()))
+        return max(step * random.uniform(0.5, 1), min(asked or timedelta(0), self.longest).total_seconds())
 
 
 DATABASE: Final = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=60))
@@ -118,7 +118,7 @@ def _run(
         outcome = "done"
     except RetryableError as error:
         outcome = "retried" if self.request.retries < retry.attempts_max else "exhausted"
-        wait = retry.countdown_seconds(self.request.retries, asked_seconds=error.retry_after_seconds)
+        wait = retry.countdown_seconds(self.request.retries, asked=error.retry_after)
         raise self.retry(exc=error, countdown=wait, **_HIDDEN) from error
     except PermanentError as error:
         outcome = "refused"
