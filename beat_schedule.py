@@ -23,7 +23,12 @@ def make_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "billing.advance_dunning": timedelta(hours=1),
     }
     # What a lost message would have done is in a table; a sweep gets to it all the same.
-    sweeps = ("billing.send_meter_events", "stripe.apply_events", "maintenance.dispatch_outbox")
+    sweeps = (
+        "billing.send_meter_events",
+        "billing.release_holds",
+        "stripe.apply_events",
+        "maintenance.dispatch_outbox",
+    )
     ticks = {name: _tick(name, period, kwargs={"scheduled": True}) for name, period in jobs.items() if period}
     return ticks | {name: _tick(name, _SWEEP, kwargs={}) for name in sweeps}
 

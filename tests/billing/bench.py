@@ -255,7 +255,7 @@ def crashing(transaction: Transaction, nth: int, *, committed: bool) -> Transact
 
 
 class Wrapped:
-    """The real gateway with something that happens before or after a call."""
+    """The real gateway with something that happens before or after a call, or only one whose name begins so."""
 
     def __init__(
         self,
@@ -263,11 +263,14 @@ class Wrapped:
         *,
         before: Callable[[], None] | None = None,
         after: Callable[[], None] | None = None,
+        only: str = "",
     ) -> None:
-        self._stripe, self._before, self._after = stripe, before, after
+        self._stripe, self._before, self._after, self._only = stripe, before, after, only
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._stripe, name)
+        if not name.startswith(self._only):
+            return call
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if self._before:

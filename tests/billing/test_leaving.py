@@ -127,7 +127,7 @@ def test_an_end_whose_event_was_lost_is_found_by_the_next_look(bench: Bench) -> 
 def test_a_subscription_whose_answer_was_lost_is_stored_by_its_event_once_nobody_else_will(bench: Bench) -> None:
     bench.customer(ACCOUNT)
     with pytest.raises(CrashError):
-        bench.subscription(ACCOUNT, stripe=Wrapped(bench.stripe, after=crash))
+        bench.subscription(ACCOUNT, stripe=Wrapped(bench.stripe, after=crash, only="create_subscription"))
     assert bench.handle_all(BEGIN).retried > 0
     assert bench.rows("SELECT 1 FROM stripe_subscription WHERE stripe_subscription_id IS NOT NULL") == []
     bench.execute("UPDATE stripe_subscription SET created_at = created_at - interval '1 hour'")

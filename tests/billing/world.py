@@ -11,7 +11,7 @@ import requests
 import stripe
 
 from usage_tasks.stripe_gateway.live import LiveGateway
-from usage_tasks.stripe_simulator import Settings, invoicing, serve
+from usage_tasks.stripe_simulator import Settings, collecting, serve
 from usage_tasks.stripe_simulator.server import Server
 
 KEY = "sk_test_simulator"
@@ -60,9 +60,7 @@ class StripeWorld:
     def collect(self, invoice_id: str) -> None:
         """Let Stripe try once more to be paid, also for an invoice that was given up."""
         with self.server.simulator.world() as world:
-            invoice = world.get("invoice", invoice_id)
-            customer = world.get("customer", invoice["customer"])
-            invoicing._collect(world, invoice, customer, at=world.now())
+            collecting.collect(world, world.get("invoice", invoice_id), at=world.now())
 
     def replace(self, invoice_id: str, revision: str) -> None:
         """Let an invoice be one that a revision replaces."""

@@ -57,6 +57,12 @@ NEEDED: Final[dict[str, tuple[Role, dict[str, Any]]]] = {
     "billing.create_stripe_subscription": (Role.OWNER, {"attribution_id": team()}),
     "billing.cancel_subscription": (Role.OWNER, AT),
     "billing.finalize_invoice": (Role.ADMINISTRATOR, AT | {"stripe_invoice_id": "in_1"}),
+    "billing.get_stripe_customer": (Role.OWNER, AT),
+    "billing.create_hold_payment_intent": (Role.OWNER, AT),
+    "billing.update_customer_subscriptions_tax_state": (Role.OWNER, AT),
+    "billing.get_price_information": (Role.MEMBER, {"attribution_id": team()}),
+    "billing.preview_invoice": (Role.OWNER, {"attribution_id": team()}),
+    "billing.on_charge_dispute": (Role.ADMINISTRATOR, {"dispute_id": "du_1", "at": NOW}),
     "directory.upsert_users": (Role.SERVICE, {"users": [], "at": NOW}),
     "directory.upsert_teams": (Role.SERVICE, {"teams": [], "at": NOW}),
 }

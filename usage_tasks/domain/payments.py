@@ -51,10 +51,12 @@ class MeterEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceLine:
-    """One line of an invoice; `quantity` is credits where the price is one of ours."""
+    """One line of an invoice; `quantity` is credits where the price is one of ours, `amount` currency cents."""
 
     price_id: str | None
     quantity: Decimal
+    line_id: str = ""
+    amount: int = 0
 
 
 class InvoiceStatus(StrEnum):

@@ -5,7 +5,8 @@ and two calls at once end in one customer and one subscription.
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -15,10 +16,14 @@ from usage_tasks.domain.cycles import Cycle
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, Subscription
 from usage_tasks.services.cost_center import check_limit, set_cost_center
+from usage_tasks.services.payers import adopt_customer, search_customer
 from usage_tasks.services.sync import Transaction
 from usage_tasks.storage import audit, cost_centers, stripe_accounts, subscriptions
 from usage_tasks.storage.stripe_accounts import SubscriptionRow
 from usage_tasks.stripe_gateway.protocol import StripeGateway
+
+_KEY_KEPT: Final = timedelta(hours=12)
+"""Well below the 24 hours for which Stripe answers the same key with the same customer."""
 
 
 def create_customer(
@@ -30,10 +35,16 @@ def create_customer(
         if reserved.deleted:
             _check_not_subscribed(connection, customer)
             reserved = stripe_accounts.reserve_customer_again(connection, reserved)
+        lost = stripe_accounts.is_unanswered(connection, customer.attribution_id, longer_than=_KEY_KEPT)
     if reserved.currency != customer.currency:
         raise InvalidInputError("currency", customer.currency, f"{reserved.currency}, as was asked for before")
     if reserved.customer_id is not None:
         return reserved.customer_id
+    if lost:  # Stripe remembers a key for a day: what it made then can only be found
+        found = search_customer(stripe, customer.attribution_id)
+        if found is not None:
+            adopt_customer(transaction, found, customer.attribution_id, at=at, actor=actor)
+            return found.customer_id
     customer_id = stripe.create_customer(customer, idempotency_key=reserved.idempotency_key)
     with transaction() as connection:
         if stripe_accounts.complete_customer(connection, customer.attribution_id, customer_id):
@@ -78,8 +89,15 @@ def create_subscription(
         )
     if reserved.subscription_id is not None:
         return reserved.subscription_id
+    # Told once, for the same key must come with the same terms.
+    taxed = stripe.get_customer(customer.customer_id).automatic_tax
+    with transaction() as connection:
+        taxed = stripe_accounts.decide_tax(connection, reserved, automatic_tax=taxed)
     made = stripe.create_subscription(
-        customer.customer_id, price_id=reserved.price_id, idempotency_key=reserved.idempotency_key
+        customer.customer_id,
+        price_id=reserved.price_id,
+        idempotency_key=reserved.idempotency_key,
+        automatic_tax=taxed,
     )
     with transaction() as connection:
         store_subscription(

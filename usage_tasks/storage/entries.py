@@ -57,6 +57,27 @@ def find_cents(connection: Connection, attribution_id: AttributionId, key: str) 
     return CreditCents(rows[0].credit_cents) if rows else None
 
 
+def find_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry | None:
+    """Answer the entry that stands under a key, if one does."""
+    return get_entry(connection, attribution_id, key) if _stands(connection, attribution_id, key) else None
+
+
+def _stands(connection: Connection, attribution_id: AttributionId, key: str) -> bool:
+    statement = "SELECT 1 FROM ledger_entry WHERE attribution_id = :account AND key = :key"
+    return bool(fetch(connection, statement, account=attribution_id, key=key))
+
+
+def sum_below(connection: Connection, attribution_id: AttributionId, prefix: str, suffix: str) -> int:
+    """Add up the cents of the entries whose keys begin and end so."""
+    statement = """
+        SELECT COALESCE(sum(credit_cents), 0)::bigint AS cents FROM ledger_entry
+        WHERE attribution_id = :account AND starts_with(key, :prefix) AND right(key, length(:suffix)) = :suffix
+            AND key >= :prefix
+    """
+    row = fetch_one(connection, statement, account=attribution_id, prefix=prefix, suffix=suffix)
+    return int(row.cents)
+
+
 def has_entry_since(connection: Connection, attribution_id: AttributionId, kind: EntryKind, *, since: datetime) -> bool:
     """Tell whether an account has an entry of a kind that took effect after an instant."""
     statement = """

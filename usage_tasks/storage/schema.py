@@ -33,6 +33,7 @@ from sqlalchemy.types import TypeEngine
 
 from usage_tasks.domain.access import TeamRole
 from usage_tasks.domain.cost_centers import BillingStrategy
+from usage_tasks.domain.disputes import DisputeStatus
 from usage_tasks.domain.dunning import DunningState
 from usage_tasks.domain.grants import LapseReason
 from usage_tasks.domain.ledger import USAGE_KINDS, EntryKind
@@ -381,6 +382,8 @@ stripe_subscription = Table(
     Column("stripe_subscription_id", Text, unique=True),
     _required("idempotency_key", Text()),
     _required("price_id", Text()),
+    # What the call was made with, and is made with again after a crash; null until it is about to be made.
+    Column("automatic_tax", Boolean),
     _moment("created_at", default_now=True),
     # Since when it bills nothing more: Stripe has ended it, and its last invoice is booked.
     _moment("ended_at", nullable=True),
@@ -496,6 +499,63 @@ dunning = Table(
     _required("reminders", Integer(), default="0"),
     _moment("changed_at"),
     _one_of("state", DunningState),
+)
+
+# A row before the call; one that is not released is found by a sweep, whatever became of the call.
+payment_hold = Table(
+    "payment_hold",
+    metadata,
+    _account(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("stripe_payment_intent_id", Text, unique=True),
+    _required("idempotency_key", Text()),
+    _required("currency", Text()),
+    _moment("created_at", default_now=True),
+    _moment("release_at"),
+    _moment("claimed_until", nullable=True),
+    # When the card was seen to be good for it, and its payment method had become the customer's default.
+    _moment("confirmed_at", nullable=True),
+    _moment("released_at", nullable=True),
+    ForeignKeyConstraint(["attribution_id"], ["stripe_customer.attribution_id"]),
+    Index(
+        "payment_hold_open_idx",
+        "attribution_id",
+        unique=True,
+        postgresql_where=text("released_at IS NULL"),
+    ),
+    Index("payment_hold_due_idx", "release_at", postgresql_where=text("released_at IS NULL")),
+)
+
+stripe_dispute = Table(
+    "stripe_dispute",
+    metadata,
+    _account(primary_key=True),
+    Column("stripe_dispute_id", Text(collation="C"), primary_key=True, unique=True),
+    _required("status", Text()),
+    _required("reason", Text()),
+    _required("amount", BigInteger()),
+    _required("currency", Text()),
+    _moment("created_at"),
+    _moment("changed_at", default_now=True),
+    # Who was responsible when it began to block; kept when it blocks no more.
+    _required("blocked_user_ids", ARRAY(Uuid()), default="'{}'"),
+    # The platform was told to find the owners itself, for nobody had said who they are.
+    _required("blocked_account", Boolean(), default="false"),
+    _one_of("status", DisputeStatus),
+)
+
+stripe_refund = Table(
+    "stripe_refund",
+    metadata,
+    _account(primary_key=True),
+    Column("stripe_refund_id", Text(collation="C"), primary_key=True, unique=True),
+    _required("status", Text()),
+    _required("amount", BigInteger()),
+    _required("currency", Text()),
+    Column("stripe_invoice_id", Text),
+    _moment("created_at"),
+    _moment("changed_at", default_now=True),
+    CheckConstraint("amount >= 0", name="amount"),
 )
 
 REPORT_STATES = ("pending", "accepted", "parked")

@@ -1,10 +1,12 @@
 """Stripe's customers and subscriptions of our accounts: a row before the call, completed after it."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.customers import StripeCustomer
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, StripeSubscriptionId
 from usage_tasks.storage.rows import execute, fetch
 
@@ -81,6 +83,47 @@ def find_customer(connection: Connection, attribution_id: AttributionId) -> Cust
     statement = f"SELECT {_CUSTOMER} FROM stripe_customer WHERE attribution_id = :account"
     rows = fetch(connection, statement, account=attribution_id)
     return CustomerRow(**rows[0]._mapping) if rows else None
+
+
+def is_unanswered(connection: Connection, attribution_id: AttributionId, *, longer_than: timedelta) -> bool:
+    """Tell whether a customer was asked for that long ago, and what Stripe answered was never stored."""
+    statement = """
+        SELECT 1 FROM stripe_customer WHERE attribution_id = :account AND stripe_customer_id IS NULL
+            AND created_at < clock_timestamp() - CAST(:age AS interval)
+    """
+    return bool(fetch(connection, statement, account=attribution_id, age=longer_than))
+
+
+def adopt_customer(connection: Connection, attribution_id: AttributionId, found: StripeCustomer) -> bool:
+    """Store a customer that was found in Stripe, unless another one stands; tell whether this call did."""
+    statement = """
+        INSERT INTO stripe_customer AS held
+            (attribution_id, stripe_customer_id, currency, billing_creator_user_id, idempotency_key)
+        VALUES (:account, :customer, :currency, :creator, 'customer:' || :account)
+        ON CONFLICT (attribution_id) DO UPDATE SET stripe_customer_id = EXCLUDED.stripe_customer_id
+        WHERE held.stripe_customer_id IS NULL
+    """
+    return (
+        execute(
+            connection,
+            statement,
+            account=attribution_id,
+            customer=found.customer_id,
+            currency=found.preferred_currency,
+            creator=found.billing_creator_user_id or "",
+        )
+        == 1
+    )
+
+
+def decide_tax(connection: Connection, row: SubscriptionRow, *, automatic_tax: bool) -> bool:
+    """Store what a subscription's call is about to be made with, unless that stands already; answer what stands."""
+    statement = """
+        UPDATE stripe_subscription SET automatic_tax = COALESCE(automatic_tax, :automatic_tax)
+        WHERE attribution_id = :account AND number = :number RETURNING automatic_tax
+    """
+    stands = fetch(connection, statement, account=row.attribution_id, number=row.number, automatic_tax=automatic_tax)
+    return bool(stands[0].automatic_tax)
 
 
 def find_account(connection: Connection, customer_id: StripeCustomerId) -> AttributionId | None:

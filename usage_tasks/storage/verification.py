@@ -158,8 +158,8 @@ _KEYS = """
         )
         WHEN 'credit_note' THEN key LIKE 'note:_%'
         WHEN 'grant_burn' THEN key LIKE 'grant:_%'
-        WHEN 'invoice_reversal' THEN key LIKE 'invoice-_%'
-        WHEN 'write_off' THEN key LIKE 'write-off-_%'
+        WHEN 'invoice_reversal' THEN key LIKE 'invoice-_%' OR key LIKE 'invoice:_%:credit_note:_%_invoiced'
+        WHEN 'write_off' THEN key LIKE 'write-off-_%' OR key LIKE 'invoice:_%:credit_note:_%_forgiven'
         ELSE key <> ''
     END IS NOT TRUE
 """

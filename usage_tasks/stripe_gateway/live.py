@@ -5,16 +5,14 @@ The same client speaks to Stripe and to a stand-in: only the base address differ
 
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 import stripe
 from stripe.params import InvoiceListParams, InvoiceListParamsCreated
 
-from usage_tasks.domain.errors import PermanentError, RetryableError, UsageError
+from usage_tasks.domain.errors import DeclinedError, NotFoundError, PermanentError, RetryableError, UsageError
 from usage_tasks.domain.payments import (
     Invoice,
     InvoicePage,
@@ -27,8 +25,9 @@ from usage_tasks.domain.payments import (
     SubscriptionStanding,
 )
 from usage_tasks.stripe_gateway import objects
-from usage_tasks.stripe_gateway.objects import moment as _moment
-from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS
+from usage_tasks.stripe_gateway.observing import Noting, observed
+from usage_tasks.stripe_gateway.payments import PaymentCalls
+from usage_tasks.stripe_gateway.reading import moment
 
 CONNECT_SECONDS_MAX: Final = 2.0
 READ_SECONDS_MAX: Final = 8.0
@@ -36,12 +35,17 @@ CALL_SECONDS_MAX: Final = CONNECT_SECONDS_MAX + READ_SECONDS_MAX
 _LINES_PER_PAGE: Final = 100
 _HTTP_CONFLICT: Final = 409
 _HTTP_SERVER_ERROR: Final = 500
-_UNSPEAKABLE: Final = re.compile(r"\b(?:sk|rk|whsec)_\w+|\S+@\S+")  # secrets and e-mail addresses
+_PERSONAL: Final = ("customers.", "payment_methods.", "payment_intents.")
+_UNSPEAKABLE: Final = re.compile(
+    r"\b(?:sk|rk|whsec|pm|card|src|tok)_\w+|\w+_secret_\w+|\S+@\S+|\b[0-9](?:[ -]?[0-9]){11,18}\b"
+)
+"""Secrets, ids of payment methods, e-mail addresses, card numbers."""
+
 
 Result = TypeVar("Result")
 
 
-class LiveGateway:
+class LiveGateway(PaymentCalls):
     """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key."""
 
     def __init__(
@@ -79,13 +83,18 @@ class LiveGateway:
         return StripeCustomerId(created.id)
 
     def create_subscription(
-        self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str
+        self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str, automatic_tax: bool = False
     ) -> Subscription:
         """See StripeGateway."""
         created = self._call(
             "subscriptions.create",
             lambda client: client.v1.subscriptions.create(
-                {"customer": customer_id, "items": [{"price": price_id}], "billing_mode": {"type": "flexible"}},
+                {
+                    "customer": customer_id,
+                    "items": [{"price": price_id}],
+                    "automatic_tax": {"enabled": automatic_tax},
+                    "billing_mode": {"type": "flexible"},
+                },
                 {"idempotency_key": idempotency_key},
             ),
         )
@@ -94,8 +103,8 @@ class LiveGateway:
             subscription_id=StripeSubscriptionId(created.id),
             customer_id=customer_id,
             price_id=price_id,
-            current_period_start=_moment(item.current_period_start),
-            current_period_end=_moment(item.current_period_end),
+            current_period_start=moment(item.current_period_start),
+            current_period_end=moment(item.current_period_end),
         )
 
     def send_meter_event(self, event: MeterEvent) -> None:
@@ -168,35 +177,25 @@ class LiveGateway:
                 raise
 
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
-        with _observed(operation):
+        client = self._client()
+        with observed(operation, self._local.http_client):
             try:
-                return call(self._client())
+                return call(client)
             except stripe.StripeError as error:
-                raise translate(error, operation) from error
+                # Not `from error`: its text would be part of every traceback, and may hold what a payer has entered.
+                raise translate(error, operation) from None
 
     def _client(self) -> stripe.StripeClient:
         client: stripe.StripeClient | None = getattr(self._local, "client", None)
         if client is None:
+            self._local.http_client = Noting(timeout=(CONNECT_SECONDS_MAX, self._read_seconds_max))
             client = self._local.client = stripe.StripeClient(
                 self._secret_key,
                 base_addresses={"api": self._api_base} if self._api_base else {},
                 max_network_retries=0,
-                http_client=stripe.RequestsClient(timeout=(CONNECT_SECONDS_MAX, self._read_seconds_max)),
+                http_client=self._local.http_client,
             )
         return client
-
-
-@contextmanager
-def _observed(operation: str) -> Iterator[None]:
-    started = time.perf_counter()
-    outcome = "ok"
-    try:
-        yield
-    except UsageError as error:
-        outcome = "retryable" if isinstance(error, RetryableError) else "permanent"
-        raise
-    finally:
-        STRIPE_CALL_SECONDS.labels(operation, outcome).observe(time.perf_counter() - started)
 
 
 def translate(error: stripe.StripeError, operation: str) -> UsageError:
@@ -207,14 +206,23 @@ def translate(error: stripe.StripeError, operation: str) -> UsageError:
     # The SDK raises APIError also for an answer that it can't read, such as a proxy's page or half a reply.
     busy = isinstance(error, stripe.APIConnectionError | stripe.RateLimitError | stripe.APIError)
     if busy or status >= _HTTP_SERVER_ERROR or status == _HTTP_CONFLICT or code == "lock_timeout":
-        return RetryableError(told)
-    # Stripe's message may repeat a value: of a customer that would be personal.
-    message = "" if operation.startswith("customers.") else _UNSPEAKABLE.sub("...", error.user_message or "")
-    return PermanentError(f"{told}: {message}")
+        return RetryableError(told, retry_after=_retry_after(error))
+    if isinstance(error, stripe.CardError):
+        return DeclinedError(told, decline_code=getattr(error.error, "decline_code", None) or code)
+    # Stripe's message may repeat a value: of a payer that would be personal.
+    message = "" if operation.startswith(_PERSONAL) else _UNSPEAKABLE.sub("...", error.user_message or "")
+    kind = NotFoundError if code == "resource_missing" else PermanentError
+    return kind(f"{told}: {message}")
+
+
+def _retry_after(error: stripe.StripeError) -> timedelta | None:
+    """How long Stripe asks us to wait, where it says so."""
+    stated = (error.headers or {}).get("Retry-After", "")
+    return timedelta(seconds=int(stated)) if re.fullmatch(r"[0-9]{1,6}", stated) else None
 
 
 def _is_duplicate(error: PermanentError, identifier: str) -> bool:
-    cause = error.__cause__
+    cause = error.__context__
     return (
         isinstance(cause, stripe.InvalidRequestError)
         and identifier in str(cause.user_message)

@@ -1,8 +1,7 @@
 """Stripe's objects read into the domain's words; whatever does not fit is a PermanentError that names it."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import datetime
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -12,7 +11,6 @@ from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.payments import (
     Amounts,
     Invoice,
-    InvoiceLine,
     InvoiceStatus,
     ListedInvoice,
     StripeCustomerId,
@@ -20,6 +18,7 @@ from usage_tasks.domain.payments import (
     StripeSubscriptionId,
     SubscriptionStanding,
 )
+from usage_tasks.stripe_gateway.reading import id_of, moment, read_line
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -64,13 +63,7 @@ def read_invoice(found: stripe.Invoice, lines: Sequence[stripe.InvoiceLineItem],
             remaining=found.amount_remaining,
         ),
         attempts=found.attempt_count,
-        lines=tuple(
-            InvoiceLine(
-                price_id=_price_of(line),
-                quantity=Decimal(0) if line.quantity_decimal is None else Decimal(line.quantity_decimal),
-            )
-            for line in lines
-        ),
+        lines=tuple(read_line(line) for line in lines),
         fetched_at=fetched_at,
     )
 
@@ -104,21 +97,8 @@ def read_subscription(found: stripe.Subscription, *, fetched_at: datetime) -> Su
     )
 
 
-def moment(unix_seconds: int) -> datetime:
-    """Read a Unix time."""
-    return datetime.fromtimestamp(unix_seconds, tz=UTC)
-
-
 def _optional_moment(unix_seconds: int | None) -> datetime | None:
     return None if unix_seconds is None else moment(unix_seconds)
-
-
-def id_of(reference: object) -> str:
-    """A reference is an id or, where expanded, the object."""
-    identifier = reference if isinstance(reference, str) else getattr(reference, "id", None)
-    if not isinstance(identifier, str):
-        raise PermanentError(f"stripe: a reference without an id: {type(reference).__name__}")
-    return identifier
 
 
 def _status_of(found: stripe.Invoice) -> InvoiceStatus:
@@ -133,8 +113,3 @@ def _subscription_of(found: stripe.Invoice) -> StripeSubscriptionId | None:
     details = found.parent.subscription_details if found.parent is not None else None
     subscription = details.subscription if details is not None else None
     return None if subscription is None else StripeSubscriptionId(id_of(subscription))
-
-
-def _price_of(line: stripe.InvoiceLineItem) -> str | None:
-    details = line.pricing.price_details if line.pricing is not None else None
-    return None if details is None else id_of(details.price)

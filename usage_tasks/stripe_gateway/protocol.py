@@ -14,9 +14,10 @@ from usage_tasks.domain.payments import (
     Subscription,
     SubscriptionStanding,
 )
+from usage_tasks.stripe_gateway.payment_protocol import PaymentGateway
 
 
-class StripeGateway(Protocol):
+class StripeGateway(PaymentGateway, Protocol):
     """Every call may raise RetryableError (call again with the same key) or PermanentError (never succeeds)."""
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
@@ -24,9 +25,9 @@ class StripeGateway(Protocol):
         ...
 
     def create_subscription(
-        self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str
+        self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str, automatic_tax: bool = False
     ) -> Subscription:
-        """Subscribe a customer to one metered price; the same key answers with the same subscription."""
+        """Subscribe a customer to one metered price; the same key, with the same terms, answers with the same one."""
         ...
 
     def send_meter_event(self, event: MeterEvent) -> None:

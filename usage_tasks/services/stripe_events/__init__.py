@@ -9,7 +9,12 @@ services/subscriptions.py. Any type that is not in the table is stored and count
 from collections.abc import Mapping
 from typing import Final
 
-from usage_tasks.services.stripe_events import customers, invoices, subscriptions
+from usage_tasks.services.stripe_events import customers, invoices, payments, subscriptions
 from usage_tasks.services.stripe_events.desk import Handler
 
-HANDLERS: Final[Mapping[str, Handler]] = {**invoices.HANDLERS, **subscriptions.HANDLERS, **customers.HANDLERS}
+HANDLERS: Final[Mapping[str, Handler]] = {
+    **invoices.HANDLERS,
+    **subscriptions.HANDLERS,
+    **customers.HANDLERS,
+    **payments.HANDLERS,
+}
