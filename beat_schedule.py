@@ -19,9 +19,16 @@ def make_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "usage.reconcile": settings.controller_schedule,
         "usage.reset": settings.reset_usage_schedule,
         "billing.sync": settings.billing_sync_schedule,
+        # Daily; ticked hourly, so that a beat that is restarted every day does not starve it.
+        "billing.drift_report": settings.billing_sync_schedule and timedelta(hours=1),
     }
     # What a lost message would have done is in a table; a sweep gets to it all the same.
-    sweeps = ("billing.send_meter_events", "stripe.apply_events", "maintenance.dispatch_outbox")
+    sweeps = (
+        "billing.send_meter_events",
+        "billing.settle_doubts",
+        "stripe.apply_events",
+        "maintenance.dispatch_outbox",
+    )
     ticks = {name: _tick(name, period, kwargs={"scheduled": True}) for name, period in jobs.items() if period}
     return ticks | {name: _tick(name, _SWEEP, kwargs={}) for name in sweeps}
 

@@ -20,6 +20,7 @@ app = Celery(
         "usage_tasks.tasks.explain",
         "usage_tasks.tasks.credit",
         "usage_tasks.tasks.billing",
+        "usage_tasks.tasks.metering",
         "usage_tasks.tasks.stripe",
         "usage_tasks.tasks.maintenance",
     ],

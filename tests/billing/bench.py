@@ -18,8 +18,9 @@ from usage_tasks.domain.payments import NewCustomer
 from usage_tasks.services.apply_events import Applied, apply_events, parse_event
 from usage_tasks.services.reconcile import post_batch
 from usage_tasks.services.record import record_reports
+from usage_tasks.services.send import Sent, send_reports
 from usage_tasks.services.subscribe import create_customer, create_subscription
-from usage_tasks.services.sync import Sent, Transaction, report_quantities, send_reports
+from usage_tasks.services.sync import Transaction, report_quantities
 from usage_tasks.storage import balances, inbox
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.entries import Entry, append_entries
@@ -131,8 +132,10 @@ class Bench:
         with self.database.transaction() as connection:
             return report_quantities(connection, at=at)
 
-    def send(self, stripe: StripeGateway | None = None, *, transaction: Transaction | None = None) -> Sent:
-        return send_reports(transaction or self.transaction, stripe or self.stripe, limit=100)
+    def send(
+        self, stripe: StripeGateway | None = None, *, transaction: Transaction | None = None, **options: Any
+    ) -> Sent:
+        return send_reports(transaction or self.transaction, stripe or self.stripe, **{"limit": 100} | options)
 
     def sync_and_send(self, at: datetime) -> None:
         self.world.advance(at)

@@ -7,14 +7,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, TypeVar
 
 import stripe
 
-from usage_tasks.domain.errors import PermanentError, RetryableError, UsageError
+from usage_tasks.domain.errors import AccessDeniedError, PermanentError, RetryableError, UsageError
 from usage_tasks.domain.payments import (
     Invoice,
     InvoiceLine,
@@ -25,21 +25,27 @@ from usage_tasks.domain.payments import (
     StripeSubscriptionId,
     Subscription,
 )
+from usage_tasks.stripe_gateway.metering import MeterReads
 from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS
 
 CONNECT_SECONDS_MAX: Final = 2.0
 READ_SECONDS_MAX: Final = 8.0
 CALL_SECONDS_MAX: Final = CONNECT_SECONDS_MAX + READ_SECONDS_MAX
+RETRY_AFTER_MAX: Final = timedelta(minutes=10)
 _LINES_PER_PAGE: Final = 100
 _HTTP_CONFLICT: Final = 409
+_HTTP_TOO_MANY: Final = 429
 _HTTP_SERVER_ERROR: Final = 500
 _UNSPEAKABLE: Final = re.compile(r"\b(?:sk|rk|whsec)_\w+|\S+@\S+")  # secrets and e-mail addresses
 
 Result = TypeVar("Result")
 
 
-class LiveGateway:
-    """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key."""
+class LiveGateway(MeterReads):
+    """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key.
+
+    `admission` opens a block around each call: it may wait, or raise NotAdmittedError, and sees how the call ended.
+    """
 
     def __init__(
         self,
@@ -48,12 +54,14 @@ class LiveGateway:
         meter_event_name: str,
         api_base: str | None = None,
         read_seconds_max: float = READ_SECONDS_MAX,
+        admission: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         stripe.enable_telemetry = False  # else the SDK writes a file into the user's home
         self._secret_key = secret_key
         self._meter_event_name = meter_event_name
         self._api_base = api_base
         self._read_seconds_max = read_seconds_max
+        self._admission = admission
         self._local = threading.local()
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
@@ -107,6 +115,7 @@ class LiveGateway:
                         "timestamp": int(event.as_of.timestamp()),
                         "payload": {"stripe_customer_id": event.customer_id, "value": str(event.quantity)},
                     },
+                    {"idempotency_key": event.identifier},  # by which an error that comes later names the event
                 ),
             )
         except PermanentError as error:
@@ -125,7 +134,7 @@ class LiveGateway:
         return _invoice(found, lines)
 
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
-        with _observed(operation):
+        with self._admission(), _observed(operation):
             try:
                 return call(self._client())
             except stripe.StripeError as error:
@@ -164,10 +173,20 @@ def translate(error: stripe.StripeError, operation: str) -> UsageError:
     # The SDK raises APIError also for an answer that it can't read, such as a proxy's page or half a reply.
     busy = isinstance(error, stripe.APIConnectionError | stripe.RateLimitError | stripe.APIError)
     if busy or status >= _HTTP_SERVER_ERROR or status == _HTTP_CONFLICT or code == "lock_timeout":
-        return RetryableError(told)
+        return RetryableError(told, retry_after=_retry_after(error))
     # Stripe's message may repeat a value: of a customer that would be personal.
     message = "" if operation.startswith("customers.") else _UNSPEAKABLE.sub("...", error.user_message or "")
-    return PermanentError(f"{told}: {message}")
+    denied = isinstance(error, stripe.AuthenticationError | stripe.PermissionError)
+    return (AccessDeniedError if denied else PermanentError)(f"{told}: {message}")
+
+
+def _retry_after(error: stripe.StripeError) -> timedelta | None:
+    """How long Stripe asks to wait; a 429 that doesn't say so means a second."""
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    stated = headers.get("retry-after", "")
+    if stated.isascii() and stated.isdigit():
+        return min(timedelta(seconds=int(stated)), RETRY_AFTER_MAX)
+    return timedelta(seconds=1) if error.http_status == _HTTP_TOO_MANY else None
 
 
 def _is_duplicate(error: PermanentError, identifier: str) -> bool:

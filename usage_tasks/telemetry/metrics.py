@@ -32,6 +32,13 @@ SNAPSHOT_RUNS: Final = Counter(
     "usage_balance_snapshot_runs", "How bringing the balances in Redis up to date ended.", ["outcome"]
 )
 
+BREAKER_OPENINGS: Final = Counter(
+    "usage_stripe_breaker_openings", "How often Stripe was taken to be away after failures in a row."
+)
+METER_DRIFT: Final = Counter(
+    "usage_meter_drift", "Accounts that a drift report found astray, by what differs.", ["what"]
+)
+
 
 def serve_metrics(port: int, address: str = "127.0.0.1") -> None:
     """Answer Prometheus on a port, for this process and, in multiprocess mode, its children."""
