@@ -17,6 +17,7 @@ from rich.table import Table
 
 from usage_tasks import bulk
 from usage_tasks.celery import app
+from usage_tasks.cli_billing import add_to
 from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor, parse_attribution, parse_uuid
 from usage_tasks.domain.credits import cents_to_credits
@@ -47,6 +48,7 @@ cli = typer.Typer(
 )
 price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
 cli.add_typer(price_commands, name="prices")
+add_to(cli)
 out = Console()
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from tests.billing.population import add_paying, charge_all
 from tests.billing.world import StripeWorld
-from tests.factories import LIMITS, SYSTEM, make_id, session_report
+from tests.factories import LIMITS, SYSTEM, make_id, session_report, team
 from usage_tasks.domain.accounts import AttributionId, parse_attribution
 from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.payments import NewCustomer
@@ -122,6 +123,17 @@ class Bench:
         self.subscription(account)
         self.receive_and_apply(self.now())
         return customer
+
+    def crowd(self, count: int, *, at: datetime, cents: int = 500) -> dict[AttributionId, str]:
+        """Let many accounts pay since an instant, each with a charge and a report of it; answer their customers."""
+        names = [team(f"crowd {number}") for number in range(count)]
+        customers = {name: str(self.world.v1.customers.create({"name": name}).id) for name in names}
+        with self.database.transaction() as connection:
+            add_paying(connection, customers, at=at)
+            charge_all(connection, cents, at=at)
+        self.world.advance(at)
+        self.sync(at)
+        return customers
 
     def now(self) -> datetime:
         """What the simulator's clock shows."""

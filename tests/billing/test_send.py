@@ -265,8 +265,7 @@ def test_the_task_ends_in_error_with_counts_if_a_report_was_parked(bench: Bench,
 
 
 def test_reports_wait_while_stripe_is_down_and_go_when_it_is_back(bench: Bench, redis_url: str) -> None:
-    accounts = [team(number) for number in range(FAILURES_MAX + 6)]
-    with_reports(bench, *accounts)
+    accounts = bench.crowd(FAILURES_MAX + 6, at=NOON)
     pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=1000, cool_off=timedelta(milliseconds=50))
     with answering((500, error("down", kind="api_error"))) as down:
         gateway = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=down.url, admission=pacer.call)
@@ -283,7 +282,7 @@ def test_reports_wait_while_stripe_is_down_and_go_when_it_is_back(bench: Bench, 
 
 
 def test_a_key_that_stripe_does_not_know_parks_nobody(bench: Bench) -> None:
-    with_reports(bench, *[team(number) for number in range(6)])
+    bench.crowd(6, at=NOON)
     with answering((401, error("no such key", kind="invalid_request_error"))) as refusing:
         gateway = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=refusing.url)
         sent = bench.send(gateway)
@@ -293,8 +292,7 @@ def test_a_key_that_stripe_does_not_know_parks_nobody(bench: Bench) -> None:
 
 
 def test_a_run_that_parks_account_after_account_stops(bench: Bench) -> None:
-    accounts = [team(number) for number in range(PARKED_IN_A_ROW_MAX + 8)]
-    with_reports(bench, *accounts)
+    bench.crowd(PARKED_IN_A_ROW_MAX + 8, at=NOON)
     with answering((400, error("no meter"))) as refusing:
         gateway = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=refusing.url)
         sent = bench.send(gateway)
@@ -304,21 +302,21 @@ def test_a_run_that_parks_account_after_account_stops(bench: Bench) -> None:
 
 def test_what_was_put_off_for_a_moment_is_waited_for(bench: Bench) -> None:
     with_reports(bench, ACCOUNT)
-    refusals = iter([RetryableError("busy", retry_after=timedelta(seconds=5.2))])
+    refusals = iter([RetryableError("busy", retry_after=timedelta(seconds=0.2))])
 
     def refuse_once() -> None:
         for refusal in refusals:
             raise refusal
 
     started = time.monotonic()
-    sent = bench.send(Wrapped(bench.stripe, before=refuse_once), patience=timedelta(seconds=10))
+    busy = Wrapped(bench.stripe, before=refuse_once)
+    sent = bench.send(busy, patience=timedelta(seconds=1), pause_after=lambda _: timedelta(0))
     assert sent == Sent(accepted=1, retried=1, parked=0)
-    assert time.monotonic() - started > 5.2
+    assert time.monotonic() - started > 0.2
 
 
 def test_threads_send_each_report_once(bench: Bench) -> None:
-    accounts = [team(number) for number in range(40)]
-    with_reports(bench, *accounts)
+    bench.crowd(40, at=NOON)
     assert bench.send(threads=8) == Sent(accepted=40, retried=0, parked=0)
     assert len(bench.world.meter_events()) == 40
 

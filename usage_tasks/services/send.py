@@ -7,7 +7,7 @@ Stripe refuses as a duplicate, or, a day later, counts as the same value at the 
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,12 +55,14 @@ def send_reports(
     threads: int = 1,
     patience: timedelta = timedelta(0),
     longest: timedelta = timedelta(hours=1),
+    pause_after: Callable[[int], timedelta] = backoff,
 ) -> Sent:
     """Send up to about `limit` reports that are due, those due first; one that fails holds up no other account.
 
-    What is put off for no longer than `patience` is waited for. The run claims nothing more once `longest` is over.
+    What fails for now is put off by `pause_after` so many attempts; for what is due again within `patience` the run
+    waits. It claims nothing more once `longest` is over.
     """
-    run = _Run(transaction, stripe, limit=limit, longest=longest)
+    run = _Run(transaction, stripe, limit=limit, longest=longest, pause_after=pause_after)
     while True:
         run.send_due(threads)
         pause = run.due_again_in()
@@ -72,8 +74,16 @@ def send_reports(
 class _Run:
     """One run of sending, by one thread or several; its counts are all that they share."""
 
-    def __init__(self, transaction: Transaction, stripe: StripeGateway, *, limit: int, longest: timedelta) -> None:
-        self._transaction, self._stripe, self._limit = transaction, stripe, limit
+    def __init__(
+        self,
+        transaction: Transaction,
+        stripe: StripeGateway,
+        *,
+        limit: int,
+        longest: timedelta,
+        pause_after: Callable[[int], timedelta],
+    ) -> None:
+        self._transaction, self._stripe, self._limit, self._pause_after = transaction, stripe, limit, pause_after
         self._gives_up_at = time.monotonic() + longest.total_seconds()
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(Outcome, 0)
@@ -120,7 +130,7 @@ class _Run:
             self._halted = str(error)
             return Settlement(report=report, outcome=Outcome.UNSENT, error=str(error))
         except RetryableError as error:
-            after = max(backoff(report.attempts), error.retry_after or timedelta(0))
+            after = max(self._pause_after(report.attempts), error.retry_after or timedelta(0))
             return Settlement(report=report, outcome=Outcome.RETRY, error=str(error), after=after)
         except PermanentError as error:
             return Settlement(report=report, outcome=Outcome.PARKED, error=str(error))
