@@ -56,9 +56,7 @@ def release_parked(
 
 
 def drift(
-    fix: Annotated[
-        bool, typer.Option("--fix", help="send anew what Stripe did not count, report what is owed")
-    ] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="send anew what is lost, report what is owed")] = False,
     at: Annotated[datetime | None, typer.Option(help="ISO 8601, UTC; default: now")] = None,
 ) -> None:
     """Compare ledger, sent quantities and Stripe's meter, in credits; exit code 1 if an account is astray."""

@@ -184,12 +184,12 @@ def _ask(stripe: StripeGateway, meter_id: str, standing: Standing, *, at: dateti
 def _judge(standing: Standing, owed: _Owed, answer: Answer) -> Drift | None:
     """Say what is astray of an account; the one that matters most, where there are several."""
     kind, stripe, reason = None, None, ""
-    if isinstance(answer, str):
-        kind, reason = DriftKind.UNREADABLE, answer
-    elif answer is not None and answer != standing.quantity:
+    if isinstance(answer, Decimal) and answer != standing.quantity:
         kind, stripe = DriftKind.METER, answer
     elif standing.parked:
         kind = DriftKind.PARKED
+    elif isinstance(answer, str):
+        kind, reason = DriftKind.UNREADABLE, answer
     elif not standing.subscribed and owed.now.ledger:
         kind = DriftKind.UNBILLABLE
     elif standing.subscribed and owed.overdue:

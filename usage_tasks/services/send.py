@@ -28,6 +28,8 @@ LEASE: Final = timedelta(seconds=90)
 PARKED_IN_A_ROW_MAX: Final = 20
 """So many refusals one after the other are hardly the accounts' fault: the run stops, and looks at the set-up first."""
 
+PAUSE_FIRST: Final = timedelta(seconds=2)
+
 _ACTOR: Final = Actor("service:billing.send_meter_events")
 
 
@@ -47,6 +49,11 @@ class Sent:
     more: bool = False
 
 
+def pause_after(attempts: int) -> timedelta:
+    """How long a report waits after so many attempts: 2 s, doubling up to ten minutes."""
+    return backoff(attempts, first=PAUSE_FIRST)
+
+
 def send_reports(
     transaction: Transaction,
     stripe: StripeGateway,
@@ -55,7 +62,7 @@ def send_reports(
     threads: int = 1,
     patience: timedelta = timedelta(0),
     longest: timedelta = timedelta(hours=1),
-    pause_after: Callable[[int], timedelta] = backoff,
+    pause_after: Callable[[int], timedelta] = pause_after,
 ) -> Sent:
     """Send up to about `limit` reports that are due, those due first; one that fails holds up no other account.
 

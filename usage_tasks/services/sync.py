@@ -64,7 +64,7 @@ def settle_period(
     return current
 
 
-def backoff(attempts: int) -> timedelta:
+def backoff(attempts: int, *, first: timedelta = _RETRY_FIRST) -> timedelta:
     """How long to wait after so many attempts: doubling, capped."""
     doublings: int = min(attempts - 1, 10)
-    return min(_RETRY_MAX, _RETRY_FIRST * (1 << doublings))
+    return min(_RETRY_MAX, first * (1 << doublings))

@@ -22,8 +22,8 @@ from usage_tasks.tasks.task import task
 
 SEND_LIMIT: Final = 50_000
 SEND_THREADS: Final = 16
-_PATIENCE: Final = timedelta(seconds=12)
-"""What was put off for no longer than this, the first two times, is waited for."""
+_PATIENCE: Final = timedelta(seconds=20)
+"""What was put off for no longer than this, the first four times, is waited for."""
 
 _LONGEST: Final = timedelta(minutes=3)
 _SENDING: Final = threading.Lock()
