@@ -34,6 +34,7 @@ test: $(VENV)/.dev
 # Every figure beside its floor or peer; a table, and .data/bench.json.
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.sync
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

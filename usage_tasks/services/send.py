@@ -99,15 +99,15 @@ class _Run:
         self._halted: str | None = None
 
     def send_due(self, threads: int) -> None:
-        """Send until nothing is due; the first claim tells whether it is worth starting threads."""
-        claimed = self._send_some()
-        if claimed < CLAIM_LIMIT or threads == 1:
-            while claimed:
-                claimed = self._send_some()
-            return
-        with ThreadPoolExecutor(threads, thread_name_prefix="stripe") as pool:
-            for lane in [pool.submit(self._send_all) for _ in range(threads)]:
-                lane.result()
+        """Send until nothing is due; a claim that is full says that it is worth starting threads.
+
+        A thread that finds nothing may have met others at the same rows: the end is what one alone finds.
+        """
+        while claimed := self._send_some():
+            if claimed == CLAIM_LIMIT and threads > 1:
+                with ThreadPoolExecutor(threads, thread_name_prefix="stripe") as pool:
+                    for lane in [pool.submit(self._send_all) for _ in range(threads)]:
+                        lane.result()
 
     def _send_all(self) -> None:
         while self._send_some():

@@ -67,14 +67,24 @@ def _desired(asked: str) -> str:
     """Compose the CTEs that end in `desired`: what each asked account is to be told at :as_of, and what it was told."""
     return f"""
     {with_balances(asked)}, {_told("CAST(:as_of AS timestamptz)")}, desired AS (
-        SELECT b.attribution_id, told.known_quantity, told.period_starts_at,
-               GREATEST(0, ceil(b.credit_cents / 100.0) - told.billed_quantity)::bigint AS quantity
-        FROM balance b JOIN (
-            SELECT attribution_id, COALESCE(sum(quantity) FILTER (WHERE ended), 0) AS billed_quantity,
+        -- Grouped and not joined: where the planner knows nothing of the tables yet, it would join row by row.
+        SELECT attribution_id, known_quantity, period_starts_at,
+               GREATEST(0, ceil(credit_cents / 100.0) - billed_quantity)::bigint AS quantity
+        FROM (
+            SELECT attribution_id, max(credit_cents) AS credit_cents,
+                   COALESCE(sum(quantity) FILTER (WHERE ended), 0) AS billed_quantity,
                    COALESCE(sum(quantity) FILTER (WHERE NOT ended), 0) AS known_quantity,
                    max(starts_at) FILTER (WHERE NOT ended) AS period_starts_at
-            FROM told GROUP BY attribution_id
-        ) AS told USING (attribution_id)
+            FROM (
+                SELECT attribution_id, credit_cents, NULL::bigint AS quantity, NULL::boolean AS ended,
+                       NULL::timestamptz AS starts_at
+                FROM balance
+                UNION ALL
+                SELECT attribution_id, NULL, quantity, ended, starts_at FROM told
+            ) AS side
+            GROUP BY attribution_id
+            HAVING count(credit_cents) = 1 AND count(ended) > 0
+        ) AS account
     )
     """
 
