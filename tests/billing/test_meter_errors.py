@@ -5,6 +5,7 @@ import pytest
 
 from tests.billing.bench import Bench
 from tests.billing.conftest import BEGIN
+from tests.billing.population import charge_all
 from tests.billing.world import stripe_world
 from tests.factories import DAY, HOUR, SYSTEM, call
 from usage_tasks.coordination.clock import TestClock
@@ -82,6 +83,22 @@ def test_an_event_that_came_too_late_is_dropped_and_the_next_report_tells_it(ben
     assert fields(bench, account).state == "dropped"
     assert bench.sync(NOON + HOUR) == 1
     assert bench.reports(account)[-1] == (NOON + HOUR, 5, "pending")
+
+
+def test_a_failed_report_that_a_later_one_has_overtaken_is_not_sent_after_it(bench: Bench) -> None:
+    ((account, customer),) = bench.crowd(1, at=NOON).items()
+    reject(bench, {customer: "archived_meter"})
+    bench.send()
+    reject(bench, {})
+    with bench.transaction() as connection:
+        charge_all(connection, 200, at=NOON + HOUR)
+    bench.world.advance(NOON + HOUR)
+    bench.sync(NOON + HOUR)
+    bench.send()
+    assert handle(bench).dropped == 1
+    assert [state for _, _, state in bench.reports(account)] == ["dropped", "accepted"]
+    assert bench.sync(NOON + 2 * HOUR) == 0
+    assert bench.world.meter_events(customer) == [(int((NOON + HOUR).timestamp()), 7)]
 
 
 def test_events_of_others_are_none_of_ours(bench: Bench) -> None:

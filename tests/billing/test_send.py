@@ -315,6 +315,26 @@ def test_what_was_put_off_for_a_moment_is_waited_for(bench: Bench) -> None:
     assert time.monotonic() - started > 0.2
 
 
+def test_a_low_rate_slows_threads_down_and_stops_nobody(bench: Bench, redis_url: str) -> None:
+    bench.crowd(12, at=NOON)
+    pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=20, wait_max=timedelta(milliseconds=100))
+    live = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=bench.world.url, admission=pacer.call)
+    started = time.monotonic()
+    assert bench.send(live, threads=8) == Sent(accepted=12, retried=0, parked=0)
+    assert time.monotonic() - started >= 10 / 20
+    assert bench.rows("SELECT max(attempts) FROM meter_report")[0] == (1,)
+
+
+def test_a_long_pause_ends_the_run_and_parks_nobody(bench: Bench, redis_url: str) -> None:
+    bench.crowd(6, at=NOON)
+    pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=1000)
+    live = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=bench.world.url, admission=pacer.call)
+    bench.world.switch("faults", kind="rate_limited", count=1, seconds=60)
+    sent = bench.send(live)
+    assert (sent.accepted, sent.retried, sent.parked) == (0, 1, 0)
+    assert "no call is free for" in (sent.halted or "")
+
+
 def test_threads_send_each_report_once(bench: Bench) -> None:
     bench.crowd(40, at=NOON)
     assert bench.send(threads=8) == Sent(accepted=40, retried=0, parked=0)

@@ -150,7 +150,9 @@ class Pacer:
         if verdict == b"open":
             raise NotAdmittedError(f"stripe: taken to be away for {wait.total_seconds():.0f} s more", retry_after=wait)
         if verdict == b"busy":
-            raise NotAdmittedError(f"stripe: no call is free for {wait.total_seconds():.0f} s", retry_after=wait)
+            raise NotAdmittedError(
+                f"stripe: no call is free for {wait.total_seconds():.0f} s", retry_after=wait, busy=True
+            )
         time.sleep(wait.total_seconds())
         if wait > _LOOK_AGAIN:
             self._sit_out_pause()
@@ -159,7 +161,9 @@ class Pacer:
     def _sit_out_pause(self) -> None:
         pause = timedelta(microseconds=int(self._ask(_PAUSED)))
         if pause > self._wait_max:
-            raise NotAdmittedError(f"stripe: asked for a pause of {pause.total_seconds():.0f} s", retry_after=pause)
+            raise NotAdmittedError(
+                f"stripe: asked for a pause of {pause.total_seconds():.0f} s", retry_after=pause, busy=True
+            )
         time.sleep(pause.total_seconds())
 
     def _tell_failure(self, admission: _Admission) -> None:

@@ -16,7 +16,14 @@ class RetryableError(UsageError):
 
 
 class NotAdmittedError(RetryableError):
-    """No call was made: the remote side is taken to be away, asked for a pause, or its calls a second are used up."""
+    """No call was made: the remote side is taken to be away, asked for a pause, or its calls a second are used up.
+
+    `busy`: only the latter two; others are calling.
+    """
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None, busy: bool = False) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.busy = busy
 
 
 class PermanentError(UsageError):

@@ -228,7 +228,7 @@ def _repair(
 def _send_anew(connection: Connection, standing: Standing, question: Question) -> int:
     reason = "stripe's meter did not count it"
     for report in meter_queue.lock_by_identifiers(connection, [standing.identifier or ""]):
-        if report.state != "accepted":
+        if report.state != "accepted" or report.overtaken:
             continue
         if report.resends >= RESENDS_MAX:
             meter_queue.park_report(connection, report, reason=f"{reason}, sent anew or not", actor=question.actor)

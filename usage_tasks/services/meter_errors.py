@@ -65,6 +65,8 @@ def deal_with(connection: Connection, report: SentReport, code: str, *, at: date
     """Let a report that failed by a code of Stripe's go the way that the domain says, and note it."""
     verdict, after = judge_meter_error(code, resends=report.resends)
     reason = f"stripe could not count it: {code}"
+    if report.overtaken:
+        verdict, reason = Verdict.DROP, f"{reason}; overtaken by a later one"
     match verdict:
         case Verdict.SEND_ANEW:
             meter_queue.send_anew(connection, report, after=after, reason=reason)

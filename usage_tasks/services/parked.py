@@ -28,15 +28,17 @@ class Released:
 def release_account(connection: Connection, attribution_id: AttributionId, *, at: datetime, actor: Actor) -> Released:
     """Let an account's parked reports be sent anew, and its sync go on; nothing where none is parked.
 
-    One that is too old for Stripe is dropped: what it said is still open in the ledger, and the next report tells it.
+    One that is overtaken or too old for Stripe is dropped: what it said is still open in the ledger, and the next
+    report tells it.
     """
     sent_anew = dropped = 0
     for _ in range(_REPORTS_MAX):
         report = meter_queue.lock_report(connection, attribution_id, state="parked")
         if report is None:
             break
-        if report.as_of < at - _AGE_MAX:
-            dropped += meter_queue.drop_report(connection, report, reason="too old when it was released")
+        if report.overtaken or report.as_of < at - _AGE_MAX:
+            reason = "overtaken by a later one" if report.overtaken else "too old when it was released"
+            dropped += meter_queue.drop_report(connection, report, reason=reason)
             verdict = Verdict.DROP
         else:
             sent_anew += meter_queue.send_anew(connection, report, after=timedelta(0), reason="released")

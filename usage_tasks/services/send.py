@@ -28,6 +28,9 @@ LEASE: Final = timedelta(seconds=90)
 PARKED_IN_A_ROW_MAX: Final = 20
 """So many refusals one after the other are hardly the accounts' fault: the run stops, and looks at the set-up first."""
 
+NAP_MAX: Final = timedelta(seconds=30)
+"""A thread that found no turn sleeps for so long at most; a longer pause ends the run."""
+
 PAUSE_FIRST: Final = timedelta(seconds=2)
 
 _ACTOR: Final = Actor("service:billing.send_meter_events")
@@ -126,6 +129,8 @@ class _Run:
             meter_queue.settle_reports(connection, settlements, actor=_ACTOR)
         with self._lock:
             self._count(settlements)
+        naps = [each.after.total_seconds() for each in settlements if each.outcome is Outcome.UNSENT]
+        time.sleep(max(naps, default=0.0))
         return len(claimed)
 
     def _send(self, report: ClaimedReport) -> Settlement:
@@ -134,8 +139,10 @@ class _Run:
         try:
             self._stripe.send_meter_event(_event(report))
         except (NotAdmittedError, AccessDeniedError) as error:
-            self._halted = str(error)
-            return Settlement(report=report, outcome=Outcome.UNSENT, error=str(error))
+            after = _nap(error)
+            if not after:
+                self._halted = str(error)
+            return Settlement(report=report, outcome=Outcome.UNSENT, error=str(error), after=after)
         except RetryableError as error:
             after = max(self._pause_after(report.attempts), error.retry_after or timedelta(0))
             return Settlement(report=report, outcome=Outcome.RETRY, error=str(error), after=after)
@@ -178,6 +185,13 @@ class _Run:
             halted=self._halted,
             more=self._halted is None and self._has_more(),
         )
+
+
+def _nap(error: NotAdmittedError | AccessDeniedError) -> timedelta:
+    """How long a thread sleeps that found no turn while others are calling; nothing where the run had better stop."""
+    if not isinstance(error, NotAdmittedError) or not error.busy or error.retry_after is None:
+        return timedelta(0)
+    return error.retry_after if error.retry_after <= NAP_MAX else timedelta(0)
 
 
 def _event(report: ClaimedReport) -> MeterEvent:

@@ -153,7 +153,10 @@ def settle_reports(connection: Connection, settlements: Sequence[Settlement], *,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentReport:
-    """A report that was sent before, to be judged again."""
+    """A report that was sent before, to be judged again.
+
+    `overtaken`: a later one of its period is in, or in flight. To send it after that one might set the meter back.
+    """
 
     attribution_id: AttributionId
     as_of: datetime
@@ -161,31 +164,39 @@ class SentReport:
     quantity: int
     state: str
     resends: int
+    overtaken: bool
 
 
-_SENT = "attribution_id, as_of, identifier, quantity, state, resends"
+_SENT = """
+    attribution_id, as_of, identifier, quantity, state, resends, EXISTS (
+        SELECT 1 FROM meter_report later
+        WHERE later.attribution_id = meter_report.attribution_id AND later.as_of > meter_report.as_of
+            AND later.period_starts_at = meter_report.period_starts_at
+            AND (later.state = 'accepted' OR (later.state = 'pending' AND later.claimed_until >= now()))
+    ) AS overtaken
+"""
 
 
 def lock_by_identifiers(connection: Connection, identifiers: Sequence[str]) -> Sequence[SentReport]:
     """Lock the reports of these identifiers that Stripe may have; no worker claims another of their accounts' now."""
+    named = "SELECT attribution_id FROM meter_report WHERE identifier = ANY(CAST(:identifiers AS text[]))"
+    _lock_open(connection, [row.attribution_id for row in fetch(connection, named, identifiers=list(identifiers))])
     statement = f"""
         SELECT {_SENT} FROM meter_report
         WHERE identifier = ANY(CAST(:identifiers AS text[])) AND state IN ('pending', 'accepted')
         ORDER BY attribution_id, as_of FOR UPDATE
     """
-    found = [SentReport(**row._mapping) for row in fetch(connection, statement, identifiers=list(identifiers))]
-    _lock_open(connection, [report.attribution_id for report in found])
-    return found
+    return [SentReport(**row._mapping) for row in fetch(connection, statement, identifiers=list(identifiers))]
 
 
 def lock_report(connection: Connection, attribution_id: AttributionId, *, state: str) -> SentReport | None:
     """Lock the oldest report of an account that is in a state, and those that are to be sent."""
+    _lock_open(connection, [attribution_id])
     statement = f"""
         SELECT {_SENT} FROM meter_report WHERE attribution_id = :account AND state = :state
         ORDER BY as_of LIMIT 1 FOR UPDATE
     """
     found = fetch(connection, statement, account=attribution_id, state=state)
-    _lock_open(connection, [attribution_id])
     return SentReport(**found[0]._mapping) if found else None
 
 
