@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
+# Test processes; each has servers of its own.
+TEST_PROCESSES ?= 2
 
 .PHONY: setup demo test bench lint check pins clean
 .DELETE_ON_ERROR:
@@ -29,7 +31,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/usage-tasks demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 # Every figure beside its floor or peer; a table, and .data/bench.json.
 bench: $(VENV)/.dev

@@ -3,10 +3,12 @@
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -39,9 +41,9 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """PostgreSQL and Redis: those that DATABASE_URL and REDIS_URL name, else embedded ones."""
+    """PostgreSQL and Redis: those that DATABASE_URL and REDIS_URL name, else embedded ones of each test process."""
     with running_servers(tmp_path_factory.mktemp("servers"), os.environ) as running:
-        yield running
+        yield replace(running, redis_url=_own_redis_database(running.redis_url))
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +134,13 @@ def rt(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
     yield built
     built.database.dispose()
     runtime.cache_clear()
+
+
+def _own_redis_database(url: str) -> str:
+    """The database that the URL names, or for the n-th of several test processes the n-th after it."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    parts = urlsplit(url)
+    return parts._replace(path=f"/{int(parts.path.strip('/') or 0) + number}").geturl()
 
 
 def _sqlalchemy_url(servers: Servers, name: str) -> str:

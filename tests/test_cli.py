@@ -8,7 +8,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from tests.factories import DAY, HOUR, START, record, stopped_report
-from usage_tasks.cli import cli
+from usage_tasks.cli import cli, out
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
@@ -53,7 +53,7 @@ def test_a_price_is_shown_what_would_follow_and_applied_when_told(installation: 
 
 
 def test_prices_are_listed_with_where_they_came_from(installation: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(out, "width", 200)
     answer(*ADD, "--apply")
     listed = run("prices", "list", "xlarge").output
     assert "configuration" in listed

@@ -6,6 +6,7 @@ Built in the child, after the fork: no connection is ever shared between process
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from datetime import datetime, timedelta
 from functools import cache, cached_property
 
@@ -20,6 +21,7 @@ from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
 from usage_tasks.settings import Settings, load_settings, read_stripe_credentials
 from usage_tasks.storage.engine import Database
+from usage_tasks.storage.jobs import Epoch, hold_epoch
 from usage_tasks.stripe_gateway.live import LiveGateway
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
@@ -33,6 +35,14 @@ class Runtime:
         self.settings = settings
         self.stripe_checked_at: float | None = None
         """When this process last found Stripe set up as the settings say, by its monotonic clock."""
+        self._epoch: Epoch | None = None
+
+    def fenced(self, epoch: Epoch) -> "Runtime":
+        """Answer the same connections for one run of a job: no transaction commits once another run has begun."""
+        _ = self.database, self.redis, self.clock  # built before they are shared
+        fenced = copy(self)
+        fenced._epoch = epoch
+        return fenced
 
     @cached_property
     def database(self) -> Database:
@@ -87,6 +97,8 @@ class Runtime:
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction that commits at the end."""
         with self.database.transaction() as connection:
+            if self._epoch is not None:
+                hold_epoch(connection, self._epoch)
             yield connection
 
     def now(self) -> datetime:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psycopg
 
-from tests.benchmarks import ledger
+from tests.benchmarks import ledger, recording
 from tests.benchmarks.measure import Figure, show
 from tests.conftest import PRICES
 from tests.factories import START, SYSTEM
-from usage_tasks.embedded.servers import running_servers
+from usage_tasks.embedded.servers import Servers, running_servers
 from usage_tasks.storage import migrate
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.prices import publish_prices
@@ -35,8 +35,11 @@ def fresh(server: str, name: str) -> Iterator[tuple[Database, str]]:
     database.dispose()
 
 
-def run(server: str) -> Iterator[Figure]:
+def run(servers: Servers, directory: Path) -> Iterator[Figure]:
     """Every figure, in turn."""
+    server = servers.database_url
+    with fresh(server, "bench_recording") as (_, url):
+        yield from recording.bench_recording(url.replace("postgresql+psycopg://", "postgresql://"), servers, directory)
     with fresh(server, "bench_limits") as (database, _):
         yield from ledger.bench_limits(database)
     with fresh(server, "bench_small") as (small, _), fresh(server, "bench_large") as (large, url):
@@ -55,7 +58,7 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="usage-bench-") as directory,
         running_servers(Path(directory), os.environ) as servers,
     ):
-        for figure in run(servers.database_url):
+        for figure in run(servers, Path(directory)):
             figures.append(figure)
             sys.stderr.write(f"{figure.name}: {figure.value:.4g} {figure.unit} ({figure.bound})\n")
     show(figures, RESULTS)

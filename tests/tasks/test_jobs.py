@@ -1,17 +1,23 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Barrier, Event
 from typing import Any
 
 import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import text
 
 from tests.factories import DAY, HOUR, QUIET_TICK, START, call, record, stopped_report, team, used, used_report
 from usage_tasks.coordination.clock import TestClock
+from usage_tasks.coordination.lock import Hold, held
 from usage_tasks.domain.cycles import add_months
-from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
+from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleEpochError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.reset import reset_due
+from usage_tasks.storage.jobs import begin_epoch
 from usage_tasks.tasks import maintenance, usage
 from usage_tasks.tasks.jobs import LEASE, Skipped, due_slot, run_job
 
@@ -19,7 +25,7 @@ PERIOD = timedelta(minutes=15)
 MONTH = add_months(START, 1)
 
 
-def run(rt: Runtime, work: Any = lambda now: now, *, at: datetime = START, scheduled: bool = True) -> Any:
+def run(rt: Runtime, work: Any = lambda _, now: now, *, at: datetime = START, scheduled: bool = True) -> Any:
     return run_job(rt, "a job", PERIOD, at=at, scheduled=scheduled, work=work)
 
 
@@ -53,7 +59,7 @@ def test_of_ticks_at_once_one_runs_and_the_others_skip(rt: Runtime) -> None:
     ticks = 3
     ready, skipped = Barrier(ticks), Event()
 
-    def work(now: datetime) -> datetime:
+    def work(_: Runtime, now: datetime) -> datetime:
         assert skipped.wait(10)
         return now
 
@@ -76,12 +82,12 @@ def test_a_call_by_hand_runs_at_once_whatever_the_schedule_says(rt: Runtime) -> 
 
 
 def test_a_job_that_is_switched_off_takes_no_due_time(rt: Runtime) -> None:
-    assert run_job(rt, "a job", None, at=START, scheduled=True, work=lambda now: now) == START
+    assert run_job(rt, "a job", None, at=START, scheduled=True, work=lambda _, now: now) == START
     assert runs(rt) == []
 
 
 def test_the_retry_of_a_failed_run_runs_and_is_not_skipped(rt: Runtime) -> None:
-    def fail(_: datetime) -> None:
+    def fail(*_: object) -> None:
         raise RetryableError("the world is busy")
 
     for attempts in (1, 2):
@@ -94,23 +100,119 @@ def test_the_retry_of_a_failed_run_runs_and_is_not_skipped(rt: Runtime) -> None:
 
 
 def test_while_a_failed_run_is_repeated_its_due_time_is_taken(rt: Runtime) -> None:
-    def fail(_: datetime) -> None:
+    def fail(*_: object) -> None:
         raise PermanentError("no")
 
     with pytest.raises(PermanentError):
         run(rt, fail)
-    assert run(rt, lambda _: run(rt)) == Skipped()
+    assert run(rt, lambda *_: run(rt)) == Skipped()
 
 
-def test_a_run_that_never_ended_is_given_up_after_its_lease(rt: Runtime) -> None:
-    assert run(rt, lambda _: run(rt)) == Skipped()
+NEVER_ENDED = "UPDATE job_run SET outcome = NULL, finished_at = NULL, started_at = clock_timestamp() - :age"
+
+
+def test_a_run_that_was_killed_is_taken_over_as_soon_as_its_lock_is_free(rt: Runtime) -> None:
+    run(rt)
     with rt.transaction() as connection:
-        never_ended = "UPDATE job_run SET outcome = NULL, finished_at = NULL, started_at = clock_timestamp() - :age"
-        connection.execute(text(never_ended), {"age": LEASE - timedelta(seconds=30)})
-    assert run(rt) == Skipped()
-    with rt.transaction() as connection:
-        connection.execute(text(never_ended), {"age": LEASE})
+        connection.execute(text(NEVER_ENDED), {"age": timedelta(0)})
+    with held(rt.redis, "a job"):
+        assert run(rt) == Skipped()
     assert run(rt) == START
+    assert runs(rt) == [(START, "done", 2, True)]
+
+
+def test_without_redis_a_run_that_never_ended_is_given_up_after_its_lease(rt: Runtime) -> None:
+    run(rt)
+    vars(rt)["redis"] = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    for age, answer in ((LEASE - timedelta(seconds=30), Skipped()), (LEASE, START)):
+        with rt.transaction() as connection:
+            connection.execute(text(NEVER_ENDED), {"age": age})
+        assert run(rt) == answer
+
+
+def test_of_three_workers_at_once_one_works_longer_than_the_lock_lasts_and_the_others_find_it_taken(
+    rt: Runtime,
+) -> None:
+    working = Event()
+
+    def work(fenced: Runtime, now: datetime) -> datetime:
+        working.set()
+        time.sleep(1.5)
+        write(fenced)
+        return now
+
+    def tick(number: int) -> Any:
+        return run_job(rt, "a job", None, at=START, scheduled=False, work=work, lock_lease=timedelta(seconds=1))
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(tick, 0)
+        assert working.wait(10)
+        time.sleep(1.2)
+        assert list(pool.map(tick, range(2))) == [Skipped(), Skipped()]
+        assert first.result() == START
+    assert tick(3) == START
+    assert written(rt) == 2
+
+
+@pytest.mark.parametrize("lost", ["flushed", "expired"])
+def test_a_run_that_lost_its_lock_cannot_write_once_another_has_begun(rt: Runtime, lost: str) -> None:
+    def work(fenced: Runtime, now: datetime) -> datetime:
+        write(fenced)
+        if lost == "flushed":
+            rt.redis.flushdb()
+        else:  # as after a pause that outlasted the lock
+            rt.redis.delete("usage:lock:a job")
+        with held(rt.redis, "a job") as hold:
+            assert hold is Hold.HELD
+        assert run(rt, newer) == START
+        write(fenced)
+        return now
+
+    def newer(fenced: Runtime, now: datetime) -> datetime:
+        write(fenced)
+        return now
+
+    with pytest.raises(StaleEpochError, match="a job: epoch 1 is over, another run has begun 2"):
+        run(rt, work)
+    assert written(rt) == 2
+    assert runs(rt) == [(START, "done", 2, True)]
+    assert run(rt) == Skipped()
+
+
+def test_a_new_run_begins_only_when_what_the_old_one_writes_is_written(rt: Runtime) -> None:
+    begun = Event()
+
+    def newer(connection: Any) -> int:
+        begun.set()
+        return begin_epoch(connection, "a job").number
+
+    with rt.transaction() as connection:
+        old = rt.fenced(begin_epoch(connection, "a job"))
+    with ThreadPoolExecutor(1) as pool:
+        with old.transaction() as connection:
+            future = pool.submit(in_transaction, rt, newer)
+            assert begun.wait(10)
+            time.sleep(0.2)
+            assert not future.done()
+        assert future.result(10) == 2
+    with pytest.raises(StaleEpochError):
+        write(old)
+
+
+def in_transaction(rt: Runtime, work: Any) -> Any:
+    with rt.transaction() as connection:
+        return work(connection)
+
+
+def write(rt: Runtime) -> None:
+    """Leave a mark, as a job's transaction would."""
+    with rt.transaction() as connection:
+        connection.execute(text("INSERT INTO source_snapshot (source) VALUES (gen_random_uuid())"))
+
+
+def written(rt: Runtime) -> int:
+    with rt.transaction() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM source_snapshot")).scalar_one())
 
 
 def test_a_scheduled_tick_runs_the_job_once_a_period(

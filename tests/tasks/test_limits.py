@@ -141,7 +141,7 @@ def test_a_flushed_redis_is_whole_after_the_next_tick(rt: Runtime) -> None:
     with rt.transaction() as connection:
         record(connection, stopped_report(), stopped_report(attribution_id=team("other")))
     for _ in range(2):
-        rt.redis.flushall()
+        rt.redis.flushdb()
         TestClock(rt.redis).advance(NOW)
         assert call(usage.reconcile_usage)["snapshots_written"] == 2
         assert shown(rt.redis)[b"balance_cents"] == shown(rt.redis, team("other"))[b"balance_cents"] == b"100"

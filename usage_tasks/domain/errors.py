@@ -56,5 +56,9 @@ class StaleVersionError(PermanentError):
     """A compare-and-set lost: the caller decided on a version that is no longer the current one."""
 
 
+class StaleEpochError(PermanentError):
+    """A job's run lost its right to write: another one has begun, and does the work."""
+
+
 class InvariantError(UsageError):
     """Our own bug: stop before money moves."""

@@ -45,8 +45,8 @@ def record_reports(
     # Asked again: another worker may have brought a session in between.
     foreign = _foreign(own, sessions.list_foreign(connection, own))
     refused = {rejection.index for rejection in foreign}
-    accounts = {parse_attribution(report.attribution_id) for report in own if report.index not in refused}
-    open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
+    names = {report.attribution_id for report in own if report.index not in refused}
+    open_accounts(connection, set(map(parse_attribution, names)), limits=limits, at=at, actor=actor)
     rejections = sorted([*malformed, *unknown_class, *contradicting, *foreign], key=lambda each: each.index)
     quarantine.quarantine(connection, [(each, raw[each.index]) for each in rejections], actor=actor)
     merged = Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - len(foreign))

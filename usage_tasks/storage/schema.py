@@ -436,6 +436,13 @@ limit_crossing = Table(
     CheckConstraint("balance_cents >= level_cents", name="level"),
 )
 
+job_epoch = Table(
+    "job_epoch",
+    metadata,
+    Column("job", Text, primary_key=True),
+    _required("epoch", BigInteger()),
+)
+
 job_run = Table(
     "job_run",
     metadata,

@@ -1,8 +1,9 @@
 """Workspace instances: what was reported of each session, merged so that the order of reports does not matter."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -23,6 +24,13 @@ class Merged:
     inserted: int
     updated: int
     unchanged: int
+
+
+def sum_merged(parts: Iterable[Merged]) -> Merged:
+    """Add up what several batches did."""
+    counted = [(each.inserted, each.updated, each.unchanged) for each in parts]
+    inserted, updated, unchanged = map(sum, zip(*counted, strict=True))
+    return Merged(inserted=inserted, updated=updated, unchanged=unchanged)
 
 
 def _rank(row: str) -> str:
@@ -110,6 +118,9 @@ def merging(reports: str) -> str:
     """
 
 
+_REPORTED = ("instance_id", "attribution_id", *_FACTS, "observed_at", "source")
+_values = attrgetter(*_REPORTED)
+
 _MERGE = merging("""
     SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
         instance_id uuid, attribution_id text, user_id uuid, workspace_id text, workspace_class text,
@@ -127,7 +138,8 @@ def merge_reports(
     see `list_foreign`.
     """
     lock_sources(connection, {report.source for report in reports if report.source is not None})
-    row = fetch_one(connection, _MERGE, reports=as_json([asdict(report) for report in reports]), seen_at=seen_at)
+    rows = [dict(zip(_REPORTED, _values(report), strict=True)) for report in reports]
+    row = fetch_one(connection, _MERGE, reports=as_json(rows), seen_at=seen_at)
     return Merged(inserted=row.inserted, updated=row.updated, unchanged=len(reports) - row.inserted - row.updated)
 
 

@@ -1,6 +1,7 @@
 """The bulk path of reports: COPY into a temporary table, then the same merge as for a task's batch, set-based."""
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -44,13 +45,13 @@ _HELD_BY_OTHERS = """
 """
 
 # What record_reports would look at one by one: a class without a price, a session of another account, a session that
-# the chunk gives to two, a session of which a row could not be read plainly.
+# the chunk gives to two, a session of which a row could not be read plainly, an observation that has yet to come.
 _SET_ASIDE = f"""
     DELETE FROM staged_report WHERE line IN (
         SELECT s.line FROM staged_report s LEFT JOIN price_version p USING (workspace_class)
         WHERE p.workspace_class IS NULL
         UNION {_HELD_BY_OTHERS}
-        UNION SELECT line FROM staged_report WHERE instance_id = ANY(CAST(:odd AS uuid[]))
+        UNION SELECT line FROM staged_report WHERE instance_id = ANY(CAST(:odd AS uuid[])) OR observed_at > :latest
         UNION SELECT s.line FROM staged_report s JOIN (
             SELECT instance_id FROM staged_report GROUP BY instance_id HAVING min(attribution_id) <> max(attribution_id)
         ) AS torn USING (instance_id)
@@ -60,24 +61,25 @@ _SET_ASIDE = f"""
 
 _FOREIGN = f"DELETE FROM staged_report WHERE line IN ({_HELD_BY_OTHERS}) RETURNING line"
 
-_MERGE = merging("SELECT * FROM staged_report")
+_OF_STAGED = ", ".join(name for name in COLUMNS if name != "observed_at")
+_MERGE = merging(f"SELECT {_OF_STAGED}, COALESCE(observed_at, :at) AS observed_at FROM staged_report")
 
 
-def stage(connection: Connection, rows: Iterable[Sequence[object]]) -> None:
-    """Copy rows, each a line number and COLUMNS, into the transaction's temporary table."""
+def stage(connection: Connection, columns: Sequence[str], lines: Iterable[str]) -> None:
+    """Copy lines of CSV, each a line number and the values of `columns`, into the transaction's temporary table."""
     execute(connection, _CREATE)
     driver = connection.connection.driver_connection
     if driver is None:  # a connection that was invalidated: the pool's own error is clearer
         raise ConnectionError("database: the connection is gone")
-    names = sql.SQL(", ").join(map(sql.Identifier, ("line", *COLUMNS)))
-    with driver.cursor() as cursor, cursor.copy(sql.SQL("COPY staged_report ({}) FROM STDIN").format(names)) as copy:
-        for row in rows:
-            copy.write_row(row)
+    names = sql.SQL(", ").join(map(sql.Identifier, ("line", *columns)))
+    statement = sql.SQL("COPY staged_report ({}) FROM STDIN (FORMAT csv)").format(names)
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.write("".join(lines))
 
 
-def set_aside(connection: Connection, odd: Collection[UUID]) -> Sequence[int]:
+def set_aside(connection: Connection, odd: Collection[UUID], *, latest: datetime) -> Sequence[int]:
     """Take out the rows that are no plain case, `odd` naming sessions that are none; answer their lines."""
-    return [int(row.line) for row in fetch(connection, _SET_ASIDE, odd=list(odd))]
+    return [int(row.line) for row in fetch(connection, _SET_ASIDE, odd=list(odd), latest=latest)]
 
 
 def list_new_accounts(connection: Connection) -> Sequence[AttributionId]:
@@ -90,12 +92,16 @@ def list_new_accounts(connection: Connection) -> Sequence[AttributionId]:
     return [AttributionId(row.attribution_id) for row in fetch(connection, statement)]
 
 
-def merge_staged(connection: Connection) -> tuple[Merged, Sequence[int]]:
-    """Merge the staged rows; answer what that did, and the lines whose session another account took meanwhile."""
+def merge_staged(connection: Connection, *, at: datetime) -> tuple[Merged, Sequence[int]]:
+    """Merge the staged rows; answer what that did, and the lines whose session another account took meanwhile.
+
+    A row without the time of its observation is of `at`.
+    """
     sources = "SELECT DISTINCT source FROM staged_report WHERE source IS NOT NULL"
     lock_sources(connection, [str(row.source) for row in fetch(connection, sources)])
     staged = fetch_one(connection, "SELECT count(*) AS rows FROM staged_report").rows
-    row = fetch_one(connection, _MERGE, seen_at=None)
-    foreign = [int(each.line) for each in fetch(connection, _FOREIGN)]
+    row = fetch_one(connection, _MERGE, at=at, seen_at=None)
+    all_new = row.inserted == staged
+    foreign = [] if all_new else [int(each.line) for each in fetch(connection, _FOREIGN)]
     unchanged = staged - row.inserted - row.updated - len(foreign)
     return Merged(inserted=row.inserted, updated=row.updated, unchanged=unchanged), foreign

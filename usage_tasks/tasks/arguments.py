@@ -20,7 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
+from usage_tasks.domain.accounts import AttributionId, parse_actor, parse_attribution, parse_uuid
 from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
 from usage_tasks.domain.credits import CREDITS_PATTERN, CreditCents, parse_credits
 from usage_tasks.domain.errors import InvalidInputError
@@ -221,10 +221,10 @@ def find_instance_id(row: object) -> UUID | None:
 def _report(index: int, row: ReportArguments, *, at: datetime, source: str | None) -> SessionReport:
     return SessionReport(
         index=index,
-        instance_id=parse_uuid(row.instance_id),
+        instance_id=UUID(row.instance_id),
         workspace_id=row.workspace_id,
-        user_id=parse_uuid(row.user_id),
-        attribution_id=parse_attribution(row.attribution_id).attribution_id,
+        user_id=UUID(row.user_id),
+        attribution_id=AttributionId(row.attribution_id),
         workspace_class=row.workspace_class,
         created_at=row.created_at,
         started_at=row.started_at,

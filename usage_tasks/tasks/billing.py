@@ -48,7 +48,7 @@ def sync_billing(
         with rt.transaction() as connection:
             return DryRun(dry_run=sync.plan_quantities(connection, at=rt.instant(at)))
 
-    def work(now: datetime) -> SyncAnswer:
+    def work(rt: Runtime, now: datetime) -> SyncAnswer:
         settled = take_batches(rt, reset.settle_expired, at=now)  # what expired pays no more
         with rt.transaction() as connection:
             added = sync.report_quantities(connection, at=now)

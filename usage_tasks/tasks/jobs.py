@@ -1,7 +1,9 @@
-"""Periodic jobs: a due time runs once, however many beats tick and workers listen.
+"""Periodic jobs: one run at a time, and a due time once, however many beats tick and workers listen (docs/adr/0018).
 
-A beat's tick says `scheduled`; the worker computes the due time it stands for and takes its row. A call by hand
-runs at once, whatever the schedule says: every job is idempotent. A dry run takes no due time.
+A beat's tick says `scheduled`; the worker computes the due time it stands for and takes its row. A call by hand runs
+whatever the schedule says: every job is idempotent. A lock in Redis keeps others from trying while a run lives; an
+epoch in PostgreSQL, checked in each of its transactions, keeps a run that lost the lock from writing. A dry run takes
+nothing.
 """
 
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from typing import Final, Generic, TypeVar
 
 from pydantic_core import to_jsonable_python
 
+from usage_tasks.coordination import lock
+from usage_tasks.coordination.lock import Hold
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.runtime import Runtime
@@ -21,7 +25,7 @@ Answer = TypeVar("Answer")
 Planned = TypeVar("Planned")
 
 LEASE: Final = timedelta(minutes=10)
-"""After this long a run that never ended is given up, and its due time is free."""
+"""After this long a run that never ended is given up where Redis is away; else when its lock is free."""
 
 BATCHES_MAX: Final = 10_000
 
@@ -30,7 +34,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """This due time has been run, or is being run, by another worker."""
+    """This due time has been run, or another worker is at it, or at another one of the job."""
 
     skipped: int = 1
 
@@ -74,21 +78,33 @@ def run_job(
     *,
     at: datetime | None,
     scheduled: bool,
-    work: Callable[[datetime], Answer],
+    work: Callable[[Runtime, datetime], Answer],
+    lock_lease: timedelta = lock.LEASE,
 ) -> Answer | Skipped:
-    """Run a job's work at an instant, once a due time where a schedule asked for it."""
+    """Run a job's work at an instant, once a due time where a schedule asked for it, never beside another run of it.
+
+    The work gets a runtime whose transactions fail with StaleEpochError once another run has begun.
+    """
     now = rt.instant(at)
-    if not scheduled or period is None:
-        return work(now)
-    slot = due_slot(now, period)
-    with rt.transaction() as connection:
-        if not jobs.claim_slot(connection, job, slot, lease=LEASE):
+    slot = due_slot(now, period) if scheduled and period is not None else None
+    with lock.held(rt.redis, job, lease=lock_lease) as hold:
+        if hold is Hold.TAKEN:
             return Skipped()
-    outcome, summary = "failed", None
-    try:
-        answer = work(now)
-        outcome, summary = "done", answer
-        return answer
-    finally:
         with rt.transaction() as connection:
-            jobs.finish_slot(connection, job, slot, outcome=outcome, summary=to_jsonable_python(summary))
+            # Who holds the lock knows that whoever began and never ended is gone, or has lost it.
+            lease = timedelta(0) if hold is Hold.HELD else LEASE
+            attempt = None if slot is None else jobs.claim_slot(connection, job, slot, lease=lease)
+            if slot is not None and attempt is None:
+                return Skipped()
+            fenced = rt.fenced(jobs.begin_epoch(connection, job))
+        if slot is None or attempt is None:
+            return work(fenced, now)
+        outcome, summary = "failed", None
+        try:
+            answer = work(fenced, now)
+            outcome, summary = "done", answer
+            return answer
+        finally:
+            told = to_jsonable_python(summary)
+            with rt.transaction() as connection:
+                jobs.finish_slot(connection, job, slot, attempt=attempt, outcome=outcome, summary=told)

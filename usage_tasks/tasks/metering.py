@@ -82,7 +82,7 @@ def drift_report(
     """
     rt = runtime()
 
-    def work(now: datetime) -> DriftAnswer:
+    def work(rt: Runtime, now: datetime) -> DriftAnswer:
         done = compare(rt, at=now, fix=fix, doubted=False, actor=_ACTOR, after=after or "")
         if done.after is not None:
             drift_report.apply_async(

