@@ -99,6 +99,21 @@ def test_an_account_has_one_report_in_flight(bench: Bench) -> None:
     assert claim(bench) == []
 
 
+def test_an_older_report_that_comes_in_while_one_is_in_flight_waits_for_it(bench: Bench) -> None:
+    with_reports(bench, ACCOUNT)
+    (held,) = claim(bench)
+    bench.execute(
+        "INSERT INTO meter_report (attribution_id, as_of, identifier, quantity) "
+        "VALUES (:account, :as_of, 'closing', 3)",
+        account=ACCOUNT,
+        as_of=NOON - HOUR,
+    )
+    assert claim(bench) == []
+    with bench.transaction() as connection:
+        meter_queue.settle_reports(connection, [Settlement(report=held, outcome=Outcome.UNSENT)], actor=SYSTEM)
+    assert [report.identifier for report in claim(bench)] == ["closing"]
+
+
 def test_of_a_period_that_was_not_sent_only_the_last_report_is(bench: Bench) -> None:
     with_reports(bench, ACCOUNT)
     bench.use(ACCOUNT, 5, until=NOON + HOUR)
@@ -316,12 +331,12 @@ def test_what_was_put_off_for_a_moment_is_waited_for(bench: Bench) -> None:
 
 
 def test_a_low_rate_slows_threads_down_and_stops_nobody(bench: Bench, redis_url: str) -> None:
-    bench.crowd(12, at=NOON)
-    pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=20, wait_max=timedelta(milliseconds=100))
+    bench.crowd(40, at=NOON)
+    pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=50, wait_max=timedelta(milliseconds=60))
     live = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=bench.world.url, admission=pacer.call)
     started = time.monotonic()
-    assert bench.send(live, threads=8) == Sent(accepted=12, retried=0, parked=0)
-    assert time.monotonic() - started >= 10 / 20
+    assert bench.send(live, threads=8) == Sent(accepted=40, retried=0, parked=0)
+    assert time.monotonic() - started >= (40 - 5) / 50
     assert bench.rows("SELECT max(attempts) FROM meter_report")[0] == (1,)
 
 

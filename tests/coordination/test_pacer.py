@@ -111,6 +111,16 @@ def test_a_probe_that_fails_doubles_the_time_to_cool_off(make: Callable[..., Pac
     assert COOL_OFF < (refused.value.retry_after or timedelta(0)) <= 2 * COOL_OFF
 
 
+def test_calls_that_were_in_flight_when_the_breaker_opened_prolong_nothing(make: Callable[..., Pacer]) -> None:
+    one, other = make(), make()
+    with suppress(RetryableError), other.call():
+        fail(one, FAILURES_MAX)
+        opened_at = time.monotonic()
+        raise RetryableError("down, too")
+    time.sleep(max(0.0, opened_at + COOL_OFF.total_seconds() - time.monotonic()))
+    call(other)
+
+
 @pytest.mark.parametrize("answer", [PermanentError("no"), RetryableError("slow down", retry_after=timedelta(0))])
 def test_an_answer_is_no_outage(make: Callable[..., Pacer], answer: Exception) -> None:
     pacer = make()
