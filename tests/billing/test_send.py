@@ -330,6 +330,15 @@ def test_what_was_put_off_for_a_moment_is_waited_for(bench: Bench) -> None:
     assert time.monotonic() - started > 0.2
 
 
+@pytest.mark.parametrize("bound", [{"limit": CLAIM_LIMIT}, {"longest": timedelta(0)}])
+def test_a_run_that_its_limit_or_its_time_cuts_short_says_that_there_is_more(bench: Bench, bound: Any) -> None:
+    bench.crowd(2 * CLAIM_LIMIT, at=NOON)
+    cut = bench.send(**bound)
+    assert cut.more
+    assert cut.accepted == (CLAIM_LIMIT if "limit" in bound else 0)
+    assert bench.send() == Sent(accepted=2 * CLAIM_LIMIT - cut.accepted, retried=0, parked=0)
+
+
 def test_a_low_rate_slows_threads_down_and_stops_nobody(bench: Bench, redis_url: str) -> None:
     bench.crowd(40, at=NOON)
     pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=50, wait_max=timedelta(milliseconds=60))
