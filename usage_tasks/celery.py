@@ -15,10 +15,13 @@ app = Celery(
     include=[
         "usage_tasks.tasks.usage",
         "usage_tasks.tasks.running",
+        "usage_tasks.tasks.quarantine",
         "usage_tasks.tasks.limits",
+        "usage_tasks.tasks.report",
         "usage_tasks.tasks.prices",
         "usage_tasks.tasks.explain",
         "usage_tasks.tasks.credit",
+        "usage_tasks.tasks.directory",
         "usage_tasks.tasks.billing",
         "usage_tasks.tasks.metering",
         "usage_tasks.tasks.stripe",

@@ -17,7 +17,9 @@ from rich.table import Table
 
 from usage_tasks import bulk
 from usage_tasks.celery import app
-from usage_tasks.cli_billing import add_to
+from usage_tasks.commands.billing import add_to
+from usage_tasks.commands.quarantine import quarantine
+from usage_tasks.commands.report import report
 from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor, parse_attribution, parse_uuid
 from usage_tasks.domain.credits import cents_to_credits
@@ -26,16 +28,17 @@ from usage_tasks.domain.errors import InvalidInputError, PermanentError
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
 from usage_tasks.services.grant import list_grants
-from usage_tasks.services.release import release_session
+from usage_tasks.services.release import plan_release, release_session
 from usage_tasks.services.verify import GRACE
 from usage_tasks.services.verify import verify as run_verify
 from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.storage import migrate as migrations
-from usage_tasks.storage import prices, quarantine, zombies
+from usage_tasks.storage import prices, zombies
 from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks import explain as explain_tasks
 from usage_tasks.tasks import prices as price_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
+from usage_tasks.telemetry.logs import configure_logging
 from usage_tasks.webhook_app import serve
 
 _ACTOR: Final = Actor("service:usage-tasks")
@@ -48,6 +51,8 @@ cli = typer.Typer(
 )
 price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
 cli.add_typer(price_commands, name="prices")
+cli.add_typer(quarantine, name="quarantine")
+cli.command("report")(report)
 add_to(cli)
 out = Console()
 
@@ -143,24 +148,6 @@ def show_grants(
             sys.stdout.write(to_json(each).decode() + "\n")
 
 
-@cli.command("quarantine")
-def list_quarantine(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100) -> None:
-    """List the reports of sessions that were refused, newest first, as JSON lines."""
-    rt = runtime()
-    with rt.transaction() as connection:
-        for row in quarantine.list_quarantined(connection, limit=limit):
-            line = {
-                "field": row.field,
-                "reason": row.reason,
-                "times_seen": row.times_seen,
-                "first_seen_at": row.first_seen_at.isoformat(),
-                "last_seen_at": row.last_seen_at.isoformat(),
-                "actor": row.actor,
-                "report": json.loads(row.report),
-            }
-            sys.stdout.write(json.dumps(line) + "\n")
-
-
 @price_commands.command("list")
 def list_prices(workspace_class: Annotated[str | None, typer.Argument(help="default: every class")] = None) -> None:
     """List the price versions, each class's in rising order."""
@@ -221,21 +208,26 @@ def explain(
 @cli.command("import")
 def import_reports(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a CSV file, or a CSV.gz, with a header")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="count what would become of the rows, write nothing")
+    ] = False,
 ) -> None:
     """Take up a file of reports of sessions, fast; safe to run again. Exit code 1 if rows were quarantined."""
     rt = runtime()
     counts = {"inserted": 0, "updated": 0, "unchanged": 0, "quarantined": 0}
     try:
-        for done in bulk.import_file(rt, file, at=rt.now(), actor=_ACTOR):
+        take_up = bulk.rehearse_file if dry_run else bulk.import_file
+        for done in take_up(rt, file, at=rt.now(), actor=_ACTOR):
             for each in done.rejections[: max(0, _SHOWN_MAX - counts["quarantined"])]:
                 sys.stderr.write(f"line {each.index}: {each.field}: {each.reason}\n")
             for what in ("inserted", "updated", "unchanged"):
                 counts[what] += getattr(done.merged, what)
             counts["quarantined"] += len(done.rejections)
     except (InvalidInputError, csv.Error, OSError, EOFError, zlib.error) as error:
-        sys.stderr.write(f"{file}: {error}; taken up before: {json.dumps(counts)}\n")
+        told = "nothing is taken up by a dry run" if dry_run else f"taken up before: {json.dumps(counts)}"
+        sys.stderr.write(f"{file}: {error}; {told}\n")
         raise typer.Exit(_USAGE_ERROR) from error
-    sys.stdout.write(json.dumps(counts) + "\n")
+    sys.stdout.write(json.dumps({"dry_run": counts} if dry_run else counts) + "\n")
     raise typer.Exit(1 if counts["quarantined"] else 0)
 
 
@@ -249,7 +241,10 @@ def list_capped(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100) ->
 
 
 @cli.command("release")
-def release_capped(instance_id: Annotated[str, typer.Argument(help="as `usage-tasks zombies` lists it")]) -> None:
+def release_capped(
+    instance_id: Annotated[str, typer.Argument(help="as `usage-tasks zombies` lists it")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the cap that would be lifted")] = False,
+) -> None:
     """Let a zombie accrue again by its facts; it is not capped again for the same reason."""
     rt = runtime()
     try:
@@ -257,8 +252,12 @@ def release_capped(instance_id: Annotated[str, typer.Argument(help="as `usage-ta
     except ValueError:
         raise typer.BadParameter(f"{instance_id!r} is not allowed: a UUID", param_hint="INSTANCE_ID") from None
     with rt.transaction() as connection:
-        zombie = release_session(connection, session, at=rt.now(), actor=_ACTOR)
-    out.print("it was not capped" if zombie is None else f"released: {zombie.cap_reason} at {zombie.capped_at}")
+        if dry_run:
+            zombie = plan_release(connection, session)
+        else:
+            zombie = release_session(connection, session, at=rt.now(), actor=_ACTOR)
+    word = "would be released" if dry_run else "released"
+    out.print("it was not capped" if zombie is None else f"{word}: {zombie.cap_reason} at {zombie.capped_at}")
 
 
 @cli.command()
@@ -295,6 +294,7 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 def main() -> None:
     """Run the command line; a wrong setting or value is one message and exit code 2."""
+    configure_logging(os.environ.get("USAGE_LOG_LEVEL", "WARNING"))  # to standard error: the answer stands alone
     try:
         cli()
     except (SettingsError, StartError, PermanentError) as error:

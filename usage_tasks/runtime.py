@@ -19,7 +19,7 @@ from usage_tasks.coordination.snapshot import BalanceSnapshots
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
-from usage_tasks.settings import Settings, load_settings, read_stripe_credentials
+from usage_tasks.settings import Settings, load_settings, read_directory_key, read_stripe_credentials
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.jobs import Epoch, hold_epoch
 from usage_tasks.stripe_gateway.live import LiveGateway
@@ -63,6 +63,11 @@ class Runtime:
             api_base=self.settings.stripe_api_base,
             admission=Pacer(self.redis, calls_per_second=self.settings.stripe_calls_per_second).call,
         )
+
+    @cached_property
+    def directory_key(self) -> bytes:
+        """The key under which e-mails are digested; read here and nowhere earlier."""
+        return read_directory_key(self.settings).get_secret_value().encode()
 
     @cached_property
     def clock(self) -> Clock:

@@ -149,10 +149,10 @@ def test_a_released_account_is_sent_anew_and_its_sync_goes_on(bench: Bench, rt: 
     assert (listed["attribution_id"], listed["quantity"]) == (account, 5)
     assert bench.sync(NOON + HOUR) == 0
     reject(bench, {})
-    released = call(metering.release_parked, attribution_id=account, actor="user:" + account[5:], at=NOON.isoformat())
+    released = call(metering.release_parked, attribution_id=account, actor="service:support", at=NOON.isoformat())
     assert released == {"sent_anew": 1, "dropped": 0}
     (noted,) = bench.rows("SELECT actor, details FROM audit WHERE action = 'meter_report.send_anew'")
-    assert (noted.actor, noted.details["reason"]) == ("user:" + account[5:], "released")
+    assert (noted.actor, noted.details["reason"]) == ("service:support", "released")
     assert bench.send() == Sent(accepted=1, retried=0, parked=0)
     assert bench.world.meter_events(customers[account]) == [(int(NOON.timestamp()), 5)]
     again = call(metering.release_parked, attribution_id=account, actor=SYSTEM, at=NOON.isoformat())

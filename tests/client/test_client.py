@@ -42,7 +42,9 @@ def make_sender(url: str) -> Celery:
     return app
 
 
-def start_worker(stack: ExitStack, environment: dict[str, str], directory: Path, number: int) -> Any:
+def start_worker(
+    stack: ExitStack, environment: dict[str, str], directory: Path, number: int, *options: str, queue: str = "usage"
+) -> Any:
     ready = directory / f"worker-{number}.log"
     return stack.enter_context(
         child_process(
@@ -53,12 +55,13 @@ def start_worker(stack: ExitStack, environment: dict[str, str], directory: Path,
                 "-A",
                 "usage_tasks",
                 "worker",
-                "--queues=usage",
+                f"--queues={queue}",
                 "--concurrency=1",
                 f"--hostname=usage{number}@test",
                 "--without-mingle",
                 "--without-gossip",
                 "--loglevel=INFO",
+                *options,
             ],
             name="worker",
             log=ready,

@@ -1,11 +1,11 @@
 import pytest
 from sqlalchemy import Connection, text
 
-from tests.factories import DAY, HOUR, START, record, see, session_report, stopped_report, team, used
+from tests.factories import DAY, HOUR, START, give, record, see, session_report, stopped_report, team, used
 from tests.services.test_cost_center import OTHER, STRIPE, get, put
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.services.reconcile import post_batch
-from usage_tasks.services.reset import reset_due
+from usage_tasks.services.reset import reset_due, settle_expired
 from usage_tasks.services.verify import verify
 
 NOW = add_months(START, 3)
@@ -14,7 +14,19 @@ REOPENED = """
     SELECT attribution_id, instance_id, workspace_class, started_at, ended_at, final_at, '2020-01-01Z'
     FROM workspace_instance WHERE final_at IS NOT NULL
 """
+REST = "kind, credit_cents, effective_at, posted_at, description, instance_id FROM ledger_entry"
+TWICE = (
+    "INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, posted_at, description, "
+    "instance_id) SELECT"
+)
+CLAIMED = "INSERT INTO allowance_claim SELECT gen_random_uuid(), NULL, {account}, {at}, now(), 'service:x'"
 DAMAGES = [
+    ("allowances_have_accounts", CLAIMED.format(account="'team:x'", at="now()")),
+    (
+        "allowances_have_accounts",
+        CLAIMED.format(account="attribution_id", at="now()")
+        + " FROM cost_center WHERE attribution_id LIKE 'team:%' LIMIT 1",
+    ),
     ("balances_equal_entries", "UPDATE account_balance SET used_cents = used_cents + 1"),
     ("balances_equal_entries", "UPDATE account_balance SET covered_cents = 0, used_cents = used_cents - 700"),
     ("balances_equal_entries", "DELETE FROM account_balance"),
@@ -41,6 +53,40 @@ DAMAGES = [
     ("cost_center_versions_have_no_gaps", "DELETE FROM cost_center WHERE version = 1"),
     ("resets_stay_within_limits", "UPDATE ledger_entry SET credit_cents = -701 WHERE kind = 'reset'"),
     ("resets_stay_within_limits", "UPDATE ledger_entry SET credit_cents = 1 WHERE kind = 'reset'"),
+    ("balances_equal_entries", "UPDATE ledger_entry SET kind = 'gift' WHERE kind = 'upgrade'"),
+    ("balances_equal_entries", "DELETE FROM ledger_entry WHERE kind = 'reset'"),
+    ("entries_match_sessions", "UPDATE ledger_entry SET key = key || 'x' WHERE kind = 'session'"),
+    ("entries_match_sessions", "UPDATE ledger_entry SET key = key || '9999999999' WHERE kind = 'session'"),
+    (
+        "entries_match_sessions",
+        "UPDATE ledger_entry SET key = regexp_replace(key, '2$', '02') WHERE kind = 'adjustment'",
+    ),
+    ("entries_match_sessions", f"{TWICE} attribution_id, key || '1', {REST} WHERE kind = 'session'"),
+    ("entries_match_sessions", f"{TWICE} 'team:x', key, {REST} WHERE kind = 'session'"),
+    ("entries_carry_their_keys", "UPDATE ledger_entry SET key = '' WHERE kind = 'adjustment'"),
+    ("entries_carry_their_keys", "UPDATE ledger_entry SET key = '' WHERE kind = 'upgrade'"),
+    ("entries_carry_their_keys", "UPDATE ledger_entry SET key = 'upgrade:77' WHERE kind = 'upgrade'"),
+    (
+        "entries_carry_their_keys",
+        "UPDATE ledger_entry SET key = 'session:' || gen_random_uuid() || ':' || 1 WHERE kind = 'session'",
+    ),
+    ("entries_carry_their_keys", "UPDATE ledger_entry SET kind = 'adjustment' WHERE kind = 'session'"),
+    ("entries_carry_their_keys", "UPDATE ledger_entry SET kind = 'session' WHERE kind = 'adjustment'"),
+    ("entries_carry_their_keys", "UPDATE ledger_entry SET kind = 'invoice' WHERE kind = 'reset'"),
+    ("entries_carry_their_keys", "UPDATE ledger_entry SET key = 'x' || key WHERE kind = 'reset'"),
+    (
+        "invoices_are_booked_once",
+        """
+        UPDATE ledger_entry SET key = 'invoice:in_1', kind = 'invoice' WHERE (attribution_id, key) IN (
+            SELECT attribution_id, min(key) FROM ledger_entry WHERE kind IN ('reset', 'upgrade') GROUP BY 1)
+        """,
+    ),
+    ("accounts_are_open", "DELETE FROM cost_center"),
+    (
+        "cycles_follow_one_another",
+        "UPDATE cost_center SET cycle_started_at = cycle_started_at + interval '1 s' WHERE version = 2",
+    ),
+    ("resets_stay_within_limits", "UPDATE ledger_entry SET key = replace(key, 'T00', 'T01') WHERE kind = 'reset'"),
     ("missed_sessions_have_ended", "UPDATE workspace_instance SET missed_at = NULL WHERE source = 'eu'"),
     (
         "resets_stay_within_limits",
@@ -83,6 +129,7 @@ def test_an_empty_installation_is_clean(connection: Connection) -> None:
 
 def test_damage_is_found_by_its_check(lived_in: Connection, subtests: pytest.Subtests) -> None:
     lived_in.execute(text("SET LOCAL session_replication_role = replica"))
+    lived_in.execute(text("ALTER TABLE ledger_entry DROP CONSTRAINT ledger_entry_kind_check"))
     for check, damage in DAMAGES:
         with subtests.test(f"{check}: {damage}"):
             savepoint = lived_in.begin_nested()
@@ -104,3 +151,17 @@ def test_a_session_that_stopped_and_is_not_posted_is_found_from_its_stop_on(conn
     assert verify(connection, at=START + HOUR).describe() == (
         f"stopped_sessions_are_posted: 1 offend, such as {late.instance_id}"
     )
+
+
+def test_a_grants_burn_and_a_note_must_carry_their_keys_too(connection: Connection) -> None:
+    get(connection)
+    give(connection, 1000, expires_at=START + 5 * DAY)
+    used(connection, team(), 300, at=START + DAY)
+    settle_expired(connection, at=START + 5 * DAY)
+    assert verify(connection, at=START + 6 * DAY).clean
+    connection.execute(text("SET LOCAL session_replication_role = replica"))
+    for damage in ("key = 'x' || key", "kind = 'credit_note'"):
+        savepoint = connection.begin_nested()
+        assert connection.execute(text(f"UPDATE ledger_entry SET {damage} WHERE kind = 'grant_burn'")).rowcount == 1  # noqa: S608
+        assert "entries_carry_their_keys: 1 offend" in verify(connection, at=START + 6 * DAY).describe()
+        savepoint.rollback()

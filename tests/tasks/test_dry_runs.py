@@ -1,20 +1,41 @@
 """A dry run answers what a run then writes, and writes nothing itself."""
 
-from collections.abc import Sequence
+import csv
+import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
+from typer.testing import CliRunner
 
-from tests.factories import DAY, HOUR, START, call, record, session_report, stopped_report, team, used, used_report
+from tests.factories import (
+    DAY,
+    HOUR,
+    START,
+    SYSTEM,
+    call,
+    give,
+    record,
+    session_report,
+    session_row,
+    stopped_report,
+    team,
+    used,
+    used_report,
+)
 from tests.snapshot import snapshot
+from usage_tasks import bulk
+from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.cycles import add_months
+from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.reconcile import post_batch
-from usage_tasks.tasks import usage
+from usage_tasks.services.reconcile import cap_batch, post_batch
+from usage_tasks.tasks import running, usage
 
 COLUMNS = ("attribution_id", "key", "kind", "credit_cents", "effective_at", "description")
 
@@ -77,9 +98,34 @@ def test_a_dry_ledger_run_answers_the_very_entries_and_announcements_and_writes_
     ]
     empty = {"rows": 0, "sample": []}
     assert dry(rt, usage.reconcile_usage, START + DAY) == {
+        "zombies": {"capped": 0, "moved": 0, "lifted": 0},
+        "expiries": {"cycles": 0, "accounts_failed": 0, "failed": [], "entries": empty | {"credit_cents": 0}},
         "entries": empty | {"credit_cents": 0},
         "announcements": empty | {"credit_cents": None},
     }
+
+
+def test_a_dry_ledger_run_reckons_with_the_zombies_it_would_cap_and_the_grants_that_expire(
+    environment: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    environment["USAGE_HEARTBEAT_GRACE"] = "1h"
+    rt: Runtime = request.getfixturevalue("rt")
+    with rt.transaction() as connection:
+        # Runs at 1 a minute: 1440 a day, over its limit of 500; capped after an hour it is far from it.
+        record(connection, session_report(attribution_id=team("zombie"), workspace_class="xlarge"))
+        used(connection, team("granted"), 30_000, at=START + 10 * HOUR)
+        give(connection, 1_000, attribution_id=team("granted"), expires_at=START + 20 * HOUR)
+        record(connection, stopped_report(HOUR, attribution_id=team("plain"), workspace_class="xlarge"))
+    plan = dry(rt, usage.reconcile_usage, START + DAY)
+    done = call(usage.reconcile_usage, at=(START + DAY).isoformat())
+    assert plan["zombies"] == {"capped": done["zombies"], "moved": 0, "lifted": done["zombies_lifted"]}
+    assert (done["zombies"], done["expiries"], done["entries"]) == (1, 1, 1)
+    assert (plan["entries"]["rows"], plan["entries"]["credit_cents"]) == (done["entries"], done["credit_cents"])
+    assert shown(plan["expiries"]["entries"]["sample"]) == entries(rt, "grant_burn")
+    assert plan["expiries"]["entries"]["credit_cents"] == -1_000
+    told = done["thresholds_reached"] + done["limits_reached"] + done["hard_limits_reached"]
+    assert plan["announcements"]["rows"] == told == 1
+    assert plan["announcements"]["sample"][0]["attribution_id"] == team("granted")
 
 
 def test_a_dry_run_lists_a_hundred_and_counts_all(rt: Runtime) -> None:
@@ -134,6 +180,74 @@ def test_a_dry_reset_names_the_accounts_that_would_fail(rt: Runtime) -> None:
     plan = dry(rt, usage.reset_usage, add_months(START, 1) + DAY)
     assert (plan["cycles"], plan["entries"]["rows"], plan["accounts_failed"]) == (2, 2, 1)
     assert plan["failed"] == [[team(1), "database: P0001 no today"]]
+
+
+def unchanged(rt: Runtime, do: Callable[[], Any]) -> Any:
+    """Do something, and find that no row and no sequence has changed."""
+    before = snapshot(rt.database)
+    answer = do()
+    assert snapshot(rt.database) == before
+    return answer
+
+
+def test_a_dry_snapshot_answers_what_it_would_heal_and_whom_it_would_end(rt: Runtime) -> None:
+    gone, refused = session_row(source="eu"), session_row(source="eu", workspace_class="gold")
+    at = (START + HOUR).isoformat()
+    call(usage.record_instances, instances=[gone], actor=SYSTEM, at=START.isoformat())
+    listed = {"source": "eu", "instances": [session_row(attribution_id=team("new")), refused], "actor": SYSTEM}
+    plan = unchanged(rt, lambda: call(running.report_running, **listed, at=at, dry_run=True))["dry_run"]
+    done = call(running.report_running, **listed, at=at)
+    assert (done["inserted"], done["ended"], done["quarantined"], done["complete"]) == (1, 1, 1, True)
+    assert plan | {"ended": plan["ended"]["rows"]} == done
+    assert [(each["instance_id"], each["ends_at"]) for each in plan["ended"]["sample"]] == [
+        (gone["instance_id"], "2026-01-01T00:00:00+00:00")
+    ]
+    again = call(running.report_running, **listed, at=at, dry_run=True)["dry_run"]
+    assert (again["inserted"], again["ended"]["rows"]) == (0, 0)
+    unreadable = listed | {"instances": ["x"]}
+    later = (START + DAY).isoformat()
+    torn = call(running.report_running, **unreadable, at=later, dry_run=True)["dry_run"]
+    assert (torn["complete"], torn["ended"]["rows"]) == (False, 0)
+
+
+def test_a_dry_release_of_a_zombie_answers_the_cap_and_leaves_it(rt: Runtime) -> None:
+    row = session_row()
+    call(usage.record_instances, instances=[row], actor=SYSTEM, at=START.isoformat())
+    TestClock(rt.redis).advance(START + DAY)
+    with rt.transaction() as connection:
+        cap_batch(connection, at=START + DAY, heartbeat_grace=HOUR, lifetime_max=None)
+    asked = {"instance_id": row["instance_id"], "actor": SYSTEM}
+    plan = unchanged(rt, lambda: call(running.release_session, **asked, dry_run=True))
+    shown = unchanged(rt, lambda: CliRunner().invoke(cli, ["release", row["instance_id"], "--dry-run"]))
+    assert "would be released: heartbeat at 2026-01-01 01:00:00+00:00" in " ".join(shown.output.split())
+    assert plan == {"dry_run": call(running.release_session, **asked)}
+    assert plan["dry_run"]["released"] == "heartbeat"
+    with pytest.raises(InvalidInputError, match="a session that was reported"):
+        call(running.release_session, instance_id=session_row()["instance_id"], actor=SYSTEM, dry_run=True)
+
+
+def test_a_dry_import_counts_what_an_import_then_does_over_all_its_chunks(rt: Runtime, tmp_path: Path) -> None:
+    TestClock(rt.redis).advance(START + DAY)
+    first = session_row(attribution_id=team("new"))
+    stopped = first | {"stopped_at": (START + HOUR).isoformat()}
+    rows = [first, session_row(), stopped, session_row(workspace_class="gold"), stopped]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(stopped))
+        writer.writeheader()
+        writer.writerows(rows)
+    asked: dict[str, Any] = {"path": tmp_path / "rows.csv", "at": START + DAY, "actor": SYSTEM, "chunk_lines": 1}
+    command = ["import", str(tmp_path / "rows.csv")]
+    shown = unchanged(rt, lambda: CliRunner().invoke(cli, [*command, "--dry-run"]))
+    assert shown.exit_code == 1
+    assert json.loads(shown.stdout) == {"dry_run": {"inserted": 2, "updated": 0, "unchanged": 2, "quarantined": 1}}
+    plan = unchanged(rt, lambda: list(bulk.rehearse_file(rt, **asked)))
+    assert [part.merged for part in plan] == [part.merged for part in bulk.import_file(rt, **asked)]
+    assert [(part.merged.inserted, part.merged.updated, part.merged.unchanged) for part in plan] == [
+        (2, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+    ]
+    assert sum(len(part.rejections) for part in plan) == 1
 
 
 def test_what_a_dry_run_would_do_is_not_counted_as_done(rt: Runtime) -> None:

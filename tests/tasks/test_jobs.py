@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import text
@@ -288,3 +289,21 @@ def test_verify_ends_in_error_with_a_sample(rt: Runtime) -> None:
         record(connection, stopped_report(HOUR))
     with pytest.raises(InvariantError, match="stopped_sessions_are_posted: 1 offend"):
         call(maintenance.verify_ledger, at=at)
+
+
+def test_what_verify_finds_is_a_metric_by_check_clean_or_not(rt: Runtime) -> None:
+    def offenders(check: str) -> float | None:
+        return REGISTRY.get_sample_value("usage_verify_offenders", {"check": check})
+
+    at = (START + DAY).isoformat()
+    with rt.transaction() as connection:
+        record(connection, stopped_report(HOUR), stopped_report(HOUR))
+    with pytest.raises(InvariantError):
+        call(maintenance.verify_ledger, at=at)
+    assert (offenders("stopped_sessions_are_posted"), offenders("balances_equal_entries")) == (2, 0)
+    call(usage.reconcile_usage, at=at)
+    call(maintenance.verify_ledger, at=at)
+    assert offenders("stopped_sessions_are_posted") == 0
+    ended_at = REGISTRY.get_sample_value("usage_verify_ended_timestamp_seconds")
+    assert ended_at is not None
+    assert datetime.now(UTC).timestamp() - ended_at < 60

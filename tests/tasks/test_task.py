@@ -12,10 +12,10 @@ from tests.factories import START, call, session_row, team
 from usage_tasks.celery import app
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.runtime import Runtime
-from usage_tasks.tasks import billing, credit, maintenance, stripe, usage
+from usage_tasks.tasks import billing, credit, directory, maintenance, stripe, usage
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS, DATABASE, ArgumentsError, Retry
 
-MODULES = (billing, credit, maintenance, stripe, usage)
+MODULES = (billing, credit, directory, maintenance, stripe, usage)
 ASKED = {"attribution_id": team(), "actor": "service:tests", "at": START.isoformat()}
 RANGE = {"start": START.isoformat(), "end": START.isoformat()}
 BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
@@ -108,7 +108,7 @@ def test_the_wait_doubles_within_its_bounds() -> None:
 
 def test_every_task_exports_a_schema_of_its_arguments(rt: Runtime) -> None:
     ours = {name for name in app.tasks if not name.startswith("celery.")}
-    assert {name.partition(".")[0] for name in ours} == {"billing", "maintenance", "stripe", "usage"}
+    assert {name.partition(".")[0] for name in ours} == {"billing", "directory", "maintenance", "stripe", "usage"}
     assert ours == set(ARGUMENT_SCHEMAS)
     for schema in ARGUMENT_SCHEMAS.values():
         assert jsonschema_rs.meta.is_valid(schema)

@@ -16,6 +16,8 @@ from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.import_reports import Chunk, import_chunk
 from usage_tasks.services.record import Recorded
+from usage_tasks.storage import staging
+from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.sessions import sum_merged
 from usage_tasks.tasks.arguments import AHEAD_MAX, find_instance_id, parse_reports
 
@@ -42,16 +44,36 @@ def import_file(
             for chunks in _read(rows, chunk_lines):
                 parts.append([lane.submit(work, chunk) for lane, chunk in zip(lanes, chunks, strict=True)])
                 if len(parts) > PARTS_MAX:
-                    yield _together(parts.popleft())
+                    yield _together([lane.result() for lane in parts.popleft()])
             while parts:
-                yield _together(parts.popleft())
+                yield _together([lane.result() for lane in parts.popleft()])
         finally:
             for each in chain.from_iterable(parts):
                 each.cancel()
 
 
-def _together(lanes: Sequence[Future[Recorded]]) -> Recorded:
-    done = [lane.result() for lane in lanes]
+def rehearse_file(
+    rt: Runtime, path: Path, *, at: datetime, actor: Actor, chunk_lines: int = CHUNK_LINES
+) -> Iterator[Recorded]:
+    """Answer what `import_file` would do, part by part, by doing it in one transaction and taking that back.
+
+    What reports the same sessions waits meanwhile. Raises as `import_file` does.
+    """
+    parse = partial(parse_reports, at=at)
+    with opened(path) as rows, rt.transaction() as connection, rehearsal(connection):
+        for chunks in _read(rows, chunk_lines):
+            done = []
+            for chunk in chunks:
+                done.append(
+                    import_chunk(
+                        connection, chunk, parse, limits=rt.spending_limits, at=at, latest=at + AHEAD_MAX, actor=actor
+                    )
+                )
+                staging.unstage(connection)
+            yield _together(done)
+
+
+def _together(done: Sequence[Recorded]) -> Recorded:
     rejections = sorted(chain.from_iterable(each.rejections for each in done), key=lambda rejection: rejection.index)
     return Recorded(merged=sum_merged(each.merged for each in done), rejections=rejections)
 

@@ -7,7 +7,9 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.limits import Crossing, LimitPolicy
+from usage_tasks.services.reset import ResetPlan, rehearse_expiries
 from usage_tasks.storage import limits, sessions, zombies
+from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.plans import Plan
 from usage_tasks.storage.sessions import Posted
 from usage_tasks.storage.zombies import Caps
@@ -52,15 +54,37 @@ def announce_limits(connection: Connection, *, at: datetime, policy: LimitPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcilePlan:
-    """What a run of the ledger job would write: entries, and announcements of levels that were crossed."""
+    """What a run of the ledger job would write: caps, entries, grants' expiries, announcements of levels crossed."""
 
+    zombies: Caps
     entries: Plan
+    expiries: ResetPlan
     announcements: Plan
 
 
-def plan_reconcile(connection: Connection, *, at: datetime, policy: LimitPolicy = DEFAULT_POLICY) -> ReconcilePlan:
-    """Answer what the job would do at `at`; it reads only, and holds nobody up."""
-    return ReconcilePlan(
-        entries=sessions.plan_stopped(connection, at=at),
-        announcements=limits.plan_crossings(connection, at=at, policy=policy),
-    )
+def plan_reconcile(
+    connection: Connection,
+    *,
+    at: datetime,
+    heartbeat_grace: timedelta | None,
+    lifetime_max: timedelta | None,
+    policy: LimitPolicy = DEFAULT_POLICY,
+) -> ReconcilePlan:
+    """Answer what the job would do at `at`.
+
+    Caps and expiries, on which the rest builds, are done and taken back; where there are none it only reads.
+    """
+    with rehearsal(connection):
+        capped = Caps(capped=0, moved=0, lifted=0)
+        while (
+            batch := cap_batch(connection, at=at, heartbeat_grace=heartbeat_grace, lifetime_max=lifetime_max)
+        ).changed:
+            capped = Caps(
+                capped=capped.capped + batch.capped,
+                moved=capped.moved + batch.moved,
+                lifted=capped.lifted + batch.lifted,
+            )
+        entries = sessions.plan_stopped(connection, at=at)
+        expiries = rehearse_expiries(connection, at=at)
+        announcements = limits.plan_crossings(connection, at=at, policy=policy)
+    return ReconcilePlan(zombies=capped, entries=entries, expiries=expiries, announcements=announcements)

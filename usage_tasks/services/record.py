@@ -32,12 +32,33 @@ def record_reports(
     limits: SpendingLimits,
     at: datetime,
     actor: Actor,
-    seen_at: datetime | None = None,
+    snapshot_source: str | None = None,
 ) -> Recorded:
     """Merge the good reports of a batch and quarantine the others; an account's first session opens it.
 
-    `malformed` are the rows of `raw` that could not even be read. With `seen_at` the batch is a snapshot of what ran
-    then. Sending a batch again changes nothing.
+    `malformed` are the rows of `raw` that could not even be read. With `snapshot_source` the batch is a snapshot of
+    what ran there at `at`. Sending a batch again changes nothing.
+    """
+    seen_at = None if snapshot_source is None else at
+    taken = take_up(connection, reports, limits=limits, at=at, actor=actor, seen_at=seen_at)
+    rejections = sorted([*malformed, *taken.rejections], key=lambda each: each.index)
+    refused = [(each, raw[each.index]) for each in rejections]
+    quarantine.quarantine(connection, refused, at=at, actor=actor, snapshot_source=snapshot_source)
+    return Recorded(merged=taken.merged, rejections=rejections)
+
+
+def take_up(
+    connection: Connection,
+    reports: Sequence[SessionReport],
+    *,
+    limits: SpendingLimits,
+    at: datetime,
+    actor: Actor,
+    seen_at: datetime | None,
+) -> Recorded:
+    """Merge the good reports of those that could be read; say why the others are refused, and keep none of them.
+
+    With `seen_at` they are of a snapshot of what ran then.
     """
     known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
     own, contradicting = _split_contradictions(known, sessions.list_foreign(connection, known))
@@ -47,10 +68,8 @@ def record_reports(
     refused = {rejection.index for rejection in foreign}
     names = {report.attribution_id for report in own if report.index not in refused}
     open_accounts(connection, set(map(parse_attribution, names)), limits=limits, at=at, actor=actor)
-    rejections = sorted([*malformed, *unknown_class, *contradicting, *foreign], key=lambda each: each.index)
-    quarantine.quarantine(connection, [(each, raw[each.index]) for each in rejections], actor=actor)
     merged = Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - len(foreign))
-    return Recorded(merged=merged, rejections=rejections)
+    return Recorded(merged=merged, rejections=[*unknown_class, *contradicting, *foreign])
 
 
 def _split_by_class(

@@ -5,9 +5,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.storage import audit, zombies
+from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.zombies import Zombie
 
 
@@ -16,10 +17,7 @@ def release_session(connection: Connection, instance_id: UUID, *, at: datetime, 
 
     Raises InvalidInputError for a session that nobody reported.
     """
-    found = zombies.lock_session(connection, instance_id)
-    if found is None:
-        raise InvalidInputError("instance_id", str(instance_id), "a session that was reported")
-    account, zombie = found
+    account, zombie = _lock(connection, instance_id)
     if zombie is None:
         return None
     zombies.release(connection, zombie)
@@ -28,3 +26,16 @@ def release_session(connection: Connection, instance_id: UUID, *, at: datetime, 
         connection, at=at, actor=actor, action="session.released", attribution_id=account, details=details
     )
     return zombie
+
+
+def plan_release(connection: Connection, instance_id: UUID) -> Zombie | None:
+    """Answer the cap that `release_session` would lift."""
+    with rehearsal(connection):
+        return _lock(connection, instance_id)[1]
+
+
+def _lock(connection: Connection, instance_id: UUID) -> tuple[AttributionId, Zombie | None]:
+    found = zombies.lock_session(connection, instance_id)
+    if found is None:
+        raise InvalidInputError("instance_id", str(instance_id), "a session that was reported")
+    return found

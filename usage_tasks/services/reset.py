@@ -5,7 +5,7 @@ one cycle at a time, each with its own allowance. Balances are taken as of the c
 that expired are settled by the same steps, so that an account's instants are taken in their order, however late.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -72,18 +72,27 @@ def plan_resets(connection: Connection, *, at: datetime) -> ResetPlan:
 
     Accounts that another worker holds are left out; until this ends it holds those that are due.
     """
+    with rehearsal(connection):
+        return _do_all(connection, reset_due, at=at)
+
+
+def rehearse_expiries(connection: Connection, *, at: datetime) -> ResetPlan:
+    """Settle every grant that expired by `at`, and tell what that did; whoever calls takes it back."""
+    return _do_all(connection, settle_expired, at=at)
+
+
+def _do_all(connection: Connection, take: Callable[..., ResetBatch], *, at: datetime) -> ResetPlan:
     cycles = rows = cents = 0
     sample: list[Entry] = []
     failed: list[tuple[AttributionId, str]] = []
-    with rehearsal(connection):
-        while True:
-            batch = reset_due(connection, at=at, excluding=[account for account, _ in failed])
-            if batch.idle:
-                break
-            cycles, rows = cycles + batch.cycles, rows + len(batch.entries)
-            cents += sum(entry.credit_cents for entry in batch.entries)
-            sample += batch.entries[: SAMPLE_MAX - len(sample)]
-            failed += batch.failed
+    while True:
+        batch = take(connection, at=at, excluding=[account for account, _ in failed])
+        if batch.idle:
+            break
+        cycles, rows = cycles + batch.cycles, rows + len(batch.entries)
+        cents += sum(entry.credit_cents for entry in batch.entries)
+        sample += batch.entries[: SAMPLE_MAX - len(sample)]
+        failed += batch.failed
     return ResetPlan(
         cycles=cycles,
         entries=Plan(rows=rows, credit_cents=cents, sample=[asdict(entry) for entry in sample]),

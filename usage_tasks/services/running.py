@@ -12,6 +12,8 @@ from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.record import Recorded, record_reports
 from usage_tasks.storage import snapshots
+from usage_tasks.storage.engine import rehearsal
+from usage_tasks.storage.plans import NOTHING, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,48 @@ def report_running(
 
     A refused row still says that its session runs.
     """
+    recorded, complete = _take_up(connection, snapshot, find_instance_id, limits=limits, actor=actor)
+    ended = 0
+    if complete:
+        ended = snapshots.end_missing(connection, snapshot.source, taken_at=snapshot.taken_at, actor=actor)
+    return Healed(recorded=recorded, ended=ended, complete=complete)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealingPlan:
+    """What a snapshot would do, and which sessions it would end."""
+
+    recorded: Recorded
+    ended: Plan
+    complete: bool
+
+
+def plan_running(
+    connection: Connection,
+    snapshot: Snapshot,
+    find_instance_id: Callable[[object], UUID | None],
+    *,
+    limits: SpendingLimits,
+    actor: Actor,
+) -> HealingPlan:
+    """Answer what `report_running` would do, by doing it and taking it back."""
+    with rehearsal(connection):
+        recorded, complete = _take_up(connection, snapshot, find_instance_id, limits=limits, actor=actor)
+        ended = NOTHING
+        if complete:
+            ended = snapshots.plan_missing(connection, snapshot.source, taken_at=snapshot.taken_at)
+    return HealingPlan(recorded=recorded, ended=ended, complete=complete)
+
+
+def _take_up(
+    connection: Connection,
+    snapshot: Snapshot,
+    find_instance_id: Callable[[object], UUID | None],
+    *,
+    limits: SpendingLimits,
+    actor: Actor,
+) -> tuple[Recorded, bool]:
+    """Merge what a snapshot lists and renew what it lists in vain; tell whether each row says whose session it is."""
     snapshots.lock_source(connection, snapshot.source)
     recorded = record_reports(
         connection,
@@ -55,13 +99,9 @@ def report_running(
         limits=limits,
         at=snapshot.taken_at,
         actor=actor,
-        seen_at=snapshot.taken_at,
+        snapshot_source=snapshot.source,
     )
     listed = [find_instance_id(snapshot.raw[refused.index]) for refused in recorded.rejections]
     known = {instance_id for instance_id in listed if instance_id is not None}
     snapshots.renew(connection, known, seen_at=snapshot.taken_at)
-    complete = None not in listed
-    ended = 0
-    if complete:
-        ended = snapshots.end_missing(connection, snapshot.source, taken_at=snapshot.taken_at, actor=actor)
-    return Healed(recorded=recorded, ended=ended, complete=complete)
+    return recorded, None not in listed

@@ -192,6 +192,7 @@ class Settings(_Section):
     hard_limit_grace: HardLimitGrace = Field(
         default_factory=HardLimitGrace, description='an object with either "credits" or "percent": {"percent": 10}'
     )
+    directory_key_file: Text | None = Field(default=None, description="the path of a file that holds the key alone")
     stripe_credentials_file: Text | None = Field(default=None, description="the path of a JSON file")
     stripe_prices: StripePrices = Field(
         default_factory=StripePrices,

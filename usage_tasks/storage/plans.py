@@ -20,6 +20,9 @@ class Plan:
     sample: Sequence[Mapping[str, object]]
 
 
+NOTHING: Final = Plan(rows=0, credit_cents=None, sample=())
+
+
 def planned(name: str, *, order: str, money: bool = False) -> str:
     """Compose the SELECT over a CTE of rows to write whose one row `run_plan` reads."""
     cents = "COALESCE(sum(credit_cents), 0)::bigint" if money else "NULL::bigint"

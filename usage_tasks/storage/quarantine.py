@@ -1,22 +1,29 @@
-"""Reports that were refused, kept as they came with the reason, so that none is lost and a person can list them."""
+"""Reports that were refused, kept as they came with the reason, until somebody releases or drops them."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.sessions import Rejection
-from usage_tasks.storage.rows import fetch
+from usage_tasks.storage.rows import execute, fetch, fetch_one
+
+_LOCK_KEY: Final = 7_305_213
+"""Any number, the same everywhere."""
+
+COUNT_MAX: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinedReport:
-    """One refused report as JSON text; `times_seen` counts how often the same one was sent."""
+    """One refused report as JSON text; `times_seen` counts how often the same one was sent, `sent_at` is the latest."""
 
+    digest: str
     field: str
     reason: str
     report: str
@@ -24,45 +31,148 @@ class QuarantinedReport:
     first_seen_at: datetime
     last_seen_at: datetime
     actor: str
+    sent_at: datetime
+    snapshot_source: str | None
 
 
-def quarantine(connection: Connection, refused: Sequence[tuple[Rejection, object]], *, actor: Actor) -> int:
+_COLUMNS: Final = ", ".join(QuarantinedReport.__slots__)
+
+_KEEP: Final = """
+    INSERT INTO quarantined_report AS held (digest, field, reason, report, actor, sent_at, snapshot_source)
+    SELECT digest, field, reason, report, :actor, :at, :source
+    FROM unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]), CAST(:reports AS text[]))
+        AS r(digest, field, reason, report)
+    ORDER BY digest
+    ON CONFLICT (digest) DO UPDATE SET
+        field = EXCLUDED.field, reason = EXCLUDED.reason, times_seen = held.times_seen + 1,
+        last_seen_at = clock_timestamp(), sent_at = GREATEST(held.sent_at, EXCLUDED.sent_at)
+    RETURNING (xmax = 0) AS inserted
+"""
+
+
+def quarantine(
+    connection: Connection,
+    refused: Sequence[tuple[Rejection, object]],
+    *,
+    at: datetime,
+    actor: Actor,
+    snapshot_source: str | None = None,
+) -> int:
     """Keep refused reports with the reason; return how many had not been seen before.
 
     A report is kept as JSON text, escaped to ASCII: what was refused may hold what PostgreSQL's own JSON can't. The
-    same report refused for the same reason is one row that counts.
+    same report is one row, which counts and has the latest reason. `at` is when they were sent, and with
+    `snapshot_source` when they were seen to run there.
     """
     rows = {}
     for rejection, raw in refused:
         report = json.dumps(raw, sort_keys=True)
-        digest = hashlib.sha256(f"{rejection.field}\n{rejection.reason}\n{report}".encode()).hexdigest()
-        rows[digest] = (rejection.field, rejection.reason, report)
-    statement = """
-        INSERT INTO quarantined_report AS held (digest, field, reason, report, actor)
-        SELECT digest, field, reason, report, :actor
-        FROM unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]),
-                    CAST(:reports AS text[])) AS r(digest, field, reason, report)
-        ORDER BY digest
-        ON CONFLICT (digest) DO UPDATE SET times_seen = held.times_seen + 1, last_seen_at = clock_timestamp()
-        RETURNING (xmax = 0) AS inserted
-    """
+        told = report if snapshot_source is None else f"{report}\n{snapshot_source}"
+        rows[hashlib.sha256(told.encode()).hexdigest()] = (rejection.field, rejection.reason, report)
     fields, reasons, reports = zip(*rows.values(), strict=True) if rows else ((), (), ())
     found = fetch(
         connection,
-        statement,
+        _KEEP,
         digests=list(rows),
         fields=list(fields),
         reasons=list(reasons),
         reports=list(reports),
+        at=at,
         actor=actor,
+        source=snapshot_source,
     )
     return sum(row.inserted for row in found)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which refused reports are meant: these ids, of this field, with this text in the reason; None is any."""
+
+    digests: Sequence[str] | None = None
+    field: str | None = None
+    reason: str | None = None
+
+
 def list_quarantined(connection: Connection, *, limit: int) -> Sequence[QuarantinedReport]:
     """List refused reports, the newest first."""
-    statement = """
-        SELECT field, reason, report, times_seen, first_seen_at, last_seen_at, actor
-        FROM quarantined_report ORDER BY first_seen_at DESC, digest LIMIT :limit
-    """
+    statement = f"SELECT {_COLUMNS} FROM quarantined_report ORDER BY first_seen_at DESC, digest LIMIT :limit"
     return [QuarantinedReport(**row._mapping) for row in fetch(connection, statement, limit=limit)]
+
+
+def list_selected(
+    connection: Connection, selection: Selection, *, after: QuarantinedReport | None, limit: int
+) -> Sequence[QuarantinedReport]:
+    """List a batch of the reports that are meant, the oldest first, from after an earlier batch's last."""
+    statement = f"""
+        SELECT {_COLUMNS} FROM quarantined_report
+        WHERE (CAST(:digests AS text[]) IS NULL OR digest = ANY(CAST(:digests AS text[])))
+            AND (CAST(:field AS text) IS NULL OR field = :field)
+            AND (CAST(:reason AS text) IS NULL OR strpos(reason, :reason) > 0)
+            AND (first_seen_at, digest) > (CAST(:seen AS timestamptz), CAST(:digest AS text))
+        ORDER BY first_seen_at, digest LIMIT :limit
+    """
+    rows = fetch(
+        connection,
+        statement,
+        digests=None if selection.digests is None else list(selection.digests),
+        field=selection.field,
+        reason=selection.reason,
+        seen="-infinity" if after is None else after.first_seen_at,
+        digest="" if after is None else after.digest,
+        limit=limit,
+    )
+    return [QuarantinedReport(**row._mapping) for row in rows]
+
+
+def lock_releases(connection: Connection) -> None:
+    """Wait for every other release or drop to end, and keep others from beginning until the transaction ends.
+
+    Not the rows themselves: who records holds sessions first and quarantine's rows last, and so does who releases.
+    """
+    fetch(connection, "SELECT pg_advisory_xact_lock(:key)", key=_LOCK_KEY)
+
+
+# The rows as they were read, locked in the order in which `quarantine` locks: one that was sent again is another.
+_UNCHANGED: Final = """
+    unchanged AS (
+        SELECT q.digest FROM quarantined_report q
+        JOIN unnest(CAST(:digests AS text[]), CAST(:counts AS int[])) AS r(digest, times_seen) USING (digest)
+        WHERE q.times_seen = r.times_seen ORDER BY q.digest FOR UPDATE OF q
+    )
+"""
+
+
+def remove(connection: Connection, reports: Sequence[QuarantinedReport]) -> frozenset[str]:
+    """Remove reports that were taken up or dropped; answer the digests of those. One that was sent again stays."""
+    statement = f"""
+        WITH {_UNCHANGED}
+        DELETE FROM quarantined_report AS held USING unchanged u WHERE held.digest = u.digest RETURNING held.digest
+    """
+    digests, counts = [each.digest for each in reports], [each.times_seen for each in reports]
+    return frozenset(row.digest for row in fetch(connection, statement, digests=digests, counts=counts))
+
+
+def note_reasons(connection: Connection, refused: Sequence[tuple[QuarantinedReport, Rejection]]) -> int:
+    """Note why reports are refused now where that is something else than before; return of how many."""
+    other = [(held, now) for held, now in refused if (held.field, held.reason) != (now.field, now.reason)]
+    statement = f"""
+        WITH {_UNCHANGED}
+        UPDATE quarantined_report AS held SET field = n.field, reason = n.reason
+        FROM unchanged u JOIN unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]))
+            AS n(digest, field, reason) USING (digest)
+        WHERE held.digest = u.digest
+    """
+    return execute(
+        connection,
+        statement,
+        digests=[held.digest for held, _ in other],
+        counts=[held.times_seen for held, _ in other],
+        fields=[now.field for _, now in other],
+        reasons=[now.reason for _, now in other],
+    )
+
+
+def count_waiting(connection: Connection) -> int:
+    """Count the reports that wait in quarantine; COUNT_MAX means so many or more."""
+    statement = "SELECT count(*) AS waiting FROM (SELECT FROM quarantined_report LIMIT :limit) AS bounded"
+    return int(fetch_one(connection, statement, limit=COUNT_MAX).waiting)

@@ -4,14 +4,14 @@ A property test holds the two equal (tests/storage/test_rating.py).
 """
 
 
-def _seconds_until(instant: str) -> str:
+def seconds_until(instant: str) -> str:
     """Elapsed whole seconds since the session's start, to the nearest, half up as a cast from numeric rounds."""
     return f"extract(epoch FROM {instant} - s.started_at)::bigint"
 
 
 def _charged_until(instant: str) -> str:
     """The same, rounded up to whole steps of the version in force at the session's start."""
-    return f"(({_seconds_until(instant)})::bigint + r.rounding_seconds - 1) / r.rounding_seconds * r.rounding_seconds"
+    return f"(({seconds_until(instant)})::bigint + r.rounding_seconds - 1) / r.rounding_seconds * r.rounding_seconds"
 
 
 _BEGIN = _charged_until("GREATEST(p.effective_from, s.started_at)")
@@ -57,6 +57,7 @@ RATED = f"""
 """
 """A CTE `rated`, the columns of a CTE `session` and `credit_cents`.
 
-`session` has at least (instance_id, workspace_class, started_at, until), one row an instance. A session without a
-price in force at its start has no row: it is not posted at a guessed one.
+`session` has at least (instance_id, workspace_class, started_at, until), one row an instance; whoever rates a session
+up to several instants gives each row an `instance_id` of its own. A session without a price in force at its start has
+no row: it is not posted at a guessed one.
 """

@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
+from usage_tasks.domain.access import TeamRole
 from usage_tasks.domain.cost_centers import BillingStrategy
 from usage_tasks.domain.grants import LapseReason
 from usage_tasks.domain.ledger import USAGE_KINDS, EntryKind
@@ -270,6 +271,56 @@ cost_center = Table(
     ),
 )
 
+# The directory: each row as its latest report told it (docs/adr/0013). Of an e-mail only a keyed digest is kept.
+directory_user = Table(
+    "directory_user",
+    metadata,
+    Column("user_id", Uuid(), primary_key=True),
+    Column("email_digest", Text(collation="C")),
+    _required("administrator", Boolean()),
+    _required("deleted", Boolean()),
+    _moment("observed_at"),
+    _moment("recorded_at", default_now=True),
+    _required("actor", Text()),
+    CheckConstraint("NOT deleted OR email_digest IS NULL", name="deleted"),
+    CheckConstraint("email_digest ~ '^[0-9a-f]{64}$'", name="email_digest"),
+    Index("directory_user_email_idx", "email_digest", postgresql_where=text("email_digest IS NOT NULL")),
+)
+
+directory_team = Table(
+    "directory_team",
+    metadata,
+    Column("team_id", Uuid(), primary_key=True),
+    Column("creator_user_id", Uuid()),
+    _required("digest", Text(collation="C")),  # of the report: which of two of the same instant holds
+    _moment("observed_at"),
+    _moment("recorded_at", default_now=True),
+    _required("actor", Text()),
+)
+
+directory_member = Table(
+    "directory_member",
+    metadata,
+    Column("team_id", Uuid(), primary_key=True),
+    Column("user_id", Uuid(), primary_key=True),
+    _required("role", Text()),
+    _one_of("role", TeamRole),
+    ForeignKeyConstraint(["team_id"], ["directory_team.team_id"]),
+)
+
+# The free allowance of a user, used up: never changed and never taken back.
+allowance_claim = Table(
+    "allowance_claim",
+    metadata,
+    Column("user_id", Uuid(), primary_key=True),
+    Column("email_digest", Text(collation="C"), unique=True),
+    Column("attribution_id", Text(collation="C"), nullable=False, unique=True),
+    _moment("claimed_at"),
+    _moment("recorded_at", default_now=True),
+    _required("actor", Text()),
+    CheckConstraint("email_digest ~ '^[0-9a-f]{64}$'", name="email_digest"),
+)
+
 PRICE_ORIGINS = ("configuration", "operator")
 
 price_version = Table(
@@ -302,6 +353,9 @@ quarantined_report = Table(
     _moment("first_seen_at", default_now=True),
     _moment("last_seen_at", default_now=True),
     _required("actor", Text()),
+    # The latest instant as of which it was sent, and the source whose snapshot it was in.
+    _moment("sent_at"),
+    Column("snapshot_source", Text),
     Index("quarantined_report_seen_idx", "first_seen_at"),
 )
 

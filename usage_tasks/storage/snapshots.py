@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
+from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.rows import execute, fetch_one
 
 
@@ -57,15 +58,18 @@ def renew(connection: Connection, instances: Collection[UUID], *, seen_at: datet
     return execute(connection, statement, instances=sorted(instances), seen_at=seen_at)
 
 
-_END_MISSING = """
+_LATEST = "source = :source AND (taken_at IS NULL OR taken_at < :taken_at)"
+_GONE = "w.stopped_at IS NULL AND w.inferred_stopped_at IS NULL AND w.last_seen_at < :taken_at"
+
+_END_MISSING = f"""
     WITH latest AS (
         UPDATE source_snapshot SET taken_at = :taken_at
-        WHERE source = :source AND (taken_at IS NULL OR taken_at < :taken_at)
+        WHERE {_LATEST}
         RETURNING source
     ), missing AS (
         SELECT w.instance_id
         FROM workspace_instance w JOIN latest USING (source)
-        WHERE w.stopped_at IS NULL AND w.inferred_stopped_at IS NULL AND w.last_seen_at < :taken_at
+        WHERE {_GONE}
         ORDER BY w.instance_id FOR UPDATE OF w
     ), ended AS (
         UPDATE workspace_instance AS held SET missed_at = :taken_at, recorded_at = clock_timestamp()
@@ -88,3 +92,18 @@ def end_missing(connection: Connection, source: str, *, taken_at: datetime, acto
     its audit. The caller has renewed who is in the snapshot, and holds the source's lock.
     """
     return int(fetch_one(connection, _END_MISSING, source=source, taken_at=taken_at, actor=actor).ended)
+
+
+_PLAN_MISSING = f"""
+    WITH missing AS (
+        SELECT w.instance_id, w.attribution_id, w.last_seen_at AS ends_at
+        FROM workspace_instance w JOIN (SELECT source FROM source_snapshot WHERE {_LATEST}) AS latest USING (source)
+        WHERE {_GONE}
+    )
+    {planned("missing", order="instance_id")}
+"""
+
+
+def plan_missing(connection: Connection, source: str, *, taken_at: datetime) -> Plan:
+    """Answer the sessions that `end_missing` would end, and at which proof of life."""
+    return run_plan(connection, _PLAN_MISSING, source=source, taken_at=taken_at)

@@ -77,6 +77,11 @@ def stage(connection: Connection, columns: Sequence[str], lines: Iterable[str]) 
         copy.write("".join(lines))
 
 
+def unstage(connection: Connection) -> None:
+    """Forget the staged rows before the transaction ends, so that it may stage others."""
+    execute(connection, "DROP TABLE staged_report")
+
+
 def set_aside(connection: Connection, odd: Collection[UUID], *, latest: datetime) -> Sequence[int]:
     """Take out the rows that are no plain case, `odd` naming sessions that are none; answer their lines."""
     return [int(row.line) for row in fetch(connection, _SET_ASIDE, odd=list(odd), latest=latest)]

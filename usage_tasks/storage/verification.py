@@ -49,20 +49,23 @@ _UNPOSTED = """
         AND GREATEST(o.ended_at, o.started_at) <= :at
 """
 
+# A key that names no revision has none: a cast of it would end the whole verification in an error.
+_REVISION = "CASE WHEN split_part(key, ':', 3) ~ '^[1-9][0-9]{0,8}$' THEN split_part(key, ':', 3)::int END"
+
 # A session is open or has entries. They stand on its account, are numbered by revision without a gap, and add up to
 # what is posted of it where it is open once more.
-_ENTRIES_OF_SESSIONS = """
+_ENTRIES_OF_SESSIONS = f"""
     SELECT instance_id::text AS offender
     FROM (
         SELECT attribution_id, instance_id, o.revision, o.posted_cents, o.settled_at, true AS known
         FROM workspace_instance LEFT JOIN open_session o USING (attribution_id, instance_id)
     ) w FULL JOIN (
         SELECT instance_id, attribution_id, count(*) AS entries, sum(credit_cents) AS credit_cents,
-               max(effective_at) AS settled_at, max(split_part(key, ':', 3)::int) AS latest
+               max(effective_at) AS settled_at, max({_REVISION}) AS latest
         FROM ledger_entry WHERE instance_id IS NOT NULL
         GROUP BY instance_id, attribution_id
     ) e USING (instance_id, attribution_id)
-    WHERE w.known IS NULL OR e.entries <> e.latest OR CASE
+    WHERE w.known IS NULL OR e.entries IS DISTINCT FROM e.latest OR CASE
         WHEN w.revision IS NULL THEN e.entries IS NULL
         ELSE (w.revision, w.posted_cents, w.settled_at)
             IS DISTINCT FROM (COALESCE(e.entries, 0) + 1, COALESCE(e.credit_cents, 0), e.settled_at)
@@ -99,14 +102,68 @@ _VERSIONS = """
     HAVING count(*) <> max(version) OR count(*) FILTER (WHERE superseded_at IS NULL) <> 1
 """
 
-# A reset covers at most the limit of the version whose cycle it closed.
-_RESETS = """
+
+def _iso(instant: str) -> str:
+    """Write an instant as keys have it: microseconds only where there are some."""
+    in_utc = f"{instant} AT TIME ZONE 'UTC'"
+    return (
+        f"to_char({in_utc}, 'YYYY-MM-DD\"T\"HH24:MI:SS') || "
+        f"CASE WHEN {instant} <> date_trunc('second', {instant}) THEN to_char({in_utc}, '.US') ELSE '' END || '+00:00'"
+    )
+
+
+# A reset covers at most the limit of the version whose cycle it closed, and is named by that cycle: one a cycle.
+_RESETS = f"""
     SELECT e.attribution_id || ' ' || e.key AS offender FROM ledger_entry e
     WHERE e.kind = 'reset' AND NOT EXISTS (
         SELECT 1 FROM cost_center c WHERE c.attribution_id = e.attribution_id
             AND c.billing_strategy = 'other' AND c.next_billing_at = e.effective_at
+            AND e.key = 'reset:' || {_iso("c.cycle_started_at")}
             AND -e.credit_cents BETWEEN 1 AND c.spending_limit * 100
     )
+"""
+
+# On strategy other a version keeps its predecessor's cycle or begins where that one ended: no time is in none or two.
+_CYCLES = """
+    SELECT attribution_id || ' version ' || version AS offender FROM (
+        SELECT attribution_id, version, billing_strategy, cycle_started_at,
+               lag(billing_strategy) OVER earlier AS former_strategy,
+               lag(cycle_started_at) OVER earlier AS former_start, lag(next_billing_at) OVER earlier AS former_end
+        FROM cost_center WINDOW earlier AS (PARTITION BY attribution_id ORDER BY version)
+    ) AS c
+    WHERE billing_strategy = 'other' AND former_strategy = 'other'
+        AND cycle_started_at NOT IN (former_start, former_end)
+"""
+
+# Without a cost center nothing of an account is ever reset, limited or billed.
+_ACCOUNTS = """
+    SELECT attribution_id AS offender FROM (
+        SELECT attribution_id FROM account_balance UNION SELECT attribution_id FROM open_session
+    ) AS a
+    WHERE NOT EXISTS (SELECT 1 FROM cost_center c WHERE c.attribution_id = a.attribution_id)
+"""
+
+# Each entry is named by what it is of; the name of a session is its own, and the first of a session is no correction.
+_KEYS = """
+    SELECT attribution_id || ' ' || key AS offender FROM ledger_entry e
+    WHERE CASE kind
+        WHEN 'session' THEN key = 'session:' || instance_id || ':' || 1
+        WHEN 'adjustment' THEN
+            key LIKE 'session:' || instance_id || ':%' AND key <> 'session:' || instance_id || ':' || 1
+        WHEN 'invoice' THEN key LIKE 'invoice:_%'
+        WHEN 'reset' THEN key LIKE 'reset:_%'
+        WHEN 'upgrade' THEN EXISTS (
+            SELECT 1 FROM cost_center c WHERE c.attribution_id = e.attribution_id
+                AND e.key = 'upgrade:' || c.version AND c.billing_strategy = 'stripe'
+        )
+        WHEN 'credit_note' THEN key LIKE 'note:_%'
+        WHEN 'grant_burn' THEN key LIKE 'grant:_%'
+        ELSE key <> ''
+    END IS NOT TRUE
+"""
+
+_INVOICES = """
+    SELECT key AS offender FROM ledger_entry WHERE kind = 'invoice' GROUP BY key HAVING count(*) > 1
 """
 
 # Who is not in the latest snapshot of the source that runs it has ended there.
@@ -133,16 +190,30 @@ _GRANTS = f"""
     )
 """
 
+# An allowance that was used up was used by an account that was opened in that moment.
+_ALLOWANCES = """
+    SELECT attribution_id AS offender FROM allowance_claim a
+    WHERE NOT EXISTS (
+        SELECT 1 FROM cost_center c
+        WHERE c.attribution_id = a.attribution_id AND c.version = 1 AND c.cycle_started_at = a.claimed_at
+    )
+"""
+
 CHECKS: Final = {
     "balances_equal_entries": _BALANCES,
     "stopped_sessions_are_posted": _UNPOSTED,
     "entries_match_sessions": _ENTRIES_OF_SESSIONS,
     "open_sessions_match_facts": _OPEN_SESSIONS,
     "prices_match_facts": _PRICES_OF_SESSIONS,
+    "entries_carry_their_keys": _KEYS,
+    "invoices_are_booked_once": _INVOICES,
+    "accounts_are_open": _ACCOUNTS,
     "cost_center_versions_have_no_gaps": _VERSIONS,
+    "cycles_follow_one_another": _CYCLES,
     "resets_stay_within_limits": _RESETS,
     "missed_sessions_have_ended": _MISSED,
     "grants_are_conserved": _GRANTS,
+    "allowances_have_accounts": _ALLOWANCES,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import StringConstraints
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribution
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.domain.payments import CURRENCIES, NewCustomer
@@ -100,7 +101,7 @@ class CustomerAnswer:
     stripe_customer_id: str
 
 
-@task(name="billing.create_stripe_customer", time_limit=timedelta(minutes=1))
+@task(name="billing.create_stripe_customer", time_limit=timedelta(minutes=1), needs=Role.OWNER)
 def create_stripe_customer(
     attribution_id: Attribution,
     actor: ActorText,
@@ -130,7 +131,7 @@ class SubscriptionAnswer:
     stripe_subscription_id: str
 
 
-@task(name="billing.create_stripe_subscription", time_limit=timedelta(minutes=1))
+@task(name="billing.create_stripe_subscription", time_limit=timedelta(minutes=1), needs=Role.OWNER)
 def create_stripe_subscription(
     attribution_id: Attribution,
     actor: ActorText,

@@ -12,6 +12,7 @@ from usage_tasks.services.verify import GRACE, Verdict, verify
 from usage_tasks.storage import outbox
 from usage_tasks.tasks.arguments import Moment
 from usage_tasks.tasks.task import NEVER, task
+from usage_tasks.telemetry.metrics import VERIFIED_AT, VERIFY_OFFENDERS
 
 DISPATCH_LIMIT: Final = 100
 LEASE: Final = timedelta(minutes=2)
@@ -23,6 +24,9 @@ def verify_ledger(at: Moment | None = None) -> Verdict:
     rt = runtime()
     with rt.transaction() as connection:
         verdict = verify(connection, at=rt.instant(at), grace=GRACE if at is None else timedelta(0))
+    for finding in verdict.findings:
+        VERIFY_OFFENDERS.labels(finding.check).set(finding.offenders)
+    VERIFIED_AT.set_to_current_time()
     if not verdict.clean:
         raise InvariantError(f"verify: {verdict.describe()}")
     return verdict

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import Actor, AttributionId, parse_actor, parse_attribution
 from usage_tasks.domain.drift import Drift
 from usage_tasks.domain.errors import PermanentError
@@ -139,7 +140,7 @@ class ParkedAnswer:
     after: AttributionId | None
 
 
-@task(name="billing.list_parked", time_limit=timedelta(minutes=1))
+@task(name="billing.list_parked", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
 def list_parked(actor: ActorText, limit: ListLimit = 100, after: Attribution | None = None) -> ParkedAnswer:
     """List the accounts that get no reports until somebody releases them, with the reason."""
     parse_actor(actor)
@@ -148,7 +149,7 @@ def list_parked(actor: ActorText, limit: ListLimit = 100, after: Attribution | N
     return ParkedAnswer(accounts=found, after=found[-1].attribution_id if len(found) == limit else None)
 
 
-@task(name="billing.release_parked", time_limit=timedelta(minutes=1))
+@task(name="billing.release_parked", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
 def release_parked(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> Released:
     """Let a parked account's reports be sent anew, and its sync go on; nothing where none is parked."""
     rt = runtime()

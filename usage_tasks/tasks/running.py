@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_uuid
 from usage_tasks.domain.sessions import Rejection
 from usage_tasks.runtime import runtime
 from usage_tasks.services import release, running
+from usage_tasks.services.record import Recorded
+from usage_tasks.storage.plans import Plan
+from usage_tasks.storage.zombies import Zombie
 from usage_tasks.tasks.arguments import (
     SNAPSHOT_MAX,
     ActorText,
@@ -21,6 +25,7 @@ from usage_tasks.tasks.arguments import (
     find_instance_id,
     parse_reports,
 )
+from usage_tasks.tasks.jobs import DryRun
 from usage_tasks.tasks.task import task
 
 
@@ -40,13 +45,27 @@ class SnapshotAnswer:
     rejections: Sequence[Rejection]
 
 
-@task(name="usage.report_running", time_limit=timedelta(minutes=2))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotPlan:
+    """What a snapshot would do, as a SnapshotAnswer says it, and which sessions it would end."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+    ended: Plan
+    complete: bool
+    quarantined: int
+    rejections: Sequence[Rejection]
+
+
+@task(name="usage.report_running", time_limit=timedelta(minutes=2), needs=Role.ADMINISTRATOR)
 def report_running(
     source: Name,
     instances: Annotated[list[RawReport], Field(max_length=SNAPSHOT_MAX)],
     actor: ActorText,
     at: Moment,
-) -> SnapshotAnswer:
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+) -> SnapshotAnswer | DryRun[SnapshotPlan]:
     """Take up the full list of what ran in a source at an instant, which may not be left out; safe to send again.
 
     Sessions of that source that are not in it and were not seen since end at their last proof of life.
@@ -54,23 +73,24 @@ def report_running(
     rt = runtime()
     taken_at = rt.instant(at)
     reports, malformed = parse_reports(instances, at=taken_at, source=source)
+    snapshot = running.Snapshot(source=source, taken_at=taken_at, reports=reports, malformed=malformed, raw=instances)
+    heal: dict[str, Any] = {"limits": rt.spending_limits, "actor": parse_actor(actor)}
     with rt.transaction() as connection:
-        done = running.report_running(
-            connection,
-            running.Snapshot(source=source, taken_at=taken_at, reports=reports, malformed=malformed, raw=instances),
-            find_instance_id,
-            limits=rt.spending_limits,
-            actor=parse_actor(actor),
-        )
-    return SnapshotAnswer(
-        inserted=done.recorded.merged.inserted,
-        updated=done.recorded.merged.updated,
-        unchanged=done.recorded.merged.unchanged,
-        ended=done.ended,
-        complete=done.complete,
-        quarantined=len(done.recorded.rejections),
-        rejections=done.recorded.rejections,
-    )
+        if dry_run:
+            plan = running.plan_running(connection, snapshot, find_instance_id, **heal)
+            return DryRun(dry_run=SnapshotPlan(**_counts(plan.recorded), ended=plan.ended, complete=plan.complete))
+        done = running.report_running(connection, snapshot, find_instance_id, **heal)
+    return SnapshotAnswer(**_counts(done.recorded), ended=done.ended, complete=done.complete)
+
+
+def _counts(recorded: Recorded) -> dict[str, Any]:
+    return {
+        "inserted": recorded.merged.inserted,
+        "updated": recorded.merged.updated,
+        "unchanged": recorded.merged.unchanged,
+        "quarantined": len(recorded.rejections),
+        "rejections": recorded.rejections,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +102,23 @@ class ReleaseAnswer:
     capped_at: datetime | None
 
 
-@task(name="usage.release_session", time_limit=timedelta(seconds=30))
-def release_session(instance_id: UuidText, actor: ActorText, at: Moment | None = None) -> ReleaseAnswer:
+@task(name="usage.release_session", time_limit=timedelta(seconds=30), needs=Role.ADMINISTRATOR)
+def release_session(
+    instance_id: UuidText,
+    actor: ActorText,
+    at: Moment | None = None,
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+) -> ReleaseAnswer | DryRun[ReleaseAnswer]:
     """Let a capped session accrue again by its facts; it is not capped again for the same reason."""
     rt = runtime()
+    session, who = parse_uuid(instance_id), parse_actor(actor)
     with rt.transaction() as connection:
-        zombie = release.release_session(
-            connection, parse_uuid(instance_id), at=rt.instant(at), actor=parse_actor(actor)
-        )
+        if dry_run:
+            return DryRun(dry_run=_answer(instance_id, release.plan_release(connection, session)))
+        return _answer(instance_id, release.release_session(connection, session, at=rt.instant(at), actor=who))
+
+
+def _answer(instance_id: str, zombie: Zombie | None) -> ReleaseAnswer:
     return ReleaseAnswer(
         instance_id=instance_id,
         released=None if zombie is None else zombie.cap_reason.value,

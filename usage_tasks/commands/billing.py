@@ -10,13 +10,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.commands import OPERATOR
+from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.runtime import runtime
 from usage_tasks.storage import meter_queue
 from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks import checks, metering
 
-_ACTOR: Final = Actor("service:usage-tasks")
 _PAGE: Final = 1000
 _SHOWN_MAX: Final = 1000
 out = Console()
@@ -52,7 +52,7 @@ def release_parked(
 ) -> None:
     """Let a parked account's reports be sent anew, and its sync go on."""
     release: Any = metering.release_parked  # called as over the wire, so that one validation serves both
-    out.print_json(json.dumps(release(attribution_id=attribution, actor=_ACTOR)))
+    out.print_json(json.dumps(release(attribution_id=attribution, actor=OPERATOR)))
 
 
 def drift(
@@ -66,7 +66,7 @@ def drift(
     accounts = astray = repaired = unsettled = 0
     after: AttributionId | str | None = ""
     while after is not None:
-        done = metering.compare(rt, at=instant, fix=fix, doubted=False, actor=_ACTOR, after=after)
+        done = metering.compare(rt, at=instant, fix=fix, doubted=False, actor=OPERATOR, after=after)
         for each in done.drifts[: max(0, _SHOWN_MAX - astray)]:
             stripe = "" if each.stripe is None else str(each.stripe)
             table.add_row(each.attribution_id, each.kind, str(each.ledger), str(each.sent), stripe, each.reason)

@@ -1,0 +1,94 @@
+"""`usage-tasks report`: usage over a range as a table, as CSV or as JSON lines."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from usage_tasks.commands import OPERATOR
+from usage_tasks.domain.credits import cents_to_credits
+from usage_tasks.storage.report import Group
+from usage_tasks.tasks import report as report_tasks
+
+_PAGE: Final = 10_000
+_FIGURES: Final = ("credit_cents", "seconds", "sessions")
+
+
+class Format(StrEnum):
+    """How a report is written: for people, for a sheet, or a line of JSON a row."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def report(
+    start: Annotated[datetime, typer.Option("--from", help="ISO 8601, UTC; part of the range")],
+    end: Annotated[datetime, typer.Option("--to", help="ISO 8601, UTC; not part of the range")],
+    account: Annotated[str | None, typer.Option(help="team:<uuid> or user:<uuid>; default: every account")] = None,
+    by: Annotated[list[Group] | None, typer.Option(help="repeat for combinations; default: day")] = None,
+    at: Annotated[datetime | None, typer.Option(help="as of when; ISO 8601, UTC; default: now")] = None,
+    form: Annotated[Format, typer.Option("--format", help="how to write it")] = Format.TABLE,
+) -> None:
+    """Sum usage in a range, sessions split exactly at its edges and at midnights, running ones included."""
+    group_by = by or [Group.DAY]
+    pages = _pages(
+        actor=OPERATOR,
+        attribution_id=account,
+        start=_utc(start),
+        end=_utc(end),
+        group_by=[*map(str, group_by)],
+        at=None if at is None else _utc(at),
+    )
+    write = {Format.TABLE: _write_table, Format.CSV: _write_csv, Format.JSON: _write_json}[form]
+    write(pages, (*map(str, group_by), *_FIGURES))
+
+
+def _pages(**asked: Any) -> Iterator[Any]:
+    ask: Any = report_tasks.report_usage
+    page = ask(**asked, limit=_PAGE)
+    yield page
+    while token := page["next_page_token"]:
+        page = ask(**asked | {"at": None}, limit=_PAGE, page_token=token)
+        yield page
+
+
+def _write_table(pages: Iterator[Any], columns: Sequence[str]) -> None:
+    table = Table(*columns[:-3], "credits", "hours", "sessions")
+    totals: Mapping[str, int] = {}
+    for page in pages:
+        totals = page["totals"]
+        for row in page["rows"]:
+            table.add_row(*(str(row[name]) for name in columns[:-3]), *_figures(row))
+    table.add_section()
+    table.add_row("all", *[""] * (len(columns) - 4), *_figures(totals))
+    Console().print(table)
+
+
+def _figures(row: Mapping[str, int]) -> tuple[str, str, str]:
+    hours, rest = divmod(row["seconds"], 3600)
+    return str(cents_to_credits(row["credit_cents"])), f"{hours}:{rest // 60:02}:{rest % 60:02}", str(row["sessions"])
+
+
+def _write_csv(pages: Iterator[Any], columns: Sequence[str]) -> None:
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    writer.writeheader()
+    for page in pages:
+        writer.writerows(page["rows"])
+
+
+def _write_json(pages: Iterator[Any], columns: Sequence[str]) -> None:  # noqa: ARG001 - as the others
+    for page in pages:
+        for row in page["rows"]:
+            sys.stdout.write(json.dumps(row) + "\n")
+
+
+def _utc(moment: datetime) -> str:
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
