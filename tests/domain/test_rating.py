@@ -77,6 +77,7 @@ def test_the_default_rate_is_a_sixth_of_a_credit_a_minute(seconds: int, exact: F
 
 def test_half_a_cent_rounds_up_where_floats_round_down() -> None:
     assert price([span(69, "0.5")]) == 58
+    assert price([span(63, "0.5")]) == 53  # 52.5: half to even would be 52
 
 
 def test_nothing_that_ran_costs_nothing() -> None:
