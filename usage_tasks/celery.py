@@ -35,6 +35,13 @@ def _set_up_logging(**_: object) -> None:
 
 
 @signals.worker_init.connect
+def _mend_broker(**_: object) -> None:
+    from usage_tasks.coordination.kombu_fault import mend_channel  # noqa: PLC0415 - only a worker consumes
+
+    mend_channel()
+
+
+@signals.worker_init.connect
 def _serve_metrics(**_: object) -> None:
     from usage_tasks.telemetry.metrics import serve_metrics  # noqa: PLC0415 - only a worker has metrics to show
 

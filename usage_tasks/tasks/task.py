@@ -42,6 +42,9 @@ class Retry:
 DATABASE: Final = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=60))
 """Well below the broker's visibility timeout, beyond which a waiting message would run twice."""
 
+LOST_WORKER_DELAY_SECONDS: Final = 10
+"""How long a task waits that killed its child, before another one takes it; Celery's own default is 3 minutes."""
+
 NEVER: Final = Retry(attempts_max=0, first=timedelta(0), longest=timedelta(0))
 
 
@@ -72,6 +75,7 @@ def task(
             typing=False,
             max_retries=retry.attempts_max,
             time_limit=seconds,
+            default_retry_delay=LOST_WORKER_DELAY_SECONDS,
             soft_time_limit=seconds * 9 // 10,
             throws=(PermanentError,),
         )(run)
