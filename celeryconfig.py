@@ -76,7 +76,8 @@ worker_hijack_root_logger = False
 worker_send_task_events = False  # a fifth of the throughput; `-E` where Flower is to show tasks
 
 beat_schedule = make_beat_schedule(_settings)
-beat_scheduler = "celery.beat:Scheduler"  # in memory: the database knows what is due, not a file of beat's
+# In memory: the database knows what is due, not a file of beat's. It writes a heartbeat too.
+beat_scheduler = "usage_tasks.tasks.heartbeat:BeatingScheduler"
 beat_max_loop_interval = 5
 timezone = "UTC"
 enable_utc = True

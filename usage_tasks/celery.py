@@ -42,6 +42,13 @@ def _mend_broker(**_: object) -> None:
 
 
 @signals.worker_init.connect
+def _beat(**_: object) -> None:
+    from usage_tasks.tasks.heartbeat import WorkerHeartbeat  # noqa: PLC0415 - only a worker has a consumer
+
+    app.steps["consumer"].add(WorkerHeartbeat)
+
+
+@signals.worker_init.connect
 def _serve_metrics(**_: object) -> None:
     from usage_tasks.telemetry.metrics import serve_metrics  # noqa: PLC0415 - only a worker has metrics to show
 

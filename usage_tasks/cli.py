@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from usage_tasks import bulk
+from usage_tasks import health as probes
 from usage_tasks.celery import app
+from usage_tasks.commands.jobs import jobs
 from usage_tasks.commands.quarantine import quarantine
 from usage_tasks.commands.report import report
 from usage_tasks.demo.command import Plan, run_demo
@@ -52,6 +54,7 @@ price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
 cli.add_typer(price_commands, name="prices")
 cli.add_typer(quarantine, name="quarantine")
 cli.command("report")(report)
+cli.command("jobs")(jobs)
 out = Console()
 
 
@@ -87,6 +90,15 @@ def schemas() -> None:
     """Print the JSON Schema of every task's arguments, by the task's name."""
     app.loader.import_default_modules()
     out.print_json(json.dumps(ARGUMENT_SCHEMAS))
+
+
+@cli.command()
+def health(
+    kind: Annotated[str, typer.Argument(help="worker, beat, webhook or all")],
+    live: Annotated[bool, typer.Option("--live", help="alive, rather than ready")] = False,
+) -> None:
+    """Probe the processes of this machine, by their heartbeats: exit code 0 healthy, 1 not, 2 wrong usage."""
+    raise typer.Exit(probes.main([kind, *(["--live"] if live else [])]))
 
 
 @cli.command()

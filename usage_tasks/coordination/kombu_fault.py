@@ -8,9 +8,9 @@ ignores, and the worker exits. Here the channel says what is true instead, that 
 
 from collections.abc import Callable
 from functools import wraps
+from importlib.metadata import version as installed_version
 from typing import Any, Final
 
-from kombu import __version__ as kombu_version
 from kombu.transport.redis import Channel
 from redis.exceptions import ConnectionError as ConnectionLostError
 
@@ -20,9 +20,9 @@ FAULTY: Final = "5.7"
 _MENDED: Final = "usage_tasks_mended"
 
 
-def mend_channel(version: str = kombu_version) -> bool:
+def mend_channel(version: str = "") -> bool:
     """Mend the Redis channel of this process, once; answer whether this version of kombu needs it."""
-    if not version.startswith(f"{FAULTY}."):
+    if not (version or installed_version("kombu")).startswith(f"{FAULTY}."):
         return False
     parameters: Callable[..., dict[str, Any]] = vars(Channel)["_connparams"]
     if not hasattr(parameters, _MENDED):

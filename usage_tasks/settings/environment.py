@@ -26,7 +26,7 @@ PREFIX: Final = "USAGE_"
 CONFIG_VARIABLE: Final = "USAGE_CONFIG"
 # Variables with our prefix that are no settings.
 # What a process is told about itself, not about the installation: telemetry reads these.
-OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "USAGE_LOG_LEVEL", "USAGE_METRICS_PORT"})
+OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "USAGE_LOG_LEVEL", "USAGE_METRICS_PORT", "USAGE_HEARTBEAT_DIR"})
 CONVENTIONAL_VARIABLES: Final[Mapping[str, KeyPath]] = {
     "DATABASE_URL": ("database", "url"),
     "REDIS_URL": ("redis", "url"),

@@ -220,6 +220,15 @@ class Settings(_Section):
         }
 
     @property
+    def job_schedules(self) -> Mapping[str, timedelta | None]:
+        """Every periodic job's task with its period, None for one that is switched off."""
+        return {
+            "usage.reconcile": self.controller_schedule,
+            "usage.reset": self.reset_usage_schedule,
+            "billing.sync": self.billing_sync_schedule,
+        }
+
+    @property
     def database_url(self) -> str:
         """The database as libpq and psycopg take it."""
         return self.database.url
