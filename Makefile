@@ -7,7 +7,7 @@ DEMO_ARGS ?=
 # Test processes; each has servers of its own.
 TEST_PROCESSES ?= 2
 
-.PHONY: setup demo test bench lint check pins clean
+.PHONY: setup demo test bench chaos lint check pins clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -36,6 +36,11 @@ test: $(VENV)/.dev
 # Every figure beside its floor or peer; a table, and .data/bench.json.
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.tasks
+
+# Faults done to real processes; CHAOS_RUNS, CHAOS_CUT, CHAOS_TASKS and CHAOS_FULL say how long. Prints the matrix.
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

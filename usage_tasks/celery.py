@@ -5,9 +5,11 @@ celeryconfig.py, or in the module that CELERY_CONFIG_MODULE names.
 """
 
 import os
+from typing import Any
 
 from celery import Celery, signals
 
+from usage_tasks.telemetry.headers import stamp
 from usage_tasks.telemetry.logs import configure_logging
 
 app = Celery(
@@ -32,6 +34,12 @@ app.config_from_object(os.environ.get("CELERY_CONFIG_MODULE", "celeryconfig"))
 @signals.setup_logging.connect
 def _set_up_logging(**_: object) -> None:
     configure_logging(os.environ.get("USAGE_LOG_LEVEL", "INFO"))
+
+
+@signals.before_task_publish.connect
+def _stamp(headers: dict[str, Any] | None = None, **_: object) -> None:
+    if headers is not None:
+        stamp(headers)
 
 
 @signals.worker_init.connect

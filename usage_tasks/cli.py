@@ -18,7 +18,10 @@ from rich.table import Table
 from usage_tasks import bulk
 from usage_tasks import health as probes
 from usage_tasks.celery import app
+from usage_tasks.commands.doctor import doctor
+from usage_tasks.commands.exporter import exporter
 from usage_tasks.commands.jobs import jobs
+from usage_tasks.commands.poison import poison
 from usage_tasks.commands.quarantine import quarantine
 from usage_tasks.commands.report import report
 from usage_tasks.demo.command import Plan, run_demo
@@ -52,9 +55,12 @@ cli = typer.Typer(
 )
 price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
 cli.add_typer(price_commands, name="prices")
+cli.add_typer(poison, name="poison")
 cli.add_typer(quarantine, name="quarantine")
 cli.command("report")(report)
 cli.command("jobs")(jobs)
+cli.command("exporter")(exporter)
+cli.command("doctor")(doctor)
 out = Console()
 
 
