@@ -19,7 +19,13 @@ _TICK_LONGEST = timedelta(minutes=1)
 def make_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Answer Celery's beat_schedule for an installation."""
     # What a lost message would have done is in a table; a sweep gets to it all the same.
-    sweeps = ("billing.send_meter_events", "stripe.apply_events", "maintenance.dispatch_outbox")
+    sweeps = (
+        "billing.send_meter_events",
+        "billing.release_holds",
+        "billing.settle_doubts",
+        "stripe.apply_events",
+        "maintenance.dispatch_outbox",
+    )
     ticks = {
         name: _tick(name, min(period, _TICK_LONGEST), kwargs={"scheduled": True})
         for name, period in settings.job_schedules.items()

@@ -18,6 +18,7 @@ from rich.table import Table
 from usage_tasks import bulk
 from usage_tasks import health as probes
 from usage_tasks.celery import app
+from usage_tasks.commands.billing import add_to
 from usage_tasks.commands.doctor import doctor
 from usage_tasks.commands.exporter import exporter
 from usage_tasks.commands.jobs import jobs
@@ -40,6 +41,7 @@ from usage_tasks.storage import migrate as migrations
 from usage_tasks.storage import prices, zombies
 from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks import explain as explain_tasks
+from usage_tasks.tasks import invoicing as invoicing_tasks
 from usage_tasks.tasks import prices as price_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
 from usage_tasks.telemetry.logs import configure_logging
@@ -61,6 +63,9 @@ cli.command("report")(report)
 cli.command("jobs")(jobs)
 cli.command("exporter")(exporter)
 cli.command("doctor")(doctor)
+invoice_commands = typer.Typer(help="Stripe's invoices.", no_args_is_help=True)
+cli.add_typer(invoice_commands, name="invoices")
+add_to(cli)
 out = Console()
 
 
@@ -205,6 +210,33 @@ def add_price(
         dry_run=not apply,
     )
     out.print_json(json.dumps(answer))
+
+
+@invoice_commands.command("reconcile")
+def reconcile_invoices(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would be booked")] = False,
+) -> None:
+    """Book every invoice of ours whose event never came. Exit code 2, with counts, if any cannot be."""
+    reconcile: Any = invoicing_tasks.reconcile_invoices
+    out.print_json(json.dumps(reconcile(dry_run=dry_run)))
+
+
+@invoice_commands.command("finalize")
+def finalize_invoice(
+    attribution_id: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>")],
+    invoice_id: Annotated[str, typer.Argument(help="Stripe's id of the draft, in_...")],
+) -> None:
+    """Finalize an account's draft in Stripe now, its closing quantity first."""
+    finalize: Any = invoicing_tasks.finalize_invoice
+    answer = finalize(attribution_id=attribution_id, actor=_ACTOR, stripe_invoice_id=invoice_id)
+    out.print_json(json.dumps(answer))
+
+
+@invoice_commands.command("cancel-subscription")
+def cancel_subscription(attribution_id: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>")]) -> None:
+    """End an account's subscription in Stripe now, with a last invoice; it leaves stripe once that is booked."""
+    cancel: Any = invoicing_tasks.cancel_subscription
+    out.print_json(json.dumps(cancel(attribution_id=attribution_id, actor=_ACTOR)))
 
 
 @cli.command("explain")

@@ -1,4 +1,4 @@
-"""The sender's helper: report sessions to the ledger, and know that they arrived.
+"""The sender's helper: report sessions to the ledger, and know that they arrived; tell it of users and teams.
 
 A broker on Redis can lose a message when a worker is killed (docs/adr/0004). So a sender waits for the answer and sends
 again under the same task ids when none comes; recording twice is recording once. Any Celery application that shares
@@ -24,6 +24,7 @@ QUEUE: Final = "usage"
 BATCH: Final = 1_000
 IN_FLIGHT_MAX: Final = 20
 """How many batches are under way at once: a broker is no place to store a million reports."""
+_MEMBERS_MAX: Final = 20_000
 _POLL_SECONDS: Final = 0.005
 _NAMED_MAX: Final = 5
 
@@ -147,6 +148,35 @@ def confirm(
     raise UnconfirmedError(
         open_batches, recorded=_sum(before or Recorded(), total), reason=", ".join(sorted(reasons, key=len))
     )
+
+
+def tell_users(app: Celery, users: Sequence[Report], *, actor: str) -> None:
+    """Tell the directory of users and forget it: telling all of them again now and then makes up for what got lost.
+
+    The shape of each is that of `directory.upsert_users`. E-mails stay out of the headers of the messages, which
+    whoever watches the events can read.
+    """
+    for begin in range(0, len(users), BATCH):
+        _tell(app, "upsert_users", {"users": list(users[begin : begin + BATCH]), "actor": actor})
+
+
+def tell_teams(app: Celery, teams: Sequence[Report], *, actor: str) -> None:
+    """Tell the directory of teams, each with all its members, and forget it, as of users."""
+    batch: list[Report] = []
+    members = 0
+    for team in teams:
+        if batch and (len(batch) == BATCH or members + len(team["members"]) > _MEMBERS_MAX):
+            _tell(app, "upsert_teams", {"teams": batch, "actor": actor})
+            batch, members = [], 0
+        batch.append(team)
+        members += len(team["members"])
+    if batch:
+        _tell(app, "upsert_teams", {"teams": batch, "actor": actor})
+
+
+def _tell(app: Celery, what: str, arguments: Mapping[str, Any]) -> None:
+    hidden: dict[str, Any] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
+    app.send_task(f"directory.{what}", kwargs=dict(arguments), queue="directory", ignore_result=True, **hidden)
 
 
 def _batch(instances: Sequence[Report], begin: int, actor: str, at: datetime | None) -> Batch:

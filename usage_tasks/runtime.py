@@ -14,11 +14,13 @@ import redis
 from sqlalchemy import Connection
 
 from usage_tasks.coordination.clock import Clock, SystemClock, TestClock
+from usage_tasks.coordination.pacer import Pacer
 from usage_tasks.coordination.snapshot import BalanceSnapshots
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
-from usage_tasks.settings import Settings, load_settings, read_stripe_credentials
+from usage_tasks.services.billing_terms import BillingTerms
+from usage_tasks.settings import Settings, load_settings, read_directory_key, read_stripe_credentials
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.jobs import Epoch, hold_epoch
 from usage_tasks.stripe_gateway.live import LiveGateway
@@ -32,6 +34,8 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.stripe_checked_at: float | None = None
+        """When this process last found Stripe set up as the settings say, by its monotonic clock."""
         self._epoch: Epoch | None = None
 
     def fenced(self, epoch: Epoch) -> "Runtime":
@@ -58,7 +62,13 @@ class Runtime:
             secret_key=read_stripe_credentials(self.settings).get_secret_key(),
             meter_event_name=self.settings.stripe_meter_event_name,
             api_base=self.settings.stripe_api_base,
+            admission=Pacer(self.redis, calls_per_second=self.settings.stripe_calls_per_second).call,
         )
+
+    @cached_property
+    def directory_key(self) -> bytes:
+        """The key under which e-mails are digested; read here and nowhere earlier."""
+        return read_directory_key(self.settings).get_secret_value().encode()
 
     @cached_property
     def clock(self) -> Clock:
@@ -73,6 +83,15 @@ class Runtime:
             for_teams=limits.for_teams,
             for_users=limits.for_users,
             min_for_users_on_stripe=limits.min_for_users_on_stripe,
+        )
+
+    @cached_property
+    def billing_terms(self) -> BillingTerms:
+        """Which prices are ours, which limits hold, how a failed payment is followed up."""
+        return BillingTerms(
+            our_prices=self.settings.stripe_prices.all_price_ids(),
+            limits=self.spending_limits,
+            dunning=self.settings.dunning.policy,
         )
 
     @cached_property

@@ -11,8 +11,9 @@ import requests
 import stripe
 
 from usage_tasks.stripe_gateway.live import LiveGateway
-from usage_tasks.stripe_simulator import Settings, serve
+from usage_tasks.stripe_simulator import Settings, collecting, serve
 from usage_tasks.stripe_simulator.server import Server
+from usage_tasks.stripe_simulator.world import THIN_EVENT
 
 KEY = "sk_test_simulator"
 EVENT_NAME = "usage_credits"
@@ -46,12 +47,36 @@ class StripeWorld:
         reply = requests.post(f"{self.url}/_simulator/clock", json={"advance_to": int(to.timestamp())}, timeout=30)
         assert reply.status_code == 200, reply.text
 
+    def switch(self, route: str, **options: Any) -> None:
+        """Change what an admin route below /_simulator/ has."""
+        reply = requests.post(f"{self.url}/_simulator/{route}", json=options, timeout=5)
+        assert reply.status_code == 200, reply.text
+
+    def thin_events(self) -> list[str]:
+        """The ids of the thin events, oldest first."""
+        with self.server.simulator.world() as world:
+            return [event["id"] for event in world.store.scan(THIN_EVENT)][::-1]
+
     def new_events(self) -> list[Any]:
         """The events since this was last asked, oldest first."""
         listed = list(self.v1.events.list({"limit": 100}).auto_paging_iter())
         fresh = [event for event in reversed(listed) if event.id not in self._seen]
         self._seen |= {event.id for event in fresh}
         return fresh
+
+    def decline(self, customer_id: str, *, declined: bool = True) -> None:
+        """Let a customer's payments fail from now on, or succeed again."""
+        self.v1.customers.update(customer_id, {"metadata": {"simulate_decline": str(declined).lower()}})
+
+    def collect(self, invoice_id: str) -> None:
+        """Let Stripe try once more to be paid, also for an invoice that was given up."""
+        with self.server.simulator.world() as world:
+            collecting.collect(world, world.get("invoice", invoice_id), at=world.now())
+
+    def replace(self, invoice_id: str, revision: str) -> None:
+        """Let an invoice be one that a revision replaces."""
+        with self.server.simulator.world() as world:
+            world.store.put({**world.get("invoice", invoice_id), "latest_revision": revision})
 
     def customers(self) -> list[Any]:
         return list(self.v1.customers.list({"limit": 100}).auto_paging_iter())

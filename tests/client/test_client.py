@@ -42,7 +42,9 @@ def make_sender(url: str) -> Celery:
     return app
 
 
-def start_worker(stack: ExitStack, environment: dict[str, str], directory: Path, number: int) -> Any:
+def start_worker(
+    stack: ExitStack, environment: dict[str, str], directory: Path, number: int, *options: str, queue: str = "usage"
+) -> Any:
     ready = directory / f"worker-{number}.log"
     return stack.enter_context(
         child_process(
@@ -53,12 +55,13 @@ def start_worker(stack: ExitStack, environment: dict[str, str], directory: Path,
                 "-A",
                 "usage_tasks",
                 "worker",
-                "--queues=usage",
+                f"--queues={queue}",
                 "--concurrency=1",
                 f"--hostname=usage{number}@test",
                 "--without-mingle",
                 "--without-gossip",
                 "--loglevel=INFO",
+                *options,
             ],
             name="worker",
             log=ready,
@@ -95,7 +98,7 @@ def test_reports_are_confirmed_though_the_worker_is_killed_in_between(
             holding.execute("LOCK TABLE workspace_instance")
             sent = pool.submit(record, sender, reports, actor=ACTOR, confirm_seconds=2, attempts=20)
             await_lock(database_url)
-            worker.send_signal(signal.SIGKILL)
+            os.killpg(worker.pid, signal.SIGKILL)  # its child too, else that commits once the lock is free
         assert rows(database_url) == []
         start_worker(workers, environment, tmp_path, 2)
         done = sent.result(timeout=30)

@@ -60,7 +60,28 @@ def test_credits_as_text_are_read_to_the_cent(cents: int) -> None:
     assert parse_credits(str(cents_to_credits(cents))) == cents
 
 
-@pytest.mark.parametrize("text", ["0", "-0.004", "1e3", "NaN", "1,5", "", "1.", ".5", "+1", "1000000000000.001"])
+@pytest.mark.parametrize(
+    "text", ["0", "-0.004", "1e3", "NaN", "1,5", "", "1.", ".5", "+1", "1000000000000.001", "٣", "1\n"]
+)
 def test_other_text_and_nothing_are_no_amount_of_credits(text: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"amount: .* is not allowed: credits as decimal text"):
+    with pytest.raises(InvalidInputError) as refused:
         parse_credits(text)
+    assert str(refused.value) == (
+        f"amount: {text!r} is not allowed: "
+        "credits as decimal text such as 12.50, not 0, from -1000000000000 to 1000000000000"
+    )
+
+
+@pytest.mark.parametrize("text", ["0", "-0", "0.00", "0.004"])
+def test_nothing_is_an_amount_where_it_is_asked_for(text: str) -> None:
+    assert parse_credits(text, zero=True) == 0
+    with pytest.raises(InvalidInputError) as refused:
+        parse_credits("none", field="cap", zero=True)
+    assert str(refused.value) == (
+        "cap: 'none' is not allowed: credits as decimal text such as 12.50, from -1000000000000 to 1000000000000"
+    )
+
+
+@pytest.mark.parametrize("text", ["1000000000000", "-1000000000000"])
+def test_the_largest_amounts_are_read(text: str) -> None:
+    assert parse_credits(text) == int(text) * 100

@@ -92,6 +92,15 @@ def test_what_never_gets_there_has_no_instant(running: list[Accrual]) -> None:
     assert find_exhaustion(running, balance=CreditCents(0), limit_cents=1_000, at=START, before=NEVER) is None
 
 
+def test_what_is_further_off_than_ten_years_is_never() -> None:
+    day_cents = 24 * 60 * 100
+    ten_years = 3_653
+    ask = {"balance": CreditCents(0), "at": START, "before": START + 2 * ten_years * DAY}
+    inside = find_exhaustion([accrual(1)], limit_cents=ten_years * day_cents - 2, **ask)  # type: ignore[arg-type]  # by name
+    assert inside == START + ten_years * DAY - SECOND
+    assert find_exhaustion([accrual(1)], limit_cents=ten_years * day_cents, **ask) is None  # type: ignore[arg-type]  # by name
+
+
 def test_what_ends_exactly_at_the_limit_gets_there() -> None:
     running = [accrual(1, ended_at=START + 600 * SECOND)]
     found = find_exhaustion(running, balance=CreditCents(0), limit_cents=1_000, at=START, before=NEVER)
@@ -113,16 +122,47 @@ def test_a_limit_that_is_reached_already_is_exhausted_now() -> None:
 @given(steps=st.lists(st.integers(0, 50), min_size=1, max_size=300), target=st.integers(-5, 4_000))
 def test_the_first_of_a_rising_function_is_found(steps: list[int], target: int) -> None:
     values = [sum(steps[: n + 1]) for n in range(len(steps))]
+    looks = []
+
+    def rising(n: int) -> int:
+        looks.append(n)
+        return values[n]
+
     expected = next((n for n, value in enumerate(values) if value >= target), None)
-    assert first_at_least(target, values.__getitem__, last=len(values) - 1) == expected
+    assert first_at_least(target, rising, last=len(values) - 1) == expected
+    assert len({*looks}) == len(looks) or len(values) == 1
 
 
-def test_a_straight_line_takes_few_looks() -> None:
+def test_what_is_there_from_the_first_is_found_there() -> None:
+    assert first_at_least(5, lambda n: 5 + n, last=3) == 0
+    assert first_at_least(5, lambda _: 5, last=0) == 0
+    assert first_at_least(5, lambda _: 5, last=-1) is None
+
+
+@pytest.mark.parametrize("start", [0, 10**7, -(10**9)])
+def test_a_straight_line_takes_few_looks_and_none_twice(start: int) -> None:
     looks = []
 
     def line(n: int) -> int:
         looks.append(n)
-        return 7 * n // 3
+        return start + 7 * n // 3
 
-    assert first_at_least(10**8, line, last=3 * 10**8) == -(-3 * 10**8 // 7)
+    assert first_at_least(start + 10**8, line, last=3 * 10**8) == -(-3 * 10**8 // 7)
     assert len(looks) <= 15
+    assert len({*looks}) == len(looks)
+
+
+def test_a_bent_line_takes_no_more_than_a_few_times_the_looks_of_halving() -> None:
+    looks = []
+
+    def bent(n: int) -> int:
+        looks.append(n)
+        return 0 if n < 2**29 + 1 else 2**60
+
+    assert first_at_least(1, bent, last=2**30) == 2**29 + 1
+    assert len(looks) <= 3 * 30 + 2
+    assert len({*looks}) == len(looks)
+
+
+def test_what_has_not_begun_costs_nothing_and_needs_no_price_yet() -> None:
+    assert Accrual(started_at=START, ended_at=None, versions=[]).cents_until(START) == 0

@@ -1,4 +1,4 @@
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.grants import GrantTerms, LapseReason, OpenGrant, check_terms, next_settlement, pay_now, settle
 
 LATER = START + DAY
+TICK = timedelta(microseconds=1)
 MONTH = add_months(START, 1)
 
 
@@ -72,9 +73,14 @@ def test_what_would_be_paid_now_needs_a_grant_in_force() -> None:
         granted(1, effective_at=LATER),
         granted(2, effective_at=LATER + HOUR),
         granted(3, expires_at=LATER),
-        granted(4, 50, burnt_at=[LATER]),
+        granted(4, 50, burnt_at=[LATER, LATER + TICK]),
     ]
     assert [(burn.grant.number, burn.burnt_cents) for burn in pay_now(grants, 120, at=LATER)] == [(1, 100), (4, 20)]
+
+
+def test_what_would_be_paid_now_lets_nothing_lapse() -> None:
+    (burn,) = pay_now([granted(rollover_cap_cents=0, expires_at=LATER + 2 * TICK)], 30, at=LATER)
+    assert (burn.burnt_cents, burn.lapsed_cents, burn.left_cents) == (30, 0, 70)
 
 
 def center(strategy: BillingStrategy) -> CostCenter:
@@ -86,7 +92,8 @@ def test_the_earliest_instant_is_next_and_a_tie_is_one_settlement() -> None:
     grants = [granted(1), granted(2, expires_at=LATER), granted(3, expires_at=MONTH)]
     first = next_settlement(center(BillingStrategy.OTHER), grants, by=MONTH)
     assert first is not None
-    assert (first.at, first.ends_cycle) == (LATER, False)
+    assert (first.attribution_id, first.at, first.ends_cycle) == (team(), LATER, False)
+    assert first.told_until == LATER
     tied = next_settlement(center(BillingStrategy.OTHER), [grants[2]], by=MONTH)
     assert tied is not None
     assert (tied.at, tied.ends_cycle) == (MONTH, True)
@@ -97,30 +104,45 @@ def test_nothing_is_next_before_its_time_nor_a_cycle_that_stripe_ends() -> None:
     assert next_settlement(center(BillingStrategy.STRIPE), [granted()], by=MONTH) is None
 
 
+TERMS: dict[str, Any] = {
+    "attribution_id": team(),
+    "key": "key",
+    "amount_cents": 1,
+    "priority": 0,
+    "effective_at": START,
+    "expires_at": LATER,
+    "rollover_cap_cents": 0,
+    "description": "terms",
+}
+
+
 @pytest.mark.parametrize(
-    ("wrong", "field"),
+    "edge",
+    [{}, {"priority": 100}, {"rollover_cap_cents": None}, {"expires_at": None}, {"expires_at": START + HOUR + TICK}],
+)
+def test_terms_that_can_pay_are_taken(edge: dict[str, Any]) -> None:
+    check_terms(GrantTerms(**(TERMS | edge)), at=START + HOUR)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
     [
-        ({"amount_cents": 0}, "amount"),
-        ({"amount_cents": -1}, "amount"),
-        ({"priority": -1}, "priority"),
-        ({"priority": 101}, "priority"),
-        ({"rollover_cap_cents": -1}, "rollover_cap"),
-        ({"expires_at": START + HOUR}, "expires_at"),
-        ({"effective_at": LATER, "expires_at": LATER}, "expires_at"),
+        ({"amount_cents": 0}, "amount: 0 is not allowed: cents above 0; a charge is a credit note"),
+        ({"amount_cents": -1}, "amount: -1 is not allowed: cents above 0; a charge is a credit note"),
+        ({"priority": -1}, "priority: -1 is not allowed: 0 to 100"),
+        ({"priority": 101}, "priority: 101 is not allowed: 0 to 100"),
+        ({"rollover_cap_cents": -1}, "rollover_cap: -1 is not allowed: cents, 0 or more"),
+        (
+            {"expires_at": START + HOUR},
+            "expires_at: '2026-01-01T01:00:00+00:00' is not allowed: later than 2026-01-01T01:00:00+00:00",
+        ),
+        (
+            {"effective_at": LATER, "expires_at": LATER},
+            "expires_at: '2026-01-02T00:00:00+00:00' is not allowed: later than 2026-01-02T00:00:00+00:00",
+        ),
     ],
 )
-def test_terms_that_can_never_pay_are_refused(wrong: dict[str, Any], field: str) -> None:
-    terms: dict[str, Any] = {
-        "attribution_id": team(),
-        "key": "key",
-        "amount_cents": 1,
-        "priority": 0,
-        "effective_at": START,
-        "expires_at": LATER,
-        "rollover_cap_cents": 0,
-        "description": "terms",
-    }
-    check_terms(GrantTerms(**terms), at=START + HOUR)
+def test_terms_that_can_never_pay_are_refused(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
-        check_terms(GrantTerms(**(terms | wrong)), at=START + HOUR)
-    assert refused.value.field == field
+        check_terms(GrantTerms(**(TERMS | wrong)), at=START + HOUR)
+    assert str(refused.value) == told

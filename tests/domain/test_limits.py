@@ -8,10 +8,12 @@ from usage_tasks.domain.limits import (
     Crossing,
     EntitlementReason,
     HardLimitGrace,
+    LimitPolicy,
     LimitState,
     check_thresholds,
     hard_limit_cents,
     judge,
+    limit_cents,
     limit_state,
     list_levels,
     reached_levels,
@@ -98,6 +100,11 @@ def test_levels_are_announced_from_below_and_the_limit_always_is() -> None:
     assert levels(200, (), STRICT) == [(Crossing.LIMIT, 100, 20_000), (Crossing.HARD_LIMIT, 100, 20_000)]
 
 
+def test_a_limit_of_one_credit_has_parts_and_a_part_of_a_percent_is_cut_off() -> None:
+    assert levels(1, (50,), STRICT)[0] == (Crossing.THRESHOLD, 50, 50)
+    assert levels(3, (), HardLimitGrace(credits=1))[-1] == (Crossing.HARD_LIMIT, 133, 400)
+
+
 def test_a_limit_of_zero_has_no_parts() -> None:
     assert levels(0, (50, 80), FIFTY) == [(Crossing.LIMIT, 100, 0), (Crossing.HARD_LIMIT, None, 5_000)]
 
@@ -120,12 +127,20 @@ def test_a_start_is_barred_exactly_when_the_hard_limit_is_announced(
     assert (Crossing.LIMIT in told) is (remaining_cents(cents, limit) <= 0)
 
 
+def test_an_installation_that_says_nothing_warns_at_half_four_fifths_and_the_whole_and_gives_no_grace() -> None:
+    policy = LimitPolicy()
+    assert policy.thresholds == (50, 80, 100)
+    assert hard_limit_cents(100, policy.grace) == limit_cents(100) == 10_000
+
+
 def test_thresholds_are_kept_in_rising_order_each_once() -> None:
     assert check_thresholds([80, 1, 1000, 80]) == (1, 80, 1000)
     assert check_thresholds([]) == ()
+    assert check_thresholds(range(1, 11)) == tuple(range(1, 11))
 
 
 @pytest.mark.parametrize("thresholds", [[0], [-1], [1001], list(range(1, 12))])
 def test_thresholds_that_are_not_allowed_are_refused(thresholds: list[int]) -> None:
-    with pytest.raises(InvalidInputError, match="thresholds: "):
+    with pytest.raises(InvalidInputError) as refused:
         check_thresholds(thresholds)
+    assert str(refused.value) == (f"thresholds: {thresholds} is not allowed: at most 10 whole percents from 1 to 1000")

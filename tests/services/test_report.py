@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from tests.factories import DAY, HOUR, START, SYSTEM, account_of, make_id, record, session_report, stopped_report, team
+from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError
@@ -165,10 +166,11 @@ def test_one_account_is_reported_alone_and_a_scope_may_be_one_user_of_it(many: C
     assert 0 < totals.credit_cents < alone.totals.credit_cents
 
 
-def test_every_account_together_is_for_services(many: Connection) -> None:
-    with pytest.raises(InvalidInputError, match=r"attribution_id: None is not allowed: .*is no service"):
+def test_every_account_together_is_not_for_everybody(many: Connection) -> None:
+    with pytest.raises(AccessError, match="the installation"):
         report(many, account=None, actor=PERSON)
-    assert report(many, account=account_of(team(1)), actor=PERSON).totals.sessions == 6
+    with pytest.raises(AccessError, match=team(1)):
+        report(many, account=account_of(team(1)), actor=PERSON)
 
 
 def token(at: str, *keys: tuple[str, str]) -> str:

@@ -19,7 +19,14 @@ TWICE = (
     "INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, posted_at, description, "
     "instance_id) SELECT"
 )
+CLAIMED = "INSERT INTO allowance_claim SELECT gen_random_uuid(), NULL, {account}, {at}, now(), 'service:x'"
 DAMAGES = [
+    ("allowances_have_accounts", CLAIMED.format(account="'team:x'", at="now()")),
+    (
+        "allowances_have_accounts",
+        CLAIMED.format(account="attribution_id", at="now()")
+        + " FROM cost_center WHERE attribution_id LIKE 'team:%' LIMIT 1",
+    ),
     ("balances_equal_entries", "UPDATE account_balance SET used_cents = used_cents + 1"),
     ("balances_equal_entries", "UPDATE account_balance SET covered_cents = 0, used_cents = used_cents - 700"),
     ("balances_equal_entries", "DELETE FROM account_balance"),

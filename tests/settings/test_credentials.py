@@ -1,4 +1,4 @@
-"""Stripe's secrets come from the environment or the credentials file, and are never shown."""
+"""Secrets come from the environment or a file of their own, and are never shown."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.settings.conftest import Load
-from usage_tasks.settings import SettingsError, read_stripe_credentials
+from usage_tasks.settings import SettingsError, read_directory_key, read_stripe_credentials
 
 ORIGINAL = {"publishableKey": "pk_1", "secretKey": "sk_1", "webhookKey": "whsec_1"}
 
@@ -71,3 +71,35 @@ def test_a_file_of_another_shape_is_refused_without_showing_it(load: Load, tmp_p
     with pytest.raises(SettingsError, match=r"credentials\.json: ") as refused:
         read_stripe_credentials(settings, {})
     assert "hush" not in str(refused.value)
+
+
+KEY = "obviously-fake-key-for-tests-only"
+
+
+def test_the_key_of_the_directory_comes_from_the_environment_else_from_its_file(load: Load, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"{KEY}\n")
+    settings = load(directoryKeyFile=str(file))
+    assert read_directory_key(settings, {}).get_secret_value() == KEY
+    other = {"USAGE_DIRECTORY_KEY": f" {KEY}-2 "}
+    assert read_directory_key(settings, other).get_secret_value() == f"{KEY}-2"
+    assert read_directory_key(load(environ=other), other).get_secret_value() == f"{KEY}-2"
+    assert KEY not in repr(read_directory_key(settings, {}))
+
+
+def test_a_key_that_is_missing_short_or_unreadable_is_an_error_that_says_what_to_set(
+    load: Load, tmp_path: Path
+) -> None:
+    (tmp_path / "short").write_text("hush")
+    (tmp_path / "binary").write_bytes(b"\xff" * 40)
+    for settings, environ, told in [
+        (load(), {}, "directoryKeyFile: missing, and so is USAGE_DIRECTORY_KEY: an e-mail needs a key"),
+        (load(), {"USAGE_DIRECTORY_KEY": "hush"}, "USAGE_DIRECTORY_KEY: 4 characters are not allowed: at least 32"),
+        (load(directoryKeyFile=str(tmp_path / "short")), {}, "short: 4 characters are not allowed: at least 32"),
+        (load(directoryKeyFile=str(tmp_path / "none")), {}, "none: can't be read: No such file or directory"),
+        (load(directoryKeyFile=str(tmp_path / "binary")), {}, "binary: not UTF-8"),
+    ]:
+        with pytest.raises(SettingsError) as refused:
+            read_directory_key(settings, environ)
+        assert told in str(refused.value)
+        assert "hush" not in str(refused.value)

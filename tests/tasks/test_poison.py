@@ -38,7 +38,7 @@ def test_a_message_that_is_redelivered_too_often_is_parked_and_can_be_replayed(r
     assert (parked["task_id"], parked["task"], parked["kwargs"]) == ("a-task", "usage.get_balance", sorted(ASKED))
     assert CliRunner().invoke(cli, ["poison", "replay", "nothing"]).exit_code == 2
     assert CliRunner().invoke(cli, ["poison", "replay", "a-task"]).exit_code == 0
-    (message,) = rt.redis.lrange("usage:usage", 0, -1)  # type: ignore[misc]  # redis-py's types have the async case too
+    (message,) = rt.redis.lrange("usage:usage", 0, -1)
     assert (json.loads(message)["headers"]["id"], listed()) == ("a-task", [])
     assert deliver(redelivered=True)["balance_cents"] == 0
 

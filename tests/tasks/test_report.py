@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from tests.factories import DAY, HOUR, START, SYSTEM, call, record, session_report, stopped_report, team
 from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
+from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks import report as tasks
@@ -62,7 +63,7 @@ def test_wrong_arguments_are_named(installation: Runtime) -> None:
         ask(group_by=["month"])
     with pytest.raises(ArgumentsError, match="group_by"):
         ask(group_by=[])
-    with pytest.raises(InvalidInputError, match="attribution_id"):
+    with pytest.raises(AccessError, match="the installation"):
         ask(actor=team().replace("team", "user"))
 
 

@@ -1,5 +1,6 @@
 """The rows "Webhook receiver" of the semantics, over a socket."""
 
+import itertools
 import json
 import socket
 import time
@@ -92,6 +93,7 @@ SIGNED = sign(make_event())
         sign(make_event(id="evt_2")),
         "t=1,v1=\xe9",
     ],
+    ids=itertools.count(1),  # the headers hold the time: no two processes would name a test alike
 )
 def test_a_missing_or_bad_signature_is_refused(receiver: Receiver, queued: Queued, header: str | None) -> None:
     answer = receiver.request(body=make_event(), headers={} if header is None else {"Stripe-Signature": header})

@@ -35,10 +35,8 @@ class Account:
 
 def parse_attribution(text: str, *, field: str = "attribution_id") -> Account:
     """Read `team:<uuid>` or `user:<uuid>`; raise InvalidInputError that names anything else."""
-    kind, separator, entity = text.partition(":")
+    kind, _, entity = text.partition(":")
     try:
-        if not separator or kind not in {*AccountKind}:
-            raise ValueError(text)
         return Account(kind=AccountKind(kind), entity_id=parse_uuid(entity))
     except ValueError as error:
         raise InvalidInputError(field, text, "team:<uuid> or user:<uuid>") from error

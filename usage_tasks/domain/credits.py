@@ -27,7 +27,7 @@ def credits_to_cents(amount: Decimal) -> CreditCents:
 
 def parse_credits(text: str, *, field: str = "amount", zero: bool = False) -> CreditCents:
     """Read credits from decimal text, rounded to cents; raise InvalidInputError for other text and, unless asked, 0."""
-    amount = Decimal(text) if re.fullmatch(CREDITS_PATTERN, text, re.ASCII) else None
+    amount = Decimal(text) if re.fullmatch(CREDITS_PATTERN, text) else None
     if amount is None or abs(amount) > CREDITS_MAX or not (zero or credits_to_cents(amount)):
         allowed = (
             f"credits as decimal text such as 12.50, {'' if zero else 'not 0, '}from -{CREDITS_MAX} to {CREDITS_MAX}"

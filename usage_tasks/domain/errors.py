@@ -1,16 +1,53 @@
 """Three kinds of failure, told apart by what may be done about them."""
 
+from datetime import timedelta
+
 
 class UsageError(Exception):
     """The root of the errors this system raises on purpose."""
 
 
 class RetryableError(UsageError):
-    """The world is busy: the same call may succeed later."""
+    """The world is busy: the same call may succeed later, `retry_after` at the earliest where it said so."""
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NotAdmittedError(RetryableError):
+    """No call was made: the remote side is taken to be away, asked for a pause, or its calls a second are used up.
+
+    `busy`: only the latter two; others are calling.
+    """
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None, busy: bool = False) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.busy = busy
 
 
 class PermanentError(UsageError):
     """This input can never succeed: park it, tell somebody, go on with the others."""
+
+
+class NotFoundError(PermanentError):
+    """What was asked for is not there."""
+
+
+class DeclinedError(PermanentError):
+    """A payer's bank said no. An answer, not a failure: somebody must be told, nothing is to be repaired."""
+
+    def __init__(self, message: str, decline_code: str | None = None) -> None:
+        super().__init__(message)
+        self.decline_code = decline_code
+
+
+class AccessDeniedError(PermanentError):
+    """The remote side refuses us, whatever we ask: no account is to blame, so none is parked for it."""
+
+
+class MisconfiguredError(PermanentError):
+    """The settings and what they name don't fit; the message says each thing that must be otherwise."""
 
 
 class InvalidInputError(PermanentError):

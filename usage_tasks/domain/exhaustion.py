@@ -61,10 +61,10 @@ def first_at_least(target: int, rising: Callable[[int], int], *, last: int) -> i
     Costs are nearly straight lines: each round looks on both sides of where a line would cross, then in the middle,
     so that a straight one takes few looks and a bent one no more than a few times those of halving.
     """
-    if last < 0 or rising(last) < target:
+    if last < 0 or (at_reached := rising(last)) < target:
         return None
     below, reached = 0, last
-    at_below, at_reached = rising(below), rising(reached)
+    at_below = rising(below)
     if at_below >= target:
         return 0
     while reached - below > 1:

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from usage_tasks.domain import cost_centers as cost_center_rules
-from usage_tasks.domain.accounts import Account, Actor
+from usage_tasks.domain.accounts import Account, AccountKind, Actor, parse_attribution
 from usage_tasks.domain.cost_centers import (
     BillingStrategy,
     CostCenter,
@@ -21,16 +21,24 @@ from usage_tasks.domain.errors import InvalidInputError, StaleVersionError
 from usage_tasks.domain.ledger import EntryKind, upgrade_key
 from usage_tasks.services import settle
 from usage_tasks.services.reset import reset_account
-from usage_tasks.storage import audit, balances, cost_centers, entries, stripe_accounts
+from usage_tasks.storage import allowances, audit, balances, cost_centers, entries, stripe_accounts
 
 
 def open_accounts(
     connection: Connection, accounts: Iterable[Account], *, limits: SpendingLimits, at: datetime, actor: Actor
 ) -> int:
-    """Open each account that is not open yet, its first cycle starting at `at`; return how many were new."""
+    """Open each account that is not open yet, its first cycle starting at `at`; return how many were new.
+
+    The first team of a user gets the allowance of an individual, once, as the directory knows them in this moment
+    (docs/adr/0013). Only who opened an account claims for it, so that no claim is used up in vain.
+    """
     firsts = [new_cost_center(account, limits, at=at) for account in accounts]
     firsts.sort(key=lambda first: first.attribution_id)
-    return cost_centers.open_unknown(connection, firsts, actor=actor)
+    opened = cost_centers.open_unknown(connection, firsts, actor=actor)
+    teams = [account for account in opened if parse_attribution(account).kind is AccountKind.TEAM]
+    if teams and (claimed := allowances.claim(connection, teams, at=at, actor=actor)):
+        cost_centers.set_first_limit(connection, claimed, spending_limit=limits.for_users)
+    return len(opened)
 
 
 def get_cost_center(

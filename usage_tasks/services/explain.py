@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.accounts import Account, AttributionId, parse_attribution, parse_uuid
 from usage_tasks.domain.errors import InvalidInputError, InvariantError
 from usage_tasks.domain.explanation import (
     ExplainedEntry,
@@ -52,6 +52,21 @@ def explain_entry(connection: Connection, attribution_id: AttributionId, key: st
     if instance_id is not None:
         return _session(connection, _get_session(connection, instance_id), at=at, entry=entry)
     return _settlement(connection, attribution_id, entry)
+
+
+def find_subject(
+    connection: Connection, attribution_id: str | None, entry_key: str | None, instance_id: str | None
+) -> tuple[Account | None, UUID | None]:
+    """Answer whose account an explanation would be of and, where it is of one session, whose session that is."""
+    session = None if instance_id is None else parse_uuid(instance_id)
+    account = None if attribution_id is None else parse_attribution(attribution_id)
+    if account is not None and entry_key is not None:
+        found = explanation.find_entry(connection, account.attribution_id, entry_key)
+        session = None if found is None else found[1]
+    owner = None if session is None else explanation.find_owner(connection, session)
+    if owner is None:
+        return account, None
+    return account or parse_attribution(owner.attribution_id), owner.user_id
 
 
 def _get_session(connection: Connection, instance_id: UUID) -> SessionFacts:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -64,8 +65,9 @@ def list_usage(
     order: Literal["ascending", "descending"] = "descending",
     page: int = 1,
     per_page: int = PER_PAGE_DEFAULT,
+    of_user: UUID | None = None,
 ) -> UsagePage:
-    """List an account's usage that took effect in [start, end), drafts as of `at` included.
+    """List an account's usage that took effect in [start, end), drafts as of `at` included; of one user if asked.
 
     Page 0 means 1, and 0 a page the default. Raises InvalidInputError for a range or a page that is not allowed.
     """
@@ -78,7 +80,7 @@ def list_usage(
     if not 0 <= per_page <= PER_PAGE_MAX:
         raise InvalidInputError("per_page", per_page, f"0 to {PER_PAGE_MAX}")
     page, per_page = page or 1, per_page or PER_PAGE_DEFAULT
-    cents, total = usage.summarize(connection, account.attribution_id, start=start, end=end, at=at)
+    cents, total = usage.summarize(connection, account.attribution_id, start=start, end=end, at=at, of_user=of_user)
     found = usage.list_page(
         connection,
         account.attribution_id,
@@ -88,6 +90,7 @@ def list_usage(
         order=order,
         limit=per_page,
         offset=(page - 1) * per_page,
+        of_user=of_user,
     )
     return UsagePage(
         entries=found,

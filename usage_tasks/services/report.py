@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Account, Actor, parse_uuid
 from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.services import access
 from usage_tasks.storage.report import Group, Scope, UsageRow, UsageTotals, sum_usage
 
 RANGE_MAX: Final = timedelta(days=366)
@@ -59,7 +60,7 @@ def report_usage(
 ) -> UsageReport:
     """Answer what was used in [start, end) of an account, or of all, in rows by key, what runs as of `at`.
 
-    Raises InvalidInputError for a range, groups or a limit that is not allowed, and for whom it is not theirs to see.
+    Raises InvalidInputError for a range, groups or a limit that is not allowed, AccessError for who may not see it.
     """
     if start > end:
         raise InvalidInputError("start", start.isoformat(), f"at or before end, {end.isoformat()}")
@@ -71,7 +72,9 @@ def report_usage(
         raise InvalidInputError("limit", limit, f"1 to {LIMIT_MAX}")
     if after is not None and list(after) != list(group_by):
         raise InvalidInputError("page_token", [*map(str, after)], "a token of a report with the same group_by")
-    scope = _scope(account, actor)
+    # A member of a team sees their own part; every account together is for who serves or administers all.
+    whose = access.find_whose_usage(connection, actor, account)
+    scope = Scope(account=None if account is None else account.attribution_id, user_id=whose)
     found, totals = sum_usage(
         connection, scope, start=start, end=end, at=at, groups=group_by, after=after, limit=limit + 1
     )
@@ -86,16 +89,6 @@ def report_usage(
         totals=totals,
         next_page_token=token,
     )
-
-
-def _scope(account: Account | None, actor: Actor) -> Scope:
-    """Decide whose usage an actor sees: the one place where that is decided.
-
-    Every account together is for services; of one account a Scope with a `user_id` is that user's own part.
-    """
-    if account is None and not actor.startswith("service:"):
-        raise InvalidInputError("attribution_id", None, f"team:<uuid> or user:<uuid>: {actor} is no service")
-    return Scope(account=None if account is None else account.attribution_id)
 
 
 def _keys(row: UsageRow, group_by: Sequence[Group]) -> dict[Group, Key]:

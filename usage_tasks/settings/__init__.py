@@ -1,12 +1,13 @@
 """The configuration of an installation: one JSON file, overridden by the environment, validated as a whole.
 
 Owns the keys, their types and defaults, and the messages about what is wrong with them. Does not own Celery's
-settings (celeryconfig.py), nor who may read Stripe's secrets: they are read only where Stripe is called.
+settings (celeryconfig.py), nor who may read secrets: Stripe's are read only where Stripe is called, the directory's key
+only where an e-mail is digested.
 Invariants: a Settings is valid and frozen; prices are exact decimals; no message and no repr shows a password
 or a key.
 """
 
-from usage_tasks.settings.credentials import StripeCredentials, read_stripe_credentials
+from usage_tasks.settings.credentials import StripeCredentials, read_directory_key, read_stripe_credentials
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.load import load_settings
 from usage_tasks.settings.model import AccountKind, Settings, SpendingLimits, StripePrices
@@ -19,5 +20,6 @@ __all__ = [
     "StripeCredentials",
     "StripePrices",
     "load_settings",
+    "read_directory_key",
     "read_stripe_credentials",
 ]

@@ -1,4 +1,4 @@
-"""Stripe's secrets, read where Stripe is called and nowhere else."""
+"""Secrets, read where they are used and nowhere else: Stripe's, and the key of the directory."""
 
 import os
 from collections.abc import Mapping
@@ -8,12 +8,15 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from pydantic.alias_generators import to_camel
 
+from usage_tasks.settings.environment import DIRECTORY_KEY_VARIABLE
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.model import Settings
 from usage_tasks.settings.tree import read_object
 
 SECRET_KEY_VARIABLE: Final = "STRIPE_SECRET_KEY"  # noqa: S105 - the name of the variable, not the secret
 WEBHOOK_SECRET_VARIABLE: Final = "STRIPE_WEBHOOK_SECRET"  # noqa: S105 - as above
+
+DIRECTORY_KEY_LENGTH_MIN: Final = 32
 
 
 class StripeCredentials(BaseModel):
@@ -73,6 +76,32 @@ def read_stripe_credentials(settings: Settings, environ: Mapping[str, str] = os.
         webhook_keys=tuple(webhook or [secret for secret in in_file if secret is not None]),
         origin=origin,
     )
+
+
+def read_directory_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> SecretStr:
+    """The key under which e-mails are digested, from the environment, else from the file that the settings name.
+
+    Raises SettingsError, which says what to set and never repeats a key.
+    """
+    name = settings.directory_key_file
+    if key := environ.get(DIRECTORY_KEY_VARIABLE, "").strip():
+        origin = f"environment variable {DIRECTORY_KEY_VARIABLE}"
+    elif name is None:
+        raise SettingsError([f"directoryKeyFile: missing, and so is {DIRECTORY_KEY_VARIABLE}: an e-mail needs a key"])
+    else:
+        origin, key = name, _read_key(Path(name))
+    if len(key) < DIRECTORY_KEY_LENGTH_MIN:
+        allowed = f"at least {DIRECTORY_KEY_LENGTH_MIN} random characters, such as `openssl rand -hex 32` prints"
+        raise SettingsError([f"{origin}: {len(key)} characters are not allowed: {allowed}"])
+    return SecretStr(key)
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"can't be read: {error.strerror}" if isinstance(error, OSError) else "not UTF-8"
+        raise SettingsError([f"{path}: {reason}"]) from None
 
 
 def _present(texts: list[str]) -> list[SecretStr]:

@@ -25,8 +25,12 @@ from usage_tasks.settings.tree import KeyPath, Tree, decode, repeated_keys
 PREFIX: Final = "USAGE_"
 CONFIG_VARIABLE: Final = "USAGE_CONFIG"
 # Variables with our prefix that are no settings.
-# What a process is told about itself, not about the installation: telemetry reads these.
-OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "USAGE_LOG_LEVEL", "USAGE_METRICS_PORT", "USAGE_HEARTBEAT_DIR"})
+# What a process is told about itself, not about the installation: telemetry reads these. And a secret, which is read
+# where it is needed and nowhere else.
+DIRECTORY_KEY_VARIABLE: Final = "USAGE_DIRECTORY_KEY"
+OTHER_VARIABLES: Final = frozenset(
+    {CONFIG_VARIABLE, DIRECTORY_KEY_VARIABLE, "USAGE_LOG_LEVEL", "USAGE_METRICS_PORT", "USAGE_HEARTBEAT_DIR"}
+)
 CONVENTIONAL_VARIABLES: Final[Mapping[str, KeyPath]] = {
     "DATABASE_URL": ("database", "url"),
     "REDIS_URL": ("redis", "url"),

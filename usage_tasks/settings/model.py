@@ -6,17 +6,19 @@ A field's description says what is allowed; error messages end with it.
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from usage_tasks.domain.credits import credits_to_cents
+from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.limits import GRACE_PERCENT_MAX, THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
 from usage_tasks.domain.prices import CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_MAX, MINIMUM_CREDITS_MAX
 from usage_tasks.domain.rating import ChargeRule
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.values import (
+    CALLS_PER_SECOND_MAX,
     LIMIT_CREDITS_MAX,
     PORT_MAX,
     DatabaseUrl,
@@ -36,6 +38,9 @@ from usage_tasks.settings.values import (
 DEFAULT_DATABASE_URL: Final = "postgresql://127.0.0.1:5432/usage"
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 
+_DUNNING_SCHEDULE: Final = timedelta(hours=1)
+_DRIFT_SCHEDULE: Final = timedelta(days=1)
+
 AccountKind = Literal["team", "individual"]
 
 _SCHEDULE: Final = (
@@ -50,10 +55,14 @@ _THRESHOLDS: Final = (
     f"up to {THRESHOLDS_MAX} different percentages from 1 to {THRESHOLD_PERCENT_MAX}, such as [50, 80, 100]"
 )
 _GRACE_PERCENT: Final = f"a whole percentage from 0 to {GRACE_PERCENT_MAX}"
+DUNNING_DAYS_MAX: Final = 366
+_DAYS: Final = f"whole days from 0 to {DUNNING_DAYS_MAX}"
+_DAYS_APART: Final = f"whole days from 1 to {DUNNING_DAYS_MAX}"
 _PRICE_ID: Final = "the id of a Stripe price, for every currency"
 _PRICE_IDS: Final = (
     'at least one currency (three lower-case letters) with the id of its Stripe price: {"eur": "price_..."}'
 )
+_CALLS_PER_SECOND: Final = f"a whole number from 1 to {CALLS_PER_SECOND_MAX}"
 
 
 class _Section(BaseModel):
@@ -118,10 +127,47 @@ class StripePrices(_Section):
         forms = [self._of("individual"), self._of("team")]
         return frozenset(price for one, many in forms for price in (one, *many.values()) if price is not None)
 
+    def by_key(self) -> Mapping[str, tuple[str, str | None]]:
+        """Every price of ours by the key that names it: its id, and its currency where the key says one."""
+        found: dict[str, tuple[str, str | None]] = {}
+        for kind in get_args(AccountKind):
+            one, by_currency = self._of(kind)
+            if one is not None:
+                found[f"stripePrices.{kind}UsagePriceId"] = (one, None)
+            for currency, price in by_currency.items():
+                found[f"stripePrices.{kind}UsagePriceIds.{currency}"] = (price, currency)
+        return found
+
     def _of(self, kind: AccountKind) -> tuple[str | None, Mapping[str, str]]:
         if kind == "team":
             return self.team_usage_price_id, self.team_usage_price_ids
         return self.individual_usage_price_id, self.individual_usage_price_ids
+
+
+class Dunning(_Section):
+    """How a failed payment is followed up, in days from it: grace, then reminders so far apart, then suspension."""
+
+    enabled: bool = Field(default=True, description="true or false")
+    grace_days: int = Field(default=3, ge=0, le=DUNNING_DAYS_MAX, description=_DAYS)
+    reminder_days: int = Field(default=7, ge=1, le=DUNNING_DAYS_MAX, description=_DAYS_APART)
+    suspend_after_days: int = Field(default=30, ge=0, le=DUNNING_DAYS_MAX, description=_DAYS)
+
+    @model_validator(mode="after")
+    def _grace_ends_first(self) -> Self:
+        if self.grace_days > self.suspend_after_days:
+            raise ValueError("graceDays may not be more than suspendAfterDays")
+        return self
+
+    @property
+    def policy(self) -> DunningPolicy | None:
+        """The same as spans of time; None where it is off."""
+        if not self.enabled:
+            return None
+        return DunningPolicy(
+            grace=timedelta(days=self.grace_days),
+            reminder_every=timedelta(days=self.reminder_days),
+            suspend_after=timedelta(days=self.suspend_after_days),
+        )
 
 
 class Server(_Section):
@@ -164,6 +210,7 @@ class Settings(_Section):
     controller_schedule: Schedule = Field(default=None, description=_SCHEDULE)
     reset_usage_schedule: Schedule = Field(default=None, description=_SCHEDULE)
     billing_sync_schedule: Schedule = Field(default=timedelta(minutes=10), description=_SCHEDULE)
+    invoice_reconcile_schedule: Schedule = Field(default=timedelta(hours=1), description=_SCHEDULE)
     heartbeat_grace: Schedule = Field(default=None, description=_SCHEDULE)
     max_session_lifetime: Schedule = Field(default=None, description=_SCHEDULE)
     credits_per_minute_by_workspace_class: PricesByClass = Field(
@@ -179,6 +226,12 @@ class Settings(_Section):
     hard_limit_grace: HardLimitGrace = Field(
         default_factory=HardLimitGrace, description='an object with either "credits" or "percent": {"percent": 10}'
     )
+    dunning: Dunning = Field(
+        default_factory=Dunning,
+        description='an object such as {"graceDays": 3, "reminderDays": 7, "suspendAfterDays": 30}, or '
+        '{"enabled": false}',
+    )
+    directory_key_file: Text | None = Field(default=None, description="the path of a file that holds the key alone")
     stripe_credentials_file: Text | None = Field(default=None, description="the path of a JSON file")
     stripe_prices: StripePrices = Field(
         default_factory=StripePrices,
@@ -188,6 +241,7 @@ class Settings(_Section):
         default=None, description="the http(s) URL of a stand-in for Stripe; leave it out for Stripe itself"
     )
     stripe_meter_event_name: Text = Field(default="usage_credits", description="the event name of Stripe's meter")
+    stripe_calls_per_second: int = Field(default=80, ge=1, le=CALLS_PER_SECOND_MAX, description=_CALLS_PER_SECOND)
     server: Server = Field(default_factory=Server, description='an object such as {"address": "0.0.0.0", "port": 3000}')
     database: Database = Field(default_factory=Database, description='an object such as {"url": "postgresql://..."}')
     redis: Redis = Field(default_factory=Redis, description='an object with either "address" or "url"')
@@ -226,6 +280,9 @@ class Settings(_Section):
             "usage.reconcile": self.controller_schedule,
             "usage.reset": self.reset_usage_schedule,
             "billing.sync": self.billing_sync_schedule,
+            "billing.reconcile_invoices": self.invoice_reconcile_schedule,
+            "billing.advance_dunning": _DUNNING_SCHEDULE,
+            "billing.drift_report": _DRIFT_SCHEDULE if self.billing_sync_schedule else None,
         }
 
     @property

@@ -22,16 +22,46 @@ _INSERT = f"""
 """
 
 
-def open_unknown(connection: Connection, firsts: Sequence[CostCenter], *, actor: Actor) -> int:
-    """Insert the first version of each account that has none; ten at once make one. Return how many are new."""
+def open_unknown(connection: Connection, firsts: Sequence[CostCenter], *, actor: Actor) -> Sequence[AttributionId]:
+    """Insert the first version of each account that has none; ten at once make one. Return those opened here."""
     statement = """
         SELECT asked FROM unnest(CAST(:accounts AS text[])) AS asked
         WHERE NOT EXISTS (SELECT 1 FROM cost_center c WHERE c.attribution_id = asked)
     """
     unknown = {row.asked for row in fetch(connection, statement, accounts=[each.attribution_id for each in firsts])}
+    if not unknown:
+        return []
+    insert = f"""
+        INSERT INTO cost_center ({_COLUMNS}, cycle_started_at, next_billing_at, actor)
+        SELECT attribution_id, 1, strategy, spending_limit, anchor_at, 0, anchor_at, next_billing_at, :actor
+        FROM unnest(CAST(:accounts AS text[]), CAST(:strategies AS text[]), CAST(:limits AS bigint[]),
+                    CAST(:anchors AS timestamptz[]), CAST(:ends AS timestamptz[]))
+            AS t(attribution_id, strategy, spending_limit, anchor_at, next_billing_at)
+        ORDER BY attribution_id
+        ON CONFLICT DO NOTHING
+        RETURNING attribution_id
+    """
     new = [each for each in firsts if each.attribution_id in unknown]
-    execute_many(connection, _INSERT + " ON CONFLICT DO NOTHING", [_parameters(each, actor) for each in new])
-    return len(new)
+    opened = fetch(
+        connection,
+        insert,
+        accounts=[each.attribution_id for each in new],
+        strategies=[each.billing_strategy.value for each in new],
+        limits=[each.spending_limit for each in new],
+        anchors=[each.cycle.anchor_at for each in new],
+        ends=[each.next_billing_at for each in new],
+        actor=actor,
+    )
+    return [row.attribution_id for row in opened]
+
+
+def set_first_limit(connection: Connection, opened: Sequence[AttributionId], *, spending_limit: int) -> None:
+    """Set the limit, in credits, of accounts that this transaction has opened: nobody has seen another one."""
+    statement = """
+        UPDATE cost_center SET spending_limit = :spending_limit
+        WHERE attribution_id = ANY(CAST(:accounts AS text[])) AND version = 1
+    """
+    execute(connection, statement, accounts=list(opened), spending_limit=spending_limit)
 
 
 def find_current(connection: Connection, attribution_id: AttributionId) -> CostCenter | None:

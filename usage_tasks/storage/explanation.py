@@ -1,6 +1,7 @@
 """What an explanation is made of: a session's facts, its entries, the limit of a cycle that was ended."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -26,6 +27,21 @@ def find_session(connection: Connection, instance_id: UUID) -> SessionFacts | No
     """
     rows = fetch(connection, statement, instance_id=instance_id)
     return SessionFacts(**rows[0]._mapping) if rows else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOwner:
+    """Who ran a session, and which account pays for it."""
+
+    attribution_id: AttributionId
+    user_id: UUID
+
+
+def find_owner(connection: Connection, instance_id: UUID) -> SessionOwner | None:
+    """Answer whose a session is; None for one that was never reported."""
+    statement = "SELECT attribution_id, user_id FROM workspace_instance WHERE instance_id = :instance_id"
+    rows = fetch(connection, statement, instance_id=instance_id)
+    return SessionOwner(attribution_id=rows[0].attribution_id, user_id=rows[0].user_id) if rows else None
 
 
 def list_session_entries(connection: Connection, facts: SessionFacts, *, at: datetime) -> Sequence[ExplainedEntry]:

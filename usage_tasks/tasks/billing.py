@@ -1,23 +1,36 @@
 """`billing.*`: the ledger's balances into Stripe. Stripe tasks: claim, call, settle; no transaction during a call."""
 
+import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
 
 from pydantic import StringConstraints
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribution
-from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.domain.holds import PaymentIntentId
 from usage_tasks.domain.payments import CURRENCIES, NewCustomer
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services import reset, subscribe, sync
+from usage_tasks.services import holds, reset, send, subscribe, sync
 from usage_tasks.settings import SettingsError
+from usage_tasks.storage import meter_queue
 from usage_tasks.storage.plans import Plan
+from usage_tasks.tasks import checks
 from usage_tasks.tasks.arguments import ActorText, Attribution, Credits, Moment, Name, UuidText
 from usage_tasks.tasks.jobs import DryRun, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.task import task
 
-SEND_LIMIT: Final = 200
+SEND_LIMIT: Final = 50_000
+SEND_THREADS: Final = 16
+_PATIENCE: Final = timedelta(seconds=20)
+"""What was put off for no longer than this, the first four times, is waited for."""
+
+_LONGEST: Final = timedelta(minutes=3)
+_SENDING: Final = threading.Lock()
+
+IntentId = Annotated[str, StringConstraints(strict=True, pattern=r"^pi_[A-Za-z0-9]{1,200}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +64,36 @@ def sync_billing(
 
 
 @task(name="billing.send_meter_events", time_limit=timedelta(minutes=4))
-def send_meter_events() -> sync.Sent:
-    """Send the meter reports that are due; fails at the end if any was set aside."""
+def send_meter_events() -> send.Sent:
+    """Send the meter reports that are due; fails at the end, with counts, if any did not get in."""
     rt = runtime()
-    sent = sync.send_reports(rt.transaction, rt.stripe, limit=SEND_LIMIT)
-    if sent.accepted + sent.retried + sent.parked >= SEND_LIMIT:
+    with rt.transaction() as connection:
+        if not meter_queue.is_any_due(connection):
+            return send.Sent(accepted=0, retried=0, parked=0)
+    checks.ensure_checked(rt)
+    # One run a process has threads; another one beside it helps with its own.
+    alone = _SENDING.acquire(blocking=False)
+    try:
+        sent = send.send_reports(
+            rt.transaction,
+            rt.stripe,
+            limit=SEND_LIMIT,
+            threads=SEND_THREADS if alone else 1,
+            patience=_PATIENCE,
+            longest=_LONGEST,
+        )
+    finally:
+        if alone:
+            _SENDING.release()
+    if sent.more:
         send_meter_events.apply_async(ignore_result=True)
     if sent.parked:
-        raise PermanentError(f"meter events: {sent.parked} parked, {sent.retried} put off, {sent.accepted} accepted")
+        checks.forget(rt)  # the set-up may have changed: the next run looks at it before it sends
+    told = f"meter events: {sent.parked} parked, {sent.retried} put off, {sent.accepted} accepted"
+    if sent.parked:
+        raise PermanentError(told if sent.halted is None else f"{told}; stopped: {sent.halted}")
+    if sent.halted is not None or sent.waiting:
+        raise RetryableError(f"{told}, {sent.waiting} waiting; stopped: {sent.halted}")
     return sent
 
 
@@ -69,7 +104,7 @@ class CustomerAnswer:
     stripe_customer_id: str
 
 
-@task(name="billing.create_stripe_customer", time_limit=timedelta(minutes=1))
+@task(name="billing.create_stripe_customer", time_limit=timedelta(minutes=1), needs=Role.OWNER)
 def create_stripe_customer(
     attribution_id: Attribution,
     actor: ActorText,
@@ -99,20 +134,34 @@ class SubscriptionAnswer:
     stripe_subscription_id: str
 
 
-@task(name="billing.create_stripe_subscription", time_limit=timedelta(minutes=1))
+@task(name="billing.create_stripe_subscription", time_limit=timedelta(minutes=1), needs=Role.OWNER)
 def create_stripe_subscription(
     attribution_id: Attribution,
     actor: ActorText,
     spending_limit: Credits | None = None,
+    hold_payment_intent_id: IntentId | None = None,
+    at: Moment | None = None,
 ) -> SubscriptionAnswer:
-    """Subscribe an account's customer to our metered price, or answer its open subscription; it is on stripe then."""
+    """Subscribe an account's customer to our metered price, or answer its open subscription; it is on stripe then.
+
+    With a confirmed hold its card becomes the customer's default first, and the hold is released.
+    """
     rt = runtime()
     account = parse_attribution(attribution_id)
+    if hold_payment_intent_id is not None:
+        holds.use_hold(
+            rt.transaction,
+            rt.stripe,
+            account.attribution_id,
+            PaymentIntentId(hold_payment_intent_id),
+            at=rt.instant(at),
+            actor=parse_actor(actor),
+        )
     made = subscribe.create_subscription(
         rt.transaction,
         rt.stripe,
         account,
-        price_by_currency=_prices(rt, account.kind),
+        price_by_currency=price_by_currency(rt, account.kind),
         spending_limit=spending_limit,
         limits=rt.spending_limits,
         actor=parse_actor(actor),
@@ -120,7 +169,8 @@ def create_stripe_subscription(
     return SubscriptionAnswer(stripe_subscription_id=made)
 
 
-def _prices(rt: Runtime, kind: AccountKind) -> dict[str, str]:
+def price_by_currency(rt: Runtime, kind: AccountKind) -> dict[str, str]:
+    """Answer the configured prices of a kind of account, by currency."""
     prices = {}
     for currency in CURRENCIES:
         try:

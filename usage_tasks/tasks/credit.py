@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from pydantic import StrictInt
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
 from usage_tasks.domain.grants import PRIORITY_DEFAULT, GrantTerms
 from usage_tasks.runtime import runtime
@@ -24,7 +25,7 @@ class CreditNoteAnswer:
     effective_at: datetime
 
 
-@task(name="usage.add_credit_note", time_limit=timedelta(seconds=30))
+@task(name="usage.add_credit_note", time_limit=timedelta(seconds=30), needs=Role.ADMINISTRATOR)
 def add_credit_note(
     attribution_id: Attribution,
     actor: ActorText,
@@ -64,7 +65,7 @@ class GrantAnswer:
     rollover_cap_cents: int | None
 
 
-@task(name="usage.grant_credits", time_limit=timedelta(seconds=30))
+@task(name="usage.grant_credits", time_limit=timedelta(seconds=30), needs=Role.ADMINISTRATOR)
 def grant_credits(
     attribution_id: Attribution,
     actor: ActorText,
@@ -117,7 +118,7 @@ class GrantsAnswer:
     grants: Sequence[grant.GrantStanding]
 
 
-@task(name="usage.list_grants", time_limit=timedelta(seconds=30))
+@task(name="usage.list_grants", time_limit=timedelta(seconds=30), needs=Role.OWNER)
 def list_grants(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> GrantsAnswer:
     """List an account's grants as of an instant: what is left, pending, paid and lapsed."""
     rt = runtime()

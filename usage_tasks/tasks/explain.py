@@ -1,8 +1,13 @@
 """`usage.explain`: why an entry or a session costs what it does. A ledger task: no network."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
-from usage_tasks.domain.accounts import parse_attribution, parse_uuid
+from sqlalchemy import Connection
+
+from usage_tasks.domain.access import Role, needed_to_read_session
+from usage_tasks.domain.accounts import Account, Actor, parse_attribution, parse_uuid
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import runtime
 from usage_tasks.services import explain
@@ -11,7 +16,15 @@ from usage_tasks.tasks.arguments import ActorText, Attribution, Moment, Name, Uu
 from usage_tasks.tasks.task import task
 
 
-@task(name="usage.explain", time_limit=timedelta(seconds=30))
+def _judge(connection: Connection, actor: Actor, arguments: Mapping[str, Any]) -> tuple[Account | None, Role]:
+    """A member may have their own sessions explained; what does not name one thing that there is, nobody sees."""
+    account, user_id = explain.find_subject(
+        connection, arguments.get("attribution_id"), arguments.get("entry_key"), arguments.get("instance_id")
+    )
+    return account, Role.OWNER if account is None else needed_to_read_session(actor, user_id)
+
+
+@task(name="usage.explain", time_limit=timedelta(seconds=30), needs=_judge)
 def explain_usage(
     actor: ActorText,  # noqa: ARG001 - who asks
     attribution_id: Attribution | None = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_attribution
 from usage_tasks.domain.limits import THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
 from usage_tasks.runtime import runtime
@@ -17,7 +18,7 @@ from usage_tasks.tasks.task import task
 Percent = Annotated[int, Field(strict=True, ge=1, le=THRESHOLD_PERCENT_MAX)]
 
 
-@task(name="usage.check_entitlement", time_limit=timedelta(seconds=30))
+@task(name="usage.check_entitlement", time_limit=timedelta(seconds=30), needs=Role.OWNER)
 def check_entitlement(
     attribution_id: Attribution, actor: ActorText, at: Moment | None = None
 ) -> entitlement.Entitlement:
@@ -42,7 +43,7 @@ class ThresholdsAnswer:
     thresholds: Sequence[int]
 
 
-@task(name="usage.set_limit_thresholds", time_limit=timedelta(seconds=30))
+@task(name="usage.set_limit_thresholds", time_limit=timedelta(seconds=30), needs=Role.OWNER)
 def set_limit_thresholds(
     attribution_id: Attribution,
     actor: ActorText,

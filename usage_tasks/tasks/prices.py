@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor
 from usage_tasks.domain.credits import credits_to_cents
 from usage_tasks.domain.prices import AskedPrice
@@ -13,7 +14,7 @@ from usage_tasks.tasks.jobs import DryRun
 from usage_tasks.tasks.task import task
 
 
-@task(name="usage.add_price_version", time_limit=timedelta(minutes=4))
+@task(name="usage.add_price_version", time_limit=timedelta(minutes=4), needs=Role.ADMINISTRATOR)
 def add_price_version(
     workspace_class: Name,
     actor: ActorText,

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, StrictStr, StringConstraints
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import Actor, parse_actor
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.sessions import Rejection, SessionReport
@@ -26,7 +27,7 @@ Ids = Annotated[list[ReportId], Field(min_length=1, max_length=IDS_MAX)]
 Words = Annotated[StrictStr, Field(min_length=1, max_length=1_000)]
 
 
-@task(name="usage.release_quarantined", time_limit=timedelta(minutes=4))
+@task(name="usage.release_quarantined", time_limit=timedelta(minutes=4), needs=Role.ADMINISTRATOR)
 def release_quarantined(
     actor: ActorText,
     ids: Ids | None = None,
@@ -75,7 +76,7 @@ class Dropped:
     sample: Sequence[QuarantinedReport]
 
 
-@task(name="usage.drop_quarantined", time_limit=timedelta(minutes=4))
+@task(name="usage.drop_quarantined", time_limit=timedelta(minutes=4), needs=Role.ADMINISTRATOR)
 def drop_quarantined(
     actor: ActorText,
     ids: Ids | None = None,

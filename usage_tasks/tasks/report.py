@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictInt, StrictStr
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_attribution
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import runtime
@@ -21,7 +22,7 @@ GroupBy = Annotated[list[Group], Field(min_length=1, max_length=len(Group))]
 
 
 # Never tried again by itself: what took too long would take as long, and whoever asked can ask for less.
-@task(name="usage.report", time_limit=timedelta(minutes=4), retry=NEVER)
+@task(name="usage.report", time_limit=timedelta(minutes=4), retry=NEVER, needs=Role.MEMBER)
 def report_usage(
     actor: ActorText,
     start: Moment,
@@ -32,9 +33,10 @@ def report_usage(
     limit: StrictInt = report.LIMIT_DEFAULT,
     at: Moment | None = None,
 ) -> UsageReport:
-    """Sum usage in [start, end) by groups, by day unless told; of one account or, for a service, of all.
+    """Sum usage in [start, end) by groups, by day unless told, of one account; a member of a team sees their own part.
 
-    A page's token goes on as of the first page's instant.
+    Without an account it is that of all, for services and administrators. A page's token goes on as of the first
+    page's instant.
     """
     rt = runtime()
     place = None if page_token is None else report.parse_token(page_token)

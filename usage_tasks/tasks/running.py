@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_uuid
 from usage_tasks.domain.sessions import Rejection
 from usage_tasks.runtime import runtime
@@ -57,7 +58,7 @@ class SnapshotPlan:
     rejections: Sequence[Rejection]
 
 
-@task(name="usage.report_running", time_limit=timedelta(minutes=2))
+@task(name="usage.report_running", time_limit=timedelta(minutes=2), needs=Role.ADMINISTRATOR)
 def report_running(
     source: Name,
     instances: Annotated[list[RawReport], Field(max_length=SNAPSHOT_MAX)],
@@ -101,7 +102,7 @@ class ReleaseAnswer:
     capped_at: datetime | None
 
 
-@task(name="usage.release_session", time_limit=timedelta(seconds=30))
+@task(name="usage.release_session", time_limit=timedelta(seconds=30), needs=Role.ADMINISTRATOR)
 def release_session(
     instance_id: UuidText,
     actor: ActorText,

@@ -41,13 +41,13 @@ def receive_event(event_id: EventId, payload: Payload) -> ReceiveAnswer:
 def apply_events() -> applying.Applied:
     """Apply the events of the inbox that are due; fails at the end if any was set aside.
 
-    invoice.created and invoice.finalized reach the ledger.
+    docs/stripe-events.md says what each type does.
     """
     rt = runtime()
     done = applying.apply_events(
         rt.transaction,
         rt.stripe,
-        our_prices=rt.settings.stripe_prices.all_price_ids(),
+        terms=rt.billing_terms,
         at=rt.now(),
         limit=APPLY_LIMIT,
     )

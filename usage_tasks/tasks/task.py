@@ -1,4 +1,4 @@
-"""How every task runs: arguments checked, ids bound into the logs, one line and one observation an outcome."""
+"""How every task runs: arguments checked, its caller admitted, ids bound into the logs, one line an outcome."""
 
 import random
 import time
@@ -12,10 +12,12 @@ from celery import Task, shared_task
 from pydantic import TypeAdapter, ValidationError, validate_call
 from pydantic_core import to_jsonable_python
 
+from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.tasks.poison import check_redelivery
 from usage_tasks.telemetry.headers import REQUEST_ID
-from usage_tasks.telemetry.metrics import ROWS, TASK_SECONDS
+from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
 
 log = structlog.get_logger(__name__)
 
@@ -34,11 +36,14 @@ class Retry:
     first: timedelta
     longest: timedelta
 
-    def countdown_seconds(self, retries: int) -> float:
-        """How long to wait before the next attempt: between half the step and the whole."""
+    def countdown_seconds(self, retries: int, *, asked: timedelta | None = None) -> float:
+        """How long to wait before the next attempt: between half the step and the whole, and no less than was asked.
+
+        Never longer than the longest step: a waiting message is not to outlast the broker's patience.
+        """
         doublings = min(retries, 16)
         step = min(self.longest.total_seconds(), self.first.total_seconds() * (1 << doublings))
-        return step * random.uniform(0.5, 1)
+        return max(step * random.uniform(0.5, 1), min(asked or timedelta(0), self.longest).total_seconds())
 
 
 DATABASE: Final = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=60))
@@ -51,21 +56,33 @@ _ACCOUNT_LENGTH_MAX: Final = 64
 
 NEVER: Final = Retry(attempts_max=0, first=timedelta(0), longest=timedelta(0))
 
+_ANSWER_LENGTH_MAX: Final = 1024
+_HIDDEN: Final[Mapping[str, Any]] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
+"""Else Celery shows the arguments in the headers of the message, and so to whoever watches the events."""
+
 
 class ArgumentsError(PermanentError):
     """A task was called with arguments that it does not take; the message names each."""
 
 
 def task(
-    *, name: str, time_limit: timedelta, retry: Retry = DATABASE
+    *,
+    name: str,
+    time_limit: timedelta,
+    retry: Retry = DATABASE,
+    needs: Needs | None = None,
+    answer_shown: bool = True,
 ) -> Callable[[Callable[Parameters, Result]], "Task[Parameters, object]"]:
-    """Declare a task: its name on the wire, how long it may run, how it is retried.
+    """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
+
+    One that takes an actor or an account must say what it `needs`; others are the installation's own. An answer that
+    is not shown goes to the caller only, not into the worker's log or Flower.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
     """
 
     def declare(function: Callable[Parameters, Result]) -> "Task[Parameters, object]":
-        checked = validate_call(function)
+        checked = validate_call(guard(name, function, needs))
         ARGUMENT_SCHEMAS[name] = _schema_of(checked)
 
         def run(self: "Task[Parameters, object]", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> object:
@@ -82,6 +99,7 @@ def task(
             default_retry_delay=LOST_WORKER_DELAY_SECONDS,
             soft_time_limit=seconds * 9 // 10,
             throws=(PermanentError,),
+            resultrepr_maxsize=_ANSWER_LENGTH_MAX if answer_shown else 0,
         )(run)
 
     return declare
@@ -109,9 +127,12 @@ def _run(
         outcome = "done"
     except RetryableError as error:
         outcome = "retried" if self.request.retries < retry.attempts_max else "exhausted"
-        raise self.retry(exc=error, countdown=retry.countdown_seconds(self.request.retries)) from error
+        wait = retry.countdown_seconds(self.request.retries, asked=error.retry_after)
+        raise self.retry(exc=error, countdown=wait, **_HIDDEN) from error
     except PermanentError as error:
         outcome = "refused"
+        if isinstance(error, AccessError):
+            ACCESS_REFUSED.labels(name).inc()
         log.warning("task.refused", reason=str(error))
         raise
     finally:

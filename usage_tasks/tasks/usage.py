@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
+from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_attribution
 from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.domain.sessions import Rejection
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services import cost_center, read_usage, reconcile, record, reset
+from usage_tasks.services import access, cost_center, read_usage, reconcile, record, reset
 from usage_tasks.tasks.arguments import (
     REPORTS_MAX,
     ActorText,
@@ -38,7 +39,7 @@ class RecordAnswer:
     rejections: Sequence[Rejection]
 
 
-@task(name="usage.record_instances", time_limit=timedelta(minutes=1))
+@task(name="usage.record_instances", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
 def record_instances(
     instances: Annotated[list[RawReport], Field(max_length=REPORTS_MAX)], actor: ActorText, at: Moment | None = None
 ) -> RecordAnswer:
@@ -178,7 +179,7 @@ def reset_usage(
     return run_job(rt, "usage.reset", rt.settings.reset_usage_schedule, at=at, scheduled=scheduled, work=work)
 
 
-@task(name="usage.get_balance", time_limit=timedelta(seconds=30))
+@task(name="usage.get_balance", time_limit=timedelta(seconds=30), needs=Role.OWNER)
 def get_balance(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> read_usage.Standing:
     """Answer an account's live balance at an instant, beside its limit."""
     rt = runtime()
@@ -189,10 +190,10 @@ def get_balance(attribution_id: Attribution, actor: ActorText, at: Moment | None
         return read_usage.get_standing(connection, account, at=now)
 
 
-@task(name="usage.list", time_limit=timedelta(seconds=60))
+@task(name="usage.list", time_limit=timedelta(seconds=60), needs=Role.MEMBER)
 def list_usage(
     attribution_id: Attribution,
-    actor: ActorText,  # noqa: ARG001 - who asks
+    actor: ActorText,
     start: Moment,
     end: Moment,
     order: Literal["ascending", "descending"] = "descending",
@@ -200,12 +201,14 @@ def list_usage(
     per_page: StrictInt = read_usage.PER_PAGE_DEFAULT,
     at: Moment | None = None,
 ) -> read_usage.UsagePage:
-    """List an account's usage in [start, end), drafts included."""
+    """List an account's usage in [start, end), drafts included; to a member of a team their own."""
     rt = runtime()
+    account = parse_attribution(attribution_id)
     with rt.transaction() as connection:
         return read_usage.list_usage(
             connection,
-            parse_attribution(attribution_id),
+            account,
+            of_user=access.find_whose_usage(connection, parse_actor(actor), account),
             start=start,
             end=end,
             at=rt.instant(at),
@@ -238,7 +241,7 @@ def _answer(current: CostCenter) -> CostCenterAnswer:
     )
 
 
-@task(name="usage.get_cost_center", time_limit=timedelta(seconds=30))
+@task(name="usage.get_cost_center", time_limit=timedelta(seconds=30), needs=Role.OWNER)
 def get_cost_center(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> CostCenterAnswer:
     """Answer an account's cost center; opened if unknown, due resets applied first."""
     rt = runtime()
@@ -254,7 +257,7 @@ def get_cost_center(attribution_id: Attribution, actor: ActorText, at: Moment | 
         )
 
 
-@task(name="usage.set_cost_center", time_limit=timedelta(seconds=30))
+@task(name="usage.set_cost_center", time_limit=timedelta(seconds=30), needs=Role.OWNER)
 def set_cost_center(
     attribution_id: Attribution,
     actor: ActorText,
@@ -263,14 +266,19 @@ def set_cost_center(
     expected_version: StrictInt | None = None,
     at: Moment | None = None,
 ) -> CostCenterAnswer:
-    """Set an account's strategy, which may not be left out, and its limit in credits."""
+    """Set an account's strategy, which may not be left out, and its limit in credits.
+
+    What is, or comes to be, on strategy other is an administrator's to set.
+    """
     rt = runtime()
+    account, strategy = parse_attribution(attribution_id), BillingStrategy(billing_strategy)
     with rt.transaction() as connection:
+        access.admit_to_set_cost_center(connection, parse_actor(actor), account, strategy)
         return _answer(
             cost_center.set_cost_center(
                 connection,
-                parse_attribution(attribution_id),
-                strategy=BillingStrategy(billing_strategy),
+                account,
+                strategy=strategy,
                 spending_limit=spending_limit,
                 expected_version=expected_version,
                 limits=rt.spending_limits,

@@ -22,6 +22,7 @@ STRIPE_CALL_SECONDS: Final = Histogram(
     "usage_stripe_call_duration_seconds", "How long a call to Stripe took.", ["operation", "outcome"]
 )
 ROWS: Final = Counter("usage_rows", "What the tasks did, in rows, by the summary's own words.", ["task", "what"])
+ACCESS_REFUSED: Final = Counter("usage_access_refused", "How often an actor asked for what it may not do.", ["task"])
 
 SNAPSHOT_WRITTEN_AT: Final = Gauge(
     "usage_balance_snapshot_written_timestamp_seconds",
@@ -32,6 +33,12 @@ SNAPSHOT_RUNS: Final = Counter(
     "usage_balance_snapshot_runs", "How bringing the balances in Redis up to date ended.", ["outcome"]
 )
 
+BREAKER_OPENINGS: Final = Counter(
+    "usage_stripe_breaker_openings", "How often Stripe was taken to be away after failures in a row."
+)
+METER_DRIFT: Final = Counter(
+    "usage_meter_drift", "Accounts that a drift report found astray, by what differs.", ["what"]
+)
 QUARANTINED: Final = Gauge(
     "usage_quarantined_reports",
     "How many refused reports wait to be released or dropped, as the latest tick of the ledger job counted them.",

@@ -33,6 +33,10 @@ GO_DURATION_MAX = timedelta(microseconds=(2**63 - 1) // 1_000)
         ("12µs", 0.000012),
         ("12μs", 0.000012),
         ("14s", 14),
+        ("9999ms", 9.999),
+        ("9999us", 0.009999),
+        ("9999µs", 0.009999),
+        ("9999μs", 0.009999),
         ("100ms", 0.1),
         ("90s", 90),
         ("1h30m", 5400),
@@ -71,11 +75,37 @@ def test_what_go_refuses_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "'' is no duration"),
+        ("-", "'-' is no duration"),
+        ("1h.s", "'1h.s' is no duration"),
+        ("1h30", "'1h30' lacks a unit: ns, us, ms, s, m or h"),
+        ("-1h2d", "'-1h2d' has the unknown unit 'd': ns, us, ms, s, m and h are known"),
+        ("2562048h", "'2562048h' is longer than the longest duration, about 292 years"),
+        ("9" * 200 + "s", "a duration has at most 200 characters, this one has 201"),
+    ],
+)
+def test_a_refusal_names_the_text_and_what_is_wrong_with_it(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=r"duration|unit") as refused:
+        parse_duration(text)
+    assert str(refused.value) == told
+
+
+def test_the_longest_text_is_read() -> None:
+    assert parse_duration("0" * 198 + "7s") == timedelta(seconds=7)
+
+
+@pytest.mark.parametrize(
     ("duration", "text"),
     [
         (timedelta(0), "0s"),
         (timedelta(microseconds=1), "1\N{MICRO SIGN}s"),
+        (timedelta(microseconds=-999), "-999\N{MICRO SIGN}s"),
+        (timedelta(milliseconds=1), "1ms"),
         (timedelta(microseconds=1100), "1.1ms"),
+        (timedelta(milliseconds=999), "999ms"),
+        (timedelta(seconds=1), "1s"),
         (timedelta(milliseconds=100), "100ms"),
         (timedelta(seconds=3.5), "3.5s"),
         (timedelta(minutes=1), "1m0s"),

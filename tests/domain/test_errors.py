@@ -1,0 +1,60 @@
+import pickle
+from datetime import timedelta
+
+import pytest
+
+from usage_tasks.domain.errors import (
+    DeclinedError,
+    InvalidInputError,
+    InvariantError,
+    NotAdmittedError,
+    PermanentError,
+    RetryableError,
+    StaleVersionError,
+    UsageError,
+)
+
+
+def test_a_refusal_names_the_field_the_value_and_what_is_allowed() -> None:
+    error = InvalidInputError("page", "two", "0 or more")
+    assert str(error) == "page: 'two' is not allowed: 0 or more"
+    assert (error.field, error.value, error.allowed) == ("page", "two", "0 or more")
+
+
+def test_a_refusal_survives_the_way_from_a_child_to_its_worker() -> None:
+    error = InvalidInputError("page", -1, "0 or more")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert isinstance(copy, InvalidInputError)
+    assert (str(copy), copy.field, copy.value, copy.allowed) == (str(error), "page", -1, "0 or more")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RetryableError("busy"), {"retry_after": None}),
+        (RetryableError("busy", retry_after=timedelta(seconds=41)), {"retry_after": timedelta(seconds=41)}),
+        (NotAdmittedError("busy"), {"retry_after": None, "busy": False}),
+        (
+            NotAdmittedError("busy", retry_after=timedelta(seconds=2), busy=True),
+            {"retry_after": timedelta(seconds=2), "busy": True},
+        ),
+        (DeclinedError("busy"), {"decline_code": None}),
+        (DeclinedError("busy", "insufficient_funds"), {"decline_code": "insufficient_funds"}),
+    ],
+)
+def test_what_a_failure_says_beside_its_words_goes_with_it(error: UsageError, told: dict[str, object]) -> None:
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    for each in (error, copy):
+        assert (str(each), vars(each)) == ("busy", told)
+
+
+@pytest.mark.parametrize("kind", [InvalidInputError, StaleVersionError])
+def test_input_that_can_never_succeed_is_parked_and_not_retried(kind: type[UsageError]) -> None:
+    assert issubclass(kind, PermanentError)
+    assert not issubclass(kind, RetryableError)
+
+
+def test_the_three_kinds_of_failure_are_told_apart() -> None:
+    kinds = (RetryableError, PermanentError, InvariantError)
+    assert all(issubclass(kind, UsageError) for kind in kinds)
+    assert not any(issubclass(one, other) for one in kinds for other in kinds if one is not other)

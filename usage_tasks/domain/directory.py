@@ -1,0 +1,103 @@
+"""Users and teams as the platform tells them: each report is whole, the latest holds. Source: docs/adr/0013."""
+
+import hashlib
+import hmac
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NewType
+from uuid import UUID
+
+from usage_tasks.domain.access import TeamRole
+
+EmailDigest = NewType("EmailDigest", str)
+"""What is kept of an e-mail: equal for equal addresses, of no use to anybody without the installation's key."""
+
+_PURPOSE: Final = b"usage-tasks e-mail 1\0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserReport:
+    """All there is to know of a user at an instant. Of a deleted one no e-mail is kept."""
+
+    user_id: UUID
+    email_digest: EmailDigest | None
+    administrator: bool
+    deleted: bool
+    observed_at: datetime
+
+    @property
+    def order(self) -> tuple[datetime, bool, bool, str]:
+        """Which of two reports holds: the later; of the same instant the one that allows less, whatever came first."""
+        return self.observed_at, self.deleted, not self.administrator, self.email_digest or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A user in a team."""
+
+    user_id: UUID
+    role: TeamRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeamReport:
+    """All members of a team at an instant; who is not in it is in the team no more."""
+
+    team_id: UUID
+    creator_user_id: UUID | None
+    members: Sequence[Member]
+    observed_at: datetime
+
+    @property
+    def digest(self) -> str:
+        """Stands for what is told, in whatever order: it orders reports of the same instant."""
+        members = sorted((str(each.user_id), each.role.value) for each in self.members)
+        told = json.dumps([None if self.creator_user_id is None else str(self.creator_user_id), members])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    @property
+    def order(self) -> tuple[datetime, str]:
+        """Which of two reports holds: the later, whatever came first."""
+        return self.observed_at, self.digest
+
+
+def latest_users(reports: Iterable[UserReport]) -> list[UserReport]:
+    """Keep of each user the report that holds, in the order of their ids."""
+    latest: dict[UUID, UserReport] = {}
+    for report in reports:
+        held = latest.setdefault(report.user_id, report)
+        if report.order > held.order:
+            latest[report.user_id] = report
+    return [latest[user_id] for user_id in sorted(latest)]
+
+
+def latest_teams(reports: Iterable[TeamReport]) -> list[TeamReport]:
+    """Keep of each team the report that holds, in the order of their ids."""
+    latest: dict[UUID, TeamReport] = {}
+    for report in reports:
+        held = latest.setdefault(report.team_id, report)
+        if report.order > held.order:
+            latest[report.team_id] = report
+    return [latest[team_id] for team_id in sorted(latest)]
+
+
+def normalise_email(email: str) -> str:
+    """Bring the spellings of one address together: spaces around it, case, Unicode's forms, a domain in IDNA.
+
+    Nothing that only some providers hold to be the same, such as dots or a `+tag`.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", email.strip()).casefold())
+    local, _, domain = folded.rpartition("@")
+    domain = domain.rstrip(".")
+    with suppress(UnicodeError):  # no name that DNS could hold stays as it is written
+        domain = domain.encode("idna").decode("ascii")
+    return f"{local}@{domain}"
+
+
+def digest_email(email: str, key: bytes) -> EmailDigest:
+    """Answer the HMAC-SHA256 of an address under the installation's key, in hexadecimal."""
+    return EmailDigest(hmac.new(key, _PURPOSE + normalise_email(email).encode(), hashlib.sha256).hexdigest())
