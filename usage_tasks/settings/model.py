@@ -38,6 +38,7 @@ from usage_tasks.settings.values import (
 DEFAULT_DATABASE_URL: Final = "postgresql://127.0.0.1:5432/usage"
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 
+
 AccountKind = Literal["team", "individual"]
 
 _SCHEDULE: Final = (

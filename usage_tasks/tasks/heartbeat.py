@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.beat import Scheduler
+from celery.worker import state
 
 from usage_tasks.health import BEAT_SECONDS, DIRECTORY_VARIABLE, remove_heartbeat, write_heartbeat
 
@@ -30,11 +31,28 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: object) -> None:  # noqa: ARG002 - as Celery calls it
         self._entry: Any = None
+        self._leaked_before = False
+
+    def _check_leak(self, consumer: Any) -> None:
+        """Raise a lost connection, upon which the worker connects anew, where it holds messages that nobody works on.
+
+        A message whose acknowledgement was lost in a network that hung counts against the prefetch limit for ever, and
+        a worker that holds as many as it may have takes no other: it would be alive, connected, and idle until killed.
+        """
+        qos = consumer.task_consumer.channel.qos
+        held = len(qos._delivered) - len(qos._dirty)
+        leaked = held > len(state.reserved_requests)
+        if leaked and self._leaked_before:
+            raise ConnectionResetError(f"{held} messages are held and not worked on: their acknowledgement was lost")
+        self._leaked_before = leaked
 
     def start(self, consumer: Any) -> None:
         """Begin, each time that the worker has connected."""
 
+        self._leaked_before = False
+
         def beat() -> None:
+            self._check_leak(consumer)
             beat_once(consumer.app, "worker", consumer.hostname)
 
         beat()
