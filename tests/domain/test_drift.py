@@ -28,7 +28,8 @@ SILENT = replace(STANDING, as_of=None, identifier=None, quantity=0)
 
 
 def test_the_meter_is_asked_from_the_minute_of_the_report_to_the_present_minute() -> None:
-    assert window_of(STANDING, at=AT) == (TOLD - timedelta(seconds=20), AT - timedelta(seconds=5))
+    window = (TOLD - timedelta(seconds=20), AT - timedelta(seconds=5))
+    assert window_of(STANDING, at=AT) == window_of(STANDING, at=AT + timedelta(microseconds=1)) == window
 
 
 def test_the_meter_is_not_asked_beyond_the_next_report() -> None:
