@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,9 +29,9 @@ def test_a_worker_that_is_told_to_stop_ends_what_it_does_and_begins_nothing(
             for _ in range(2):
                 rows = {"instances": [session_row(stopped_at=START)], "actor": "service:tests"}
                 sender.send_task("usage.record_instances", kwargs=rows, queue="usage")
-            _wait_for_a_lock(rt)
+            _wait_until(lambda: _locks_waited_for(rt) > 0)
             worker.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
+            _wait_until(lambda: "Warm shutdown" in (tmp_path / "worker-1.log").read_text())
             assert worker.poll() is None  # it waits for what it has begun
         assert worker.wait(SECONDS_MAX) == 0
     with rt.transaction() as connection:
@@ -38,11 +39,13 @@ def test_a_worker_that_is_told_to_stop_ends_what_it_does_and_begins_nothing(
     assert rt.redis.llen("usage:usage") == 1
 
 
-def _wait_for_a_lock(rt: Runtime) -> None:
+def _locks_waited_for(rt: Runtime) -> int:
+    with rt.transaction() as connection:
+        return int(connection.execute(text(WAITING)).scalar_one())
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
     give_up_at = time.monotonic() + SECONDS_MAX
-    while time.monotonic() < give_up_at:
-        with rt.transaction() as connection:
-            if connection.execute(text(WAITING)).scalar_one():
-                return
+    while not holds():
+        assert time.monotonic() < give_up_at
         time.sleep(0.02)
-    raise AssertionError("the worker has begun nothing")
