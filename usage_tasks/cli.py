@@ -16,8 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from usage_tasks import bulk
+from usage_tasks import health as probes
 from usage_tasks.celery import app
 from usage_tasks.commands.billing import add_to
+from usage_tasks.commands.doctor import doctor
+from usage_tasks.commands.exporter import exporter
+from usage_tasks.commands.jobs import jobs
+from usage_tasks.commands.poison import poison
 from usage_tasks.commands.quarantine import quarantine
 from usage_tasks.commands.report import report
 from usage_tasks.demo.command import Plan, run_demo
@@ -52,11 +57,15 @@ cli = typer.Typer(
 )
 price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
 cli.add_typer(price_commands, name="prices")
+cli.add_typer(poison, name="poison")
 cli.add_typer(quarantine, name="quarantine")
 cli.command("report")(report)
 invoice_commands = typer.Typer(help="Stripe's invoices.", no_args_is_help=True)
 cli.add_typer(invoice_commands, name="invoices")
 add_to(cli)
+cli.command("jobs")(jobs)
+cli.command("exporter")(exporter)
+cli.command("doctor")(doctor)
 out = Console()
 
 
@@ -92,6 +101,15 @@ def schemas() -> None:
     """Print the JSON Schema of every task's arguments, by the task's name."""
     app.loader.import_default_modules()
     out.print_json(json.dumps(ARGUMENT_SCHEMAS))
+
+
+@cli.command()
+def health(
+    kind: Annotated[str, typer.Argument(help="worker, beat, webhook or all")],
+    live: Annotated[bool, typer.Option("--live", help="alive, rather than ready")] = False,
+) -> None:
+    """Probe the processes of this machine, by their heartbeats: exit code 0 healthy, 1 not, 2 wrong usage."""
+    raise typer.Exit(probes.main([kind, *(["--live"] if live else [])]))
 
 
 @cli.command()

@@ -38,6 +38,7 @@ from usage_tasks.settings.values import (
 DEFAULT_DATABASE_URL: Final = "postgresql://127.0.0.1:5432/usage"
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 
+
 AccountKind = Literal["team", "individual"]
 
 _SCHEDULE: Final = (
@@ -52,6 +53,8 @@ _THRESHOLDS: Final = (
     f"up to {THRESHOLDS_MAX} different percentages from 1 to {THRESHOLD_PERCENT_MAX}, such as [50, 80, 100]"
 )
 _GRACE_PERCENT: Final = f"a whole percentage from 0 to {GRACE_PERCENT_MAX}"
+DUNNING_PERIOD: Final = timedelta(hours=1)
+DRIFT_PERIOD: Final = timedelta(days=1)
 DUNNING_DAYS_MAX: Final = 366
 _DAYS: Final = f"whole days from 0 to {DUNNING_DAYS_MAX}"
 _DAYS_APART: Final = f"whole days from 1 to {DUNNING_DAYS_MAX}"
@@ -268,6 +271,18 @@ class Settings(_Section):
                 rounding_seconds=rule.rounding_step // timedelta(seconds=1),
             )
             for name, rule in self.workspace_class_rules.items()
+        }
+
+    @property
+    def job_schedules(self) -> Mapping[str, timedelta | None]:
+        """Every periodic job's task with its period, None for one that is switched off."""
+        return {
+            "usage.reconcile": self.controller_schedule,
+            "usage.reset": self.reset_usage_schedule,
+            "billing.sync": self.billing_sync_schedule,
+            "billing.reconcile_invoices": self.invoice_reconcile_schedule,
+            "billing.advance_dunning": DUNNING_PERIOD,
+            "billing.drift_report": self.billing_sync_schedule and DRIFT_PERIOD,
         }
 
     @property
