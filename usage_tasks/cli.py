@@ -38,7 +38,6 @@ from usage_tasks.tasks import explain as explain_tasks
 from usage_tasks.tasks import prices as price_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
 from usage_tasks.telemetry.logs import configure_logging
-from usage_tasks.webhook_app import serve
 
 _ACTOR: Final = Actor("service:usage-tasks")
 _USAGE_ERROR: Final = 2
@@ -93,7 +92,9 @@ def schemas() -> None:
 def webhook() -> None:
     """Run the webhook receiver; `server` in the configuration file says where it listens."""
     server = load_settings(os.environ).server
-    serve(server.address, server.port)
+    # A process of its own, which holds nothing of what these commands import.
+    command = [sys.executable, "-m", "usage_tasks.webhook_app", server.address, str(server.port)]
+    os.execvp(command[0], command)  # noqa: S606 - an argument list of our own, no shell
 
 
 @cli.command()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.webhook_app.conftest import make_event, running_receiver
 
-SERVE = "import sys; from usage_tasks.webhook_app import serve; serve('127.0.0.1', int(sys.argv[1]))"
+SERVE = "import sys; from usage_tasks.webhook_app.serving import serve; serve('127.0.0.1', int(sys.argv[1]))"
 SETTINGS = {
     "USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS": '{"default": 0.5}',
     "USAGE_DEFAULT_SPENDING_LIMIT": '{"forTeams": 500, "forUsers": 100}',
