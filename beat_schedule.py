@@ -19,9 +19,17 @@ def make_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "usage.reconcile": settings.controller_schedule,
         "usage.reset": settings.reset_usage_schedule,
         "billing.sync": settings.billing_sync_schedule,
+        "billing.reconcile_invoices": settings.invoice_reconcile_schedule,
+        "billing.advance_dunning": timedelta(hours=1),
+        "stripe.backfill_events": settings.stripe_backfill_schedule,
     }
     # What a lost message would have done is in a table; a sweep gets to it all the same.
-    sweeps = ("billing.send_meter_events", "stripe.apply_events", "maintenance.dispatch_outbox")
+    sweeps = (
+        "billing.send_meter_events",
+        "billing.release_holds",
+        "stripe.apply_events",
+        "maintenance.dispatch_outbox",
+    )
     ticks = {name: _tick(name, period, kwargs={"scheduled": True}) for name, period in jobs.items() if period}
     return ticks | {name: _tick(name, _SWEEP, kwargs={}) for name in sweeps}
 

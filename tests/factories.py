@@ -12,6 +12,7 @@ from usage_tasks.domain.accounts import Account, Actor, AttributionId, parse_att
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.grants import GrantTerms
+from usage_tasks.domain.payments import Amounts, Invoice, InvoiceStatus, StripeCustomerId, StripeInvoiceId
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.services.grant import grant_credits
 from usage_tasks.services.reconcile import post_batch
@@ -149,3 +150,23 @@ def give(connection: Connection, credit_cents: int, *, at: datetime = START, **t
     granted = GrantTerms(amount_cents=CreditCents(credit_cents), **(values | terms))
     held = grant_credits(connection, granted, effective_at_given=True, limits=LIMITS, at=at, actor=SYSTEM)
     return held.number
+
+
+def stripe_invoice(**fields: Any) -> Invoice:
+    """An open invoice over nothing, of nobody's."""
+    defaults: dict[str, Any] = {
+        "invoice_id": StripeInvoiceId("in_1"),
+        "customer_id": StripeCustomerId("cus_1"),
+        "subscription_id": None,
+        "status": InvoiceStatus.OPEN,
+        "created_at": START,
+        "period_start": START,
+        "period_end": START,
+        "finalized_at": START,
+        "amounts": Amounts(currency="usd", total=0, due=0, paid=0, remaining=0),
+        "attempts": 0,
+        "lines": (),
+        "fetched_at": START,
+    }
+    transitions = dict.fromkeys(("paid_at", "voided_at", "uncollectible_at", "replaced_by"))
+    return Invoice(**(defaults | transitions | fields))

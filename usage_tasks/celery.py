@@ -23,7 +23,10 @@ app = Celery(
         "usage_tasks.tasks.credit",
         "usage_tasks.tasks.directory",
         "usage_tasks.tasks.billing",
+        "usage_tasks.tasks.invoicing",
+        "usage_tasks.tasks.payments",
         "usage_tasks.tasks.stripe",
+        "usage_tasks.tasks.events",
         "usage_tasks.tasks.maintenance",
     ],
 )

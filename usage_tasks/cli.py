@@ -19,6 +19,7 @@ from usage_tasks import bulk
 from usage_tasks.celery import app
 from usage_tasks.commands.quarantine import quarantine
 from usage_tasks.commands.report import report
+from usage_tasks.commands.webhooks import webhooks
 from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor, parse_attribution, parse_uuid
 from usage_tasks.domain.credits import cents_to_credits
@@ -35,6 +36,7 @@ from usage_tasks.storage import migrate as migrations
 from usage_tasks.storage import prices, zombies
 from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks import explain as explain_tasks
+from usage_tasks.tasks import invoicing as invoicing_tasks
 from usage_tasks.tasks import prices as price_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
 from usage_tasks.telemetry.logs import configure_logging
@@ -50,7 +52,10 @@ cli = typer.Typer(
 price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
 cli.add_typer(price_commands, name="prices")
 cli.add_typer(quarantine, name="quarantine")
+cli.add_typer(webhooks, name="webhooks")
 cli.command("report")(report)
+invoice_commands = typer.Typer(help="Stripe's invoices.", no_args_is_help=True)
+cli.add_typer(invoice_commands, name="invoices")
 out = Console()
 
 
@@ -188,6 +193,33 @@ def add_price(
         dry_run=not apply,
     )
     out.print_json(json.dumps(answer))
+
+
+@invoice_commands.command("reconcile")
+def reconcile_invoices(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would be booked")] = False,
+) -> None:
+    """Book every invoice of ours whose event never came. Exit code 2, with counts, if any cannot be."""
+    reconcile: Any = invoicing_tasks.reconcile_invoices
+    out.print_json(json.dumps(reconcile(dry_run=dry_run)))
+
+
+@invoice_commands.command("finalize")
+def finalize_invoice(
+    attribution_id: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>")],
+    invoice_id: Annotated[str, typer.Argument(help="Stripe's id of the draft, in_...")],
+) -> None:
+    """Finalize an account's draft in Stripe now, its closing quantity first."""
+    finalize: Any = invoicing_tasks.finalize_invoice
+    answer = finalize(attribution_id=attribution_id, actor=_ACTOR, stripe_invoice_id=invoice_id)
+    out.print_json(json.dumps(answer))
+
+
+@invoice_commands.command("cancel-subscription")
+def cancel_subscription(attribution_id: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>")]) -> None:
+    """End an account's subscription in Stripe now, with a last invoice; it leaves stripe once that is booked."""
+    cancel: Any = invoicing_tasks.cancel_subscription
+    out.print_json(json.dumps(cancel(attribution_id=attribution_id, actor=_ACTOR)))
 
 
 @cli.command("explain")

@@ -18,6 +18,7 @@ from usage_tasks.coordination.snapshot import BalanceSnapshots
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
+from usage_tasks.services.billing_terms import BillingTerms
 from usage_tasks.settings import Settings, load_settings, read_directory_key, read_stripe_credentials
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.jobs import Epoch, hold_epoch
@@ -78,6 +79,15 @@ class Runtime:
             for_teams=limits.for_teams,
             for_users=limits.for_users,
             min_for_users_on_stripe=limits.min_for_users_on_stripe,
+        )
+
+    @cached_property
+    def billing_terms(self) -> BillingTerms:
+        """Which prices are ours, which limits hold, how a failed payment is followed up."""
+        return BillingTerms(
+            our_prices=self.settings.stripe_prices.all_price_ids(),
+            limits=self.spending_limits,
+            dunning=self.settings.dunning.policy,
         )
 
     @cached_property

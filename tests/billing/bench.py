@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,19 +13,24 @@ from sqlalchemy import Connection
 from tests.billing.world import StripeWorld
 from tests.factories import LIMITS, SYSTEM, make_id, session_report
 from usage_tasks.domain.accounts import AttributionId, parse_attribution
+from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.payments import NewCustomer
 from usage_tasks.services.apply_events import Applied, apply_events, parse_event
+from usage_tasks.services.billing_terms import BillingTerms
 from usage_tasks.services.reconcile import post_batch
 from usage_tasks.services.record import record_reports
+from usage_tasks.services.stripe_events.desk import Desk
 from usage_tasks.services.subscribe import create_customer, create_subscription
 from usage_tasks.services.sync import Sent, Transaction, report_quantities, send_reports
+from usage_tasks.services.verify import Verdict, verify
 from usage_tasks.storage import balances, inbox
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.entries import Entry, append_entries
 from usage_tasks.storage.rows import execute, fetch
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
+DUNNING = DunningPolicy(grace=timedelta(days=3), reminder_every=timedelta(days=7), suspend_after=timedelta(days=20))
 EMAIL = "someone@example.com"
 
 
@@ -150,11 +155,27 @@ class Bench:
         with self.database.transaction() as connection:
             inbox.store_event(connection, parse_event(event.id, str(event)))
 
+    def store_copy(self, event: Any, copy: int) -> None:
+        """Store an event; a copy above 0 is a twin: the same fact under another id."""
+        stored = parse_event(event.id, str(event))
+        with self.database.transaction() as connection:
+            inbox.store_event(connection, replace(stored, event_id=event.id + "x" * copy))
+
     def apply(
         self, at: datetime, stripe: StripeGateway | None = None, *, our_prices: frozenset[str] | None = None
     ) -> Applied:
         prices = self.world.our_prices if our_prices is None else our_prices
-        return apply_events(self.transaction, stripe or self.stripe, our_prices=prices, at=at, limit=100)
+        terms = self.terms(our_prices=prices)
+        return apply_events(self.transaction, stripe or self.stripe, terms=terms, at=at, limit=100)
+
+    def terms(self, **options: Any) -> BillingTerms:
+        """What the configuration of an installation with this Stripe would say."""
+        given: dict[str, Any] = {"our_prices": self.world.our_prices, "limits": LIMITS, "dunning": DUNNING} | options
+        return BillingTerms(**given)
+
+    def desk(self, at: datetime, stripe: StripeGateway | None = None, **options: Any) -> Desk:
+        transaction = options.pop("transaction", None) or self.transaction
+        return Desk(transaction=transaction, stripe=stripe or self.stripe, terms=self.terms(**options), at=at)
 
     def receive_and_apply(self, at: datetime) -> Applied:
         self.receive()
@@ -167,6 +188,37 @@ class Bench:
             account=account or "",
         )
         return [(row.as_of, row.quantity, row.state) for row in found]
+
+    def handle_all(self, at: datetime, stripe: StripeGateway | None = None) -> Applied:
+        """Take up every new event of Stripe's, and apply what is due or put off until nothing changes."""
+        self.receive(types="")
+        return self.handle_stored(at, stripe)
+
+    def handle_stored(self, at: datetime, stripe: StripeGateway | None = None) -> Applied:
+        """Apply what the inbox holds, or has put off, until nothing changes."""
+        while True:
+            self.execute("UPDATE stripe_event SET next_attempt_at = clock_timestamp() WHERE state = 'pending'")
+            done = self.apply(at, stripe)
+            if not done.applied:
+                return done
+
+    def moves(self, account: AttributionId) -> list[tuple[str, int]]:
+        """What the ledger holds of an account but sessions: kind and cents, in the order of effect."""
+        found = self.rows(
+            "SELECT kind, credit_cents FROM ledger_entry WHERE attribution_id = :account AND kind <> 'session' "
+            "AND credit_cents <> 0 ORDER BY effective_at, kind, key",
+            account=account,
+        )
+        return [(row.kind, row.credit_cents) for row in found]
+
+    def told(self, account: AttributionId) -> list[str]:
+        """What the platform hears of an account, in order, without the prefix."""
+        statement = "SELECT task FROM outbox WHERE payload->>'attribution_id' = :account ORDER BY outbox_id"
+        return [row.task.removeprefix("server.") for row in self.rows(statement, account=account)]
+
+    def verified(self, at: datetime) -> Verdict:
+        with self.database.transaction() as connection:
+            return verify(connection, at=at)
 
     def invoice_entries(self, account: AttributionId) -> list[int]:
         """What invoices took off the balance, in cents, without those over nothing."""
@@ -203,7 +255,7 @@ def crashing(transaction: Transaction, nth: int, *, committed: bool) -> Transact
 
 
 class Wrapped:
-    """The real gateway with something that happens before or after a call."""
+    """The real gateway with something that happens before or after a call, or only one whose name begins so."""
 
     def __init__(
         self,
@@ -211,11 +263,14 @@ class Wrapped:
         *,
         before: Callable[[], None] | None = None,
         after: Callable[[], None] | None = None,
+        only: str = "",
     ) -> None:
-        self._stripe, self._before, self._after = stripe, before, after
+        self._stripe, self._before, self._after, self._only = stripe, before, after, only
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._stripe, name)
+        if not name.startswith(self._only):
+            return call
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if self._before:

@@ -121,12 +121,19 @@ def test_an_event_about_something_without_an_id_is_taken() -> None:
     assert parse_event("evt_1", text).object_id is None
 
 
-@pytest.mark.parametrize("kind", ["customer.updated", "invoice.paid", "something.new"])
-def test_an_event_of_another_type_is_applied_without_effect(bench: Bench, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["customer.created", "invoice.upcoming", "something.new"])
+def test_an_event_of_another_type_is_stored_and_counted(bench: Bench, kind: str) -> None:
     with bench.transaction() as connection:
         store_event(connection, parse_event("evt_1", payload(type=kind)))
-    assert bench.apply(BEGIN) == Applied(applied=1, retried=0, parked=0, reports=0)
-    assert (inbox(bench, "evt_1").state, inbox(bench, "evt_1").outcome) == ("applied", "no effect")
+    assert bench.apply(BEGIN) == Applied(applied=1, ignored=1, retried=0, parked=0, reports=0)
+    assert (inbox(bench, "evt_1").state, inbox(bench, "evt_1").outcome) == ("applied", "ignored")
+
+
+def test_an_event_without_the_object_that_it_is_about_is_parked(bench: Bench) -> None:
+    with bench.transaction() as connection:
+        store_event(connection, parse_event("evt_1", payload(type="invoice.paid", data={"object": {}})))
+    assert bench.apply(BEGIN) == Applied(applied=0, retried=0, parked=1, reports=0)
+    assert "without the id" in inbox(bench, "evt_1").outcome
 
 
 # Closing
@@ -207,7 +214,7 @@ def test_an_invoice_waits_for_the_one_of_the_period_before(bench: Bench) -> None
     lost = [event for event in bench.world.new_events() if event.type.startswith("invoice.")]
     second = add_months(BEGIN, 2) + HOUR
     bench.world.advance(second)
-    assert bench.receive_and_apply(second).retried == 2  # created and finalized: both find the invoice final
+    assert bench.receive_and_apply(second).retried == 3  # created, finalized and paid: all find the invoice final
     for event in lost:
         bench.store(event)
     bench.execute("UPDATE stripe_event SET next_attempt_at = clock_timestamp()")
@@ -287,7 +294,7 @@ def test_a_crash_while_an_event_is_applied_loses_and_doubles_nothing(
         apply_events(
             crashing(bench.transaction, nth, committed=committed),
             bench.stripe,
-            our_prices=bench.world.our_prices,
+            terms=bench.terms(),
             at=FINALIZED,
             limit=10,
         )
@@ -313,7 +320,9 @@ def test_only_lines_of_our_prices_are_credits(bench: Bench) -> None:
     ours, foreign = [bench.world.flat_price() for _ in range(4)], bench.world.flat_price()
     quantities = [1000, 0, 31, 0]
     items = [{"price": price, "quantity": quantity} for price, quantity in zip(ours, quantities, strict=True)]
-    bench.world.v1.subscriptions.create({"customer": customer, "items": [*items, {"price": foreign, "quantity": 7}]})
+    items.append({"price": foreign, "quantity": 7})
+    made = bench.world.v1.subscriptions.create({"customer": customer, "items": items})
+    bench.execute("UPDATE stripe_subscription SET stripe_subscription_id = :made", made=made.id)
     bench.receive()
     bench.apply(BEGIN, our_prices=frozenset(ours))
     assert entry(bench).credit_cents == -103_100
@@ -332,14 +341,24 @@ def test_an_invoice_of_nobody_of_ours_has_no_effect(bench: Bench) -> None:
     bench.world.v1.subscriptions.create({"customer": stranger.id, "items": [{"price": price}]})
     events = bench.receive()
     assert bench.apply(BEGIN) == Applied(applied=len(events), retried=0, parked=0, reports=0)
-    assert {inbox(bench, event).outcome for event in events} <= {"not a customer of ours", "no effect"}
+    assert {inbox(bench, event).outcome for event in events} == {"not of a subscription of ours"}
     assert bench.rows("SELECT key FROM ledger_entry") == []
+
+
+def test_an_invoice_of_a_foreign_subscription_of_our_customer_has_no_effect(bench: Bench) -> None:
+    customer = bench.pay(ACCOUNT)
+    seat = bench.world.flat_price()
+    bench.world.v1.subscriptions.create({"customer": customer, "items": [{"price": seat, "quantity": 7}]})
+    events = bench.receive()
+    assert bench.apply(BEGIN, our_prices=bench.world.our_prices | {seat}).applied == len(events)
+    assert {inbox(bench, event).outcome for event in events} == {"not of a subscription of ours"}
+    assert bench.invoice_entries(ACCOUNT) == []
 
 
 def test_the_first_invoice_may_arrive_before_the_account_is_switched(bench: Bench) -> None:
     bench.customer(ACCOUNT)
     with pytest.raises(CrashError):
-        bench.subscription(ACCOUNT, stripe=Wrapped(bench.stripe, after=crash))
+        bench.subscription(ACCOUNT, stripe=Wrapped(bench.stripe, after=crash, only="create_"))
     events = bench.receive()
     bench.apply(BEGIN)
     due_again(bench)
@@ -395,7 +414,7 @@ def test_the_task_applies_has_reports_sent_and_says_how_much(bench: Bench, rt: R
         bench.store(bench.world.v1.events.retrieve(event_id))
     bench.use(ACCOUNT, 3, until=FINALIZED)
     TestClock(rt.redis).advance(FINALIZED)
-    assert tasks.apply_events() == {"applied": 3, "retried": 0, "parked": 0, "reports": 1}
+    assert tasks.apply_events() == {"applied": 3, "ignored": 0, "retried": 0, "parked": 0, "reports": 1}
     assert rt.redis.llen("usage:billing") == 1
 
 
@@ -404,7 +423,7 @@ def test_the_task_ends_in_error_with_counts_if_an_event_was_parked(bench: Bench,
     tasks.receive_event(event_id="evt_1", payload=payload(data={"object": {"id": "in_nobody"}}))
     with pytest.raises(PermanentError, match="1 parked"):
         tasks.apply_events()
-    assert tasks.apply_events() == {"applied": 0, "retried": 0, "parked": 0, "reports": 0}
+    assert tasks.apply_events() == {"applied": 0, "ignored": 0, "retried": 0, "parked": 0, "reports": 0}
 
 
 def test_an_invoice_over_a_fraction_of_a_credit_is_entered_to_the_cent(bench: Bench) -> None:

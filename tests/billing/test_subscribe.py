@@ -23,18 +23,18 @@ CRASHES = [
 ]
 
 
-def broken(bench: Bench, where: str) -> dict[str, Any]:
-    """A transaction and a gateway that end the process at one place."""
+def broken(bench: Bench, where: str, *, commits: int = 2) -> dict[str, Any]:
+    """A transaction and a gateway that end the process at one place; a subscription takes three commits."""
     match where:
         case "before the first commit":
             return {"transaction": crashing(bench.transaction, 1, committed=False)}
         case "after the first commit":
             return {"transaction": crashing(bench.transaction, 1, committed=True)}
         case "after the call":
-            return {"stripe": Wrapped(bench.stripe, after=crash)}
+            return {"stripe": Wrapped(bench.stripe, after=crash, only="create_")}
         case "before the last commit":
-            return {"transaction": crashing(bench.transaction, 2, committed=False)}
-    return {"transaction": crashing(bench.transaction, 2, committed=True)}
+            return {"transaction": crashing(bench.transaction, commits, committed=False)}
+    return {"transaction": crashing(bench.transaction, commits, committed=True)}
 
 
 def audited(bench: Bench, action: str) -> int:
@@ -113,7 +113,7 @@ def test_a_crash_while_a_subscription_is_made_leaves_one_subscription(bench: Ben
     bench.use(ACCOUNT, 7, until=BEGIN - HOUR)
     bench.customer(ACCOUNT)
     with pytest.raises(CrashError):
-        bench.subscription(ACCOUNT, **broken(bench, where))
+        bench.subscription(ACCOUNT, **broken(bench, where, commits=3))
     answer = bench.subscription(ACCOUNT)
     assert [subscription.id for subscription in bench.world.subscriptions()] == [answer]
     held = bench.rows("SELECT number, stripe_subscription_id AS id, ended_at FROM stripe_subscription")
@@ -128,7 +128,7 @@ def test_a_crash_before_the_switch_is_stored_leaves_the_account_as_it_was(bench:
     bench.use(ACCOUNT, 7, until=BEGIN - HOUR)
     bench.customer(ACCOUNT)
     with pytest.raises(CrashError):
-        bench.subscription(ACCOUNT, **broken(bench, "before the last commit"))
+        bench.subscription(ACCOUNT, **broken(bench, "before the last commit", commits=3))
     assert current(bench).billing_strategy == "other"
     assert bench.balance(ACCOUNT, BEGIN) == 700
     assert bench.rows("SELECT stripe_subscription_id AS id FROM stripe_subscription")[0].id is None

@@ -11,7 +11,7 @@ import requests
 import stripe
 
 from usage_tasks.stripe_gateway.live import LiveGateway
-from usage_tasks.stripe_simulator import Settings, serve
+from usage_tasks.stripe_simulator import Settings, collecting, serve
 from usage_tasks.stripe_simulator.server import Server
 
 KEY = "sk_test_simulator"
@@ -52,6 +52,20 @@ class StripeWorld:
         fresh = [event for event in reversed(listed) if event.id not in self._seen]
         self._seen |= {event.id for event in fresh}
         return fresh
+
+    def decline(self, customer_id: str, *, declined: bool = True) -> None:
+        """Let a customer's payments fail from now on, or succeed again."""
+        self.v1.customers.update(customer_id, {"metadata": {"simulate_decline": str(declined).lower()}})
+
+    def collect(self, invoice_id: str) -> None:
+        """Let Stripe try once more to be paid, also for an invoice that was given up."""
+        with self.server.simulator.world() as world:
+            collecting.collect(world, world.get("invoice", invoice_id), at=world.now())
+
+    def replace(self, invoice_id: str, revision: str) -> None:
+        """Let an invoice be one that a revision replaces."""
+        with self.server.simulator.world() as world:
+            world.store.put({**world.get("invoice", invoice_id), "latest_revision": revision})
 
     def customers(self) -> list[Any]:
         return list(self.v1.customers.list({"limit": 100}).auto_paging_iter())

@@ -28,9 +28,9 @@ def test_every_kind_has_one_other_side() -> None:
     ("contra", "kinds"),
     [
         (Contra.USED, {EntryKind.SESSION, EntryKind.ADJUSTMENT}),
-        (Contra.INVOICED, {EntryKind.INVOICE}),
+        (Contra.INVOICED, {EntryKind.INVOICE, EntryKind.INVOICE_REVERSAL}),
         (Contra.COVERED, {EntryKind.RESET, EntryKind.GRANT_BURN}),
-        (Contra.FORGIVEN, {EntryKind.UPGRADE, EntryKind.CREDIT_NOTE}),
+        (Contra.FORGIVEN, {EntryKind.UPGRADE, EntryKind.CREDIT_NOTE, EntryKind.WRITE_OFF}),
     ],
 )
 def test_an_account_used_what_was_invoiced_covered_forgiven_and_carried(contra: Contra, kinds: set[EntryKind]) -> None:
@@ -41,8 +41,9 @@ def test_only_sessions_and_their_adjustments_are_usage() -> None:
     assert set(USAGE_KINDS) == {EntryKind.SESSION, EntryKind.ADJUSTMENT}
 
 
-def test_a_note_is_given_whatever_is_open_and_settles_nothing() -> None:
-    assert set(SETTLING_KINDS) == set(EntryKind) - set(USAGE_KINDS) - {EntryKind.CREDIT_NOTE}
+def test_a_note_and_a_reversal_are_booked_whatever_is_open_and_settle_nothing() -> None:
+    others = {EntryKind.CREDIT_NOTE, EntryKind.INVOICE_REVERSAL, EntryKind.WRITE_OFF}
+    assert set(SETTLING_KINDS) == set(EntryKind) - set(USAGE_KINDS) - others
 
 
 def test_an_effect_has_the_same_key_each_time_and_no_other_effect_has_it() -> None:

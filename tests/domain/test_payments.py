@@ -1,22 +1,15 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
-from tests.factories import START
-from usage_tasks.domain.payments import Invoice, InvoiceLine, StripeCustomerId, StripeInvoiceId, invoiced_cents
+from tests.factories import stripe_invoice
+from usage_tasks.domain.payments import Invoice, InvoiceLine, invoiced_cents
 
 OURS = frozenset({"price_eur", "price_usd"})
 
 
 def invoice(lines: Sequence[tuple[str | None, int | str]]) -> Invoice:
-    return Invoice(
-        invoice_id=StripeInvoiceId("in_1"),
-        customer_id=StripeCustomerId("cus_1"),
-        subscription_id=None,
-        status="open",
-        finalized_at=START,
-        period_end=START,
-        lines=[InvoiceLine(price_id=price_id, quantity=Decimal(quantity)) for price_id, quantity in lines],
-    )
+    made = [InvoiceLine(price_id=price_id, quantity=Decimal(quantity)) for price_id, quantity in lines]
+    return stripe_invoice(lines=made)
 
 
 def test_an_invoice_bills_the_credits_of_all_lines_of_our_prices() -> None:

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from tests.settings.conftest import MISSION_FILE, REQUIRED, Load
 from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.rating import PER_SECOND, ChargeRule
-from usage_tasks.settings import load_settings
+from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.settings.environment import list_fields, variable_name
 
 FROM_ENVIRONMENT = {
@@ -51,6 +52,16 @@ def test_a_grace_is_credits_or_a_percentage(load: Load) -> None:
     assert load(hardLimitGrace={"percent": 10}).hard_limit_grace.percent == 10
     assert load(environ={"USAGE_HARD_LIMIT_GRACE__CREDITS": "50"}).hard_limit_grace.credits == 50
     assert (load().heartbeat_grace, load().max_session_lifetime) == (None, None)
+
+
+def test_dunning_is_in_days_and_can_be_off(load: Load) -> None:
+    days = timedelta(days=1)
+    usual = DunningPolicy(grace=5 * days, reminder_every=7 * days, suspend_after=30 * days)
+    assert load(environ={"USAGE_DUNNING__GRACE_DAYS": "5"}).dunning.policy == usual
+    assert load(dunning={"enabled": False}).dunning.policy is None
+    with pytest.raises(SettingsError, match="graceDays may not be more than suspendAfterDays"):
+        load(dunning={"graceDays": 31})
+    assert load().invoice_reconcile_schedule == timedelta(hours=1)
 
 
 def test_an_empty_schedule_turns_its_job_off(load: Load) -> None:

@@ -1,6 +1,7 @@
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,16 +11,29 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import requests
+import structlog
 from prometheus_client import REGISTRY
 
 from tests.billing.world import EVENT_NAME, KEY, StripeWorld, stripe_world
 from tests.factories import DAY, HOUR, make_id, team
 from tests.stripe_gateway.canned import answering, error
-from usage_tasks.domain.errors import PermanentError, RetryableError
-from usage_tasks.domain.payments import MeterEvent, NewCustomer, StripeCustomerId, StripeInvoiceId
+from usage_tasks.domain.disputes import DisputeId
+from usage_tasks.domain.errors import DeclinedError, NotFoundError, PermanentError, RetryableError
+from usage_tasks.domain.holds import PaymentIntentId
+from usage_tasks.domain.payments import (
+    MeterEvent,
+    NewCustomer,
+    StripeCustomerId,
+    StripeInvoiceId,
+    StripeSubscriptionId,
+)
+from usage_tasks.domain.reversals import CreditNoteId, RefundId
 from usage_tasks.stripe_gateway.live import LiveGateway
 
 BEGIN = datetime(2026, 1, 31, 10, tzinfo=UTC)
+PERSON, METHOD, NUMBER = "someone@example.com", "pm_1NobodysBusiness", "4242424242424242"
+CLIENT_SECRET = "pi_1_secret_nobodysBusiness"
 NEW = NewCustomer(
     attribution_id=team(),
     email="someone@example.com",
@@ -187,10 +201,27 @@ def canned_invoice() -> dict[str, Any]:
         "object": "invoice",
         "customer": {"id": "cus_1", "object": "customer"},
         "status": "open",
+        "created": 1,
+        "currency": "usd",
+        **dict.fromkeys(("total", "amount_due", "amount_paid", "amount_remaining", "attempt_count"), 0),
+        "period_start": 0,
         "period_end": 1,
         "parent": None,
-        "status_transitions": {"finalized_at": 2},
+        "latest_revision": None,
+        "status_transitions": {"finalized_at": 2, "paid_at": None, "voided_at": None, "marked_uncollectible_at": None},
     }
+
+
+@pytest.mark.parametrize("missing", ["currency", "status_transitions", "period_start"])
+def test_an_invoice_that_is_not_as_described_is_set_aside_by_name(missing: str) -> None:
+    odd = {name: value for name, value in canned_invoice().items() if name != missing}
+    lines = {"object": "list", "data": [], "has_more": False, "url": "/"}
+
+    def answer(path: str) -> tuple[int, Any]:
+        return 200, lines if urlsplit(path).path.endswith("/lines") else odd
+
+    with answering(answer) as canned, pytest.raises(PermanentError, match=missing):
+        gateway(canned.url).get_invoice(StripeInvoiceId("in_1"))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +250,6 @@ def test_a_busy_stripe_may_be_asked_again(status: int, body: Any) -> None:
     [
         (400, error("Invalid integer", code="parameter_invalid_integer")),
         (401, error("Invalid API Key provided")),
-        (402, error("declined", kind="card_error", code="card_declined")),
         (403, error("not allowed")),
         (404, error("No such customer", code="resource_missing")),
         (400, error("other parameters", kind="idempotency_error")),
@@ -300,20 +330,115 @@ def test_a_server_that_hangs_is_given_up_in_time() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 404, 429, 500])
-def test_an_errors_message_holds_no_secret_and_nothing_personal(status: int) -> None:
-    told = error(f"{KEY} may not: someone@example.com, +49 30 1234", code="no")
+def test_an_error_holds_no_secret_and_nothing_personal_not_even_in_its_traceback(status: int) -> None:
+    unspeakable = (KEY, PERSON, METHOD, NUMBER, CLIENT_SECRET)
+    told = error(f"may not: {', '.join(unspeakable)}", code="no")
+    told["error"] |= {"payment_method": {"id": METHOD, "number": NUMBER}}
     with answering((status, told)) as canned:
         client = gateway(canned.url)
-        for call in (
-            lambda: client.create_customer(NEW, idempotency_key="k"),
-            lambda: client.create_subscription(StripeCustomerId("cus_1"), price_id="price_1", idempotency_key="k"),
-            lambda: client.send_meter_event(event("cus_1")),
-            lambda: client.get_invoice(StripeInvoiceId("in_1")),
-        ):
+        for name, call in every_call(client).items():
             with pytest.raises((PermanentError, RetryableError)) as raised:
                 call()
-            assert KEY not in str(raised.value)
-            assert "@" not in str(raised.value)
+            whole = "".join(traceback.format_exception(raised.value))
+            assert not [secret for secret in unspeakable if secret in whole], (name, whole)
+
+
+def every_call(client: LiveGateway) -> dict[str, Callable[[], Any]]:
+    """Each call that the gateway has, so that none is left out of what all must hold."""
+    customer_id, account = StripeCustomerId("cus_1"), NEW.attribution_id
+    subscription_id, intent = StripeSubscriptionId("sub_1"), PaymentIntentId("pi_1")
+    found: dict[str, Callable[[], Any]] = {
+        "create_customer": lambda: client.create_customer(NEW, idempotency_key="k"),
+        "create_subscription": lambda: client.create_subscription(customer_id, price_id="price_1", idempotency_key="k"),
+        "send_meter_event": lambda: client.send_meter_event(event("cus_1")),
+        "get_invoice": lambda: client.get_invoice(StripeInvoiceId("in_1")),
+        "list_invoices": lambda: client.list_invoices(created_from=None, created_until=BEGIN, after=None, limit=1),
+        "finalize_invoice": lambda: client.finalize_invoice(StripeInvoiceId("in_1"), idempotency_key="k"),
+        "get_subscription": lambda: client.get_subscription(subscription_id),
+        "cancel_subscription": lambda: client.cancel_subscription(subscription_id),
+        "get_customer": lambda: client.get_customer(customer_id),
+        "search_customers": lambda: client.search_customers(account),
+        "adopt_payment_method": lambda: client.adopt_payment_method(customer_id, METHOD),
+        "create_hold": lambda: client.create_hold(customer_id, currency="usd", idempotency_key="k"),
+        "get_hold": lambda: client.get_hold(intent),
+        "release_hold": lambda: client.release_hold(intent),
+        "set_automatic_tax": lambda: client.set_automatic_tax(subscription_id, enabled=True),
+        "get_price": lambda: client.get_price("price_1"),
+        "get_dispute": lambda: client.get_dispute(DisputeId("du_1")),
+        "get_refund": lambda: client.get_refund(RefundId("re_1")),
+        "find_invoice_of": lambda: client.find_invoice_of("pi_1"),
+        "get_credit_note": lambda: client.get_credit_note(CreditNoteId("cn_1")),
+        "preview_invoice": lambda: client.preview_invoice(customer_id, subscription_id=subscription_id),
+        "get_event": lambda: client.get_event("evt_1"),
+    }
+    assert found.keys() == {name for name in dir(client) if not name.startswith("_")}
+    return found
+
+
+def test_how_long_stripe_asks_to_wait_is_carried() -> None:
+    with stripe_world(BEGIN) as own:
+        faults = f"{own.url}/_simulator/faults"
+        requests.post(faults, json={"kind": "rate_limited", "count": 1, "seconds": 7}, timeout=5)
+        with pytest.raises(RetryableError) as busy:
+            customer(own, "busy")
+        assert busy.value.retry_after == timedelta(seconds=7)
+    with answering((500, error("oops", kind="api_error"))) as canned, pytest.raises(RetryableError) as failed:
+        gateway(canned.url).get_price("price_1")
+    assert failed.value.retry_after is None
+
+
+def test_a_banks_no_is_an_answer_of_its_own(world: StripeWorld) -> None:
+    before = calls("payment_methods.attach", "declined")
+    owner = customer(world, "declined")
+    number = {"number": "4000000000009995", "exp_month": 1, "exp_year": 2040}
+    method = world.v1.payment_methods.create({"type": "card", "card": number}).id
+    with pytest.raises(DeclinedError) as declined:
+        world.gateway().adopt_payment_method(owner, method)
+    assert declined.value.decline_code == "insufficient_funds"
+    assert calls("payment_methods.attach", "declined") == before + 1
+
+
+def test_what_is_not_there_is_told_apart(world: StripeWorld) -> None:
+    for call in (
+        lambda: world.gateway().get_dispute(DisputeId("du_none")),
+        lambda: world.gateway().get_customer(StripeCustomerId("cus_none")),
+        lambda: world.gateway().get_event("evt_none"),
+    ):
+        with pytest.raises(NotFoundError):
+            call()
+
+
+def test_a_deleted_customer_is_only_its_id(world: StripeWorld) -> None:
+    gone = customer(world, "gone")
+    world.v1.customers.delete(gone)
+    found = world.gateway().get_customer(gone)
+    assert (found.deleted, found.tax_state, found.subscriptions) == (True, None, ())
+
+
+def test_each_call_leaves_a_line_with_its_request_ids(world: StripeWorld) -> None:
+    with structlog.testing.capture_logs() as lines:
+        customer(world, "logged")
+        with pytest.raises(NotFoundError):
+            world.gateway().get_price("price_none")
+        world.gateway().send_meter_event(event(customer(world, "logged"), "logged"))
+    told = [(line["operation"], line["outcome"], line["log_level"], len(line["request_ids"])) for line in lines]
+    assert told == [
+        ("customers.create", "ok", "info", 1),
+        ("prices.retrieve", "permanent", "info", 1),
+        ("customers.create", "ok", "info", 1),
+        ("meter_events.create", "ok", "debug", 1),
+    ]
+    assert all(line["request_ids"][0].startswith("req_") for line in lines)
+
+
+def test_a_credit_note_with_more_lines_than_it_shows_is_a_persons(world: StripeWorld) -> None:
+    note = {
+        "id": "cn_1",
+        "object": "credit_note",
+        "lines": {"object": "list", "data": [], "has_more": True, "url": "/v1/credit_notes/cn_1/lines"},
+    }
+    with answering((200, note)) as canned, pytest.raises(PermanentError, match="a person must enter"):
+        gateway(canned.url).get_credit_note(CreditNoteId("cn_1"))
 
 
 def test_threads_share_a_gateway(world: StripeWorld) -> None:

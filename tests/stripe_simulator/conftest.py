@@ -17,7 +17,7 @@ import requests
 import stripe
 
 from tests.stripe_simulator.contract import promised
-from tests.stripe_simulator.description import check_exchange
+from tests.stripe_simulator.description import check_exchange, check_object
 from usage_tasks.stripe_simulator import Settings, serve
 from usage_tasks.stripe_simulator.routes import find
 from usage_tasks.stripe_simulator.server import Server
@@ -103,6 +103,18 @@ class Account:
         payload = {"stripe_customer_id": customer, "value": value}
         moment = {} if at is None else {"timestamp": at}
         return self.v1.billing.meter_events.create({"event_name": event_name, "payload": payload, **moment, **more})
+
+    def acts(self, route: str, **subject: Any) -> dict[str, Any]:
+        """Let a bank or a cardholder do something, by an admin route."""
+        return self.switch(route, **subject)
+
+    def events(self, *prefixes: str) -> list[dict[str, Any]]:
+        """The events of some kinds, oldest first, the object of each held against Stripe's description."""
+        listed = reversed(list(self.v1.events.list({"limit": 100}).auto_paging_iter()))
+        found = [event.to_dict(for_json=True) for event in listed if event.type.startswith(prefixes)]
+        for event in found:
+            check_object(event["data"]["object"])
+        return found
 
     def event_types(self) -> list[str]:
         return [event.type for event in reversed(list(self.v1.events.list({"limit": 100}).auto_paging_iter()))]

@@ -60,7 +60,8 @@ def check_object(value: Json) -> None:
 def check_exchange(method: str, url: str, body: str | None, status: int, reply: Json) -> None:
     """Hold a reply against the description, and an accepted request too."""
     if status == 200 and urlsplit(url).path.startswith("/v2/"):
-        check_event(reply)
+        for event in reply["data"] if "next_page_url" in reply else [reply]:
+            check_event(event)
         return
     operation = _operation(method, urlsplit(url).path)
     if status != 200:

@@ -2,6 +2,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import stripe
 
 from tests.stripe_simulator.conftest import DECLINED, FIRST_END, SECOND_END, START, Account, unix
 from usage_tasks.stripe_simulator.periods import period_end
@@ -114,6 +115,19 @@ def test_a_declined_payment_leaves_the_invoice_open_until_it_is_voided(account: 
     assert "invoice.payment_failed" in account.event_types()
     assert account.v1.invoices.void_invoice(invoice.id).status == "void"
     assert account.v1.subscriptions.retrieve(subscription.id).status == "active"
+
+
+def test_a_draft_can_be_finalized_before_its_time(account: Account) -> None:
+    subscription = account.subscribe(account.metered_price())
+    account.report(subscription.customer, "5", at=START)
+    account.advance(FIRST_END)
+    draft = invoices_of(account, subscription)[-1]
+    final = account.v1.invoices.finalize_invoice(draft.id, {"auto_advance": True})
+    assert (final.status, final.total, final.status_transitions.finalized_at) == ("paid", 5, FIRST_END)
+    with pytest.raises(stripe.InvalidRequestError, match="already finalized"):
+        account.v1.invoices.finalize_invoice(draft.id)
+    account.advance(FIRST_END + HOUR)
+    assert account.event_types().count("invoice.finalized") == 2  # the first invoice's, and this one's
 
 
 def test_an_open_invoice_can_be_given_up(account: Account) -> None:

@@ -140,3 +140,16 @@ def test_events_are_paged_both_ways_within_a_time(account: Account) -> None:
     assert [event.created - START for event in before.auto_paging_iter()] == [2, 3]
     with pytest.raises(stripe.InvalidRequestError, match="No such event"):
         account.v1.events.list({"starting_after": "evt_none"})
+
+
+def test_events_are_asked_for_by_whether_they_arrived(watched: Account, receiver: Receiver) -> None:
+    watched.v1.customers.create()
+    settled(watched)
+    watched.switch("webhooks", paused=True)
+    watched.v1.products.create({"name": "Usage"})
+    for arrived, kind in ((True, "customer.created"), (False, "product.created")):
+        listed = watched.v1.events.list({"delivery_success": arrived})
+        assert [event.type for event in listed.data] == [kind]
+    watched.switch("webhooks", paused=False)
+    settled(watched)
+    assert watched.v1.events.list({"delivery_success": False}).data == []

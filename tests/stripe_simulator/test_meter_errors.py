@@ -157,3 +157,19 @@ def test_meters_are_listed_by_status_and_say_how_they_count(account: Account) ->
     (active,) = account.v1.billing.meters.list({"status": "active"}).data
     assert (active.id, active.event_name, active.default_aggregation.formula) == (last, "last", "last")
     assert account.v1.billing.meters.retrieve(total).status == "inactive"
+
+
+def test_thin_events_are_listed_newest_first_and_paged(account: Account) -> None:
+    price = account.metered_price()
+    meter, owner = price.recurring.meter, account.subscribe(price).customer
+    account.switch("meters", errors_later=True)
+    for number in range(3):
+        account.advance(START + number)
+        account.report(owner, "much", at=START)
+    thin = account.client.v2.core.events
+    listed = list(thin.list({"limit": 2, "object_id": meter, "types": [REPORTED]}).auto_paging_iter())
+    assert [event.type for event in listed] == 3 * [REPORTED]
+    assert [event.created for event in listed] == [f"2026-01-31T10:00:0{second}.000Z" for second in (2, 1, 0)]
+    since = thin.list({"created": {"gte": "2026-01-31T10:00:01Z"}})
+    assert [event.id for event in since.data] == [event.id for event in listed[:2]]
+    assert thin.list({"object_id": "mtr_none"}).data == []

@@ -95,9 +95,9 @@ def test_a_missing_object_is_a_404(account: Account) -> None:
 
 
 def test_what_is_not_simulated_says_so(account: Account) -> None:
-    error = refused(account.v1.payment_intents.retrieve, "pi_1")
+    error = refused(account.v1.setup_intents.retrieve, "seti_1")
     assert error.http_status == 404
-    assert "/v1/payment_intents/pi_1" in str(error)
+    assert "/v1/setup_intents/seti_1" in str(error)
 
 
 def test_a_key_of_a_live_account_is_refused(account: Account) -> None:

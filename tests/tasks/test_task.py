@@ -1,4 +1,5 @@
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,12 +11,12 @@ from celery.exceptions import Retry as CeleryRetry
 
 from tests.factories import START, call, session_row, team
 from usage_tasks.celery import app
-from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.domain.errors import DeclinedError, PermanentError, RetryableError
 from usage_tasks.runtime import Runtime
-from usage_tasks.tasks import billing, credit, directory, maintenance, stripe, usage
-from usage_tasks.tasks.task import ARGUMENT_SCHEMAS, DATABASE, ArgumentsError, Retry
+from usage_tasks.tasks import billing, credit, directory, maintenance, payments, stripe, usage
+from usage_tasks.tasks.task import ARGUMENT_SCHEMAS, DATABASE, ArgumentsError, Retry, task
 
-MODULES = (billing, credit, directory, maintenance, stripe, usage)
+MODULES = (billing, credit, directory, maintenance, payments, stripe, usage)
 ASKED = {"attribution_id": team(), "actor": "service:tests", "at": START.isoformat()}
 RANGE = {"start": START.isoformat(), "end": START.isoformat()}
 BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
@@ -104,6 +105,33 @@ def test_the_wait_doubles_within_its_bounds() -> None:
     policy = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=10))
     for retries, longest in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 10), (1000, 10)]:
         assert longest / 2 <= policy.countdown_seconds(retries) <= longest
+
+
+def test_what_stripe_asks_to_wait_is_waited_within_the_bounds(rt: Runtime) -> None:
+    policy = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=10))
+    assert policy.countdown_seconds(0, asked=timedelta(seconds=7)) == 7
+    assert policy.countdown_seconds(0, asked=timedelta(hours=1)) == 10
+    assert 5 <= policy.countdown_seconds(9, asked=timedelta(seconds=1)) <= 10
+
+
+def test_a_task_that_stripe_puts_off_comes_back_when_stripe_said(rt: Runtime) -> None:
+    @task(name="billing.asked_to_wait", time_limit=timedelta(seconds=1))
+    def put_off() -> None:
+        raise RetryableError("busy", retry_after=timedelta(seconds=41))
+
+    try:
+        with as_if_delivered(put_off), pytest.raises(CeleryRetry) as retried:
+            put_off()
+        assert retried.value.when == 41
+    finally:
+        app.tasks.pop("billing.asked_to_wait")
+        ARGUMENT_SCHEMAS.pop("billing.asked_to_wait")
+
+
+def test_errors_keep_what_they_carry_between_processes() -> None:
+    for error in (RetryableError("busy", retry_after=timedelta(seconds=3)), DeclinedError("no", "insufficient_funds")):
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301 - what the pool does
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 def test_every_task_exports_a_schema_of_its_arguments(rt: Runtime) -> None:

@@ -1,16 +1,34 @@
 """Three kinds of failure, told apart by what may be done about them."""
 
+from datetime import timedelta
+
 
 class UsageError(Exception):
     """The root of the errors this system raises on purpose."""
 
 
 class RetryableError(UsageError):
-    """The world is busy: the same call may succeed later."""
+    """The world is busy: the same call may succeed later, `retry_after` at the earliest where it said so."""
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class PermanentError(UsageError):
     """This input can never succeed: park it, tell somebody, go on with the others."""
+
+
+class NotFoundError(PermanentError):
+    """What was asked for is not there."""
+
+
+class DeclinedError(PermanentError):
+    """A payer's bank said no. An answer, not a failure: somebody must be told, nothing is to be repaired."""
+
+    def __init__(self, message: str, decline_code: str | None = None) -> None:
+        super().__init__(message)
+        self.decline_code = decline_code
 
 
 class InvalidInputError(PermanentError):

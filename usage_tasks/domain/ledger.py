@@ -18,6 +18,8 @@ class EntryKind(StrEnum):
     UPGRADE = "upgrade"  # what was forgiven when the account began to pay
     CREDIT_NOTE = "credit_note"  # what an operator gave, or with the other sign charged
     GRANT_BURN = "grant_burn"  # what a grant paid of usage
+    INVOICE_REVERSAL = "invoice_reversal"  # an invoice that nobody will pay, or with the other sign pays after all
+    WRITE_OFF = "write_off"  # what such an invoice had billed, waived, or with the other sign not waived after all
 
 
 class Contra(StrEnum):
@@ -37,6 +39,8 @@ CONTRA_BY_KIND = {
     EntryKind.UPGRADE: Contra.FORGIVEN,
     EntryKind.CREDIT_NOTE: Contra.FORGIVEN,
     EntryKind.GRANT_BURN: Contra.COVERED,
+    EntryKind.INVOICE_REVERSAL: Contra.INVOICED,
+    EntryKind.WRITE_OFF: Contra.FORGIVEN,
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import NewType
 
 from usage_tasks.domain.accounts import AttributionId
@@ -50,23 +51,101 @@ class MeterEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceLine:
-    """One line of an invoice; `quantity` is credits where the price is one of ours."""
+    """One line of an invoice; `quantity` is credits where the price is one of ours, `amount` currency cents."""
 
     price_id: str | None
     quantity: Decimal
+    line_id: str = ""
+    amount: int = 0
+
+
+class InvoiceStatus(StrEnum):
+    """Where an invoice stands; it only ever goes down this list."""
+
+    DRAFT = "draft"
+    OPEN = "open"
+    UNCOLLECTIBLE = "uncollectible"
+    PAID = "paid"
+    VOID = "void"
+
+
+class StripeOperation(StrEnum):
+    """What an operator may ask of Stripe."""
+
+    FINALIZE_INVOICE = "finalize_invoice"
+    CANCEL_SUBSCRIPTION = "cancel_subscription"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """What an invoice comes to, in minor units of its currency."""
+
+    currency: str
+    total: int
+    due: int
+    paid: int
+    remaining: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invoice:
-    """An invoice as Stripe has it now. `finalized_at` is None for a draft."""
+    """An invoice as Stripe had it at `fetched_at`. `finalized_at` is None for a draft.
+
+    Each of the instants stays once it is there: an invoice that was paid after it was given up has both.
+    """
 
     invoice_id: StripeInvoiceId
     customer_id: StripeCustomerId
     subscription_id: StripeSubscriptionId | None
-    status: str
-    finalized_at: datetime | None
+    status: InvoiceStatus
+    created_at: datetime
+    period_start: datetime
     period_end: datetime
+    finalized_at: datetime | None
+    paid_at: datetime | None
+    voided_at: datetime | None
+    uncollectible_at: datetime | None
+    replaced_by: StripeInvoiceId | None
+    amounts: Amounts
+    attempts: int
     lines: Sequence[InvoiceLine]
+    fetched_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedInvoice:
+    """As much of an invoice as a list shows that matters: whether it is to be fetched.
+
+    The status is as Stripe wrote it: one that nobody knows fails when the invoice is fetched, not the whole list.
+    """
+
+    invoice_id: StripeInvoiceId
+    subscription_id: StripeSubscriptionId | None
+    status: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoicePage:
+    """One page of a list of invoices, newest first."""
+
+    invoices: Sequence[ListedInvoice]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionStanding:
+    """A subscription as Stripe had it at `fetched_at`; one that has ended never comes back."""
+
+    subscription_id: StripeSubscriptionId
+    customer_id: StripeCustomerId
+    status: str
+    ended_at: datetime | None
+    latest_invoice_id: StripeInvoiceId | None
+    price_ids: Sequence[str]
+    current_period_start: datetime | None
+    current_period_end: datetime | None
+    fetched_at: datetime
 
 
 def invoiced_cents(invoice: Invoice, our_prices: frozenset[str]) -> CreditCents:

@@ -1,14 +1,10 @@
 """Reflect Stripe's events in the ledger: what has arrived, once, by asking Stripe for the object as it is now."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection
-
-from usage_tasks.domain.accounts import Actor, AttributionId
-from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.domain.errors import (
     InvalidInputError,
     InvariantError,
@@ -16,30 +12,34 @@ from usage_tasks.domain.errors import (
     RetryableError,
     StaleVersionError,
 )
-from usage_tasks.domain.ledger import EntryKind, invoice_key
-from usage_tasks.domain.payments import Invoice, StripeInvoiceId, invoiced_cents
-from usage_tasks.services.reset import reset_account
-from usage_tasks.services.sync import Transaction, backoff, report_closing_quantity, report_quantities, settle_period
-from usage_tasks.storage import cost_centers, entries, inbox, stripe_accounts
+from usage_tasks.services.billing_terms import BillingTerms
+from usage_tasks.services.invoices import Effect
+from usage_tasks.services.stripe_events import HANDLERS
+from usage_tasks.services.stripe_events.desk import Desk
+from usage_tasks.services.sync import Transaction, backoff
+from usage_tasks.storage import inbox
 from usage_tasks.storage.inbox import InboxEvent
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 CLAIM_LIMIT: Final = 4
-LEASE: Final = timedelta(seconds=90)
-"""Longer than CLAIM_LIMIT events, each two calls that run into their time-outs (10 s)."""
+LEASE: Final = timedelta(seconds=150)
+"""Longer than CLAIM_LIMIT events, each three calls that run into their time-outs (10 s)."""
 
-_ACTOR: Final = Actor("service:stripe.apply_events")
-_FINAL_STATUSES: Final = frozenset({"open", "paid", "uncollectible", "void"})
+IGNORED: Final = "ignored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """How a run of applying ended; `reports` counts the meter reports it gave rise to."""
+    """How a run of applying ended; `reports` counts the meter reports it gave rise to.
+
+    `ignored` are those of the applied whose type does nothing here.
+    """
 
     applied: int
     retried: int
     parked: int
     reports: int
+    ignored: int = 0
 
 
 def parse_event(event_id: str, payload: str) -> InboxEvent:
@@ -63,10 +63,11 @@ def _is_word(value: object) -> bool:
 
 
 def apply_events(
-    transaction: Transaction, stripe: StripeGateway, *, our_prices: frozenset[str], at: datetime, limit: int
+    transaction: Transaction, stripe: StripeGateway, *, terms: BillingTerms, at: datetime, limit: int
 ) -> Applied:
     """Apply up to about `limit` events that are due; one that fails is tried later or parked, the others go on."""
-    applied = retried = parked = reports = 0
+    desk = Desk(transaction=transaction, stripe=stripe, terms=terms, at=at)
+    applied = ignored = retried = parked = reports = 0
     while applied + retried + parked < limit:
         with transaction() as connection:
             claimed = inbox.claim_events(connection, limit=CLAIM_LIMIT, lease=LEASE)
@@ -74,8 +75,7 @@ def apply_events(
             break
         for event in claimed:
             try:
-                reports += _apply(transaction, stripe, event, our_prices=our_prices, at=at)
-                applied += 1
+                effect = _apply(desk, event)
             except (RetryableError, StaleVersionError) as error:
                 retried += 1
                 with transaction() as connection:
@@ -84,81 +84,18 @@ def apply_events(
                 parked += 1
                 with transaction() as connection:
                     inbox.mark_parked(connection, event.event_id, reason=str(error))
-    return Applied(applied=applied, retried=retried, parked=parked, reports=reports)
+            else:
+                applied += 1
+                ignored += effect is None
+                reports += effect.reports if effect else 0
+    return Applied(applied=applied, ignored=ignored, retried=retried, parked=parked, reports=reports)
 
 
-def _apply(
-    transaction: Transaction,
-    stripe: StripeGateway,
-    event: InboxEvent,
-    *,
-    our_prices: frozenset[str],
-    at: datetime,
-) -> int:
-    """Apply one event; return how many meter reports it gave rise to."""
-    if event.type not in {"invoice.created", "invoice.finalized"} or event.object_id is None:
-        with transaction() as connection:
-            inbox.mark_applied(connection, event.event_id, outcome="no effect")
-        return 0
-    invoice = stripe.get_invoice(StripeInvoiceId(event.object_id))
-    with transaction() as connection:
-        account = stripe_accounts.find_account(connection, invoice.customer_id)
-        if account is None:
-            reports, outcome = 0, "not a customer of ours"
-        elif invoice.subscription_id is None:
-            reports, outcome = 0, "not of a subscription"
-        elif invoice.finalized_at is None:
-            reports = report_closing_quantity(connection, account, period_end=invoice.period_end)
-            outcome = "closing quantity reported"
-        else:
-            reports, outcome = _book_invoice(connection, account, invoice, our_prices=our_prices, at=at)
-        inbox.mark_applied(connection, event.event_id, outcome=outcome)
-    return reports
-
-
-def _book_invoice(
-    connection: Connection, account: AttributionId, invoice: Invoice, *, our_prices: frozenset[str], at: datetime
-) -> tuple[int, str]:
-    """Enter a finalized invoice, advance its account's cycle past it, and report the quantity that is left."""
-    if invoice.finalized_at is None or invoice.status not in _FINAL_STATUSES:
-        raise PermanentError(f"invoice {invoice.invoice_id}: status {invoice.status!r} is not final")
-    current = settle_period(connection, account, period_end=invoice.period_end, told=True)
-    # A price that is configured no more is still ours where we made a subscription with it.
-    ours = our_prices | stripe_accounts.list_prices(connection, account)
-    booked = entries.append_entries(connection, [_invoice_entry(account, invoice, invoiced_cents(invoice, ours))])
-    if not booked:
-        return 0, "invoice was booked before"
-    # The first invoice may be told before the switch to stripe is stored, which opens the account and sets its cycle.
-    if current is not None and current.billing_strategy is BillingStrategy.STRIPE:
-        _advance_cycle(connection, current, invoice)
-    now = max(at, invoice.finalized_at)
-    if current is not None:
-        reset_account(connection, account, at=now, actor=_ACTOR)
-    return report_quantities(connection, at=now, only=account), "invoice booked"
-
-
-def _invoice_entry(account: AttributionId, invoice: Invoice, cents: int) -> entries.Entry:
-    return entries.Entry(
-        attribution_id=account,
-        key=invoice_key(invoice.invoice_id),
-        kind=EntryKind.INVOICE,
-        credit_cents=-cents,
-        effective_at=invoice.finalized_at or invoice.period_end,
-        description=f"Invoice {invoice.invoice_id} finalized in Stripe",
-    )
-
-
-def _advance_cycle(connection: Connection, current: CostCenter, invoice: Invoice) -> None:
-    """Advance past an invoice's period; raise RetryableError while the period before it has no invoice booked.
-
-    What a period was told stays out of later reports until its invoice is booked, so none may be passed over.
-    """
-    cycle = current.cycle
-    if cycle.following().ends_at <= invoice.period_end:
-        raise RetryableError(
-            f"invoice {invoice.invoice_id}: the one of {current.attribution_id} for the period that ended at "
-            f"{cycle.ends_at.isoformat()} is not booked yet"
-        )
-    if cycle.ends_at <= invoice.period_end:
-        advanced = replace(current, version=current.version + 1, cycle=cycle.following())
-        cost_centers.append_versions(connection, [advanced], actor=_ACTOR)
+def _apply(desk: Desk, event: InboxEvent) -> Effect | None:
+    """Apply one event; None for one whose type does nothing here."""
+    handle = HANDLERS.get(event.type)
+    write = None if handle is None else handle(desk, event)
+    with desk.transaction() as connection:
+        effect = None if write is None else write(connection)
+        inbox.mark_applied(connection, event.event_id, outcome=IGNORED if effect is None else effect.outcome)
+    return effect

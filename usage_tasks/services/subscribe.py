@@ -5,7 +5,8 @@ and two calls at once end in one customer and one subscription.
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -15,9 +16,14 @@ from usage_tasks.domain.cycles import Cycle
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, Subscription
 from usage_tasks.services.cost_center import check_limit, set_cost_center
+from usage_tasks.services.payers import adopt_customer, search_customer
 from usage_tasks.services.sync import Transaction
-from usage_tasks.storage import audit, cost_centers, stripe_accounts
+from usage_tasks.storage import audit, cost_centers, stripe_accounts, subscriptions
+from usage_tasks.storage.stripe_accounts import SubscriptionRow
 from usage_tasks.stripe_gateway.protocol import StripeGateway
+
+_KEY_KEPT: Final = timedelta(hours=12)
+"""Well below the 24 hours for which Stripe answers the same key with the same customer."""
 
 
 def create_customer(
@@ -26,10 +32,19 @@ def create_customer(
     """Answer an account's customer in Stripe, made now where there is none."""
     with transaction() as connection:
         reserved = stripe_accounts.reserve_customer(connection, customer)
+        if reserved.deleted:
+            _check_not_subscribed(connection, customer)
+            reserved = stripe_accounts.reserve_customer_again(connection, reserved)
+        lost = stripe_accounts.is_unanswered(connection, customer.attribution_id, longer_than=_KEY_KEPT)
     if reserved.currency != customer.currency:
         raise InvalidInputError("currency", customer.currency, f"{reserved.currency}, as was asked for before")
     if reserved.customer_id is not None:
         return reserved.customer_id
+    if lost:  # Stripe remembers a key for a day: what it made then can only be found
+        found = search_customer(stripe, customer.attribution_id)
+        if found is not None:
+            adopt_customer(transaction, found, customer.attribution_id, at=at, actor=actor)
+            return found.customer_id
     customer_id = stripe.create_customer(customer, idempotency_key=reserved.idempotency_key)
     with transaction() as connection:
         if stripe_accounts.complete_customer(connection, customer.attribution_id, customer_id):
@@ -62,24 +77,65 @@ def create_subscription(
     """
     with transaction() as connection:
         customer = stripe_accounts.find_customer(connection, account.attribution_id)
-        if customer is None or customer.customer_id is None:
+        if customer is None or customer.customer_id is None or customer.deleted:
             raise InvalidInputError("attribution_id", account.attribution_id, "an account with a Stripe customer")
         if customer.currency not in price_by_currency:
             priced = ", ".join(sorted(price_by_currency)) or "none"
             raise InvalidInputError("currency", customer.currency, f"one that has a configured price: {priced}")
         check_limit(connection, account, strategy=BillingStrategy.STRIPE, spending_limit=spending_limit, limits=limits)
+        _check_not_ending(connection, account)
         reserved = stripe_accounts.reserve_subscription(
             connection, account.attribution_id, price_id=price_by_currency[customer.currency]
         )
     if reserved.subscription_id is not None:
         return reserved.subscription_id
+    # Told once, for the same key must come with the same terms.
+    taxed = stripe.get_customer(customer.customer_id).automatic_tax
+    with transaction() as connection:
+        taxed = stripe_accounts.decide_tax(connection, reserved, automatic_tax=taxed)
     made = stripe.create_subscription(
-        customer.customer_id, price_id=reserved.price_id, idempotency_key=reserved.idempotency_key
+        customer.customer_id,
+        price_id=reserved.price_id,
+        idempotency_key=reserved.idempotency_key,
+        automatic_tax=taxed,
     )
     with transaction() as connection:
-        if stripe_accounts.complete_subscription(connection, reserved, made.subscription_id):
-            _switch(connection, account, made, spending_limit=spending_limit, limits=limits, actor=actor)
+        store_subscription(
+            connection, account, reserved, made, spending_limit=spending_limit, limits=limits, actor=actor
+        )
     return made.subscription_id
+
+
+def store_subscription(
+    connection: Connection,
+    account: Account,
+    reserved: SubscriptionRow,
+    made: Subscription,
+    *,
+    spending_limit: int | None,
+    limits: SpendingLimits,
+    actor: Actor,
+) -> bool:
+    """Store a subscription that Stripe has made, and switch its account to it; tell whether this was the first to."""
+    first = stripe_accounts.complete_subscription(connection, reserved, made.subscription_id)
+    if first:
+        _switch(connection, account, made, spending_limit=spending_limit, limits=limits, actor=actor)
+    return first
+
+
+def _check_not_subscribed(connection: Connection, customer: NewCustomer) -> None:
+    """Refuse another customer while the subscription of the one that is gone is not over: it still has reports."""
+    if (held := subscriptions.find_open(connection, customer.attribution_id)) is not None:
+        allowed = f"an account whose subscription {held.subscription_id} is over, for its customer is gone: try later"
+        raise InvalidInputError("attribution_id", customer.attribution_id, allowed)
+
+
+def _check_not_ending(connection: Connection, account: Account) -> None:
+    """Refuse a new subscription while the last invoice of the one before is not booked: both would bill its credits."""
+    held = subscriptions.find_open(connection, account.attribution_id)
+    if held is not None and held.stripe_ended_at is not None:
+        allowed = f"an account whose ended subscription {held.subscription_id} has its last invoice booked: try later"
+        raise InvalidInputError("attribution_id", account.attribution_id, allowed)
 
 
 def _switch(

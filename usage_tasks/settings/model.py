@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.alias_generators import to_camel
 
 from usage_tasks.domain.credits import credits_to_cents
+from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.limits import GRACE_PERCENT_MAX, THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
 from usage_tasks.domain.prices import CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_MAX, MINIMUM_CREDITS_MAX
 from usage_tasks.domain.rating import ChargeRule
@@ -51,6 +52,9 @@ _THRESHOLDS: Final = (
     f"up to {THRESHOLDS_MAX} different percentages from 1 to {THRESHOLD_PERCENT_MAX}, such as [50, 80, 100]"
 )
 _GRACE_PERCENT: Final = f"a whole percentage from 0 to {GRACE_PERCENT_MAX}"
+DUNNING_DAYS_MAX: Final = 366
+_DAYS: Final = f"whole days from 0 to {DUNNING_DAYS_MAX}"
+_DAYS_APART: Final = f"whole days from 1 to {DUNNING_DAYS_MAX}"
 _PRICE_ID: Final = "the id of a Stripe price, for every currency"
 _PRICE_IDS: Final = (
     'at least one currency (three lower-case letters) with the id of its Stripe price: {"eur": "price_..."}'
@@ -125,6 +129,32 @@ class StripePrices(_Section):
         return self.individual_usage_price_id, self.individual_usage_price_ids
 
 
+class Dunning(_Section):
+    """How a failed payment is followed up, in days from it: grace, then reminders so far apart, then suspension."""
+
+    enabled: bool = Field(default=True, description="true or false")
+    grace_days: int = Field(default=3, ge=0, le=DUNNING_DAYS_MAX, description=_DAYS)
+    reminder_days: int = Field(default=7, ge=1, le=DUNNING_DAYS_MAX, description=_DAYS_APART)
+    suspend_after_days: int = Field(default=30, ge=0, le=DUNNING_DAYS_MAX, description=_DAYS)
+
+    @model_validator(mode="after")
+    def _grace_ends_first(self) -> Self:
+        if self.grace_days > self.suspend_after_days:
+            raise ValueError("graceDays may not be more than suspendAfterDays")
+        return self
+
+    @property
+    def policy(self) -> DunningPolicy | None:
+        """The same as spans of time; None where it is off."""
+        if not self.enabled:
+            return None
+        return DunningPolicy(
+            grace=timedelta(days=self.grace_days),
+            reminder_every=timedelta(days=self.reminder_days),
+            suspend_after=timedelta(days=self.suspend_after_days),
+        )
+
+
 class Server(_Section):
     """Where the webhook receiver listens."""
 
@@ -173,6 +203,7 @@ class Settings(_Section):
     reset_usage_schedule: Schedule = Field(default=None, description=_SCHEDULE)
     billing_sync_schedule: Schedule = Field(default=timedelta(minutes=10), description=_SCHEDULE)
     stripe_backfill_schedule: Schedule = Field(default=timedelta(minutes=5), description=_SCHEDULE)
+    invoice_reconcile_schedule: Schedule = Field(default=timedelta(hours=1), description=_SCHEDULE)
     heartbeat_grace: Schedule = Field(default=None, description=_SCHEDULE)
     max_session_lifetime: Schedule = Field(default=None, description=_SCHEDULE)
     credits_per_minute_by_workspace_class: PricesByClass = Field(
@@ -187,6 +218,11 @@ class Settings(_Section):
     )
     hard_limit_grace: HardLimitGrace = Field(
         default_factory=HardLimitGrace, description='an object with either "credits" or "percent": {"percent": 10}'
+    )
+    dunning: Dunning = Field(
+        default_factory=Dunning,
+        description='an object such as {"graceDays": 3, "reminderDays": 7, "suspendAfterDays": 30}, or '
+        '{"enabled": false}',
     )
     directory_key_file: Text | None = Field(default=None, description="the path of a file that holds the key alone")
     stripe_credentials_file: Text | None = Field(default=None, description="the path of a JSON file")

@@ -139,3 +139,12 @@ def find_person(connection: Connection, user_id: UUID, *, team_id: UUID | None) 
     row = fetch_one(connection, statement, user_id=user_id, team_id=team_id)
     role = None if row.role is None else TeamRole(row.role)
     return Person(administrator=row.administrator, deleted=row.deleted, team_role=role)
+
+
+def list_owners(connection: Connection, team_id: UUID) -> Sequence[UUID]:
+    """List the owners of a team who are still there."""
+    statement = """
+        SELECT m.user_id FROM directory_member m LEFT JOIN directory_user u USING (user_id)
+        WHERE m.team_id = :team AND m.role = 'owner' AND NOT COALESCE(u.deleted, false) ORDER BY m.user_id
+    """
+    return [row.user_id for row in fetch(connection, statement, team=team_id)]

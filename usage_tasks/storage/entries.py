@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.ledger import SETTLING_KINDS, EntryKind
 from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one, sql_list
 
@@ -47,6 +48,34 @@ def get_entry(connection: Connection, attribution_id: AttributionId, key: str) -
     """
     row = fetch_one(connection, statement, account=attribution_id, key=key)
     return Entry(**{**row._mapping, "kind": EntryKind(row.kind)})
+
+
+def find_cents(connection: Connection, attribution_id: AttributionId, key: str) -> CreditCents | None:
+    """Answer what the entry under a key comes to; None where none stands."""
+    statement = "SELECT credit_cents FROM ledger_entry WHERE attribution_id = :account AND key = :key"
+    rows = fetch(connection, statement, account=attribution_id, key=key)
+    return CreditCents(rows[0].credit_cents) if rows else None
+
+
+def find_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry | None:
+    """Answer the entry that stands under a key, if one does."""
+    return get_entry(connection, attribution_id, key) if _stands(connection, attribution_id, key) else None
+
+
+def _stands(connection: Connection, attribution_id: AttributionId, key: str) -> bool:
+    statement = "SELECT 1 FROM ledger_entry WHERE attribution_id = :account AND key = :key"
+    return bool(fetch(connection, statement, account=attribution_id, key=key))
+
+
+def sum_below(connection: Connection, attribution_id: AttributionId, prefix: str, suffix: str) -> int:
+    """Add up the cents of the entries whose keys begin and end so."""
+    statement = """
+        SELECT COALESCE(sum(credit_cents), 0)::bigint AS cents FROM ledger_entry
+        WHERE attribution_id = :account AND starts_with(key, :prefix) AND right(key, length(:suffix)) = :suffix
+            AND key >= :prefix
+    """
+    row = fetch_one(connection, statement, account=attribution_id, prefix=prefix, suffix=suffix)
+    return int(row.cents)
 
 
 def has_entry_since(connection: Connection, attribution_id: AttributionId, kind: EntryKind, *, since: datetime) -> bool:

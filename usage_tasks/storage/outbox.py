@@ -1,12 +1,12 @@
 """What the platform must hear, stored with the change that causes it and sent afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from usage_tasks.storage.rows import execute, fetch
+from usage_tasks.storage.rows import as_json, execute, fetch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +17,15 @@ class Announcement:
     key: str
     task: str
     payload: dict[str, object]
+
+
+def announce(connection: Connection, *, key: str, task: str, payload: Mapping[str, object]) -> bool:
+    """Store what the platform must hear, with the change that causes it; once a key. Tell whether it is new."""
+    statement = """
+        INSERT INTO outbox (key, task, payload) VALUES (:key, :task, CAST(:payload AS jsonb))
+        ON CONFLICT (key) DO NOTHING
+    """
+    return execute(connection, statement, key=key, task=task, payload=as_json(payload)) == 1
 
 
 def claim_announcements(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[Announcement]:

@@ -33,9 +33,12 @@ from sqlalchemy.types import TypeEngine
 
 from usage_tasks.domain.access import TeamRole
 from usage_tasks.domain.cost_centers import BillingStrategy
+from usage_tasks.domain.disputes import DisputeStatus
+from usage_tasks.domain.dunning import DunningState
 from usage_tasks.domain.grants import LapseReason
 from usage_tasks.domain.ledger import USAGE_KINDS, EntryKind
 from usage_tasks.domain.limits import Crossing
+from usage_tasks.domain.payments import InvoiceStatus, StripeOperation
 from usage_tasks.domain.sessions import CapReason
 from usage_tasks.storage.rows import sql_list
 
@@ -368,6 +371,7 @@ stripe_customer = Table(
     _required("billing_creator_user_id", Text()),
     _required("idempotency_key", Text()),
     _moment("created_at", default_now=True),
+    _moment("deleted_at", nullable=True),
 )
 
 stripe_subscription = Table(
@@ -378,8 +382,17 @@ stripe_subscription = Table(
     Column("stripe_subscription_id", Text, unique=True),
     _required("idempotency_key", Text()),
     _required("price_id", Text()),
+    # What the call was made with, and is made with again after a crash; null until it is about to be made.
+    Column("automatic_tax", Boolean),
     _moment("created_at", default_now=True),
+    # Since when it bills nothing more: Stripe has ended it, and its last invoice is booked.
     _moment("ended_at", nullable=True),
+    # As Stripe had it when it was last fetched; between the two ends its last invoice is waited for.
+    Column("status", Text),
+    _moment("stripe_ended_at", nullable=True),
+    Column("last_invoice_id", Text),
+    _moment("fetched_at", nullable=True),
+    _moment("checked_at", default_now=True),
     ForeignKeyConstraint(["attribution_id"], ["stripe_customer.attribution_id"]),
     Index(
         "stripe_subscription_open_idx",
@@ -387,6 +400,162 @@ stripe_subscription = Table(
         unique=True,
         postgresql_where=text("ended_at IS NULL"),
     ),
+    Index("stripe_subscription_checked_idx", "checked_at", postgresql_where=text("ended_at IS NULL")),
+)
+
+# Every invoice of our subscriptions, at the furthest that it was ever seen.
+stripe_invoice = Table(
+    "stripe_invoice",
+    metadata,
+    _account(primary_key=True),
+    Column("stripe_invoice_id", Text(collation="C"), primary_key=True),
+    _required("stripe_subscription_id", Text()),
+    _required("status", Text()),
+    # What it bills of our prices; fixed once it is final.
+    _required("credit_cents", BigInteger()),
+    # In minor units of the currency.
+    _required("currency", Text()),
+    _required("total", BigInteger()),
+    _required("amount_due", BigInteger()),
+    _required("amount_paid", BigInteger()),
+    _required("amount_remaining", BigInteger()),
+    _required("attempts", Integer()),
+    _moment("period_start"),
+    _moment("period_end"),
+    _moment("created_at"),
+    _moment("finalized_at", nullable=True),
+    _moment("paid_at", nullable=True),
+    _moment("voided_at", nullable=True),
+    _moment("uncollectible_at", nullable=True),
+    Column("replaced_by", Text),
+    # The first time that paying it failed, as far as events told.
+    _moment("failed_at", nullable=True),
+    # What was fetched before this stands; what is fetched again is due in this order.
+    _moment("fetched_at"),
+    _moment("checked_at", default_now=True),
+    _one_of("status", InvoiceStatus),
+    CheckConstraint("(status = 'draft') = (finalized_at IS NULL)", name="finalized_at"),
+    UniqueConstraint("stripe_invoice_id"),
+    Index("stripe_invoice_subscription_idx", "stripe_subscription_id"),
+    Index(
+        "stripe_invoice_unsettled_idx",
+        "checked_at",
+        postgresql_where=text("status IN ('draft', 'open', 'uncollectible')"),
+    ),
+    Index(
+        "stripe_invoice_failed_idx",
+        "attribution_id",
+        postgresql_where=text("failed_at IS NOT NULL AND status IN ('open', 'uncollectible')"),
+    ),
+)
+
+# How far a list of Stripe's was walked: everything created before `since` is known; a walk that is not at its end
+# goes on after `cursor`, and what failed in it keeps the next one from beginning later.
+stripe_walk = Table(
+    "stripe_walk",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _moment("since", nullable=True),
+    _moment("until", nullable=True),
+    Column("cursor", Text),
+    _moment("failed_since", nullable=True),
+    _moment("changed_at", default_now=True),
+    CheckConstraint("(cursor IS NULL) = (until IS NULL)", name="cursor"),
+)
+
+# What an operator asked of Stripe: a row before the call, with its idempotency key, settled after it.
+stripe_action = Table(
+    "stripe_action",
+    metadata,
+    _account(primary_key=True),
+    Column("operation", Text, primary_key=True),
+    Column("object_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _required("idempotency_key", Text()),
+    _required("actor", Text()),
+    _moment("requested_at", default_now=True),
+    _moment("claimed_until", nullable=True),
+    _moment("settled_at", nullable=True),
+    # Null while open and once done; why Stripe refused it.
+    Column("error", Text),
+    _one_of("operation", StripeOperation),
+    UniqueConstraint("idempotency_key"),
+    Index(
+        "stripe_action_open_idx",
+        "operation",
+        "object_id",
+        unique=True,
+        postgresql_where=text("settled_at IS NULL"),
+    ),
+)
+
+# Accounts with an invoice whose payment failed; one that has none has no row.
+dunning = Table(
+    "dunning",
+    metadata,
+    _account(primary_key=True),
+    _required("state", Text()),
+    _moment("failing_since"),
+    _required("reminders", Integer(), default="0"),
+    _moment("changed_at"),
+    _one_of("state", DunningState),
+)
+
+# A row before the call; one that is not released is found by a sweep, whatever became of the call.
+payment_hold = Table(
+    "payment_hold",
+    metadata,
+    _account(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("stripe_payment_intent_id", Text, unique=True),
+    _required("idempotency_key", Text()),
+    _required("currency", Text()),
+    _moment("created_at", default_now=True),
+    _moment("release_at"),
+    _moment("claimed_until", nullable=True),
+    # When the card was seen to be good for it, and its payment method had become the customer's default.
+    _moment("confirmed_at", nullable=True),
+    _moment("released_at", nullable=True),
+    ForeignKeyConstraint(["attribution_id"], ["stripe_customer.attribution_id"]),
+    Index(
+        "payment_hold_open_idx",
+        "attribution_id",
+        unique=True,
+        postgresql_where=text("released_at IS NULL"),
+    ),
+    Index("payment_hold_due_idx", "release_at", postgresql_where=text("released_at IS NULL")),
+)
+
+stripe_dispute = Table(
+    "stripe_dispute",
+    metadata,
+    _account(primary_key=True),
+    Column("stripe_dispute_id", Text(collation="C"), primary_key=True, unique=True),
+    _required("status", Text()),
+    _required("reason", Text()),
+    _required("amount", BigInteger()),
+    _required("currency", Text()),
+    _moment("created_at"),
+    _moment("changed_at", default_now=True),
+    # Who was responsible when it began to block; kept when it blocks no more.
+    _required("blocked_user_ids", ARRAY(Uuid()), default="'{}'"),
+    # The platform was told to find the owners itself, for nobody had said who they are.
+    _required("blocked_account", Boolean(), default="false"),
+    _one_of("status", DisputeStatus),
+)
+
+stripe_refund = Table(
+    "stripe_refund",
+    metadata,
+    _account(primary_key=True),
+    Column("stripe_refund_id", Text(collation="C"), primary_key=True, unique=True),
+    _required("status", Text()),
+    _required("amount", BigInteger()),
+    _required("currency", Text()),
+    Column("stripe_invoice_id", Text),
+    _moment("created_at"),
+    _moment("changed_at", default_now=True),
+    CheckConstraint("amount >= 0", name="amount"),
 )
 
 REPORT_STATES = ("pending", "accepted", "parked")
@@ -427,8 +596,13 @@ stripe_event = Table(
     _moment("claimed_until", nullable=True),
     _moment("applied_at", nullable=True),
     Column("outcome", Text),
-    _one_of("state", ("pending", "applied", "parked")),
+    _required("source", Text(), default="'webhook'"),
+    _one_of("state", ("pending", "applied", "parked", "dropped")),
+    _one_of("source", ("webhook", "backfill")),
     Index("stripe_event_pending_idx", "next_attempt_at", postgresql_where=text("state = 'pending'")),
+    # What an operator looks at, and another event for the same fact.
+    Index("stripe_event_set_aside_idx", "created_at", "event_id", postgresql_where=text("state = 'parked'")),
+    Index("stripe_event_fact_idx", "object_id", "type", "created_at"),
 )
 
 outbox = Table(

@@ -1,10 +1,12 @@
 """Stripe's customers and subscriptions of our accounts: a row before the call, completed after it."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.customers import StripeCustomer
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, StripeSubscriptionId
 from usage_tasks.storage.rows import execute, fetch
 
@@ -17,6 +19,7 @@ class CustomerRow:
     customer_id: StripeCustomerId | None
     currency: str
     idempotency_key: str
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,9 @@ class SubscriptionRow:
     price_id: str
 
 
-_CUSTOMER = "attribution_id, stripe_customer_id AS customer_id, currency, idempotency_key"
+_CUSTOMER = (
+    "attribution_id, stripe_customer_id AS customer_id, currency, idempotency_key, deleted_at IS NOT NULL AS deleted"
+)
 
 
 def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerRow:
@@ -54,11 +59,71 @@ def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerR
     return found
 
 
+def reserve_customer_again(connection: Connection, gone: CustomerRow) -> CustomerRow:
+    """Store that a customer is about to be made in the place of one that was deleted; answer what stands."""
+    execute(
+        connection,
+        """
+        UPDATE stripe_customer
+        SET stripe_customer_id = NULL, deleted_at = NULL,
+            idempotency_key = 'customer:' || attribution_id || ':after:' || stripe_customer_id
+        WHERE attribution_id = :account AND stripe_customer_id = :gone AND deleted_at IS NOT NULL
+        """,
+        account=gone.attribution_id,
+        gone=gone.customer_id,
+    )
+    found = find_customer(connection, gone.attribution_id)
+    if found is None:
+        raise LookupError(gone.attribution_id)
+    return found
+
+
 def find_customer(connection: Connection, attribution_id: AttributionId) -> CustomerRow | None:
     """Answer what is stored of an account's customer."""
     statement = f"SELECT {_CUSTOMER} FROM stripe_customer WHERE attribution_id = :account"
     rows = fetch(connection, statement, account=attribution_id)
     return CustomerRow(**rows[0]._mapping) if rows else None
+
+
+def is_unanswered(connection: Connection, attribution_id: AttributionId, *, longer_than: timedelta) -> bool:
+    """Tell whether a customer was asked for that long ago, and what Stripe answered was never stored."""
+    statement = """
+        SELECT 1 FROM stripe_customer WHERE attribution_id = :account AND stripe_customer_id IS NULL
+            AND created_at < clock_timestamp() - CAST(:age AS interval)
+    """
+    return bool(fetch(connection, statement, account=attribution_id, age=longer_than))
+
+
+def adopt_customer(connection: Connection, attribution_id: AttributionId, found: StripeCustomer) -> bool:
+    """Store a customer that was found in Stripe, unless another one stands; tell whether this call did."""
+    statement = """
+        INSERT INTO stripe_customer AS held
+            (attribution_id, stripe_customer_id, currency, billing_creator_user_id, idempotency_key)
+        VALUES (:account, :customer, :currency, :creator, 'customer:' || :account)
+        ON CONFLICT (attribution_id) DO UPDATE SET stripe_customer_id = EXCLUDED.stripe_customer_id
+        WHERE held.stripe_customer_id IS NULL
+    """
+    return (
+        execute(
+            connection,
+            statement,
+            account=attribution_id,
+            customer=found.customer_id,
+            currency=found.preferred_currency,
+            creator=found.billing_creator_user_id or "",
+        )
+        == 1
+    )
+
+
+def decide_tax(connection: Connection, row: SubscriptionRow, *, automatic_tax: bool) -> bool:
+    """Store what a subscription's call is about to be made with, unless that stands already; answer what stands."""
+    statement = """
+        UPDATE stripe_subscription SET automatic_tax = COALESCE(automatic_tax, :automatic_tax)
+        WHERE attribution_id = :account AND number = :number RETURNING automatic_tax
+    """
+    stands = fetch(connection, statement, account=row.attribution_id, number=row.number, automatic_tax=automatic_tax)
+    return bool(stands[0].automatic_tax)
 
 
 def find_account(connection: Connection, customer_id: StripeCustomerId) -> AttributionId | None:

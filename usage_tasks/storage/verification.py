@@ -158,6 +158,8 @@ _KEYS = """
         )
         WHEN 'credit_note' THEN key LIKE 'note:_%'
         WHEN 'grant_burn' THEN key LIKE 'grant:_%'
+        WHEN 'invoice_reversal' THEN key LIKE 'invoice-_%' OR key LIKE 'invoice:_%:credit_note:_%_invoiced'
+        WHEN 'write_off' THEN key LIKE 'write-off-_%' OR key LIKE 'invoice:_%:credit_note:_%_forgiven'
         ELSE key <> ''
     END IS NOT TRUE
 """
@@ -190,6 +192,20 @@ _GRANTS = f"""
     )
 """
 
+# What the ledger holds as invoiced of an invoice follows from where it stands.
+_STANDINGS = """
+    SELECT i.attribution_id || ' ' || i.stripe_invoice_id AS offender
+    FROM stripe_invoice i CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE kind = 'invoice') AS booked, COALESCE(-sum(credit_cents), 0) AS invoiced_cents
+        FROM ledger_entry e
+        WHERE e.attribution_id = i.attribution_id AND e.key = ANY (ARRAY[
+            'invoice:' || stripe_invoice_id, 'invoice-uncollectible:' || stripe_invoice_id,
+            'invoice-recovered:' || stripe_invoice_id, 'invoice-void:' || stripe_invoice_id])
+    ) AS held
+    WHERE held.booked <> (i.status <> 'draft')::int
+        OR held.invoiced_cents <> CASE WHEN i.status IN ('open', 'paid') THEN i.credit_cents ELSE 0 END
+"""
+
 # An allowance that was used up was used by an account that was opened in that moment.
 _ALLOWANCES = """
     SELECT attribution_id AS offender FROM allowance_claim a
@@ -213,6 +229,7 @@ CHECKS: Final = {
     "resets_stay_within_limits": _RESETS,
     "missed_sessions_have_ended": _MISSED,
     "grants_are_conserved": _GRANTS,
+    "invoices_are_booked_as_they_stand": _STANDINGS,
     "allowances_have_accounts": _ALLOWANCES,
 }
 

@@ -5,27 +5,30 @@ The same client speaks to Stripe and to a stand-in: only the base address differ
 
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Final, TypeVar
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar, cast
 
 import stripe
+from stripe.params import EventListParams, InvoiceListParams, InvoiceListParamsCreated
 
-from usage_tasks.domain.errors import PermanentError, RetryableError, UsageError
+from usage_tasks.domain.errors import DeclinedError, NotFoundError, PermanentError, RetryableError, UsageError
+from usage_tasks.domain.events import EventKind, EventPage
 from usage_tasks.domain.payments import (
     Invoice,
-    InvoiceLine,
+    InvoicePage,
     MeterEvent,
     NewCustomer,
     StripeCustomerId,
     StripeInvoiceId,
     StripeSubscriptionId,
     Subscription,
+    SubscriptionStanding,
 )
-from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS
+from usage_tasks.stripe_gateway import events, objects
+from usage_tasks.stripe_gateway.observing import Noting, observed
+from usage_tasks.stripe_gateway.payments import PaymentCalls
+from usage_tasks.stripe_gateway.reading import moment
 
 CONNECT_SECONDS_MAX: Final = 2.0
 READ_SECONDS_MAX: Final = 8.0
@@ -33,12 +36,17 @@ CALL_SECONDS_MAX: Final = CONNECT_SECONDS_MAX + READ_SECONDS_MAX
 _LINES_PER_PAGE: Final = 100
 _HTTP_CONFLICT: Final = 409
 _HTTP_SERVER_ERROR: Final = 500
-_UNSPEAKABLE: Final = re.compile(r"\b(?:sk|rk|whsec)_\w+|\S+@\S+")  # secrets and e-mail addresses
+_PERSONAL: Final = ("customers.", "payment_methods.", "payment_intents.")
+_UNSPEAKABLE: Final = re.compile(
+    r"\b(?:sk|rk|whsec|pm|card|src|tok)_\w+|\w+_secret_\w+|\S+@\S+|\b[0-9](?:[ -]?[0-9]){11,18}\b"
+)
+"""Secrets, ids of payment methods, e-mail addresses, card numbers."""
+
 
 Result = TypeVar("Result")
 
 
-class LiveGateway:
+class LiveGateway(PaymentCalls):
     """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key."""
 
     def __init__(
@@ -76,13 +84,18 @@ class LiveGateway:
         return StripeCustomerId(created.id)
 
     def create_subscription(
-        self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str
+        self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str, automatic_tax: bool = False
     ) -> Subscription:
         """See StripeGateway."""
         created = self._call(
             "subscriptions.create",
             lambda client: client.v1.subscriptions.create(
-                {"customer": customer_id, "items": [{"price": price_id}], "billing_mode": {"type": "flexible"}},
+                {
+                    "customer": customer_id,
+                    "items": [{"price": price_id}],
+                    "automatic_tax": {"enabled": automatic_tax},
+                    "billing_mode": {"type": "flexible"},
+                },
                 {"idempotency_key": idempotency_key},
             ),
         )
@@ -91,8 +104,8 @@ class LiveGateway:
             subscription_id=StripeSubscriptionId(created.id),
             customer_id=customer_id,
             price_id=price_id,
-            current_period_start=_moment(item.current_period_start),
-            current_period_end=_moment(item.current_period_end),
+            current_period_start=moment(item.current_period_start),
+            current_period_end=moment(item.current_period_end),
         )
 
     def send_meter_event(self, event: MeterEvent) -> None:
@@ -115,6 +128,7 @@ class LiveGateway:
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
         """See StripeGateway."""
+        fetched_at = datetime.now(tz=UTC)
         found = self._call("invoices.retrieve", lambda client: client.v1.invoices.retrieve(invoice_id))
         lines = self._call(
             "invoices.line_items.list",
@@ -122,38 +136,80 @@ class LiveGateway:
                 client.v1.invoices.line_items.list(invoice_id, {"limit": _LINES_PER_PAGE}).auto_paging_iter()
             ),
         )
-        return _invoice(found, lines)
+        return objects.read_invoice(found, lines, fetched_at=fetched_at)
+
+    def list_invoices(
+        self, *, created_from: datetime | None, created_until: datetime, after: StripeInvoiceId | None, limit: int
+    ) -> InvoicePage:
+        """See StripeGateway."""
+        created: InvoiceListParamsCreated = {"lte": int(created_until.timestamp())}
+        if created_from is not None:
+            created["gte"] = int(created_from.timestamp())
+        asked: InvoiceListParams = {"created": created, "limit": limit}
+        if after is not None:
+            asked["starting_after"] = after
+        page = self._call("invoices.list", lambda client: client.v1.invoices.list(asked))
+        return InvoicePage(invoices=tuple(map(objects.read_listed_invoice, page.data)), more=page.has_more)
+
+    def finalize_invoice(self, invoice_id: StripeInvoiceId, *, idempotency_key: str) -> None:
+        """See StripeGateway."""
+        self._call(
+            "invoices.finalize_invoice",
+            lambda client: client.v1.invoices.finalize_invoice(
+                invoice_id, {"auto_advance": True}, {"idempotency_key": idempotency_key}
+            ),
+        )
+
+    def get_subscription(self, subscription_id: StripeSubscriptionId) -> SubscriptionStanding:
+        """See StripeGateway."""
+        fetched_at = datetime.now(tz=UTC)
+        found = self._call("subscriptions.retrieve", lambda client: client.v1.subscriptions.retrieve(subscription_id))
+        return objects.read_subscription(found, fetched_at=fetched_at)
+
+    def cancel_subscription(self, subscription_id: StripeSubscriptionId) -> None:
+        """See StripeGateway. Stripe takes no idempotency key here: of one that has ended it says that there is none."""
+        try:
+            self._call(
+                "subscriptions.cancel",
+                lambda client: client.v1.subscriptions.cancel(subscription_id, {"invoice_now": True}),
+            )
+        except PermanentError:
+            if self.get_subscription(subscription_id).ended_at is None:
+                raise
+
+    def list_events(self, kind: EventKind, *, created_from: datetime, cursor: str | None, limit: int) -> EventPage:
+        """See StripeGateway."""
+        if kind is EventKind.THIN:
+            thin: dict[str, Any] = {"created": {"gte": events.iso(created_from)}, "limit": limit}
+            thin |= {"page": cursor} if cursor else {}
+            return events.read_thin_page(
+                self._call("core.events.list", lambda client: client.v2.core.events.list(cast("Any", thin)))
+            )
+        asked: EventListParams = {"created": {"gte": int(created_from.timestamp())}, "limit": limit}
+        if cursor is not None:
+            asked["starting_after"] = cursor
+        return events.read_page(self._call("events.list", lambda client: client.v1.events.list(asked)))
 
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
-        with _observed(operation):
+        client = self._client()
+        with observed(operation, self._local.http_client):
             try:
-                return call(self._client())
+                return call(client)
             except stripe.StripeError as error:
-                raise translate(error, operation) from error
+                # Not `from error`: its text would be part of every traceback, and may hold what a payer has entered.
+                raise translate(error, operation) from None
 
     def _client(self) -> stripe.StripeClient:
         client: stripe.StripeClient | None = getattr(self._local, "client", None)
         if client is None:
+            self._local.http_client = Noting(timeout=(CONNECT_SECONDS_MAX, self._read_seconds_max))
             client = self._local.client = stripe.StripeClient(
                 self._secret_key,
                 base_addresses={"api": self._api_base} if self._api_base else {},
                 max_network_retries=0,
-                http_client=stripe.RequestsClient(timeout=(CONNECT_SECONDS_MAX, self._read_seconds_max)),
+                http_client=self._local.http_client,
             )
         return client
-
-
-@contextmanager
-def _observed(operation: str) -> Iterator[None]:
-    started = time.perf_counter()
-    outcome = "ok"
-    try:
-        yield
-    except UsageError as error:
-        outcome = "retryable" if isinstance(error, RetryableError) else "permanent"
-        raise
-    finally:
-        STRIPE_CALL_SECONDS.labels(operation, outcome).observe(time.perf_counter() - started)
 
 
 def translate(error: stripe.StripeError, operation: str) -> UsageError:
@@ -164,54 +220,25 @@ def translate(error: stripe.StripeError, operation: str) -> UsageError:
     # The SDK raises APIError also for an answer that it can't read, such as a proxy's page or half a reply.
     busy = isinstance(error, stripe.APIConnectionError | stripe.RateLimitError | stripe.APIError)
     if busy or status >= _HTTP_SERVER_ERROR or status == _HTTP_CONFLICT or code == "lock_timeout":
-        return RetryableError(told)
-    # Stripe's message may repeat a value: of a customer that would be personal.
-    message = "" if operation.startswith("customers.") else _UNSPEAKABLE.sub("...", error.user_message or "")
-    return PermanentError(f"{told}: {message}")
+        return RetryableError(told, retry_after=_retry_after(error))
+    if isinstance(error, stripe.CardError):
+        return DeclinedError(told, decline_code=getattr(error.error, "decline_code", None) or code)
+    # Stripe's message may repeat a value: of a payer that would be personal.
+    message = "" if operation.startswith(_PERSONAL) else _UNSPEAKABLE.sub("...", error.user_message or "")
+    kind = NotFoundError if code == "resource_missing" else PermanentError
+    return kind(f"{told}: {message}")
+
+
+def _retry_after(error: stripe.StripeError) -> timedelta | None:
+    """How long Stripe asks us to wait, where it says so."""
+    stated = (error.headers or {}).get("Retry-After", "")
+    return timedelta(seconds=int(stated)) if re.fullmatch(r"[0-9]{1,6}", stated) else None
 
 
 def _is_duplicate(error: PermanentError, identifier: str) -> bool:
-    cause = error.__cause__
+    cause = error.__context__
     return (
         isinstance(cause, stripe.InvalidRequestError)
         and identifier in str(cause.user_message)
         and "already exists" in str(cause.user_message)
     )
-
-
-def _invoice(found: stripe.Invoice, lines: list[stripe.InvoiceLineItem]) -> Invoice:
-    finalized_at = found.status_transitions.finalized_at
-    details = found.parent.subscription_details if found.parent is not None else None
-    subscription = details.subscription if details is not None else None
-    return Invoice(
-        invoice_id=StripeInvoiceId(_id_of(found)),
-        customer_id=StripeCustomerId(_id_of(found.customer)),
-        subscription_id=None if subscription is None else StripeSubscriptionId(_id_of(subscription)),
-        status=found.status or "draft",
-        finalized_at=None if finalized_at is None else _moment(finalized_at),
-        period_end=_moment(found.period_end),
-        lines=tuple(
-            InvoiceLine(
-                price_id=_price_of(line),
-                quantity=Decimal(0) if line.quantity_decimal is None else Decimal(line.quantity_decimal),
-            )
-            for line in lines
-        ),
-    )
-
-
-def _price_of(line: stripe.InvoiceLineItem) -> str | None:
-    details = line.pricing.price_details if line.pricing is not None else None
-    return None if details is None else _id_of(details.price)
-
-
-def _id_of(reference: object) -> str:
-    """A reference is an id or, where expanded, the object."""
-    identifier = reference if isinstance(reference, str) else getattr(reference, "id", None)
-    if not isinstance(identifier, str):
-        raise PermanentError(f"stripe: a reference without an id: {type(reference).__name__}")
-    return identifier
-
-
-def _moment(unix_seconds: int) -> datetime:
-    return datetime.fromtimestamp(unix_seconds, tz=UTC)

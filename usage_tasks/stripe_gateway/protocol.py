@@ -1,18 +1,24 @@
 """What the services ask of Stripe, in the domain's words."""
 
+from datetime import datetime
 from typing import Protocol
 
+from usage_tasks.domain.events import EventKind, EventPage
 from usage_tasks.domain.payments import (
     Invoice,
+    InvoicePage,
     MeterEvent,
     NewCustomer,
     StripeCustomerId,
     StripeInvoiceId,
+    StripeSubscriptionId,
     Subscription,
+    SubscriptionStanding,
 )
+from usage_tasks.stripe_gateway.payment_protocol import PaymentGateway
 
 
-class StripeGateway(Protocol):
+class StripeGateway(PaymentGateway, Protocol):
     """Every call may raise RetryableError (call again with the same key) or PermanentError (never succeeds)."""
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
@@ -20,9 +26,9 @@ class StripeGateway(Protocol):
         ...
 
     def create_subscription(
-        self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str
+        self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str, automatic_tax: bool = False
     ) -> Subscription:
-        """Subscribe a customer to one metered price; the same key answers with the same subscription."""
+        """Subscribe a customer to one metered price; the same key, with the same terms, answers with the same one."""
         ...
 
     def send_meter_event(self, event: MeterEvent) -> None:
@@ -31,4 +37,26 @@ class StripeGateway(Protocol):
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
         """Fetch an invoice as it is now, with all pages of its lines."""
+        ...
+
+    def list_invoices(
+        self, *, created_from: datetime | None, created_until: datetime, after: StripeInvoiceId | None, limit: int
+    ) -> InvoicePage:
+        """List one page of all invoices created within an interval, newest first, going on after a given one."""
+        ...
+
+    def finalize_invoice(self, invoice_id: StripeInvoiceId, *, idempotency_key: str) -> None:
+        """Finalize a draft now and let Stripe collect it."""
+        ...
+
+    def get_subscription(self, subscription_id: StripeSubscriptionId) -> SubscriptionStanding:
+        """Fetch a subscription as it is now."""
+        ...
+
+    def cancel_subscription(self, subscription_id: StripeSubscriptionId) -> None:
+        """End a subscription now, with a last invoice over what its period used; one that has ended is left alone."""
+        ...
+
+    def list_events(self, kind: EventKind, *, created_from: datetime, cursor: str | None, limit: int) -> EventPage:
+        """List one page of all events since an instant, newest first. Stripe keeps them for 30 days."""
         ...

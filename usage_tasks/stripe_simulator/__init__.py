@@ -1,12 +1,14 @@
 """A stateful HTTP stand-in for Stripe's API, version 2026-10-28.endive, for tests and the demo.
 
-Owns: the part of the API this project calls (customers, catalogue, meters, subscriptions, invoices, events, test
-clocks), its state in one SQLite file, the clock that drives billing cycles, the delivery of signed webhooks, and
-misbehaviour on demand: faults, unruly deliveries, errors told later, a search that lags (docs/stripe-contract.md).
+Owns: the part of the API this project calls (customers, catalogue, meters, subscriptions, invoices, payments by card,
+refunds, disputes, credit notes, alerts, events, test clocks), its state in one SQLite file, the clock that drives
+billing cycles, the delivery of signed webhooks, and misbehaviour on demand: faults, unruly deliveries, errors told
+later, a search that lags (docs/stripe-contract.md).
 
 Does not own: anything of the system that stands beside it. It imports neither `stripe` nor another floor of
 usage_tasks, so a test that passes against it has gone through the official SDK and a real socket. No payment
-methods, taxes, discounts, trials or prorations: a parameter that isn't simulated is refused, never ignored.
+methods but Stripe's test cards, no setup intents, amounts of tax, discounts, trials or prorations: a parameter that
+isn't simulated is refused, never ignored.
 
 Invariants:
 - One process, one lock, one database transaction a request: a reply that was sent is on disk, with its events.
@@ -16,13 +18,15 @@ Invariants:
 - A fault before the effect leaves nothing behind, one after it takes away the reply only; each that fired is recorded.
 - Webhooks are sent outside the lock: a slow receiver never slows the API.
 - No two processes drive one state: the file is locked.
+- Of a card's number the last four digits are kept, nothing else; a real card's number is refused.
 
 Modules, from the wire inwards: `server` and `app` (HTTP), `admin` (routes below /_simulator/), `switches` and `faults`
 (what they change), `simulator` (one request: key, idempotency, transaction), `forms` and `params` (what a request may
 hold), `routes` (the table of operations), `customers`, `search`, `catalog`, `meters`, `meter_events`, `subscriptions`,
-`invoices`, `history` (the operations), `replies` (lists and expansion), `billing`, `invoicing`, `metering`,
-`meter_errors`, `tiers`, `periods` (what time does), `documents` (the shapes of subscriptions and invoices), `courier`
-(webhooks), `world` and `store` (the state).
+`invoices`, `payment_methods`, `payment_intents`, `refunds`, `credit_notes`, `alerts`, `history` (the operations),
+`replies` (lists and expansion), `billing`, `invoicing`, `collecting`, `metering`, `meter_errors`, `tiers`, `periods`
+(what time does), `payments`, `disputing`, `cards` (what a bank does), `documents` and `payment_documents` (shapes),
+`courier` (webhooks), `world` and `store` (the state).
 """
 
 from usage_tasks.stripe_simulator.app import make_app

@@ -1,14 +1,17 @@
-"""The routes below /_simulator/: clock, deliveries, faults and switches, as JSON and without authentication."""
+"""The routes below /_simulator/: clock, deliveries, faults, switches, banks; as JSON and without authentication."""
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from usage_tasks.stripe_simulator import collecting, disputing, payments
 from usage_tasks.stripe_simulator.billing import can_advance
+from usage_tasks.stripe_simulator.errors import ApiError
 from usage_tasks.stripe_simulator.simulator import Simulator
 from usage_tasks.stripe_simulator.switches import checked
 from usage_tasks.stripe_simulator.wire import JsonObject, Reply, Request, encode
+from usage_tasks.stripe_simulator.world import World
 
 PREFIX = "/_simulator/"
 
@@ -102,6 +105,53 @@ def _change_searching(simulator: Simulator, request: Request) -> Reply:
     return _show_searching(simulator, request)
 
 
+def _act(simulator: Simulator, request: Request, kind: str, act: Callable[[World, Any, Any, int], Any]) -> Reply:
+    """Let something happen to an object that a body names, as its customer or a bank would."""
+    body = _body(request)
+    identifier = body.get(kind) if isinstance(body, dict) else None
+    try:
+        with simulator.world() as world:
+            subject = world.get(kind, str(identifier))
+            return _reply(act(world, subject, body, world.now(payments.clock_of(world, _payer(world, subject)))))
+    except ApiError as error:
+        return _refuse(str(error), status=error.status)
+
+
+def _payer(world: World, subject: JsonObject) -> JsonObject:
+    return subject if "customer" in subject else world.get("charge", subject["charge"])
+
+
+def _open_dispute(simulator: Simulator, request: Request) -> Reply:
+    """`charge`, and optionally `reason` and `inquiry`: the cardholder disputes it."""
+
+    def act(world: World, charge: JsonObject, body: JsonObject, at: int) -> JsonObject:
+        reason, inquiry = str(body.get("reason", "fraudulent")), bool(body.get("inquiry"))
+        return disputing.open_dispute(world, charge, reason=reason, inquiry=inquiry, at=at)
+
+    return _act(simulator, request, "charge", act)
+
+
+def _step_dispute(simulator: Simulator, request: Request) -> Reply:
+    """`dispute` and a `step`: what the merchant does, or the bank decides."""
+    name = _argument(request, "step")
+    if name not in disputing.STEPS:
+        return _refuse(f"step must be one of {', '.join(disputing.STEPS)}.")
+    return _act(
+        simulator, request, "dispute", lambda world, dispute, _body, at: disputing.step(world, dispute, name, at=at)
+    )
+
+
+def _authenticate(simulator: Simulator, request: Request) -> Reply:
+    """`payment_intent` and `succeeds` (true): what the customer does when the bank asks for them."""
+
+    def act(world: World, intent: JsonObject, body: JsonObject, at: int) -> JsonObject:
+        done = payments.authenticate(world, intent, succeeds=bool(body.get("succeeds", True)), at=at)
+        collecting.authenticated(world, done, at=at)
+        return done
+
+    return _act(simulator, request, "payment_intent", act)
+
+
 def _body(request: Request) -> Any:
     try:
         return json.loads(request.body or b"{}")
@@ -128,6 +178,9 @@ _ROUTES: dict[tuple[str, str], Callable[[Simulator, Request], Reply]] = {
     ("POST", f"{PREFIX}clock"): _advance_clock,
     ("GET", f"{PREFIX}deliveries"): _deliveries,
     ("POST", f"{PREFIX}deliveries/replay"): _replay,
+    ("POST", f"{PREFIX}disputes"): _open_dispute,
+    ("POST", f"{PREFIX}disputes/step"): _step_dispute,
+    ("POST", f"{PREFIX}payments/authenticate"): _authenticate,
     ("GET", f"{PREFIX}faults"): _show_faults,
     ("POST", f"{PREFIX}faults"): _add_fault,
     ("DELETE", f"{PREFIX}faults"): _remove_faults,

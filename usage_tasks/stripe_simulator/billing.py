@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from usage_tasks.stripe_simulator import meter_errors
+from usage_tasks.stripe_simulator import meter_errors, payments, refunds
 from usage_tasks.stripe_simulator.invoicing import DRAFT_GRACE, finalize, flat_line, open_draft, usage_lines
 from usage_tasks.stripe_simulator.periods import period_end
 from usage_tasks.stripe_simulator.wire import JsonObject
@@ -45,6 +45,10 @@ def run_due(world: World, clock: str, *, until: int) -> bool:
             _end_period(world, subject, at=at)
         elif job == meter_errors.REPORT:
             meter_errors.report(world, subject, at=at)
+        elif job == payments.EXPIRE:
+            payments.expire(world, subject, at=at)
+        elif job == refunds.SETTLE:
+            refunds.settle(world, subject, at=at)
         else:
             finalize(world, subject, at=at)
     return False

@@ -64,6 +64,7 @@ def _create(call: Call) -> JsonObject:
         "test_clock": clock,
     }
     customer = _changed(customer, params)
+    _check_method(call, customer)
     _check_location(customer, params)
     _save(call, customer)
     call.world.emit("customer.created", customer, at=at)
@@ -78,6 +79,18 @@ def _changed(customer: JsonObject, params: JsonObject) -> JsonObject:
     settings = {**customer["invoice_settings"], **(params.get("invoice_settings") or {})}
     metadata = merge_metadata(customer["metadata"], params)
     return {**customer, **changes, "invoice_settings": settings, "metadata": metadata}
+
+
+def _check_method(call: Call, customer: JsonObject) -> None:
+    """A default payment method is one of the customer's own."""
+    name = (call.params.get("invoice_settings") or {}).get("default_payment_method")
+    if name is None:
+        return
+    param = "invoice_settings[default_payment_method]"
+    if call.world.get("payment_method", name, param=param, status=400)["customer"] != customer["id"]:
+        raise ApiError(
+            "The customer does not have a payment method with this ID.", code="resource_missing", param=param
+        )
 
 
 def _check_location(customer: JsonObject, params: JsonObject) -> None:
@@ -100,6 +113,7 @@ def _retrieve(call: Call) -> JsonObject:
 def _update(call: Call) -> JsonObject:
     before = call.world.named("customer", call.subject, param="id", status=404)
     after = _changed(before, call.params)
+    _check_method(call, after)
     _check_location(after, call.params)
     _save(call, after)
     call.world.emit("customer.updated", after, at=call.world.now(before["test_clock"]), before=before)

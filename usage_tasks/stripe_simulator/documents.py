@@ -150,20 +150,19 @@ def _unused() -> JsonObject:
     }
 
 
-def new_payment(invoice: JsonObject, *, at: int, paid: bool) -> JsonObject:
-    """The attempt to pay an invoice; the payment intent it names isn't simulated."""
-    due = invoice["amount_due"]
+def new_payment(invoice: JsonObject, payment_intent: str, *, at: int) -> JsonObject:
+    """The attempt to pay an invoice through a payment intent."""
     return {
         "id": new_id("invoice_payment"),
         "object": "invoice_payment",
-        "amount_paid": due if paid else None,
-        "amount_requested": due,
+        "amount_paid": None,
+        "amount_requested": invoice["amount_remaining"],
         "created": at,
         "currency": invoice["currency"],
         "invoice": invoice["id"],
         "is_default": True,
         "livemode": False,
-        "payment": {"payment_intent": new_id("payment_intent"), "type": "payment_intent"},
-        "status": "paid" if paid else "open",
-        "status_transitions": {"canceled_at": None, "paid_at": at if paid else None},
+        "payment": {"payment_intent": payment_intent, "type": "payment_intent"},
+        "status": "open",
+        "status_transitions": {"canceled_at": None, "paid_at": None},
     }

@@ -1,17 +1,18 @@
-"""The life of a subscription's invoice: draft, finalized an hour later, then paid or declined."""
+"""The life of a subscription's invoice: draft, finalized an hour later, then collected."""
 
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 
-from usage_tasks.stripe_simulator.documents import new_invoice, new_line, new_payment
+from usage_tasks.stripe_simulator.collecting import collect
+from usage_tasks.stripe_simulator.documents import new_invoice, new_line
 from usage_tasks.stripe_simulator.metering import aggregate
+from usage_tasks.stripe_simulator.replies import tax_of
 from usage_tasks.stripe_simulator.tiers import Share, split
 from usage_tasks.stripe_simulator.wire import EXACT, JsonObject, plain
 from usage_tasks.stripe_simulator.world import World
 
 DRAFT_GRACE = timedelta(hours=1)
-DECLINE = "simulate_decline"
 
 
 def usage_lines(world: World, subscription: JsonObject, item: JsonObject, *, start: int, end: int) -> list[JsonObject]:
@@ -36,13 +37,27 @@ def open_draft(
     identifier: str,
 ) -> JsonObject:
     """Store a draft for the period [start, at); its announcement and its finalization are the caller's."""
+    invoice = make_draft(world, subscription, lines, at=at, start=start, reason=reason, identifier=identifier)
+    world.store.put(invoice)
+    return invoice
+
+
+def make_draft(
+    world: World,
+    subscription: JsonObject,
+    lines: Sequence[JsonObject],
+    *,
+    at: int,
+    start: int,
+    reason: str,
+    identifier: str,
+) -> JsonObject:
+    """A draft that isn't stored."""
     customer = world.get("customer", subscription["customer"])
     invoice = new_invoice(subscription, customer, at=at, start=start, reason=reason, identifier=identifier)
     invoice["lines"]["data"] = [{**line, "invoice": identifier} for line in lines]
     invoice["automatically_finalizes_at"] = at + int(DRAFT_GRACE.total_seconds())
-    invoice |= _totals(invoice)
-    world.store.put(invoice)
-    return invoice
+    return invoice | _totals(invoice)
 
 
 def finalize(world: World, identifier: str, *, at: int) -> None:
@@ -61,41 +76,25 @@ def finalize(world: World, identifier: str, *, at: int) -> None:
         invoice["number"] = f"{customer['invoice_prefix']}-{sequence:04d}"
         world.store.put({**customer, "next_invoice_sequence": sequence + 1})
     if invoice["automatic_tax"]["enabled"]:
-        invoice["automatic_tax"]["status"] = "complete"
+        _tax(world, invoice, customer, at=at)
     world.store.put(invoice)
     world.emit("invoice.finalized", invoice, at=at)
-    _collect(world, invoice, customer, at=at)
+    collect(world, invoice, at=at)
 
 
-def _collect(world: World, invoice: JsonObject, customer: JsonObject, *, at: int) -> None:
-    """Pay an open invoice, unless there is something to pay and the customer's payments are declined."""
-    due = invoice["amount_due"]
-    declined = bool(customer.get("deleted")) or customer["metadata"].get(DECLINE) == "true"
-    if due > 0:
-        invoice["attempt_count"] += 1
-        invoice["payments"]["data"] = [new_payment(invoice, at=at, paid=not declined)]
-    invoice["attempted"] = True
-    if due > 0 and declined:
-        world.store.put(invoice)
-        world.emit("invoice.payment_failed", invoice, at=at)
-        failed = "incomplete" if invoice["billing_reason"] == "subscription_create" else "past_due"
-        set_standing(world, invoice, failed, at=at)
+def _tax(world: World, invoice: JsonObject, customer: JsonObject, *, at: int) -> None:
+    """Nothing is added to a sum: what is shown is whether tax could be told, and that it is off where it couldn't."""
+    if not customer.get("deleted") and tax_of(customer)["automatic_tax"] == "supported":
+        invoice["automatic_tax"]["status"] = "complete"
         return
-    invoice |= {"status": "paid", "amount_paid": due, "amount_remaining": 0, "auto_advance": False}
-    invoice["status_transitions"]["paid_at"] = at
-    world.store.put(invoice)
-    world.emit("invoice.paid", invoice, at=at)
-    set_standing(world, invoice, "active", at=at)
-
-
-def set_standing(world: World, invoice: JsonObject, status: str, *, at: int) -> None:
-    """Let the subscription's status follow its latest invoice."""
+    off = {"enabled": False, "liability": None}
+    reason = "finalization_requires_location_inputs"
+    invoice["automatic_tax"] |= {**off, "status": "requires_location_inputs", "disabled_reason": reason}
     before = world.get("subscription", invoice["parent"]["subscription_details"]["subscription"])
-    if before["latest_invoice"] != invoice["id"] or before["ended_at"] is not None or before["status"] == status:
-        return
-    after = {**before, "status": status}
-    world.store.put(after)
-    world.emit("customer.subscription.updated", after, at=at, before=before)
+    if before["ended_at"] is None and before["automatic_tax"]["enabled"]:
+        after = {**before, "automatic_tax": {**off, "disabled_reason": "requires_location_inputs"}}
+        world.store.put(after)
+        world.emit("customer.subscription.updated", after, at=at, before=before)
 
 
 def _one_an_item(lines: Sequence[JsonObject]) -> list[JsonObject]:

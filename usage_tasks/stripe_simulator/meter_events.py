@@ -4,6 +4,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from uuid import uuid4
 
+from usage_tasks.stripe_simulator import alerts
 from usage_tasks.stripe_simulator.errors import ApiError
 from usage_tasks.stripe_simulator.meter_errors import MeterEventError, collect
 from usage_tasks.stripe_simulator.meters import find_meter
@@ -35,6 +36,9 @@ def _create_event(call: Call) -> JsonObject:
         collect(world, error, request=world.idempotency_key or identifier)
     # A bad event is stored too, for no meter: its identifier has been used.
     world.store.execute(_INSERT, identifier=identifier, received=received, **counted)
+    if counted["meter"]:
+        told = {"meter": counted["meter"], "customer": counted["customer"], "timestamp": counted["timestamp"]}
+        alerts.tell(world, **told, at=received)
     given = params.get("timestamp")
     event = {"object": "billing.meter_event", "event_name": params["event_name"], "identifier": identifier}
     timestamp = counted["timestamp"] if given is None else given

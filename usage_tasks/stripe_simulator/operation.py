@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from usage_tasks.stripe_simulator.errors import ApiError
 from usage_tasks.stripe_simulator.params import Spec
 from usage_tasks.stripe_simulator.wire import JsonObject
 from usage_tasks.stripe_simulator.world import World
@@ -19,7 +20,10 @@ class Call:
     subject: str = ""
 
 
-Handler: TypeAlias = Callable[[Call], JsonObject]
+Answer: TypeAlias = JsonObject | ApiError
+"""An error that is returned keeps what was done, as a declined payment does; one that is raised undoes it."""
+
+Handler: TypeAlias = Callable[[Call], Answer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

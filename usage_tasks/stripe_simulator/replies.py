@@ -18,6 +18,12 @@ _EXPANDABLE = {
     "invoice": "invoice",
     "price": "price",
     "product": "product",
+    "charge": "charge",
+    "latest_charge": "charge",
+    "payment_intent": "payment_intent",
+    "payment_method": "payment_method",
+    "default_payment_method": "payment_method",
+    "refund": "refund",
     "default_price": "price",
     "test_clock": "test_helpers.test_clock",
 }

@@ -1,6 +1,19 @@
 """The table of operations, and the look-up of a request in it."""
 
-from usage_tasks.stripe_simulator import catalog, customers, history, invoices, meter_events, meters, subscriptions
+from usage_tasks.stripe_simulator import (
+    alerts,
+    catalog,
+    credit_notes,
+    customers,
+    history,
+    invoices,
+    meter_events,
+    meters,
+    payment_intents,
+    payment_methods,
+    refunds,
+    subscriptions,
+)
 from usage_tasks.stripe_simulator.errors import not_simulated
 from usage_tasks.stripe_simulator.operation import Operation
 
@@ -11,6 +24,11 @@ OPERATIONS = (
     *meter_events.OPERATIONS,
     *subscriptions.OPERATIONS,
     *invoices.OPERATIONS,
+    *payment_methods.OPERATIONS,
+    *payment_intents.OPERATIONS,
+    *refunds.OPERATIONS,
+    *credit_notes.OPERATIONS,
+    *alerts.OPERATIONS,
     *history.OPERATIONS,
 )
 _BY_PATH = {(operation.method, operation.path): operation for operation in OPERATIONS}

@@ -173,6 +173,8 @@ def _form(request: Request) -> Form:
 
 def _perform(operation: Operation, call: Call) -> Reply:
     body = operation.handle(call)
+    if isinstance(body, ApiError):
+        return _error_reply(body)
     body = expand(call.world, body, call.params.get("expand") or ())
     return Reply(status=200, body=encode(body))
 

@@ -9,9 +9,10 @@ from pydantic import StringConstraints
 from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribution
 from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.holds import PaymentIntentId
 from usage_tasks.domain.payments import CURRENCIES, NewCustomer
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services import reset, subscribe, sync
+from usage_tasks.services import holds, reset, subscribe, sync
 from usage_tasks.settings import SettingsError
 from usage_tasks.storage.plans import Plan
 from usage_tasks.tasks.arguments import ActorText, Attribution, Credits, Moment, Name, UuidText
@@ -19,6 +20,8 @@ from usage_tasks.tasks.jobs import DryRun, Skipped, check_failed, run_job, take_
 from usage_tasks.tasks.task import task
 
 SEND_LIMIT: Final = 200
+
+IntentId = Annotated[str, StringConstraints(strict=True, pattern=r"^pi_[A-Za-z0-9]{1,200}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +108,29 @@ def create_stripe_subscription(
     attribution_id: Attribution,
     actor: ActorText,
     spending_limit: Credits | None = None,
+    hold_payment_intent_id: IntentId | None = None,
+    at: Moment | None = None,
 ) -> SubscriptionAnswer:
-    """Subscribe an account's customer to our metered price, or answer its open subscription; it is on stripe then."""
+    """Subscribe an account's customer to our metered price, or answer its open subscription; it is on stripe then.
+
+    With a confirmed hold its card becomes the customer's default first, and the hold is released.
+    """
     rt = runtime()
     account = parse_attribution(attribution_id)
+    if hold_payment_intent_id is not None:
+        holds.use_hold(
+            rt.transaction,
+            rt.stripe,
+            account.attribution_id,
+            PaymentIntentId(hold_payment_intent_id),
+            at=rt.instant(at),
+            actor=parse_actor(actor),
+        )
     made = subscribe.create_subscription(
         rt.transaction,
         rt.stripe,
         account,
-        price_by_currency=_prices(rt, account.kind),
+        price_by_currency=price_by_currency(rt, account.kind),
         spending_limit=spending_limit,
         limits=rt.spending_limits,
         actor=parse_actor(actor),
@@ -121,7 +138,8 @@ def create_stripe_subscription(
     return SubscriptionAnswer(stripe_subscription_id=made)
 
 
-def _prices(rt: Runtime, kind: AccountKind) -> dict[str, str]:
+def price_by_currency(rt: Runtime, kind: AccountKind) -> dict[str, str]:
+    """Answer the configured prices of a kind of account, by currency."""
     prices = {}
     for currency in CURRENCIES:
         try:

@@ -34,11 +34,14 @@ class Retry:
     first: timedelta
     longest: timedelta
 
-    def countdown_seconds(self, retries: int) -> float:
-        """How long to wait before the next attempt: between half the step and the whole."""
+    def countdown_seconds(self, retries: int, *, asked: timedelta | None = None) -> float:
+        """How long to wait before the next attempt: between half the step and the whole, and no less than was asked.
+
+        Never longer than the longest step: a waiting message is not to outlast the broker's patience.
+        """
         doublings = min(retries, 16)
         step = min(self.longest.total_seconds(), self.first.total_seconds() * (1 << doublings))
-        return step * random.uniform(0.5, 1)
+        return max(step * random.uniform(0.5, 1), min(asked or timedelta(0), self.longest).total_seconds())
 
 
 DATABASE: Final = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=60))
@@ -46,6 +49,7 @@ DATABASE: Final = Retry(attempts_max=8, first=timedelta(seconds=1), longest=time
 
 NEVER: Final = Retry(attempts_max=0, first=timedelta(0), longest=timedelta(0))
 
+_ANSWER_LENGTH_MAX: Final = 1024
 _HIDDEN: Final[Mapping[str, Any]] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
 """Else Celery shows the arguments in the headers of the message, and so to whoever watches the events."""
 
@@ -55,11 +59,17 @@ class ArgumentsError(PermanentError):
 
 
 def task(
-    *, name: str, time_limit: timedelta, retry: Retry = DATABASE, needs: Needs | None = None
+    *,
+    name: str,
+    time_limit: timedelta,
+    retry: Retry = DATABASE,
+    needs: Needs | None = None,
+    answer_shown: bool = True,
 ) -> Callable[[Callable[Parameters, Result]], "Task[Parameters, object]"]:
     """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
 
-    One that takes an actor or an account must say what it `needs`; others are the installation's own.
+    One that takes an actor or an account must say what it `needs`; others are the installation's own. An answer that
+    is not shown goes to the caller only, not into the worker's log or Flower.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
     """
@@ -81,6 +91,7 @@ def task(
             time_limit=seconds,
             soft_time_limit=seconds * 9 // 10,
             throws=(PermanentError,),
+            resultrepr_maxsize=_ANSWER_LENGTH_MAX if answer_shown else 0,
         )(run)
 
     return declare
@@ -107,7 +118,7 @@ def _run(
         outcome = "done"
     except RetryableError as error:
         outcome = "retried" if self.request.retries < retry.attempts_max else "exhausted"
-        wait = retry.countdown_seconds(self.request.retries)
+        wait = retry.countdown_seconds(self.request.retries, asked=error.retry_after)
         raise self.retry(exc=error, countdown=wait, **_HIDDEN) from error
     except PermanentError as error:
         outcome = "refused"

@@ -38,5 +38,7 @@ def configure_logging(level: str = "INFO") -> None:
     root.setLevel(level)
     # The SDK logs bodies at debug and one line a call at info; the gateway's metrics say the same without them.
     logging.getLogger("stripe").setLevel(logging.WARNING)
+    # urllib3 logs each path at debug, and with it the ids of payment methods.
+    logging.getLogger("urllib3").setLevel(logging.INFO)
     # Celery's pool logs the arguments of every task at debug.
     logging.getLogger("celery.pool").setLevel(logging.INFO)

@@ -1,0 +1,166 @@
+"""The whole history of a subscription, delivered in any order, late and more than once, ends in one state."""
+
+import itertools
+from datetime import datetime
+from typing import Any
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.billing.bench import DUNNING, Bench
+from tests.billing.world import GRACE
+from tests.factories import DAY, HOUR, team
+from usage_tasks.domain.cycles import add_months
+from usage_tasks.services.dunning import advance_dunning
+
+STEPS = 9
+EVENTS_MAX = 40
+PROMPT = [(0, 0, 1)] * EVENTS_MAX
+LAST_FIRST = [(STEPS, EVENTS_MAX - place, 2) for place in range(EVENTS_MAX)]
+_deliveries = st.tuples(st.integers(0, STEPS), st.integers(0, 9), st.integers(1, 3))
+_numbers = itertools.count()
+
+
+class History:
+    """One account's life with Stripe: each step says what happens, then what arrives of it is handled."""
+
+    def __init__(self, bench: Bench, deliveries: list[tuple[int, int, int]]) -> None:
+        self.bench, self.account = bench, team(f"any-order-{next(_numbers)}")
+        self.deliveries = iter(deliveries)
+        self.waiting: list[tuple[int, int, int, Any]] = []
+        self.step = 0
+        self.began = bench.now()
+        bench.world.new_events()
+        self.customer = bench.customer(self.account)
+        bench.subscription(self.account)
+        self.ends = [add_months(self.began, month) for month in (1, 2, 3)]
+        self.cancelled_at = self.ends[-1] + 5 * DAY
+
+    def live(self) -> None:
+        world = self.bench.world
+        self.use(10, self.began + HOUR)
+        self.arrive(self.began + 2 * HOUR)
+        self.arrive(self.ends[0] + GRACE)
+        world.decline(self.customer)
+        self.use(7, self.ends[0] + 2 * HOUR)
+        self.arrive(self.ends[1] + GRACE)
+        world.v1.invoices.mark_uncollectible(self.latest())
+        self.arrive(self.ends[1] + DAY)
+        world.decline(self.customer, declined=False)
+        world.collect(self.latest())
+        self.gather()  # Stripe shows no event for longer than thirty days
+        world.decline(self.customer)
+        self.use(4, self.ends[1] + DAY + HOUR)
+        self.arrive(self.ends[2] + GRACE)
+        self.bench.world.advance(self.ends[2] + DAY)
+        world.v1.invoices.void_invoice(self.latest())
+        self.use(3, self.ends[2] + 2 * DAY)
+        self.arrive(self.ends[2] + 3 * DAY)
+        world.advance(self.cancelled_at)
+        world.decline(self.customer, declined=False)
+        world.v1.subscriptions.cancel(world.subscriptions()[0].id, {"invoice_now": True})
+        self.arrive(self.cancelled_at)
+        self.arrive(self.cancelled_at + GRACE)
+        self.step = STEPS
+        self.arrive(self.cancelled_at + DAY)
+
+    def use(self, credits_used: int, until: datetime) -> None:
+        self.bench.use(self.account, credits_used, until=until)
+        self.bench.sync_and_send(until)
+
+    def latest(self) -> str:
+        return str(self.bench.world.invoices(self.customer)[-1].id)
+
+    def arrive(self, at: datetime) -> None:
+        """Let time pass; hand over what is due by this step, in the order that was drawn, and handle it."""
+        self.bench.world.advance(at)
+        self.gather()
+        due = [each for each in self.waiting if self.step == STEPS or each[0] <= self.step]
+        self.waiting = [each for each in self.waiting if each not in due]
+        for _, _, copy, event in sorted(due, key=lambda each: (each[0], each[1])):
+            self.bench.store_copy(event, copy)
+        self.bench.handle_stored(at)
+        self.step += 1
+
+    def gather(self) -> None:
+        for event in self.bench.world.new_events():
+            delay, place, copies = next(self.deliveries, (0, 0, 1))
+            self.waiting += [(self.step + delay, place, copy, event) for copy in range(copies)]
+
+    def state(self, at: datetime) -> dict[str, Any]:
+        bench, account = self.bench, self.account
+        with bench.transaction() as connection:
+            advance_dunning(connection, at=at, policy=DUNNING)
+        names = {row.id: number for number, row in enumerate(bench.world.invoices(self.customer))}
+        entries = bench.rows(
+            "SELECT key, kind, credit_cents, effective_at FROM ledger_entry WHERE attribution_id = :account "
+            "AND kind <> 'session' AND credit_cents <> 0 ORDER BY effective_at, key",
+            account=account,
+        )
+        invoices = bench.rows(
+            "SELECT stripe_invoice_id AS id, status, credit_cents, failed_at IS NOT NULL AS failed FROM stripe_invoice "
+            "WHERE attribution_id = :account ORDER BY created_at, period_end",
+            account=account,
+        )
+        return {
+            "entries": {
+                (key.partition(":")[0], names[key.partition(":")[2]], cents, effective)
+                for key, _, cents, effective in entries
+            },
+            "invoices": [(names[row.id], row.status, row.credit_cents, row.failed) for row in invoices],
+            "cost_center": self.rows(
+                "SELECT billing_strategy, spending_limit, cycle_started_at FROM cost_center WHERE superseded_at IS NULL"
+            ),
+            "subscription": self.rows("SELECT status, stripe_ended_at, ended_at FROM stripe_subscription WHERE true"),
+            "dunning": self.rows("SELECT state FROM dunning WHERE true"),
+        }
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        found = self.bench.rows(f"{statement} AND attribution_id = :account", account=self.account)
+        return [tuple(row) for row in found]
+
+    def expected(self) -> dict[str, Any]:
+        first, second, third = (end + GRACE for end in self.ends)
+        given_up, paid, voided = second, self.ends[1] + DAY, self.ends[2] + DAY
+        last = self.cancelled_at + GRACE
+        return {
+            "entries": {
+                ("invoice", 1, -1000, first),
+                ("invoice", 2, -700, second),
+                ("invoice-uncollectible", 2, 700, given_up),
+                ("write-off-uncollectible", 2, -700, given_up),
+                ("invoice-recovered", 2, -700, paid),
+                ("write-off-recovered", 2, 700, paid),
+                ("invoice", 3, -400, third),
+                ("invoice-void", 3, 400, voided),
+                ("write-off-void", 3, -400, voided),
+                ("invoice", 4, -300, last),
+            },
+            "invoices": [
+                (0, "paid", 0, False),
+                (1, "paid", 1000, False),
+                (2, "paid", 700, True),
+                (3, "void", 400, True),
+                (4, "paid", 300, False),
+            ],
+            "cost_center": [("other", 500, last)],
+            "subscription": [("canceled", self.cancelled_at, self.cancelled_at)],
+            "dunning": [],
+        }
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.lists(_deliveries, min_size=EVENTS_MAX, max_size=EVENTS_MAX))
+@example(PROMPT)
+@example(LAST_FIRST)
+def test_any_order_delay_and_repetition_of_a_subscriptions_events_end_in_the_same_state(
+    bench: Bench, deliveries: list[tuple[int, int, int]]
+) -> None:
+    history = History(bench, deliveries)
+    history.live()
+    at = history.cancelled_at + DAY
+    assert history.state(at) == history.expected()
+    assert bench.balance(history.account, at) == 0
+    assert bench.verified(at).clean
+    states = bench.rows("SELECT state FROM stripe_event GROUP BY state")
+    assert [row.state for row in states] == ["applied"]

@@ -1,0 +1,56 @@
+from typing import Any
+
+import pytest
+
+from tests.factories import DAY, START, team
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.invoices import KnownInvoice, movements
+from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeSubscriptionId
+
+LATER = START + DAY
+
+
+def moves(**fields: Any) -> list[tuple[str, int]]:
+    """What the ledger holds of an invoice over 7 credits, finalized at START unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "attribution_id": team(),
+        "invoice_id": StripeInvoiceId("in_1"),
+        "subscription_id": StripeSubscriptionId("sub_1"),
+        "status": InvoiceStatus.OPEN,
+        "credit_cents": CreditCents(700),
+        "finalized_at": START,
+        "replaced_by": None,
+        "replacement_booked": False,
+    }
+    instants = dict.fromkeys(("paid_at", "voided_at", "uncollectible_at"))
+    booked = movements(KnownInvoice(**(defaults | instants | fields)))
+    return [(move.key.removesuffix(":in_1"), move.credit_cents) for move in booked]
+
+
+BOOKED = [("invoice", -700)]
+VOID = [("invoice-void", 700), ("write-off-void", -700)]
+GIVEN_UP = [("invoice-uncollectible", 700), ("write-off-uncollectible", -700)]
+RECOVERED = [("invoice-recovered", -700), ("write-off-recovered", 700)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"finalized_at": None}, []),
+        ({"paid_at": START}, BOOKED),
+        ({"voided_at": LATER}, BOOKED + VOID),
+        ({"uncollectible_at": LATER}, BOOKED + GIVEN_UP),
+        ({"uncollectible_at": START, "paid_at": START}, BOOKED + GIVEN_UP + RECOVERED),
+        ({"uncollectible_at": START, "voided_at": LATER}, BOOKED + GIVEN_UP),
+        ({"voided_at": LATER, "replaced_by": "in_2"}, BOOKED + VOID),
+        (
+            {"voided_at": LATER, "replaced_by": "in_2", "replacement_booked": True},
+            [*BOOKED, *VOID, ("write-off-replaced", 700)],
+        ),
+        ({"credit_cents": CreditCents(0), "voided_at": LATER}, [("invoice", 0)]),
+    ],
+)
+def test_what_an_invoice_means_follows_from_where_it_stands(
+    fields: dict[str, Any], expected: list[tuple[str, int]]
+) -> None:
+    assert moves(**fields) == expected

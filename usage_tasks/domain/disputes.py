@@ -1,0 +1,67 @@
+"""Disputes: a cardholder's bank takes money back, or asks first; whom that blocks, and until when.
+
+Source: SEMANTICS, Stripe, dispute; docs/adr/0017.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, NewType
+
+from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.payments import StripeCustomerId
+
+DisputeId = NewType("DisputeId", str)
+
+
+class DisputeStatus(StrEnum):
+    """How a dispute stands."""
+
+    WARNING_NEEDS_RESPONSE = "warning_needs_response"
+    WARNING_UNDER_REVIEW = "warning_under_review"
+    WARNING_CLOSED = "warning_closed"
+    NEEDS_RESPONSE = "needs_response"
+    UNDER_REVIEW = "under_review"
+    PREVENTED = "prevented"
+    WON = "won"
+    LOST = "lost"
+
+
+SETTLED: Final = frozenset(
+    {DisputeStatus.WARNING_CLOSED, DisputeStatus.PREVENTED, DisputeStatus.WON, DisputeStatus.LOST}
+)
+"""What is settled stays as it is, whatever an older event says."""
+
+FORGIVING: Final = SETTLED - {DisputeStatus.LOST}
+"""A dispute that ended so blocks nobody; one that was lost blocks until a person decides otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispute:
+    """A dispute as Stripe has it now. `amount` is in currency cents."""
+
+    dispute_id: DisputeId
+    customer_id: StripeCustomerId | None
+    status: DisputeStatus
+    reason: str
+    amount: int
+    currency: str
+    created_at: datetime
+
+
+def parse_status(text: str) -> DisputeStatus:
+    """Read a status; raise PermanentError for one that nobody has thought about yet."""
+    try:
+        return DisputeStatus(text)
+    except ValueError as error:
+        raise PermanentError(f"dispute: status {text!r} is not allowed: {', '.join(DisputeStatus)}") from error
+
+
+def follow(known: DisputeStatus | None, told: DisputeStatus) -> DisputeStatus:
+    """Answer where a dispute stands after it was looked at again: a look may be older than the last one."""
+    return known if known in SETTLED else told
+
+
+def blocks(status: DisputeStatus) -> bool:
+    """Tell whether a dispute that stands so blocks who is responsible for it."""
+    return status not in FORGIVING

@@ -1,0 +1,106 @@
+"""What an invoice means to the ledger: booked, given up, paid after all, voided, replaced. Source: docs/adr/0015.
+
+The entries follow from where the invoice stands, not from which event told it: any order of events books the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.ledger import EntryKind, invoice_key
+from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeSubscriptionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownInvoice:
+    """What is stored of an invoice: the furthest that it was ever seen, and the credits that it bills."""
+
+    attribution_id: AttributionId
+    invoice_id: StripeInvoiceId
+    subscription_id: StripeSubscriptionId
+    status: InvoiceStatus
+    credit_cents: CreditCents
+    finalized_at: datetime | None
+    paid_at: datetime | None
+    voided_at: datetime | None
+    uncollectible_at: datetime | None
+    replaced_by: StripeInvoiceId | None
+    replacement_booked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """One entry that the ledger is to hold of an invoice."""
+
+    key: str
+    kind: EntryKind
+    credit_cents: int
+    effective_at: datetime
+    description: str
+
+
+def movements(known: KnownInvoice) -> Sequence[Movement]:
+    """Tell which entries the ledger holds of an invoice that stands as it does; none of a draft."""
+    if known.finalized_at is None:
+        return ()
+    identifier, cents = known.invoice_id, known.credit_cents
+    booked = Movement(
+        key=invoice_key(identifier),
+        kind=EntryKind.INVOICE,
+        credit_cents=-cents,
+        effective_at=known.finalized_at,
+        description=f"Invoice {identifier} finalized in Stripe",
+    )
+    if cents == 0:
+        return (booked,)
+    return (booked, *_given_up(known), *_voided(known))
+
+
+def _given_up(known: KnownInvoice) -> Sequence[Movement]:
+    given_up, paid = known.uncollectible_at, known.paid_at
+    if given_up is None:
+        return ()
+    reversed_ = _pair(known, "uncollectible", known.credit_cents, given_up, "marked uncollectible in Stripe")
+    if paid is None or paid < given_up:
+        return reversed_
+    return (*reversed_, *_pair(known, "recovered", -known.credit_cents, paid, "paid after it was given up"))
+
+
+def _voided(known: KnownInvoice) -> Sequence[Movement]:
+    """A void invoice is waived, once; where a revision that is booked bills in its stead, nothing is waived."""
+    voided = known.voided_at
+    if voided is None:
+        return ()
+    waived = () if known.uncollectible_at else _pair(known, "void", known.credit_cents, voided, "voided in Stripe")
+    if not known.replacement_booked:
+        return waived
+    replaced = Movement(
+        key=f"write-off-replaced:{known.invoice_id}",
+        kind=EntryKind.WRITE_OFF,
+        credit_cents=known.credit_cents,
+        effective_at=voided,
+        description=f"Invoice {known.invoice_id}: replaced by {known.replaced_by}",
+    )
+    return (*waived, replaced)
+
+
+def _pair(known: KnownInvoice, what: str, cents: int, at: datetime, happened: str) -> tuple[Movement, Movement]:
+    """Take credits off what is invoiced and waive them, or with the other sign both back: no balance moves."""
+    description = f"Invoice {known.invoice_id} {happened}"
+    reversal = Movement(
+        key=f"invoice-{what}:{known.invoice_id}",
+        kind=EntryKind.INVOICE_REVERSAL,
+        credit_cents=cents,
+        effective_at=at,
+        description=description,
+    )
+    write_off = Movement(
+        key=f"write-off-{what}:{known.invoice_id}",
+        kind=EntryKind.WRITE_OFF,
+        credit_cents=-cents,
+        effective_at=at,
+        description=description,
+    )
+    return reversal, write_off

@@ -1,0 +1,89 @@
+"""Money that goes back: which credits a credit note takes off an invoice. Source: docs/adr/0017."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from typing import Final, NewType
+
+from usage_tasks.domain.credits import CENTS_PER_CREDIT, CreditCents
+from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.ledger import EntryKind
+from usage_tasks.domain.payments import Invoice, StripeCustomerId, StripeInvoiceId
+
+CreditNoteId = NewType("CreditNoteId", str)
+RefundId = NewType("RefundId", str)
+
+INVOICED_KIND: Final = EntryKind.INVOICE_REVERSAL
+FORGIVEN_KIND: Final = EntryKind.WRITE_OFF
+
+_HALF: Final = Fraction(1, 2)
+_REFUND_STEPS: Final = {"pending": 0, "requires_action": 1, "succeeded": 2, "failed": 3, "canceled": 3}
+"""A refund that succeeded may still come back; one that failed or was canceled is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditedLine:
+    """One line of a credit note; `invoice_line_id` is None for one that is of no line of the invoice."""
+
+    invoice_line_id: str | None
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditNote:
+    """A credit note as Stripe has it now; amounts in currency cents."""
+
+    credit_note_id: CreditNoteId
+    invoice_id: StripeInvoiceId
+    customer_id: StripeCustomerId
+    voided: bool
+    amount: int
+    currency: str
+    lines: Sequence[CreditedLine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund:
+    """A refund as Stripe has it now; `amount` in currency cents."""
+
+    refund_id: RefundId
+    status: str
+    amount: int
+    currency: str
+    payment_intent_id: str | None
+    customer_id: StripeCustomerId | None
+    created_at: datetime
+
+
+def credited_cents(note: CreditNote, invoice: Invoice, our_prices: frozenset[str]) -> CreditCents:
+    """Tell how many credits a note takes off: of each line of ours the share of its money, rounded once, half up."""
+    lines = {line.line_id: line for line in invoice.lines if line.price_id in our_prices and line.amount}
+    shares = (
+        Fraction(lines[credited.invoice_line_id].quantity)
+        * Fraction(credited.amount, lines[credited.invoice_line_id].amount)
+        for credited in note.lines
+        if credited.invoice_line_id in lines
+    )
+    return CreditCents((sum(shares, start=Fraction(0)) * CENTS_PER_CREDIT + _HALF) // 1)
+
+
+def note_prefix(invoice_id: StripeInvoiceId) -> str:
+    """Name what the keys of all entries of an invoice's credit notes begin with."""
+    return f"invoice:{invoice_id}:credit_note:"
+
+
+def reversal_keys(invoice_id: StripeInvoiceId, note_id: CreditNoteId, *, voided: bool = False) -> tuple[str, str]:
+    """Name the two entries of a credit note, or of its voiding: what the invoice bills less, and what is forgiven."""
+    stem = f"{note_prefix(invoice_id)}{note_id}{':void' if voided else ''}"
+    return f"{stem}:invoiced", f"{stem}:forgiven"
+
+
+def is_refund_news(known: str | None, told: str) -> bool:
+    """Tell whether a refund has gone on since it was last looked at: a look may be older than the last one.
+
+    Raises PermanentError for a status that nobody has thought about yet.
+    """
+    if told not in _REFUND_STEPS:
+        raise PermanentError(f"refund: status {told!r} is not allowed: {', '.join(_REFUND_STEPS)}")
+    return known is None or _REFUND_STEPS[told] > _REFUND_STEPS[known]

@@ -1,0 +1,34 @@
+"""What Stripe says of an event, and of an invoice that does not exist yet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from usage_tasks.domain.payments import InvoiceLine, StripeCustomerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFacts:
+    """An event, as far as its object does not say it. `changed` names the fields that an update changed.
+
+    `alert_id` and `value` are of an alert that was triggered.
+    """
+
+    event_id: str
+    type: str
+    object_id: str | None
+    customer_id: StripeCustomerId | None
+    changed: frozenset[str]
+    alert_id: str | None = None
+    value: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoicePreview:
+    """The next invoice as it would be now; amounts in currency cents."""
+
+    currency: str
+    total: int
+    period_start: datetime
+    period_end: datetime
+    lines: Sequence[InvoiceLine]

@@ -1,0 +1,64 @@
+"""What is seen of each call: how long it took and how it ended by operation, and Stripe's request ids in the log."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import stripe
+import structlog
+
+from usage_tasks.domain.errors import DeclinedError, RetryableError, UsageError
+from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS
+
+log = structlog.get_logger(__name__)
+
+_QUIET: Final = frozenset({"meter_events.create"})
+"""Thousands an hour, each a row of its own: their lines are for debugging."""
+
+
+class Noting(stripe.RequestsClient):
+    """The SDK's HTTP client, which notes the request ids that Stripe answered with. One a thread."""
+
+    def __init__(self, timeout: tuple[float, float]) -> None:
+        super().__init__(timeout=timeout)
+        self.request_ids: list[str] = []
+
+    def request(  # type: ignore[override]  # the SDK's RequestsClient differs from its own base in the same way
+        self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        answer: tuple[bytes, int, Mapping[str, str]] = super().request(method, url, headers, post_data)
+        if request_id := answer[2].get("Request-Id"):
+            self.request_ids.append(request_id)
+        return answer
+
+
+@contextmanager
+def observed(operation: str, http_client: Noting) -> Iterator[None]:
+    """Measure a call, and write one line about it: no parameter, no payload, no message."""
+    http_client.request_ids.clear()
+    started = time.perf_counter()
+    outcome = "ok"
+    try:
+        yield
+    except UsageError as error:
+        outcome = outcome_of(error)
+        raise
+    finally:
+        elapsed = time.perf_counter() - started
+        STRIPE_CALL_SECONDS.labels(operation, outcome).observe(elapsed)
+        write = log.debug if outcome == "ok" and operation in _QUIET else log.info
+        write(
+            "stripe.called",
+            operation=operation,
+            outcome=outcome,
+            duration_seconds=round(elapsed, 4),
+            request_ids=list(http_client.request_ids),
+        )
+
+
+def outcome_of(error: UsageError) -> str:
+    """Name how a call ended: a bank's no is business, not a fault."""
+    if isinstance(error, DeclinedError):
+        return "declined"
+    return "retryable" if isinstance(error, RetryableError) else "permanent"

@@ -1,0 +1,74 @@
+"""What the services ask of Stripe about payers and their money: holds, tax, disputes, what went back."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.customers import PriceInformation, StripeCustomer
+from usage_tasks.domain.disputes import Dispute, DisputeId
+from usage_tasks.domain.holds import Hold, PaymentIntentId
+from usage_tasks.domain.payments import StripeCustomerId, StripeInvoiceId, StripeSubscriptionId
+from usage_tasks.domain.reversals import CreditNote, CreditNoteId, Refund, RefundId
+from usage_tasks.domain.stripe_objects import EventFacts, InvoicePreview
+
+
+class PaymentGateway(Protocol):
+    """Errors are those of StripeGateway; NotFoundError for what is not there, DeclinedError for a bank's no."""
+
+    def get_customer(self, customer_id: StripeCustomerId) -> StripeCustomer:
+        """Fetch a customer as it is now, with its tax state and the subscriptions that are not over."""
+        ...
+
+    def search_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomer]:
+        """Find an account's customers by what they say; what is new may not be found for an hour."""
+        ...
+
+    def adopt_payment_method(self, customer_id: StripeCustomerId, payment_method_id: str) -> None:
+        """Make a payment method the customer's default, and its address, where it has one, the customer's."""
+        ...
+
+    def create_hold(self, customer_id: StripeCustomerId, *, currency: str, idempotency_key: str) -> Hold:
+        """Ask for a hold that the payer is to confirm; the same key answers with the same hold."""
+        ...
+
+    def get_hold(self, payment_intent_id: PaymentIntentId) -> Hold:
+        """Fetch a hold as it is now."""
+        ...
+
+    def release_hold(self, payment_intent_id: PaymentIntentId) -> None:
+        """Let go of a hold; one that is over already stays so."""
+        ...
+
+    def set_automatic_tax(self, subscription_id: StripeSubscriptionId, *, enabled: bool) -> None:
+        """Let a subscription's invoices tell tax, or not."""
+        ...
+
+    def get_price(self, price_id: str) -> PriceInformation:
+        """Fetch a price."""
+        ...
+
+    def get_dispute(self, dispute_id: DisputeId) -> Dispute:
+        """Fetch a dispute as it is now."""
+        ...
+
+    def get_refund(self, refund_id: RefundId) -> Refund:
+        """Fetch a refund as it is now."""
+        ...
+
+    def find_invoice_of(self, payment_intent_id: str) -> StripeInvoiceId | None:
+        """Tell which invoice a payment paid, if it paid one."""
+        ...
+
+    def get_credit_note(self, credit_note_id: CreditNoteId) -> CreditNote:
+        """Fetch a credit note as it is now, with all of its lines."""
+        ...
+
+    def preview_invoice(
+        self, customer_id: StripeCustomerId, *, subscription_id: StripeSubscriptionId
+    ) -> InvoicePreview:
+        """Ask what a subscription's next invoice comes to, as far as Stripe's meter knows by now."""
+        ...
+
+    def get_event(self, event_id: str) -> EventFacts:
+        """Fetch what an event says besides its object: what changed, and of whom it tells."""
+        ...
