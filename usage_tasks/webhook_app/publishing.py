@@ -39,7 +39,7 @@ class BrokerAwayError(RetryableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broker:
-    """Where messages go: plain values of Celery's configuration."""
+    """Where messages go: plain values of Celery's configuration. Exchange and key are how the queue is declared."""
 
     url: str
     transport_options: Mapping[str, Any]
@@ -162,8 +162,9 @@ class Publisher:
             for event in events:
                 self._producer.publish(
                     ((), {"event_id": event.event_id, "payload": event.body}, _EMBEDDED),
-                    exchange=self._broker.exchange,
-                    routing_key=self._broker.routing_key,
+                    # Straight to the queue, as Celery does: queues of one installation share an exchange and its key.
+                    exchange="",
+                    routing_key=self._broker.queue,
                     declare=[self._target],
                     serializer="json",
                     headers=task_headers(event.event_id),
