@@ -36,6 +36,7 @@ test: $(VENV)/.dev
 # Every figure beside its floor or peer; a table, and .data/bench.json.
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.sync
 
 # Which changes of the rules no test of theirs would notice; fails where fewer than 90 % are noticed. docs/mutation.md
 mutate: $(VENV)/.dev

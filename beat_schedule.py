@@ -22,11 +22,14 @@ def make_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "billing.reconcile_invoices": settings.invoice_reconcile_schedule,
         "billing.advance_dunning": timedelta(hours=1),
         "stripe.backfill_events": settings.stripe_backfill_schedule,
+        # Daily; ticked hourly, so that a beat that is restarted every day does not starve it.
+        "billing.drift_report": settings.billing_sync_schedule and timedelta(hours=1),
     }
     # What a lost message would have done is in a table; a sweep gets to it all the same.
     sweeps = (
         "billing.send_meter_events",
         "billing.release_holds",
+        "billing.settle_doubts",
         "stripe.apply_events",
         "maintenance.dispatch_outbox",
     )

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from usage_tasks import bulk
 from usage_tasks.celery import app
+from usage_tasks.commands.billing import add_to
 from usage_tasks.commands.quarantine import quarantine
 from usage_tasks.commands.report import report
 from usage_tasks.commands.webhooks import webhooks
@@ -56,6 +57,7 @@ cli.add_typer(webhooks, name="webhooks")
 cli.command("report")(report)
 invoice_commands = typer.Typer(help="Stripe's invoices.", no_args_is_help=True)
 cli.add_typer(invoice_commands, name="invoices")
+add_to(cli)
 out = Console()
 
 

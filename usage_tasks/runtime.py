@@ -14,6 +14,7 @@ import redis
 from sqlalchemy import Connection
 
 from usage_tasks.coordination.clock import Clock, SystemClock, TestClock
+from usage_tasks.coordination.pacer import Pacer
 from usage_tasks.coordination.snapshot import BalanceSnapshots
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import InvalidInputError
@@ -33,6 +34,8 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.stripe_checked_at: float | None = None
+        """When this process last found Stripe set up as the settings say, by its monotonic clock."""
         self._epoch: Epoch | None = None
 
     def fenced(self, epoch: Epoch) -> "Runtime":
@@ -59,6 +62,7 @@ class Runtime:
             secret_key=read_stripe_credentials(self.settings).get_secret_key(),
             meter_event_name=self.settings.stripe_meter_event_name,
             api_base=self.settings.stripe_api_base,
+            admission=Pacer(self.redis, calls_per_second=self.settings.stripe_calls_per_second).call,
         )
 
     @cached_property

@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from tests.billing.population import add_paying, charge_all
 from tests.billing.world import StripeWorld
-from tests.factories import LIMITS, SYSTEM, make_id, session_report
+from tests.factories import LIMITS, SYSTEM, make_id, session_report, team
 from usage_tasks.domain.accounts import AttributionId, parse_attribution
 from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.ledger import EntryKind
@@ -20,9 +21,10 @@ from usage_tasks.services.apply_events import Applied, apply_events, parse_event
 from usage_tasks.services.billing_terms import BillingTerms
 from usage_tasks.services.reconcile import post_batch
 from usage_tasks.services.record import record_reports
+from usage_tasks.services.send import Sent, send_reports
 from usage_tasks.services.stripe_events.desk import Desk
 from usage_tasks.services.subscribe import create_customer, create_subscription
-from usage_tasks.services.sync import Sent, Transaction, report_quantities, send_reports
+from usage_tasks.services.sync import Transaction, report_quantities
 from usage_tasks.services.verify import Verdict, verify
 from usage_tasks.storage import balances, inbox
 from usage_tasks.storage.engine import Database
@@ -127,6 +129,17 @@ class Bench:
         self.receive_and_apply(self.now())
         return customer
 
+    def crowd(self, count: int, *, at: datetime, cents: int = 500) -> dict[AttributionId, str]:
+        """Let many accounts pay since an instant, each with a charge and a report of it; answer their customers."""
+        names = [team(f"crowd {number}") for number in range(count)]
+        customers = {name: str(self.world.v1.customers.create({"name": name}).id) for name in names}
+        with self.database.transaction() as connection:
+            add_paying(connection, customers, at=at)
+            charge_all(connection, cents, at=at)
+        self.world.advance(at)
+        self.sync(at)
+        return customers
+
     def now(self) -> datetime:
         """What the simulator's clock shows."""
         with self.world.server.simulator.world() as world:
@@ -136,8 +149,10 @@ class Bench:
         with self.database.transaction() as connection:
             return report_quantities(connection, at=at)
 
-    def send(self, stripe: StripeGateway | None = None, *, transaction: Transaction | None = None) -> Sent:
-        return send_reports(transaction or self.transaction, stripe or self.stripe, limit=100)
+    def send(
+        self, stripe: StripeGateway | None = None, *, transaction: Transaction | None = None, **options: Any
+    ) -> Sent:
+        return send_reports(transaction or self.transaction, stripe or self.stripe, **{"limit": 100} | options)
 
     def sync_and_send(self, at: datetime) -> None:
         self.world.advance(at)

@@ -278,3 +278,18 @@ def test_the_commands_list_show_replay_and_drop(bench: Bench, rt: Runtime, broke
     states = [row.state for row in bench.rows("SELECT state FROM stripe_event ORDER BY event_id")]
     assert states == ["pending", "dropped", "pending"]
     assert {row.actor for row in audits(bench)} == {"service:usage-tasks"}
+
+
+def test_a_meter_error_that_only_the_list_of_thin_events_tells_reaches_its_account(bench: Bench) -> None:
+    noon = BEGIN + 2 * HOUR
+    ((account, customer),) = bench.crowd(1, at=noon).items()
+    fill(bench, BEGIN, kind=EventKind.THIN)
+    bench.world.switch("meters", reject={customer: "meter_event_customer_not_found"})
+    bench.send()
+    assert fill(bench, noon, kind=EventKind.THIN).stored == 1
+    bench.apply(noon)
+    [event] = bench.rows("SELECT state, outcome FROM stripe_event WHERE type LIKE 'v1.billing.meter.%'")
+    assert event.state == "applied"
+    assert "parked 1" in event.outcome
+    [report] = bench.rows("SELECT state FROM meter_report WHERE attribution_id = :account", account=account)
+    assert report.state == "parked"

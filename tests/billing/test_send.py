@@ -1,22 +1,27 @@
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 from sqlalchemy import Connection
 
 from tests.billing.bench import Bench, CrashError, Wrapped, at_once, crash, crashing
 from tests.billing.conftest import BEGIN
 from tests.billing.world import KEY
-from tests.factories import HOUR, team
+from tests.factories import HOUR, SYSTEM, team
 from tests.stripe_gateway.canned import answering, error
+from usage_tasks.coordination.pacer import FAILURES_MAX, WAIT_MAX, Pacer
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.domain.payments import MeterEvent
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.sync import CLAIM_LIMIT, LEASE, Sent, backoff
-from usage_tasks.storage import meter_reports
+from usage_tasks.services.send import CLAIM_LIMIT, LEASE, PARKED_IN_A_ROW_MAX, Sent, pause_after
+from usage_tasks.services.sync import backoff
+from usage_tasks.storage import meter_queue
+from usage_tasks.storage.meter_queue import Outcome, Settlement
 from usage_tasks.stripe_gateway.live import CALL_SECONDS_MAX, LiveGateway
 from usage_tasks.tasks import billing
 
@@ -34,9 +39,9 @@ def with_reports(bench: Bench, *accounts: AttributionId, credits_used: int = 5) 
     return customers
 
 
-def claim(bench: Bench, limit: int = 10) -> list[meter_reports.ClaimedReport]:
+def claim(bench: Bench, limit: int = 10) -> list[meter_queue.ClaimedReport]:
     with bench.transaction() as connection:
-        return list(meter_reports.claim_reports(connection, limit=limit, lease=LEASE))
+        return list(meter_queue.claim_reports(connection, limit=limit, lease=LEASE))
 
 
 def lease_ends(bench: Bench) -> None:
@@ -74,8 +79,8 @@ def test_a_claimed_report_is_not_another_workers_until_its_lease_ends(bench: Ben
     assert [report.attempts for report in claim(bench)] == [2]
 
 
-def test_a_lease_outlasts_the_calls_it_is_for() -> None:
-    assert timedelta(seconds=CLAIM_LIMIT * CALL_SECONDS_MAX) < LEASE
+def test_a_lease_outlasts_the_calls_it_is_for_and_the_waits_for_their_turns() -> None:
+    assert CLAIM_LIMIT * (timedelta(seconds=CALL_SECONDS_MAX) + WAIT_MAX) < LEASE
 
 
 def test_workers_at_once_claim_each_report_once(bench: Bench) -> None:
@@ -85,19 +90,48 @@ def test_workers_at_once_claim_each_report_once(bench: Bench) -> None:
     assert len(set(claimed) | {report.identifier for report in claim(bench)}) == 6
 
 
-def test_an_account_has_one_report_in_flight_the_oldest(bench: Bench) -> None:
+def test_an_account_has_one_report_in_flight(bench: Bench) -> None:
     with_reports(bench, ACCOUNT)
+    held = claim(bench)
     bench.use(ACCOUNT, 5, until=NOON + HOUR)
     bench.sync(NOON + HOUR)
-    assert [report.as_of for report in claim(bench)] == [NOON]
+    assert [report.as_of for report in held] == [NOON]
     assert claim(bench) == []
 
 
-def test_the_reports_of_an_account_are_sent_oldest_first(bench: Bench) -> None:
+def test_an_older_report_that_comes_in_while_one_is_in_flight_waits_for_it(bench: Bench) -> None:
+    with_reports(bench, ACCOUNT)
+    (held,) = claim(bench)
+    bench.execute(
+        "INSERT INTO meter_report (attribution_id, as_of, identifier, quantity) "
+        "VALUES (:account, :as_of, 'closing', 3)",
+        account=ACCOUNT,
+        as_of=NOON - HOUR,
+    )
+    assert claim(bench) == []
+    with bench.transaction() as connection:
+        meter_queue.settle_reports(connection, [Settlement(report=held, outcome=Outcome.UNSENT)], actor=SYSTEM)
+    assert [report.identifier for report in claim(bench)] == ["closing"]
+
+
+def test_of_a_period_that_was_not_sent_only_the_last_report_is(bench: Bench) -> None:
     with_reports(bench, ACCOUNT)
     bench.use(ACCOUNT, 5, until=NOON + HOUR)
     bench.world.advance(NOON + HOUR)
     bench.sync(NOON + HOUR)
+    assert bench.reports() == [(NOON, 5, "dropped"), (NOON + HOUR, 10, "pending")]
+    assert bench.send().accepted == 1
+    assert [value for _, value in bench.world.meter_events()] == [10]
+
+
+def test_the_reports_of_an_account_are_sent_oldest_first(bench: Bench) -> None:
+    with_reports(bench, ACCOUNT)
+    held = claim(bench)
+    bench.use(ACCOUNT, 5, until=NOON + HOUR)
+    bench.world.advance(NOON + HOUR)
+    bench.sync(NOON + HOUR)
+    lease_ends(bench)
+    assert len(held) == 1
     assert bench.send().accepted == 2
     assert [value for _, value in bench.world.meter_events()] == [5, 10]
 
@@ -118,14 +152,14 @@ def test_a_report_that_stripe_is_too_busy_for_is_due_later_and_the_others_go_on(
     other = team("two")
     customers = with_reports(bench, ACCOUNT, other)
     busy = Refusing(bench, customers[ACCOUNT], RetryableError("busy"))
-    assert bench.send(busy) == Sent(accepted=1, retried=1, parked=0)
+    assert bench.send(busy) == Sent(accepted=1, retried=1, parked=0, waiting=1)
     assert [state for _, _, state in bench.reports(other)] == ["accepted"]
     row = bench.rows(
         "SELECT error, claimed_until, next_attempt_at - clock_timestamp() AS wait FROM meter_report "
         "WHERE state = 'pending'"
     )[0]
     assert (row.error, row.claimed_until) == ("busy", None)
-    assert timedelta(seconds=2) < row.wait <= backoff(1)
+    assert timedelta(0) < row.wait <= pause_after(1)
     assert bench.send() == Sent(accepted=0, retried=0, parked=0)
     bench.execute("UPDATE meter_report SET next_attempt_at = clock_timestamp()")
     assert bench.send() == Sent(accepted=1, retried=0, parked=0)
@@ -188,8 +222,27 @@ def test_a_worker_that_is_late_does_not_undo_what_another_settled(bench: Bench) 
     lease_ends(bench)
     assert bench.send().accepted == 1
     with bench.transaction() as connection:
-        meter_reports.mark_parked(connection, late, error="late")
-        meter_reports.mark_retry(connection, late, after=timedelta(0), error="late")
+        for outcome in (Outcome.PARKED, Outcome.RETRY, Outcome.UNSENT):
+            meter_queue.settle_reports(
+                connection, [Settlement(report=late, outcome=outcome, error="late")], actor=SYSTEM
+            )
+    assert bench.reports() == [(NOON, 5, "accepted")]
+
+
+def test_a_worker_that_is_late_does_not_end_the_claim_of_another(bench: Bench) -> None:
+    with_reports(bench, ACCOUNT)
+    late = claim(bench)[0]
+    lease_ends(bench)
+    (held,) = claim(bench)
+    with bench.transaction() as connection:
+        for outcome in (Outcome.PARKED, Outcome.RETRY, Outcome.UNSENT):
+            meter_queue.settle_reports(
+                connection, [Settlement(report=late, outcome=outcome, error="late")], actor=SYSTEM
+            )
+    assert bench.rows("SELECT state, claimed_until FROM meter_report") == [("pending", held.claimed_until)]
+    # That Stripe took it is true, whoever says so.
+    with bench.transaction() as connection:
+        meter_queue.settle_reports(connection, [Settlement(report=late, outcome=Outcome.ACCEPTED)], actor=SYSTEM)
     assert bench.reports() == [(NOON, 5, "accepted")]
 
 
@@ -213,7 +266,9 @@ def test_no_transaction_is_open_during_a_call(bench: Bench) -> None:
 
 def test_the_task_sends_what_is_due_and_says_how_much(bench: Bench, rt: Runtime, broker: str) -> None:
     with_reports(bench, ACCOUNT)
-    assert billing.send_meter_events() == {"accepted": 1, "retried": 0, "parked": 0}
+    sent = {"accepted": 1, "retried": 0, "parked": 0, "waiting": 0, "halted": None, "more": False}
+    assert billing.send_meter_events() == sent
+    assert billing.send_meter_events() == sent | {"accepted": 0}
 
 
 def test_the_task_ends_in_error_with_counts_if_a_report_was_parked(bench: Bench, rt: Runtime, broker: str) -> None:
@@ -224,11 +279,96 @@ def test_the_task_ends_in_error_with_counts_if_a_report_was_parked(bench: Bench,
     assert [state for _, _, state in bench.reports(ACCOUNT)] == ["parked"]
 
 
-def test_reports_wait_while_stripe_is_down_and_go_when_it_is_back(bench: Bench) -> None:
-    accounts = [team(number) for number in range(6)]
-    with_reports(bench, *accounts)
+def test_reports_wait_while_stripe_is_down_and_go_when_it_is_back(bench: Bench, redis_url: str) -> None:
+    accounts = bench.crowd(FAILURES_MAX + 6, at=NOON)
+    pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=1000, cool_off=timedelta(milliseconds=50))
     with answering((500, error("down", kind="api_error"))) as down:
-        gateway = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=down.url)
-        assert bench.send(gateway) == Sent(accepted=0, retried=3, parked=0)  # enough to see that it is down
-    bench.execute("UPDATE meter_report SET next_attempt_at = clock_timestamp(), claimed_until = NULL")
+        gateway = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=down.url, admission=pacer.call)
+        sent = bench.send(gateway)
+    assert (sent.accepted, sent.retried, sent.parked, sent.waiting) == (0, FAILURES_MAX, 0, FAILURES_MAX)
+    assert sent.halted is not None
+    assert "taken to be away" in sent.halted
+    untried = bench.rows("SELECT 1 FROM meter_report WHERE attempts = 0 AND claimed_until IS NULL")
+    assert len(untried) == 6
+    bench.execute("UPDATE meter_report SET next_attempt_at = clock_timestamp()")
+    time.sleep(0.05)  # the breaker cools off
+    up = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=bench.world.url, admission=pacer.call)
+    assert bench.send(up) == Sent(accepted=len(accounts), retried=0, parked=0)
+
+
+def test_a_key_that_stripe_does_not_know_parks_nobody(bench: Bench) -> None:
+    bench.crowd(6, at=NOON)
+    with answering((401, error("no such key", kind="invalid_request_error"))) as refusing:
+        gateway = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=refusing.url)
+        sent = bench.send(gateway)
+    assert (sent.accepted, sent.retried, sent.parked) == (0, 0, 0)
+    assert "AuthenticationError" in (sent.halted or "")
     assert bench.send() == Sent(accepted=6, retried=0, parked=0)
+
+
+def test_a_run_that_parks_account_after_account_stops(bench: Bench) -> None:
+    bench.crowd(PARKED_IN_A_ROW_MAX + 8, at=NOON)
+    with answering((400, error("no meter"))) as refusing:
+        gateway = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=refusing.url)
+        sent = bench.send(gateway)
+    assert sent.parked == PARKED_IN_A_ROW_MAX
+    assert "one after the other" in (sent.halted or "")
+
+
+def test_what_was_put_off_for_a_moment_is_waited_for(bench: Bench) -> None:
+    with_reports(bench, ACCOUNT)
+    refusals = iter([RetryableError("busy", retry_after=timedelta(seconds=0.2))])
+
+    def refuse_once() -> None:
+        for refusal in refusals:
+            raise refusal
+
+    started = time.monotonic()
+    busy = Wrapped(bench.stripe, before=refuse_once)
+    sent = bench.send(busy, patience=timedelta(seconds=1), pause_after=lambda _: timedelta(0))
+    assert sent == Sent(accepted=1, retried=1, parked=0)
+    assert time.monotonic() - started > 0.2
+
+
+@pytest.mark.parametrize("bound", [{"limit": CLAIM_LIMIT}, {"longest": timedelta(0)}])
+def test_a_run_that_its_limit_or_its_time_cuts_short_says_that_there_is_more(bench: Bench, bound: Any) -> None:
+    bench.crowd(2 * CLAIM_LIMIT, at=NOON)
+    cut = bench.send(**bound)
+    assert cut.more
+    assert cut.accepted == (CLAIM_LIMIT if "limit" in bound else 0)
+    assert bench.send() == Sent(accepted=2 * CLAIM_LIMIT - cut.accepted, retried=0, parked=0)
+
+
+def test_a_low_rate_slows_threads_down_and_stops_nobody(bench: Bench, redis_url: str) -> None:
+    bench.crowd(40, at=NOON)
+    pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=50, wait_max=timedelta(milliseconds=60))
+    live = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=bench.world.url, admission=pacer.call)
+    started = time.monotonic()
+    assert bench.send(live, threads=8) == Sent(accepted=40, retried=0, parked=0)
+    assert time.monotonic() - started >= (40 - 5) / 50
+    assert bench.rows("SELECT max(attempts) FROM meter_report")[0] == (1,)
+
+
+def test_a_long_pause_ends_the_run_and_parks_nobody(bench: Bench, redis_url: str) -> None:
+    bench.crowd(6, at=NOON)
+    pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=1000)
+    live = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=bench.world.url, admission=pacer.call)
+    bench.world.switch("faults", kind="rate_limited", count=1, seconds=60)
+    sent = bench.send(live)
+    assert (sent.accepted, sent.retried, sent.parked) == (0, 1, 0)
+    assert "no call is free for" in (sent.halted or "")
+
+
+def test_threads_send_each_report_once(bench: Bench) -> None:
+    bench.crowd(40, at=NOON)
+    assert bench.send(threads=8) == Sent(accepted=40, retried=0, parked=0)
+    assert len(bench.world.meter_events()) == 40
+
+
+def test_who_is_parked_is_announced_and_noted_once(bench: Bench) -> None:
+    customers = with_reports(bench, ACCOUNT)
+    bench.send(Refusing(bench, customers[ACCOUNT], PermanentError("nobody")))
+    (told,) = bench.rows("SELECT task, payload FROM outbox WHERE task = 'server.account_parked'")
+    assert (told.payload["attribution_id"], told.payload["reason"], told.payload["quantity"]) == (ACCOUNT, "nobody", 5)
+    (noted,) = bench.rows("SELECT actor, details FROM audit WHERE action = 'meter_report.parked'")
+    assert (noted.actor, noted.details["reason"]) == ("service:billing.send_meter_events", "nobody")

@@ -136,7 +136,9 @@ def test_an_account_with_a_parked_report_gets_none_and_the_others_do(bench: Benc
         bench.pay(account)
         bench.use(account, 5, until=NOON)
     bench.sync(NOON)
-    bench.execute("UPDATE meter_report SET state = 'parked' WHERE attribution_id = :account", account=ACCOUNT)
+    bench.execute(
+        "UPDATE meter_report SET state = 'parked', parked_at = now() WHERE attribution_id = :account", account=ACCOUNT
+    )
     for account in (ACCOUNT, OTHER):
         bench.use(account, 5, until=NOON + HOUR)
     assert bench.sync(NOON + HOUR) == 1

@@ -13,6 +13,7 @@ import stripe
 from usage_tasks.stripe_gateway.live import LiveGateway
 from usage_tasks.stripe_simulator import Settings, collecting, serve
 from usage_tasks.stripe_simulator.server import Server
+from usage_tasks.stripe_simulator.world import THIN_EVENT
 
 KEY = "sk_test_simulator"
 EVENT_NAME = "usage_credits"
@@ -45,6 +46,16 @@ class StripeWorld:
         """Let everything happen that is due until then."""
         reply = requests.post(f"{self.url}/_simulator/clock", json={"advance_to": int(to.timestamp())}, timeout=30)
         assert reply.status_code == 200, reply.text
+
+    def switch(self, route: str, **options: Any) -> None:
+        """Change what an admin route below /_simulator/ has."""
+        reply = requests.post(f"{self.url}/_simulator/{route}", json=options, timeout=5)
+        assert reply.status_code == 200, reply.text
+
+    def thin_events(self) -> list[str]:
+        """The ids of the thin events, oldest first."""
+        with self.server.simulator.world() as world:
+            return [event["id"] for event in world.store.scan(THIN_EVENT)][::-1]
 
     def new_events(self) -> list[Any]:
         """The events since this was last asked, oldest first."""

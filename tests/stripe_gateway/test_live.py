@@ -20,6 +20,7 @@ from tests.factories import DAY, HOUR, make_id, team
 from tests.stripe_gateway.canned import answering, error
 from usage_tasks.domain.disputes import DisputeId
 from usage_tasks.domain.errors import DeclinedError, NotFoundError, PermanentError, RetryableError
+from usage_tasks.domain.events import EventKind
 from usage_tasks.domain.holds import PaymentIntentId
 from usage_tasks.domain.payments import (
     MeterEvent,
@@ -125,6 +126,38 @@ def test_an_event_repeated_after_stripe_forgot_its_identifier_says_the_same_of_t
             own.advance(BEGIN + hours * HOUR)
             own.gateway().send_meter_event(event(owner))
         assert own.meter_events(owner) == 2 * [(int(BEGIN.timestamp()), 5)]
+
+
+def test_a_429_says_how_long_to_wait(world: StripeWorld) -> None:
+    owner = customer(world, "limited")
+    world.switch("faults", kind="rate_limited", count=1, seconds=7)
+    with pytest.raises(RetryableError) as refused:
+        world.gateway().send_meter_event(event(owner, "limited-event"))
+    assert refused.value.retry_after == timedelta(seconds=7)
+    world.gateway().send_meter_event(event(owner, "limited-event"))
+
+
+def test_a_meter_and_a_price_are_found_as_stripe_has_them(world: StripeWorld) -> None:
+    live = world.gateway()
+    meter = live.find_meter(EVENT_NAME)
+    assert meter is not None
+    assert (meter.meter_id, meter.formula, meter.active) == (world.meter_id, "last", True)
+    assert live.find_meter("nobody's") is None
+    price = live.find_usage_price(world.price_by_currency["eur"])
+    assert price is not None
+    assert (price.currency, price.interval, price.usage_type) == ("eur", "month", "metered")
+    assert price.meter_id == meter.meter_id
+    assert live.find_usage_price("price_none") is None
+
+
+def test_what_a_meter_counted_is_its_last_value_within_the_time(world: StripeWorld) -> None:
+    owner, live = customer(world, "counted"), world.gateway()
+    for minutes, quantity in ((1, 5), (3, 10**12)):
+        at = BEGIN - DAY + timedelta(minutes=minutes)
+        live.send_meter_event(event(owner, f"counted-{minutes}", quantity=quantity, as_of=at))
+    for until, expected in ((1, 0), (3, 5), (4, 10**12)):
+        end = BEGIN - DAY + timedelta(minutes=until)
+        assert live.get_metered_quantity(world.meter_id, owner, start=BEGIN - DAY, end=end) == expected
 
 
 def test_another_refusal_of_an_event_is_no_delivery(world: StripeWorld) -> None:
@@ -370,6 +403,10 @@ def every_call(client: LiveGateway) -> dict[str, Callable[[], Any]]:
         "get_credit_note": lambda: client.get_credit_note(CreditNoteId("cn_1")),
         "preview_invoice": lambda: client.preview_invoice(customer_id, subscription_id=subscription_id),
         "get_event": lambda: client.get_event("evt_1"),
+        "find_meter": lambda: client.find_meter("usage"),
+        "find_usage_price": lambda: client.find_usage_price("price_1"),
+        "get_metered_quantity": lambda: client.get_metered_quantity("mtr_1", customer_id, start=BEGIN, end=BEGIN),
+        "get_meter_errors": lambda: client.get_meter_errors("evt_1"),
     }
     assert found.keys() == {name for name in dir(client) if not name.startswith("_")}
     return found
@@ -420,7 +457,7 @@ def test_each_call_leaves_a_line_with_its_request_ids(world: StripeWorld) -> Non
         customer(world, "logged")
         with pytest.raises(NotFoundError):
             world.gateway().get_price("price_none")
-        world.gateway().send_meter_event(event(customer(world, "logged"), "logged"))
+        world.gateway().send_meter_event(event(customer(world, "logged"), "metered"))
     told = [(line["operation"], line["outcome"], line["log_level"], len(line["request_ids"])) for line in lines]
     assert told == [
         ("customers.create", "ok", "info", 1),

@@ -62,6 +62,8 @@ NEEDED: Final[dict[str, tuple[Role, dict[str, Any]]]] = {
     "billing.update_customer_subscriptions_tax_state": (Role.OWNER, AT),
     "billing.get_price_information": (Role.MEMBER, {"attribution_id": team()}),
     "billing.preview_invoice": (Role.OWNER, {"attribution_id": team()}),
+    "billing.list_parked": (Role.ADMINISTRATOR, {}),
+    "billing.release_parked": (Role.ADMINISTRATOR, AT),
     "billing.on_charge_dispute": (Role.ADMINISTRATOR, {"dispute_id": "du_1", "at": NOW}),
     "directory.upsert_users": (Role.SERVICE, {"users": [], "at": NOW}),
     "directory.upsert_teams": (Role.SERVICE, {"teams": [], "at": NOW}),

@@ -1,6 +1,6 @@
 """What processes agree on through Redis.
 
-Owns the test clock of an installation, the locks of jobs and the snapshot of balances that other services read. Does
-not own anything that must not be lost: that is in PostgreSQL.
+Owns the test clock of an installation, the locks of jobs, the turns in which Stripe is called and the snapshot of
+balances that other services read. Does not own anything that must not be lost: that is in PostgreSQL.
 Invariants: no balance is ever read back from here; with Redis flushed the system is slower or stops, and never wrong.
 """

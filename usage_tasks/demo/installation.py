@@ -23,6 +23,7 @@ from usage_tasks.coordination.clock import TestClock
 from usage_tasks.demo.stand_in import SECRET_KEY, WEBHOOK_SECRET, StandIn
 from usage_tasks.embedded.processes import StartError, child_process, free_port, log_tail
 from usage_tasks.embedded.servers import running_servers
+from usage_tasks.settings.values import CALLS_PER_SECOND_MAX
 
 # usage prices in credits a minute; the clusters' classes are CPU counts
 CREDITS_PER_MINUTE: Final = {"small": 0.005, "medium": 0.0125, "large": 0.04, "xlarge": 0.1}
@@ -177,6 +178,7 @@ def _environment(directory: Path, environ: Mapping[str, str], stand_in: StandIn,
                 "defaultSpendingLimit": {"forTeams": 500, "forUsers": 100},
                 "stripeCredentialsFile": str(credentials),
                 "stripeApiBase": stand_in.url,
+                "stripeCallsPerSecond": CALLS_PER_SECOND_MAX,
                 "stripePrices": held["stripePrices"],
                 "server": {"address": "127.0.0.1", "port": receiver_port},
                 "testClock": True,

@@ -15,6 +15,17 @@ class RetryableError(UsageError):
         self.retry_after = retry_after
 
 
+class NotAdmittedError(RetryableError):
+    """No call was made: the remote side is taken to be away, asked for a pause, or its calls a second are used up.
+
+    `busy`: only the latter two; others are calling.
+    """
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None, busy: bool = False) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.busy = busy
+
+
 class PermanentError(UsageError):
     """This input can never succeed: park it, tell somebody, go on with the others."""
 
@@ -29,6 +40,14 @@ class DeclinedError(PermanentError):
     def __init__(self, message: str, decline_code: str | None = None) -> None:
         super().__init__(message)
         self.decline_code = decline_code
+
+
+class AccessDeniedError(PermanentError):
+    """The remote side refuses us, whatever we ask: no account is to blame, so none is parked for it."""
+
+
+class MisconfiguredError(PermanentError):
+    """The settings and what they name don't fit; the message says each thing that must be otherwise."""
 
 
 class InvalidInputError(PermanentError):

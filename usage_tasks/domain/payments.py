@@ -50,6 +50,48 @@ class MeterEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    """A meter as Stripe has it now."""
+
+    meter_id: str
+    event_name: str
+    formula: str
+    active: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsagePrice:
+    """By what a price charges. `meter_id` is None for one that is not metered."""
+
+    price_id: str
+    active: bool
+    currency: str
+    interval: str | None
+    interval_count: int | None
+    usage_type: str | None
+    meter_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterErrors:
+    """Events that a meter could not count, for one reason: how many, and the identifiers of some of them."""
+
+    code: str
+    count: int
+    identifiers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterErrorReport:
+    """What a meter complained of, about the events that it took in [starts_at, ends_at)."""
+
+    event_id: str
+    starts_at: datetime
+    ends_at: datetime
+    errors: Sequence[MeterErrors]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceLine:
     """One line of an invoice; `quantity` is credits where the price is one of ours, `amount` currency cents."""
 

@@ -14,9 +14,10 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError, StaleEpochError
 from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeOperation, StripeSubscriptionId
 from usage_tasks.services.invoices import Effect, reflect_invoice
+from usage_tasks.services.send import send_reports
 from usage_tasks.services.stripe_events.desk import Desk
 from usage_tasks.services.subscriptions import fetch_last_invoice, reflect_subscription
-from usage_tasks.services.sync import report_quantities, send_reports
+from usage_tasks.services.sync import report_quantities
 from usage_tasks.storage import audit, invoices, stripe_actions, subscriptions
 from usage_tasks.storage.stripe_actions import Action
 

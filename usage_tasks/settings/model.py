@@ -6,7 +6,7 @@ A field's description says what is allowed; error messages end with it.
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -18,6 +18,7 @@ from usage_tasks.domain.prices import CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_
 from usage_tasks.domain.rating import ChargeRule
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.values import (
+    CALLS_PER_SECOND_MAX,
     LIMIT_CREDITS_MAX,
     PORT_MAX,
     DatabaseUrl,
@@ -59,6 +60,7 @@ _PRICE_ID: Final = "the id of a Stripe price, for every currency"
 _PRICE_IDS: Final = (
     'at least one currency (three lower-case letters) with the id of its Stripe price: {"eur": "price_..."}'
 )
+_CALLS_PER_SECOND: Final = f"a whole number from 1 to {CALLS_PER_SECOND_MAX}"
 
 
 class _Section(BaseModel):
@@ -122,6 +124,17 @@ class StripePrices(_Section):
         """Every price of ours: an invoice line of another price is not credits."""
         forms = [self._of("individual"), self._of("team")]
         return frozenset(price for one, many in forms for price in (one, *many.values()) if price is not None)
+
+    def by_key(self) -> Mapping[str, tuple[str, str | None]]:
+        """Every price of ours by the key that names it: its id, and its currency where the key says one."""
+        found: dict[str, tuple[str, str | None]] = {}
+        for kind in get_args(AccountKind):
+            one, by_currency = self._of(kind)
+            if one is not None:
+                found[f"stripePrices.{kind}UsagePriceId"] = (one, None)
+            for currency, price in by_currency.items():
+                found[f"stripePrices.{kind}UsagePriceIds.{currency}"] = (price, currency)
+        return found
 
     def _of(self, kind: AccountKind) -> tuple[str | None, Mapping[str, str]]:
         if kind == "team":
@@ -234,6 +247,7 @@ class Settings(_Section):
         default=None, description="the http(s) URL of a stand-in for Stripe; leave it out for Stripe itself"
     )
     stripe_meter_event_name: Text = Field(default="usage_credits", description="the event name of Stripe's meter")
+    stripe_calls_per_second: int = Field(default=80, ge=1, le=CALLS_PER_SECOND_MAX, description=_CALLS_PER_SECOND)
     server: Server = Field(default_factory=Server, description='an object such as {"address": "0.0.0.0", "port": 3000}')
     database: Database = Field(default_factory=Database, description='an object such as {"url": "postgresql://..."}')
     redis: Redis = Field(default_factory=Redis, description='an object with either "address" or "url"')

@@ -24,6 +24,7 @@ from usage_tasks.domain.prices import (
 
 LIMIT_CREDITS_MAX: Final = 10**12
 PORT_MAX: Final = 65_535
+CALLS_PER_SECOND_MAX: Final = 10_000
 SCHEDULE_MAX: Final = timedelta(days=366)
 _POSTGRESQL: Final = re.compile(r"^(postgresql|postgres|postgresql\+psycopg)://")
 _HOST_AND_PORT: Final = re.compile(r"^(?P<host>[^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})$")

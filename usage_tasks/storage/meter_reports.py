@@ -1,22 +1,20 @@
 """Meter reports: the absolute quantity that Stripe is to know of each paying account, one row a change.
 
-A report is a row before it is a call. It is claimed with a lease in real time (a lease is about processes, not about
-billing), sent by its identifier, and settled. The oldest pending report of an account bars the later ones, so that
-one call an account is in flight.
+A report is a row before it is a call. Here it is decided which rows there are to be; storage/meter_queue.py has what
+becomes of them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CENTS_PER_CREDIT, CreditCents
-from usage_tasks.domain.payments import StripeCustomerId
 from usage_tasks.storage.balances import with_balances
 from usage_tasks.storage.plans import Plan, planned, run_plan
-from usage_tasks.storage.rows import execute, fetch, fetch_one
+from usage_tasks.storage.rows import fetch, fetch_one
 
 # Accounts on stripe with an open subscription, nothing parked, and no invoice that took effect after :at: the balance
 # before an invoice, told in the period after it, would bill that invoice again.
@@ -54,10 +52,10 @@ def _told(as_of: str) -> str:
         ) AS n
         WHERE c.cycle_anchor_at + n * interval '1 month' <= {as_of}
     ), told AS (
-        SELECT p.attribution_id, p.ends_at <= p.as_of AS ended, COALESCE((
+        SELECT p.attribution_id, p.starts_at, p.ends_at <= p.as_of AS ended, COALESCE((
             SELECT r.quantity FROM meter_report r
             WHERE r.attribution_id = p.attribution_id AND r.as_of >= p.starts_at AND r.as_of < p.ends_at
-                AND r.as_of <= p.as_of
+                AND r.as_of <= p.as_of AND r.state <> 'dropped'
             ORDER BY r.as_of DESC LIMIT 1
         ), 0) AS quantity
         FROM period p
@@ -65,18 +63,37 @@ def _told(as_of: str) -> str:
     """
 
 
+def _desired(asked: str) -> str:
+    """Compose the CTEs that end in `desired`: what each asked account is to be told at :as_of, and what it was told."""
+    return f"""
+    {with_balances(asked)}, {_told("CAST(:as_of AS timestamptz)")}, desired AS (
+        -- Grouped and not joined: where the planner knows nothing of the tables yet, it would join row by row.
+        SELECT attribution_id, known_quantity, period_starts_at,
+               GREATEST(0, ceil(credit_cents / 100.0) - billed_quantity)::bigint AS quantity
+        FROM (
+            SELECT attribution_id, max(credit_cents) AS credit_cents,
+                   COALESCE(sum(quantity) FILTER (WHERE ended), 0) AS billed_quantity,
+                   COALESCE(sum(quantity) FILTER (WHERE NOT ended), 0) AS known_quantity,
+                   max(starts_at) FILTER (WHERE NOT ended) AS period_starts_at
+            FROM (
+                SELECT attribution_id, credit_cents, NULL::bigint AS quantity, NULL::boolean AS ended,
+                       NULL::timestamptz AS starts_at
+                FROM balance
+                UNION ALL
+                SELECT attribution_id, NULL, quantity, ended, starts_at FROM told
+            ) AS side
+            GROUP BY attribution_id
+            HAVING count(credit_cents) = 1 AND count(ended) > 0
+        ) AS account
+    )
+    """
+
+
 _CHANGES = f"""
-    WITH {with_balances(_PAYING)}, {_told("CAST(:as_of AS timestamptz)")}, desired AS (
-        SELECT b.attribution_id, told.known_quantity,
-               GREATEST(0, ceil(b.credit_cents / 100.0) - told.billed_quantity)::bigint AS quantity
-        FROM balance b JOIN (
-            SELECT attribution_id, COALESCE(sum(quantity) FILTER (WHERE ended), 0) AS billed_quantity,
-                   COALESCE(sum(quantity) FILTER (WHERE NOT ended), 0) AS known_quantity
-            FROM told GROUP BY attribution_id
-        ) AS told USING (attribution_id)
-    ), change AS (
+    WITH {_desired(_PAYING)}, change AS (
         SELECT attribution_id, CAST(:as_of AS timestamptz) AS as_of,
-               attribution_id || ':' || extract(epoch FROM CAST(:as_of AS timestamptz))::bigint AS identifier, quantity
+               attribution_id || ':' || extract(epoch FROM CAST(:as_of AS timestamptz))::bigint AS identifier, quantity,
+               period_starts_at
         FROM desired d
         WHERE quantity <> known_quantity
             AND (:closing OR NOT EXISTS (
@@ -85,12 +102,21 @@ _CHANGES = f"""
     )
 """
 
+# Of one period only the last report matters: those before it that nobody has claimed are not sent any more.
 _REPORT_CHANGES = f"""
-    {_CHANGES}
-    INSERT INTO meter_report (attribution_id, as_of, identifier, quantity)
-    SELECT attribution_id, as_of, identifier, quantity FROM change
-    ORDER BY attribution_id
-    ON CONFLICT DO NOTHING
+    {_CHANGES}, added AS (
+        INSERT INTO meter_report (attribution_id, as_of, identifier, quantity, period_starts_at)
+        SELECT attribution_id, as_of, identifier, quantity, period_starts_at FROM change
+        ORDER BY attribution_id
+        ON CONFLICT DO NOTHING
+        RETURNING attribution_id, as_of, period_starts_at
+    ), superseded AS (
+        UPDATE meter_report AS older SET state = 'dropped', error = 'superseded'
+        FROM added
+        WHERE older.attribution_id = added.attribution_id AND older.period_starts_at = added.period_starts_at
+            AND older.as_of < added.as_of AND older.state = 'pending' AND older.claimed_until IS NULL
+    )
+    SELECT count(*) AS reports FROM added
 """
 
 _PLAN = f"""
@@ -120,7 +146,8 @@ def report_changes(
     may be older than others; any other rises in time. An account has one report an instant: where two would fall on
     the same second, the next run reports what is still different. Return how many were added.
     """
-    return execute(connection, _REPORT_CHANGES, at=at, as_of=as_of, closing=closing, only=only)
+    row = fetch_one(connection, _REPORT_CHANGES, at=at, as_of=as_of, closing=closing, only=only)
+    return int(row.reports)
 
 
 def plan_changes(connection: Connection, *, at: datetime, as_of: datetime) -> Plan:
@@ -147,74 +174,21 @@ def list_awaiting_invoice(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedReport:
-    """A report that this worker alone may send until its lease ends."""
+class Owed:
+    """What an account's period is to be told by the ledger, and what it was told, in credits."""
 
-    attribution_id: AttributionId
-    identifier: str
-    quantity: int
-    as_of: datetime
-    attempts: int
-    customer_id: StripeCustomerId
+    ledger: int
+    told: int
 
 
-def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[ClaimedReport]:
-    """Lease up to `limit` reports that are due, at most the oldest of each account, those never tried first."""
-    statement = """
-        WITH due AS (
-            SELECT r.attribution_id, r.as_of FROM meter_report r
-            WHERE r.state = 'pending' AND r.next_attempt_at <= clock_timestamp()
-                AND (r.claimed_until IS NULL OR r.claimed_until < clock_timestamp())
-                AND NOT EXISTS (
-                    SELECT 1 FROM meter_report earlier
-                    WHERE earlier.attribution_id = r.attribution_id AND earlier.as_of < r.as_of
-                        AND earlier.state <> 'accepted')
-            ORDER BY r.attempts, r.next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
-        )
-        UPDATE meter_report AS held
-        SET claimed_until = clock_timestamp() + :lease, attempts = held.attempts + 1
-        FROM due JOIN stripe_customer c ON c.attribution_id = due.attribution_id
-        WHERE held.attribution_id = due.attribution_id AND held.as_of = due.as_of
-        RETURNING held.attribution_id, held.identifier, held.quantity, held.as_of, held.attempts,
-                  c.stripe_customer_id AS customer_id
+def list_owed(
+    connection: Connection, accounts: Sequence[AttributionId], *, at: datetime
+) -> Mapping[AttributionId, Owed]:
+    """Answer what accounts owe and were told at an instant, whether they can be billed or not."""
+    asked = """
+        SELECT u.attribution_id, CAST(:as_of AS timestamptz) AS at
+        FROM unnest(CAST(:accounts AS text[])) AS u(attribution_id)
     """
-    claimed = [ClaimedReport(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
-    return sorted(claimed, key=lambda report: (report.attempts, report.as_of))
-
-
-def mark_accepted(connection: Connection, report: ClaimedReport) -> None:
-    """Settle a report that Stripe has taken."""
-    _settle(connection, report, "state = 'accepted', accepted_at = clock_timestamp(), error = NULL")
-
-
-def mark_retry(connection: Connection, report: ClaimedReport, *, after: timedelta, error: str) -> None:
-    """Free a report whose call failed for now; it is due again after a while."""
-    _settle(
-        connection, report, "next_attempt_at = clock_timestamp() + :after, error = :error", after=after, error=error
-    )
-
-
-def mark_parked(connection: Connection, report: ClaimedReport, *, error: str) -> None:
-    """Set a report aside that can never succeed; its account gets no more until somebody has looked."""
-    _settle(connection, report, "state = 'parked', error = :error", error=error)
-
-
-def _settle(connection: Connection, report: ClaimedReport, change: str, **parameters: object) -> None:
-    # A worker whose lease ran out may settle late; the first outcome stands.
-    statement = f"""
-        UPDATE meter_report SET claimed_until = NULL, {change}
-        WHERE attribution_id = :account AND as_of = :as_of AND state = 'pending'
-    """
-    execute(connection, statement, account=report.attribution_id, as_of=report.as_of, **parameters)
-
-
-def count_by_state(connection: Connection) -> dict[str, int]:
-    """Count the reports of each state that are not settled."""
-    row = fetch_one(
-        connection,
-        """
-        SELECT count(*) FILTER (WHERE state = 'pending') AS pending, count(*) FILTER (WHERE state = 'parked') AS parked
-        FROM meter_report WHERE state <> 'accepted'
-        """,
-    )
-    return {"pending": row.pending, "parked": row.parked}
+    statement = f"WITH {_desired(asked)} SELECT attribution_id, quantity, known_quantity FROM desired"
+    rows = fetch(connection, statement, as_of=at, accounts=list(accounts))
+    return {row.attribution_id: Owed(ledger=int(row.quantity), told=int(row.known_quantity)) for row in rows}

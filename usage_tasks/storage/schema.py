@@ -558,7 +558,7 @@ stripe_refund = Table(
     CheckConstraint("amount >= 0", name="amount"),
 )
 
-REPORT_STATES = ("pending", "accepted", "parked")
+REPORT_STATES = ("pending", "accepted", "parked", "dropped")
 
 meter_report = Table(
     "meter_report",
@@ -574,12 +574,25 @@ meter_report = Table(
     Column("error", Text),
     _moment("created_at", default_now=True),
     _moment("accepted_at", nullable=True),
+    _moment("parked_at", nullable=True),
+    # Under how many identifiers it was sent before this one.
+    _required("resends", Integer(), default="0"),
+    # Since when Stripe is suspected not to have counted what it took.
+    _moment("doubted_at", nullable=True),
+    # The billing period it is told to; of one period only the last report matters. Null for old ones.
+    _moment("period_starts_at", nullable=True),
     _one_of("state", REPORT_STATES),
     CheckConstraint("quantity >= 0", name="quantity"),
     CheckConstraint("(state = 'accepted') = (accepted_at IS NOT NULL)", name="accepted_at"),
+    CheckConstraint("(state = 'parked') = (parked_at IS NOT NULL)", name="parked_at"),
     UniqueConstraint("identifier"),
     Index("meter_report_pending_idx", "next_attempt_at", postgresql_where=text("state = 'pending'")),
     Index("meter_report_parked_idx", "attribution_id", postgresql_where=text("state = 'parked'")),
+    Index("meter_report_claimed_idx", "attribution_id", postgresql_where=text("claimed_until IS NOT NULL")),
+    Index("meter_report_open_idx", "attribution_id", "as_of", postgresql_where=text("state IN ('pending', 'parked')")),
+    Index("meter_report_doubted_idx", "attribution_id", postgresql_where=text("doubted_at IS NOT NULL")),
+    # What Stripe took in a span of real time, of which it complains later.
+    Index("meter_report_accepted_idx", "accepted_at", postgresql_using="brin"),
 )
 
 stripe_event = Table(

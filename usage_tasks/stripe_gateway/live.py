@@ -6,13 +6,21 @@ The same client speaks to Stripe and to a stand-in: only the base address differ
 import re
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 
 import stripe
 from stripe.params import EventListParams, InvoiceListParams, InvoiceListParamsCreated
 
-from usage_tasks.domain.errors import DeclinedError, NotFoundError, PermanentError, RetryableError, UsageError
+from usage_tasks.domain.errors import (
+    AccessDeniedError,
+    DeclinedError,
+    NotFoundError,
+    PermanentError,
+    RetryableError,
+    UsageError,
+)
 from usage_tasks.domain.events import EventKind, EventPage
 from usage_tasks.domain.payments import (
     Invoice,
@@ -26,6 +34,7 @@ from usage_tasks.domain.payments import (
     SubscriptionStanding,
 )
 from usage_tasks.stripe_gateway import events, objects
+from usage_tasks.stripe_gateway.metering import MeterReads
 from usage_tasks.stripe_gateway.observing import Noting, observed
 from usage_tasks.stripe_gateway.payments import PaymentCalls
 from usage_tasks.stripe_gateway.reading import moment
@@ -33,8 +42,10 @@ from usage_tasks.stripe_gateway.reading import moment
 CONNECT_SECONDS_MAX: Final = 2.0
 READ_SECONDS_MAX: Final = 8.0
 CALL_SECONDS_MAX: Final = CONNECT_SECONDS_MAX + READ_SECONDS_MAX
+RETRY_AFTER_MAX: Final = timedelta(minutes=10)
 _LINES_PER_PAGE: Final = 100
 _HTTP_CONFLICT: Final = 409
+_HTTP_TOO_MANY: Final = 429
 _HTTP_SERVER_ERROR: Final = 500
 _PERSONAL: Final = ("customers.", "payment_methods.", "payment_intents.")
 _UNSPEAKABLE: Final = re.compile(
@@ -46,8 +57,11 @@ _UNSPEAKABLE: Final = re.compile(
 Result = TypeVar("Result")
 
 
-class LiveGateway(PaymentCalls):
-    """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key."""
+class LiveGateway(PaymentCalls, MeterReads):
+    """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key.
+
+    `admission` opens a block around each call: it may wait, or raise NotAdmittedError, and sees how the call ended.
+    """
 
     def __init__(
         self,
@@ -56,12 +70,14 @@ class LiveGateway(PaymentCalls):
         meter_event_name: str,
         api_base: str | None = None,
         read_seconds_max: float = READ_SECONDS_MAX,
+        admission: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         stripe.enable_telemetry = False  # else the SDK writes a file into the user's home
         self._secret_key = secret_key
         self._meter_event_name = meter_event_name
         self._api_base = api_base
         self._read_seconds_max = read_seconds_max
+        self._admission = admission
         self._local = threading.local()
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
@@ -120,6 +136,7 @@ class LiveGateway(PaymentCalls):
                         "timestamp": int(event.as_of.timestamp()),
                         "payload": {"stripe_customer_id": event.customer_id, "value": str(event.quantity)},
                     },
+                    {"idempotency_key": event.identifier},  # by which an error that comes later names the event
                 ),
             )
         except PermanentError as error:
@@ -192,7 +209,7 @@ class LiveGateway(PaymentCalls):
 
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
         client = self._client()
-        with observed(operation, self._local.http_client):
+        with self._admission(), observed(operation, self._local.http_client):
             try:
                 return call(client)
             except stripe.StripeError as error:
@@ -225,14 +242,22 @@ def translate(error: stripe.StripeError, operation: str) -> UsageError:
         return DeclinedError(told, decline_code=getattr(error.error, "decline_code", None) or code)
     # Stripe's message may repeat a value: of a payer that would be personal.
     message = "" if operation.startswith(_PERSONAL) else _UNSPEAKABLE.sub("...", error.user_message or "")
-    kind = NotFoundError if code == "resource_missing" else PermanentError
-    return kind(f"{told}: {message}")
+    return _permanent(error, code)(f"{told}: {message}")
+
+
+def _permanent(error: stripe.StripeError, code: str | None) -> type[PermanentError]:
+    if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
+        return AccessDeniedError
+    return NotFoundError if code == "resource_missing" else PermanentError
 
 
 def _retry_after(error: stripe.StripeError) -> timedelta | None:
-    """How long Stripe asks us to wait, where it says so."""
-    stated = (error.headers or {}).get("Retry-After", "")
-    return timedelta(seconds=int(stated)) if re.fullmatch(r"[0-9]{1,6}", stated) else None
+    """How long Stripe asks to wait; a 429 that doesn't say so means a second."""
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    stated = headers.get("retry-after", "")
+    if stated.isascii() and stated.isdigit():
+        return min(timedelta(seconds=int(stated)), RETRY_AFTER_MAX)
+    return timedelta(seconds=1) if error.http_status == _HTTP_TOO_MANY else None
 
 
 def _is_duplicate(error: PermanentError, identifier: str) -> bool:

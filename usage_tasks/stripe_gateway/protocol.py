@@ -1,12 +1,15 @@
 """What the services ask of Stripe, in the domain's words."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Protocol
 
 from usage_tasks.domain.events import EventKind, EventPage
 from usage_tasks.domain.payments import (
     Invoice,
     InvoicePage,
+    Meter,
+    MeterErrorReport,
     MeterEvent,
     NewCustomer,
     StripeCustomerId,
@@ -14,6 +17,7 @@ from usage_tasks.domain.payments import (
     StripeSubscriptionId,
     Subscription,
     SubscriptionStanding,
+    UsagePrice,
 )
 from usage_tasks.stripe_gateway.payment_protocol import PaymentGateway
 
@@ -59,4 +63,22 @@ class StripeGateway(PaymentGateway, Protocol):
 
     def list_events(self, kind: EventKind, *, created_from: datetime, cursor: str | None, limit: int) -> EventPage:
         """List one page of all events since an instant, newest first. Stripe keeps them for 30 days."""
+        ...
+
+    def find_meter(self, event_name: str) -> Meter | None:
+        """Fetch the meter that takes events of this name: the active one, else one that no longer does."""
+        ...
+
+    def find_usage_price(self, price_id: str) -> UsagePrice | None:
+        """Fetch what a price charges by; None where there is none of this id."""
+        ...
+
+    def get_metered_quantity(
+        self, meter_id: str, customer_id: StripeCustomerId, *, start: datetime, end: datetime
+    ) -> Decimal:
+        """Ask what a meter says of a customer within [start, end), both whole minutes; 0 where it has no event."""
+        ...
+
+    def get_meter_errors(self, event_id: str) -> MeterErrorReport:
+        """Fetch what a meter complained of in a thin event; PermanentError for an event of another type."""
         ...

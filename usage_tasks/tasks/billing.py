@@ -1,5 +1,6 @@
 """`billing.*`: the ledger's balances into Stripe. Stripe tasks: claim, call, settle; no transaction during a call."""
 
+import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
@@ -8,18 +9,26 @@ from pydantic import StringConstraints
 
 from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribution
-from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.domain.holds import PaymentIntentId
 from usage_tasks.domain.payments import CURRENCIES, NewCustomer
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services import holds, reset, subscribe, sync
+from usage_tasks.services import holds, reset, send, subscribe, sync
 from usage_tasks.settings import SettingsError
+from usage_tasks.storage import meter_queue
 from usage_tasks.storage.plans import Plan
+from usage_tasks.tasks import checks
 from usage_tasks.tasks.arguments import ActorText, Attribution, Credits, Moment, Name, UuidText
 from usage_tasks.tasks.jobs import DryRun, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.task import task
 
-SEND_LIMIT: Final = 200
+SEND_LIMIT: Final = 50_000
+SEND_THREADS: Final = 16
+_PATIENCE: Final = timedelta(seconds=20)
+"""What was put off for no longer than this, the first four times, is waited for."""
+
+_LONGEST: Final = timedelta(minutes=3)
+_SENDING: Final = threading.Lock()
 
 IntentId = Annotated[str, StringConstraints(strict=True, pattern=r"^pi_[A-Za-z0-9]{1,200}$")]
 
@@ -55,14 +64,36 @@ def sync_billing(
 
 
 @task(name="billing.send_meter_events", time_limit=timedelta(minutes=4))
-def send_meter_events() -> sync.Sent:
-    """Send the meter reports that are due; fails at the end if any was set aside."""
+def send_meter_events() -> send.Sent:
+    """Send the meter reports that are due; fails at the end, with counts, if any did not get in."""
     rt = runtime()
-    sent = sync.send_reports(rt.transaction, rt.stripe, limit=SEND_LIMIT)
-    if sent.accepted + sent.retried + sent.parked >= SEND_LIMIT:
+    with rt.transaction() as connection:
+        if not meter_queue.is_any_due(connection):
+            return send.Sent(accepted=0, retried=0, parked=0)
+    checks.ensure_checked(rt)
+    # One run a process has threads; another one beside it helps with its own.
+    alone = _SENDING.acquire(blocking=False)
+    try:
+        sent = send.send_reports(
+            rt.transaction,
+            rt.stripe,
+            limit=SEND_LIMIT,
+            threads=SEND_THREADS if alone else 1,
+            patience=_PATIENCE,
+            longest=_LONGEST,
+        )
+    finally:
+        if alone:
+            _SENDING.release()
+    if sent.more:
         send_meter_events.apply_async(ignore_result=True)
     if sent.parked:
-        raise PermanentError(f"meter events: {sent.parked} parked, {sent.retried} put off, {sent.accepted} accepted")
+        checks.forget(rt)  # the set-up may have changed: the next run looks at it before it sends
+    told = f"meter events: {sent.parked} parked, {sent.retried} put off, {sent.accepted} accepted"
+    if sent.parked:
+        raise PermanentError(told if sent.halted is None else f"{told}; stopped: {sent.halted}")
+    if sent.halted is not None or sent.waiting:
+        raise RetryableError(f"{told}, {sent.waiting} waiting; stopped: {sent.halted}")
     return sent
 
 

@@ -39,6 +39,12 @@ SNAPSHOT_RUNS: Final = Counter(
     "usage_balance_snapshot_runs", "How bringing the balances in Redis up to date ended.", ["outcome"]
 )
 
+BREAKER_OPENINGS: Final = Counter(
+    "usage_stripe_breaker_openings", "How often Stripe was taken to be away after failures in a row."
+)
+METER_DRIFT: Final = Counter(
+    "usage_meter_drift", "Accounts that a drift report found astray, by what differs.", ["what"]
+)
 QUARANTINED: Final = Gauge(
     "usage_quarantined_reports",
     "How many refused reports wait to be released or dropped, as the latest tick of the ledger job counted them.",

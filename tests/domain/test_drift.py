@@ -1,0 +1,74 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.factories import team
+from usage_tasks.domain.drift import Standing, window_of
+from usage_tasks.domain.meter_errors import RESENDS_MAX, Verdict, judge_meter_error
+from usage_tasks.domain.payments import StripeCustomerId
+
+MINUTE = timedelta(minutes=1)
+CYCLE = datetime(2026, 1, 31, 10, 0, 37, tzinfo=UTC)
+TOLD = datetime(2026, 2, 3, 12, 30, 20, tzinfo=UTC)
+AT = datetime(2026, 2, 3, 13, 0, 5, tzinfo=UTC)
+STANDING = Standing(
+    attribution_id=team(),
+    customer_id=StripeCustomerId("cus_1"),
+    subscribed=True,
+    parked=False,
+    cycle_started_at=CYCLE,
+    identifier="report",
+    as_of=TOLD,
+    quantity=5,
+    next_as_of=None,
+    latest=True,
+)
+SILENT = replace(STANDING, as_of=None, identifier=None, quantity=0)
+
+
+def test_the_meter_is_asked_from_the_minute_of_the_report_to_the_present_minute() -> None:
+    window = (TOLD - timedelta(seconds=20), AT - timedelta(seconds=5))
+    assert window_of(STANDING, at=AT) == window_of(STANDING, at=AT + timedelta(microseconds=1)) == window
+
+
+def test_the_meter_is_not_asked_beyond_the_next_report() -> None:
+    following = replace(STANDING, next_as_of=TOLD + 2 * MINUTE)
+    assert window_of(following, at=AT) == (TOLD - timedelta(seconds=20), TOLD + 2 * MINUTE - timedelta(seconds=20))
+
+
+@pytest.mark.parametrize(
+    ("standing", "at"),
+    [
+        (STANDING, TOLD + timedelta(seconds=39)),
+        (replace(STANDING, next_as_of=TOLD + timedelta(seconds=1)), AT),
+        (SILENT, CYCLE + timedelta(seconds=22)),
+    ],
+)
+def test_a_minute_that_is_not_over_or_holds_another_report_says_nothing(standing: Standing, at: datetime) -> None:
+    assert window_of(standing, at=at) is None
+
+
+def test_before_the_first_report_the_meter_is_asked_without_the_minute_of_the_closing_report() -> None:
+    assert window_of(SILENT, at=AT) == (CYCLE + timedelta(seconds=23), AT - timedelta(seconds=5))
+    whole = replace(SILENT, cycle_started_at=CYCLE.replace(second=0))
+    assert window_of(whole, at=AT) == (CYCLE.replace(second=0), AT - timedelta(seconds=5))
+
+
+@pytest.mark.parametrize(
+    ("code", "resends", "verdict"),
+    [
+        ("archived_meter", 0, Verdict.SEND_ANEW),
+        ("no_meter", RESENDS_MAX - 1, Verdict.SEND_ANEW),
+        ("timestamp_in_future", RESENDS_MAX, Verdict.PARK),
+        ("meter_event_customer_not_found", 0, Verdict.PARK),
+        ("timestamp_too_far_in_past", 0, Verdict.DROP),
+        ("a code of the future", 0, Verdict.PARK),
+    ],
+)
+def test_what_becomes_of_a_report_follows_from_the_code_and_how_often_it_was_sent(
+    code: str, resends: int, verdict: Verdict
+) -> None:
+    judged, after = judge_meter_error(code, resends=resends)
+    assert judged is verdict
+    assert (after > timedelta(0)) == (verdict is Verdict.SEND_ANEW)

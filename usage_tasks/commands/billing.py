@@ -1,0 +1,85 @@
+"""`usage-tasks parked`, `drift` and `check-stripe`: what operators type when Stripe and the ledger are to agree."""
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from usage_tasks.commands import OPERATOR
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.runtime import runtime
+from usage_tasks.storage import meter_queue
+from usage_tasks.storage.rows import as_json
+from usage_tasks.tasks import checks, metering
+
+_PAGE: Final = 1000
+_SHOWN_MAX: Final = 1000
+
+parked_commands = typer.Typer(help="The accounts that get no reports until they are released.", no_args_is_help=True)
+
+
+def add_to(cli: typer.Typer) -> None:
+    """Put these commands among the others."""
+    cli.add_typer(parked_commands, name="parked")
+    cli.command("drift")(drift)
+    cli.command("check-stripe")(check_stripe)
+
+
+@parked_commands.command("list")
+def list_parked() -> None:
+    """List the parked accounts with the reason, as JSON lines; exit code 1 if there is one."""
+    found = False
+    after: AttributionId | str = ""
+    while True:
+        with runtime().transaction() as connection:
+            page = meter_queue.list_parked(connection, limit=_PAGE, after=after)
+        if not page:
+            raise typer.Exit(1 if found else 0)
+        for account in page:
+            sys.stdout.write(as_json(asdict(account)) + "\n")
+        found, after = True, page[-1].attribution_id
+
+
+@parked_commands.command("release")
+def release_parked(
+    attribution: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>, as `parked list` shows it")],
+) -> None:
+    """Let a parked account's reports be sent anew, and its sync go on."""
+    release: Any = metering.release_parked  # called as over the wire, so that one validation serves both
+    Console().print_json(json.dumps(release(attribution_id=attribution, actor=OPERATOR)))
+
+
+def drift(
+    fix: Annotated[bool, typer.Option("--fix", help="send anew what is lost, report what is owed")] = False,
+    at: Annotated[datetime | None, typer.Option(help="ISO 8601, UTC; default: now")] = None,
+) -> None:
+    """Compare ledger, sent quantities and Stripe's meter, in credits; exit code 1 if an account is astray."""
+    rt = runtime()
+    instant = rt.instant(None if at is None else at if at.tzinfo else at.replace(tzinfo=UTC))
+    table = Table("account", "what", "ledger", "sent", "stripe", "reason")
+    accounts = astray = repaired = unsettled = 0
+    after: AttributionId | str | None = ""
+    while after is not None:
+        done = metering.compare(rt, at=instant, fix=fix, doubted=False, actor=OPERATOR, after=after)
+        for each in done.drifts[: max(0, _SHOWN_MAX - astray)]:
+            stripe = "" if each.stripe is None else str(each.stripe)
+            table.add_row(each.attribution_id, each.kind, str(each.ledger), str(each.sent), stripe, each.reason)
+        accounts, unsettled = accounts + done.accounts, unsettled + done.unsettled
+        astray, repaired, after = astray + len(done.drifts), repaired + done.repaired, done.after
+    if astray:
+        Console().print(table)
+    Console().print(
+        f"{accounts} accounts compared, {astray} astray, {repaired} repaired, {unsettled} too fresh to judge"
+    )
+    raise typer.Exit(1 if astray else 0)
+
+
+def check_stripe() -> None:
+    """Check the configured prices and meter against Stripe; exit code 2 names what must be otherwise."""
+    checks.check_now(runtime())
+    Console().print("prices and meter are as the settings say")

@@ -1,0 +1,33 @@
+"""What to do with a meter event that Stripe took and could not count.
+
+Source of the codes: https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api#handle-meter-event-errors
+"""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final
+
+RESENDS_MAX: Final = 3
+_PAUSES: Final = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
+
+# Nobody's account is at fault: the meter is missing or was switched off, or a clock ran ahead.
+_PASSING: Final = frozenset({"no_meter", "archived_meter", "timestamp_in_future"})
+_TOO_LATE: Final = "timestamp_too_far_in_past"
+
+
+class Verdict(StrEnum):
+    """What becomes of a report whose event failed."""
+
+    SEND_ANEW = "send_anew"
+    DROP = "drop"
+    """Its period is over and billed without it: what it said is open in the ledger, and the next report tells it."""
+    PARK = "park"
+
+
+def judge_meter_error(code: str, *, resends: int) -> tuple[Verdict, timedelta]:
+    """Say what becomes of a report by the error's code, and how long to wait. Unknown codes need somebody to look."""
+    if code == _TOO_LATE:
+        return Verdict.DROP, timedelta(0)
+    if code in _PASSING and resends < RESENDS_MAX:
+        return Verdict.SEND_ANEW, _PAUSES[resends]
+    return Verdict.PARK, timedelta(0)

@@ -1,0 +1,306 @@
+"""What becomes of meter reports: claimed, sent, and accepted, put off, parked, dropped or sent anew.
+
+A report is claimed with a lease in real time (a lease is about processes, not about billing), sent by its identifier,
+and settled. One call an account is in flight: the oldest open report bars the later ones, a claimed one all others.
+A report that is sent anew gets an identifier of its own, for Stripe has used up the one before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.payments import StripeCustomerId
+from usage_tasks.storage.rows import execute, fetch, fetch_one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedReport:
+    """A report that this worker alone may send until its lease ends."""
+
+    attribution_id: AttributionId
+    identifier: str
+    quantity: int
+    as_of: datetime
+    attempts: int
+    claimed_until: datetime
+    customer_id: StripeCustomerId
+
+
+class Outcome(StrEnum):
+    """How sending a report ended. An unsent one was claimed and not tried."""
+
+    ACCEPTED = "accepted"
+    RETRY = "retry"
+    PARKED = "parked"
+    UNSENT = "unsent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """A report with its outcome: why it was not accepted, and when it is due again."""
+
+    report: ClaimedReport
+    outcome: Outcome
+    error: str | None = None
+    after: timedelta = field(default=timedelta(0))
+
+
+_DUE = """
+    r.state = 'pending' AND r.next_attempt_at <= now()
+    AND (r.claimed_until IS NULL OR r.claimed_until < now())
+    AND NOT EXISTS (
+        SELECT 1 FROM meter_report earlier
+        WHERE earlier.attribution_id = r.attribution_id AND earlier.as_of < r.as_of
+            AND earlier.state IN ('pending', 'parked'))
+    AND NOT EXISTS (
+        SELECT 1 FROM meter_report busy
+        WHERE busy.attribution_id = r.attribution_id AND busy.claimed_until IS NOT NULL AND busy.claimed_until >= now())
+"""
+
+
+def is_any_due(connection: Connection) -> bool:
+    """Tell whether there is a report to be sent now."""
+    return bool(fetch_one(connection, f"SELECT EXISTS (SELECT 1 FROM meter_report r WHERE {_DUE}) AS due").due)
+
+
+def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[ClaimedReport]:
+    """Lease up to `limit` reports that are due, those due first, at most the oldest of each account."""
+    statement = f"""
+        WITH due AS (
+            SELECT r.attribution_id, r.as_of FROM meter_report r
+            WHERE {_DUE}
+            ORDER BY r.next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        )
+        UPDATE meter_report AS held
+        SET claimed_until = clock_timestamp() + :lease, attempts = held.attempts + 1
+        FROM due JOIN stripe_customer c ON c.attribution_id = due.attribution_id
+        WHERE held.attribution_id = due.attribution_id AND held.as_of = due.as_of
+        RETURNING held.attribution_id, held.identifier, held.quantity, held.as_of, held.attempts, held.claimed_until,
+                  c.stripe_customer_id AS customer_id, held.next_attempt_at
+    """
+    # Whatever the planner believes of how much is pending: along the index until enough is found, not all of it sorted.
+    execute(connection, "SET LOCAL enable_sort = off")
+    rows = sorted(fetch(connection, statement, limit=limit, lease=lease), key=lambda row: row.next_attempt_at)
+    names = ClaimedReport.__dataclass_fields__
+    return [ClaimedReport(**{name: value for name, value in row._mapping.items() if name in names}) for row in rows]
+
+
+# A worker whose lease ran out may settle late: that Stripe took its report is true all the same, anything else is no
+# longer its to say. Under a newer identifier nothing of it is true any more.
+_SETTLE = """
+    WITH outcome AS (
+        SELECT * FROM unnest(
+            CAST(:accounts AS text[]), CAST(:instants AS timestamptz[]), CAST(:identifiers AS text[]),
+            CAST(:leases AS timestamptz[]), CAST(:outcomes AS text[]), CAST(:errors AS text[]),
+            CAST(:afters AS interval[])
+        ) AS t(attribution_id, as_of, identifier, claimed_until, outcome, error, after)
+    ), settled AS (
+        UPDATE meter_report AS held
+        SET claimed_until = NULL,
+            state = CASE WHEN o.outcome IN ('accepted', 'parked') THEN o.outcome ELSE 'pending' END,
+            accepted_at = CASE WHEN o.outcome = 'accepted' THEN clock_timestamp() END,
+            parked_at = CASE WHEN o.outcome = 'parked' THEN clock_timestamp() END,
+            next_attempt_at = CASE WHEN o.outcome IN ('retry', 'unsent') THEN clock_timestamp() + o.after
+                                   ELSE held.next_attempt_at END,
+            attempts = held.attempts - (o.outcome = 'unsent')::int,
+            error = CASE WHEN o.outcome = 'unsent' THEN COALESCE(o.error, held.error) ELSE o.error END
+        FROM outcome o
+        WHERE held.attribution_id = o.attribution_id AND held.as_of = o.as_of AND held.identifier = o.identifier
+            AND held.state = 'pending' AND (o.outcome = 'accepted' OR held.claimed_until = o.claimed_until)
+        RETURNING held.attribution_id, held.as_of, held.state, held.quantity, held.resends, held.parked_at, held.error
+    )
+"""
+
+# Whose account gets no more reports is said to the platform and noted, in the statement that parks.
+_ANNOUNCE_PARKED = """
+    announced AS (
+        INSERT INTO outbox (key, task, payload)
+        SELECT concat_ws(':', 'account_parked', attribution_id, extract(epoch FROM as_of)::bigint, resends),
+               'server.account_parked',
+               jsonb_build_object('attribution_id', attribution_id, 'reason', error, 'quantity', quantity,
+                                  'as_of', as_of, 'at', parked_at)
+        FROM settled WHERE state = 'parked' ORDER BY attribution_id
+        ON CONFLICT (key) DO NOTHING
+    ), noted AS (
+        INSERT INTO audit (at, actor, action, attribution_id, details)
+        SELECT parked_at, :actor, 'meter_report.parked', attribution_id,
+               jsonb_build_object('as_of', as_of, 'quantity', quantity, 'reason', error)
+        FROM settled WHERE state = 'parked' ORDER BY attribution_id
+    )
+"""
+
+
+def settle_reports(connection: Connection, settlements: Sequence[Settlement], *, actor: Actor) -> None:
+    """Write down how each report of a claim ended; who is parked is announced."""
+    reports = [each.report for each in settlements]
+    execute(
+        connection,
+        f"{_SETTLE}, {_ANNOUNCE_PARKED} SELECT count(*) FROM settled",
+        accounts=[report.attribution_id for report in reports],
+        instants=[report.as_of for report in reports],
+        identifiers=[report.identifier for report in reports],
+        leases=[report.claimed_until for report in reports],
+        outcomes=[each.outcome for each in settlements],
+        errors=[each.error for each in settlements],
+        afters=[each.after for each in settlements],
+        actor=actor,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentReport:
+    """A report that was sent before, to be judged again.
+
+    `overtaken`: a later one of its period is in, or in flight. To send it after that one might set the meter back.
+    """
+
+    attribution_id: AttributionId
+    as_of: datetime
+    identifier: str
+    quantity: int
+    state: str
+    resends: int
+    overtaken: bool
+
+
+_SENT = """
+    attribution_id, as_of, identifier, quantity, state, resends, EXISTS (
+        SELECT 1 FROM meter_report later
+        WHERE later.attribution_id = meter_report.attribution_id AND later.as_of > meter_report.as_of
+            AND later.period_starts_at = meter_report.period_starts_at
+            AND (later.state = 'accepted' OR (later.state = 'pending' AND later.claimed_until >= now()))
+    ) AS overtaken
+"""
+
+
+def lock_by_identifiers(connection: Connection, identifiers: Sequence[str]) -> Sequence[SentReport]:
+    """Lock the reports of these identifiers that Stripe may have; no worker claims another of their accounts' now."""
+    named = "SELECT attribution_id FROM meter_report WHERE identifier = ANY(CAST(:identifiers AS text[]))"
+    _lock_open(connection, [row.attribution_id for row in fetch(connection, named, identifiers=list(identifiers))])
+    statement = f"""
+        SELECT {_SENT} FROM meter_report
+        WHERE identifier = ANY(CAST(:identifiers AS text[])) AND state IN ('pending', 'accepted')
+        ORDER BY attribution_id, as_of FOR UPDATE
+    """
+    return [SentReport(**row._mapping) for row in fetch(connection, statement, identifiers=list(identifiers))]
+
+
+def lock_report(connection: Connection, attribution_id: AttributionId, *, state: str) -> SentReport | None:
+    """Lock the oldest report of an account that is in a state, and those that are to be sent."""
+    _lock_open(connection, [attribution_id])
+    statement = f"""
+        SELECT {_SENT} FROM meter_report WHERE attribution_id = :account AND state = :state
+        ORDER BY as_of LIMIT 1 FOR UPDATE
+    """
+    found = fetch(connection, statement, account=attribution_id, state=state)
+    return SentReport(**found[0]._mapping) if found else None
+
+
+def _lock_open(connection: Connection, accounts: Sequence[AttributionId]) -> None:
+    statement = """
+        SELECT 1 FROM meter_report WHERE attribution_id = ANY(CAST(:accounts AS text[])) AND state = 'pending'
+        ORDER BY attribution_id, as_of FOR UPDATE
+    """
+    fetch(connection, statement, accounts=list(accounts))
+
+
+def send_anew(connection: Connection, report: SentReport, *, after: timedelta, reason: str) -> bool:
+    """Let a report be sent once more, as another one to Stripe; tell whether it is still as it was found.
+
+    One that is in flight keeps its claim: nobody else calls for its account until that ends.
+    """
+    statement = """
+        UPDATE meter_report
+        SET state = 'pending', accepted_at = NULL, parked_at = NULL, doubted_at = NULL, attempts = 0, error = :reason,
+            next_attempt_at = clock_timestamp() + :after, resends = resends + 1,
+            identifier = attribution_id || ':' || extract(epoch FROM as_of)::bigint || ':' || resends + 1
+        WHERE attribution_id = :account AND as_of = :as_of AND identifier = :identifier AND state <> 'dropped'
+    """
+    return _change(connection, statement, report, after=after, reason=reason)
+
+
+def drop_report(connection: Connection, report: SentReport, *, reason: str) -> bool:
+    """Give a report up: Stripe never counted it and never will. What it said is no longer taken for told."""
+    statement = """
+        UPDATE meter_report
+        SET state = 'dropped', accepted_at = NULL, parked_at = NULL, doubted_at = NULL, claimed_until = NULL,
+            error = :reason
+        WHERE attribution_id = :account AND as_of = :as_of AND identifier = :identifier AND state <> 'dropped'
+    """
+    return _change(connection, statement, report, reason=reason)
+
+
+def park_report(connection: Connection, report: SentReport, *, reason: str, actor: Actor) -> bool:
+    """Set a report aside that Stripe complained of after taking it; its account is announced as parked."""
+    statement = f"""
+        WITH settled AS (
+            UPDATE meter_report
+            SET state = 'parked', parked_at = clock_timestamp(), accepted_at = NULL, doubted_at = NULL,
+                claimed_until = NULL, error = :reason
+            WHERE attribution_id = :account AND as_of = :as_of AND identifier = :identifier
+                AND state IN ('pending', 'accepted')
+            RETURNING attribution_id, as_of, state, quantity, resends, parked_at, error
+        ), {_ANNOUNCE_PARKED} SELECT attribution_id FROM settled
+    """
+    found = fetch(
+        connection,
+        statement,
+        account=report.attribution_id,
+        as_of=report.as_of,
+        identifier=report.identifier,
+        reason=reason,
+        actor=actor,
+    )
+    return bool(found)
+
+
+def _change(connection: Connection, statement: str, report: SentReport, **parameters: object) -> bool:
+    named = {"account": report.attribution_id, "as_of": report.as_of, "identifier": report.identifier}
+    return execute(connection, statement, **named, **parameters) == 1
+
+
+def doubt_accepted(connection: Connection, *, since: datetime, until: datetime) -> int:
+    """Mark the latest report of each account that Stripe took within [since, until) as one it may not have counted."""
+    statement = """
+        UPDATE meter_report AS held SET doubted_at = clock_timestamp()
+        WHERE held.state = 'accepted' AND held.accepted_at >= :since AND held.accepted_at < :until
+            AND held.doubted_at IS NULL
+            AND NOT EXISTS (
+                SELECT 1 FROM meter_report later
+                WHERE later.attribution_id = held.attribution_id AND later.as_of > held.as_of
+                    AND later.state = 'accepted' AND later.period_starts_at = held.period_starts_at)
+    """
+    return execute(connection, statement, since=since, until=until)
+
+
+def clear_doubts(connection: Connection, attribution_id: AttributionId, *, until: datetime) -> None:
+    """Note that an account's reports were found to be counted, or overtaken, up to an instant."""
+    statement = """
+        UPDATE meter_report SET doubted_at = NULL
+        WHERE attribution_id = :account AND as_of <= :until AND doubted_at IS NOT NULL
+    """
+    execute(connection, statement, account=attribution_id, until=until)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedAccount:
+    """An account that gets no reports until somebody releases it, and why."""
+
+    attribution_id: AttributionId
+    reason: str | None
+    parked_at: datetime
+    as_of: datetime
+    quantity: int
+
+
+def list_parked(connection: Connection, *, limit: int, after: str = "") -> Sequence[ParkedAccount]:
+    """List the parked accounts by name, from behind one of them."""
+    statement = """
+        SELECT attribution_id, error AS reason, parked_at, as_of, quantity FROM meter_report
+        WHERE state = 'parked' AND attribution_id > :after ORDER BY attribution_id, as_of LIMIT :limit
+    """
+    return [ParkedAccount(**row._mapping) for row in fetch(connection, statement, limit=limit, after=after)]

@@ -1,0 +1,65 @@
+"""Is Stripe set up as the settings say? Asked when a Stripe worker starts, and again before it sends."""
+
+import os
+import sys
+import time
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+from celery import signals
+
+from usage_tasks.domain.errors import MisconfiguredError, RetryableError
+from usage_tasks.runtime import Runtime
+from usage_tasks.services.stripe_check import ConfiguredPrice, check_stripe
+from usage_tasks.settings import SettingsError, load_settings
+
+log = structlog.get_logger(__name__)
+
+STRIPE_QUEUES: Final = frozenset({"billing", "stripe"})
+_HOLDS_FOR: Final = timedelta(minutes=5)
+"""So long a good answer is believed: a meter that is switched off meanwhile stops the sending soon."""
+
+
+def check_now(rt: Runtime) -> None:
+    """Ask Stripe; raise MisconfiguredError that says each price and meter that is not as it must be."""
+    prices = [
+        ConfiguredPrice(key=key, price_id=price_id, currency=currency)
+        for key, (price_id, currency) in rt.settings.stripe_prices.by_key().items()
+    ]
+    check_stripe(rt.stripe, prices, event_name=rt.settings.stripe_meter_event_name)
+
+
+def ensure_checked(rt: Runtime) -> None:
+    """Ask Stripe unless this process did so lately."""
+    if rt.stripe_checked_at is None or time.monotonic() - rt.stripe_checked_at > _HOLDS_FOR.total_seconds():
+        check_now(rt)
+        rt.stripe_checked_at = time.monotonic()
+
+
+def forget(rt: Runtime) -> None:
+    """Have the next `ensure_checked` ask."""
+    rt.stripe_checked_at = None
+
+
+def check_at_start(rt: Runtime) -> None:
+    """Ask Stripe when a worker starts. That Stripe is away keeps none from starting: it asks before it sends."""
+    if not rt.settings.stripe_prices.by_key():
+        return
+    try:
+        check_now(rt)
+    except RetryableError as error:
+        log.warning("stripe.not_checked", reason=str(error))
+
+
+@signals.celeryd_after_setup.connect
+def _check_worker(instance: Any, **_: object) -> None:
+    """Refuse to start a Stripe worker whose prices or meter are not what the settings say: one error, exit code 2."""
+    if STRIPE_QUEUES.isdisjoint(instance.app.amqp.queues.consume_from):
+        return
+    try:
+        # A runtime of its own: no connection of it may live on in the children.
+        check_at_start(Runtime(load_settings(os.environ)))
+    except (MisconfiguredError, SettingsError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from error
