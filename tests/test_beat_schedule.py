@@ -52,6 +52,7 @@ def test_jobs_tick_as_they_are_configured_and_name_their_due_time() -> None:
         "billing.reconcile_invoices": timedelta(minutes=30),
         "billing.advance_dunning": timedelta(hours=1),
         "billing.drift_report": timedelta(hours=1),
+        "stripe.backfill_events": timedelta(minutes=5),
     }
     assert all(ticks[name]["kwargs"] == {"scheduled": True} for name in jobs)
 
@@ -62,5 +63,6 @@ def test_what_a_lost_message_would_have_done_is_swept_every_minute() -> None:
 
 
 def test_an_empty_schedule_ticks_no_more() -> None:
-    ticks = make_beat_schedule(installation(CONTROLLER="", RESET_USAGE="", BILLING_SYNC="", INVOICE_RECONCILE=""))
+    off = {"CONTROLLER": "", "RESET_USAGE": "", "BILLING_SYNC": "", "INVOICE_RECONCILE": "", "STRIPE_BACKFILL": ""}
+    ticks = make_beat_schedule(installation(**off))
     assert set(ticks) == SWEEPS | {"billing.advance_dunning"}
