@@ -29,6 +29,7 @@ app = Celery(
         "usage_tasks.tasks.payments",
         "usage_tasks.tasks.metering",
         "usage_tasks.tasks.stripe",
+        "usage_tasks.tasks.events",
         "usage_tasks.tasks.maintenance",
     ],
 )

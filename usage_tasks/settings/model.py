@@ -25,6 +25,7 @@ from usage_tasks.settings.values import (
     HostAndPort,
     LimitCredits,
     MinimumCredits,
+    Networks,
     PriceIds,
     PricesByClass,
     RedisUrl,
@@ -175,6 +176,13 @@ class Server(_Section):
 
     address: Text = Field(default="127.0.0.1", description="the host name or IP address to bind")
     port: int = Field(default=3000, ge=1, le=PORT_MAX, description="a port from 1 to 65535")
+    trusted_proxies: Networks = Field(
+        default=(),
+        description='IP addresses and networks of proxies whose X-Forwarded-For is believed: ["10.0.0.0/8"]',
+    )
+    refusals_per_minute: int = Field(
+        default=60, ge=0, le=1_000_000, description="refused requests an address may send a minute, or 0 for no limit"
+    )
 
 
 class Database(_Section):
@@ -210,6 +218,7 @@ class Settings(_Section):
     controller_schedule: Schedule = Field(default=None, description=_SCHEDULE)
     reset_usage_schedule: Schedule = Field(default=None, description=_SCHEDULE)
     billing_sync_schedule: Schedule = Field(default=timedelta(minutes=10), description=_SCHEDULE)
+    stripe_backfill_schedule: Schedule = Field(default=timedelta(minutes=5), description=_SCHEDULE)
     invoice_reconcile_schedule: Schedule = Field(default=timedelta(hours=1), description=_SCHEDULE)
     heartbeat_grace: Schedule = Field(default=None, description=_SCHEDULE)
     max_session_lifetime: Schedule = Field(default=None, description=_SCHEDULE)
@@ -283,6 +292,7 @@ class Settings(_Section):
             "billing.reconcile_invoices": self.invoice_reconcile_schedule,
             "billing.advance_dunning": DUNNING_PERIOD,
             "billing.drift_report": self.billing_sync_schedule and DRIFT_PERIOD,
+            "stripe.backfill_events": self.stripe_backfill_schedule,
         }
 
     @property
