@@ -32,10 +32,10 @@ def lines() -> Iterator[Callable[[], Line]]:
         yield lambda: faults.broker_flushed(world)
         yield lambda: faults.beat_killed(world)
         yield lambda: faults.poison(world)
-        yield lambda: faults.terminated(world, busy=False)
         yield lambda: faults.terminated(world, busy=True)
-    if tasks:
-        with running_world("work") as quiet:
+    with running_world("work") as quiet:
+        yield lambda: faults.terminated(quiet, busy=False)
+        if tasks:
             yield lambda: faults.memory(quiet, tasks)
     sample = faults.FULL if os.environ.get("CHAOS_FULL") else faults.SHORT
     for seed in range(1, runs + 1):
