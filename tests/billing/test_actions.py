@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.billing.bench import Bench, CrashError, Wrapped, at_once, crash, crashing
+from tests.billing.bench import Bench, CrashError, Wrapped, at_once, crash
 from tests.billing.conftest import BEGIN
 from tests.billing.world import GRACE
 from tests.factories import DAY, HOUR, SYSTEM, team
@@ -101,21 +101,6 @@ def test_what_stripe_refused_is_settled_with_the_reason_and_may_be_asked_anew(be
     assert actions(bench) == [(1, True, "no tax location"), (2, True, None)]
 
 
-# Stored, drafted, reports claimed, sent, none left, all sent: then the lease, the call, and what follows from it.
-@pytest.mark.parametrize("crash_at", [(1, True), (4, False), (6, True), (7, False), (7, True), (8, False), (8, True)])
-def test_a_crash_at_any_commit_of_finalizing_ends_in_one_invoice_and_one_entry(
-    bench: Bench, crash_at: tuple[int, bool]
-) -> None:
-    invoice_id, (nth, committed) = drafted(bench), crash_at
-    with pytest.raises(CrashError):
-        finalize(bench, invoice_id, transaction=crashing(bench.transaction, nth, committed=committed))
-    free_leases(bench)
-    assert resume_open(bench.desk(PERIOD_END)) == (0 if crash_at == (8, True) else 1, 0, [])
-    assert finalize(bench, invoice_id).entries == 0
-    assert bench.moves(ACCOUNT) == [("invoice", -1200)]
-    assert actions(bench) == [(1, True, None)]
-
-
 @pytest.mark.parametrize("call", ["before", "after"])
 def test_a_crash_around_a_call_of_cancelling_ends_in_one_last_invoice(bench: Bench, call: str) -> None:
     customer = using(bench)
@@ -154,6 +139,13 @@ def test_workers_that_cancel_at_once_make_one_last_invoice(bench: Bench) -> None
     at_once(*[one] * 3)
     assert [action[1] for action in actions(bench)][-1] is True
     assert len([invoice for invoice in bench.world.invoices() if invoice.status == "draft"]) == 1
+
+
+def test_one_that_has_ended_and_waits_for_its_last_invoice_is_ended_no_more(bench: Bench) -> None:
+    using(bench)
+    cancel(bench)
+    assert cancel(bench).outcome == "subscription ended before"
+    assert actions(bench) == [(1, True, None)]
 
 
 def test_an_account_without_a_subscription_cannot_end_it(bench: Bench) -> None:

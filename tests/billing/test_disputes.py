@@ -9,7 +9,6 @@ import requests
 
 from tests.billing.bench import Bench, at_once
 from tests.billing.conftest import BEGIN
-from tests.billing.killing import Work, each_way
 from tests.factories import HOUR, SYSTEM, make_id, team, user
 from usage_tasks.domain.access import TeamRole
 from usage_tasks.domain.accounts import AttributionId
@@ -194,26 +193,6 @@ def test_disputes_decided_at_once_leave_nobody_free_whom_one_still_blocks(bench:
     assert heard.count("block_user") == 2
     # Let go only where the second dispute was not there yet: then its block comes after.
     assert heard[-1] == "block_user"
-
-
-def test_a_dispute_looked_at_killed_anywhere_and_again_blocks_once(bench: Bench) -> None:
-    found: dict[int, str] = {}
-
-    def begin(number: int) -> Work:
-        dispute = found[number] = disputed(bench, user(f"user {number}"))
-
-        def work(transaction: Any, stripe: Any) -> None:
-            look = stripe.get_dispute(DisputeId(dispute))
-            with transaction() as connection:
-                reflect_dispute(connection, look, at=BEGIN, actor=SYSTEM)
-
-        return work
-
-    for number in each_way(bench, begin):
-        reflect(bench, dispute_of(bench, found[number]))
-        assert told(bench).count(("block_user", str(make_id(f"user {number}")))) == 1
-        audits = bench.rows("SELECT 1 FROM audit WHERE details->>'stripe_dispute_id' = :d", d=found[number])
-        assert len(audits) == 1
 
 
 # Other events

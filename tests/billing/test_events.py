@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.billing.bench import Bench, CrashError, Wrapped, at_once, crash, crashing
+from tests.billing.bench import Bench, CrashError, Wrapped, at_once, crash
 from tests.billing.conftest import BEGIN
 from tests.billing.world import GRACE
 from tests.factories import HOUR, team
@@ -19,7 +19,7 @@ from usage_tasks.domain.errors import (
     StaleVersionError,
 )
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.apply_events import Applied, apply_events, parse_event
+from usage_tasks.services.apply_events import Applied, parse_event
 from usage_tasks.storage.inbox import store_event
 from usage_tasks.tasks import stripe as tasks
 
@@ -279,29 +279,6 @@ def test_events_in_any_order_make_one_entry(bench: Bench, order: tuple[int, ...]
         bench.store(events[place])
         bench.apply(FINALIZED)
     assert entry(bench).credit_cents == -1300
-
-
-@pytest.mark.parametrize("committed", [False, True])
-@pytest.mark.parametrize("nth", [1, 2])
-def test_a_crash_while_an_event_is_applied_loses_and_doubles_nothing(
-    bench: Bench,
-    nth: int,
-    committed: bool,  # noqa: FBT001
-) -> None:
-    for event_id in invoiced(bench):
-        bench.store(bench.world.v1.events.retrieve(event_id))
-    with pytest.raises(CrashError):
-        apply_events(
-            crashing(bench.transaction, nth, committed=committed),
-            bench.stripe,
-            terms=bench.terms(),
-            at=FINALIZED,
-            limit=10,
-        )
-    due_again(bench)
-    bench.apply(FINALIZED)
-    assert entry(bench).credit_cents == -1300
-    assert bench.rows("SELECT count(*) AS n FROM stripe_event WHERE state <> 'applied'")[0].n == 0
 
 
 def test_a_crash_during_the_call_leaves_the_event_to_the_next(bench: Bench) -> None:

@@ -8,7 +8,7 @@ from tests.billing.conftest import BEGIN
 from tests.billing.killing import Work, each_way
 from tests.factories import DAY, HOUR, SYSTEM, team
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.errors import DeclinedError, InvalidInputError, RetryableError
+from usage_tasks.domain.errors import DeclinedError, InvalidInputError
 from usage_tasks.domain.holds import Hold, PaymentIntentId
 from usage_tasks.services.holds import Released, create_hold, release_due, use_hold
 
@@ -186,27 +186,6 @@ def test_asking_for_a_hold_killed_anywhere_is_one_hold_and_nothing_is_left_held(
         assert audited(bench, account) == ["payment_hold.create"]
 
 
-def test_using_a_hold_killed_anywhere_and_run_again_is_one_card_and_nothing_held(bench: Bench) -> None:
-    def begin(number: int) -> Work:
-        account = account_of("using", number)
-        bench.customer(account)
-        made = hold(bench, account)
-        confirm(bench, made)
-        return lambda transaction, stripe: use_hold(
-            transaction, stripe, account, made.payment_intent_id, at=BEGIN, actor=SYSTEM
-        )
-
-    for number in each_way(bench, begin):
-        account = account_of("using", number)
-        (row,) = stored(bench, account)
-        use_hold(bench.transaction, bench.stripe, account, row.stripe_payment_intent_id, at=BEGIN, actor=SYSTEM)
-        (intent,) = intents(bench, account)
-        found = bench.world.v1.customers.retrieve(intent.customer)
-        assert (intent.status, found.address.country) == ("canceled", "DE")
-        assert found.invoice_settings.default_payment_method == intent.payment_method
-        assert audited(bench, account) == ["payment_hold.create", "payment_hold.confirm", "payment_hold.release"]
-
-
 def test_using_a_hold_killed_anywhere_leaves_nothing_held_once_the_sweep_was_there(bench: Bench) -> None:
     def begin(number: int) -> Work:
         account = account_of("left", number)
@@ -220,28 +199,3 @@ def test_using_a_hold_killed_anywhere_leaves_nothing_held_once_the_sweep_was_the
     for number in each_way(bench, begin):
         sweep(bench)
         assert [intent.status for intent in intents(bench, account_of("left", number))] == ["canceled"]
-
-
-def test_the_sweep_killed_anywhere_and_run_again_lets_go_once(bench: Bench) -> None:
-    def begin(number: int) -> Work:
-        account = account_of("sweeping", number)
-        bench.customer(account)
-        made = hold(bench, account)
-        confirm(bench, made)
-        if number % 3 == 0:  # the answer to the call was never stored
-            bench.execute(
-                "UPDATE payment_hold SET stripe_payment_intent_id = NULL WHERE attribution_id = :a", a=account
-            )
-
-        def work(transaction: Any, stripe: Any) -> None:
-            done = release_due(transaction, stripe, at=BEGIN + 2 * HOUR, limit=1000)
-            if done.retried:
-                raise RetryableError("as the next run of the sweep is")
-
-        return work
-
-    for number in each_way(bench, begin):
-        sweep(bench)
-        account = account_of("sweeping", number)
-        assert [intent.status for intent in intents(bench, account)] == ["canceled"]
-        assert audited(bench, account).count("payment_hold.release") == 1

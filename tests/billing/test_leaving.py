@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.billing.bench import Bench, CrashError, Wrapped, crash, crashing
+from tests.billing.bench import Bench, CrashError, Wrapped, crash
 from tests.billing.conftest import BEGIN
 from tests.billing.world import GRACE
 from tests.factories import DAY, HOUR, team
 from usage_tasks.domain.errors import InvalidInputError
-from usage_tasks.services.apply_events import apply_events
 from usage_tasks.services.reconcile_invoices import reconcile_invoices
 
 ACCOUNT = team("one")
@@ -50,24 +49,6 @@ def test_an_account_leaves_stripe_when_its_last_invoice_is_booked_and_not_before
     assert tuple(subscription) == ("canceled", ENDED, ENDED)
     assert bench.verified(LEFT).clean
     assert bench.sync(LEFT + HOUR) == 0
-
-
-@pytest.mark.parametrize("crash_at", [(2, False), (2, True), (3, False), (3, True)])
-def test_a_crash_while_an_account_leaves_loses_and_doubles_nothing(bench: Bench, crash_at: tuple[int, bool]) -> None:
-    cancelled(bench)
-    bench.handle_all(ENDED)
-    bench.send()
-    bench.world.advance(LEFT)
-    bench.receive(types="")
-    nth, committed = crash_at
-    dying = crashing(bench.transaction, nth, committed=committed)
-    with pytest.raises(CrashError):
-        apply_events(dying, bench.stripe, terms=bench.terms(), at=LEFT, limit=10)
-    bench.execute("UPDATE stripe_event SET claimed_until = NULL")
-    assert bench.handle_stored(LEFT).parked == 0
-    assert bench.moves(ACCOUNT) == [("invoice", -1300)]
-    assert (center(bench).billing_strategy, center(bench).cycle_started_at) == ("other", LEFT)
-    assert bench.verified(LEFT).clean
 
 
 def test_one_that_ends_without_a_last_invoice_leaves_at_once_and_says_what_nobody_billed(bench: Bench) -> None:

@@ -7,9 +7,8 @@ import requests
 
 from tests.billing.bench import Bench, CrashError, Wrapped, crash
 from tests.billing.conftest import BEGIN
-from tests.billing.killing import Work, each_way
-from tests.factories import HOUR, LIMITS, SYSTEM, make_id, team
-from usage_tasks.domain.accounts import AttributionId, parse_attribution
+from tests.factories import HOUR, SYSTEM, make_id, team
+from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError, PermanentError
 from usage_tasks.services.payers import (
@@ -19,7 +18,6 @@ from usage_tasks.services.payers import (
     preview_invoice,
     update_tax_state,
 )
-from usage_tasks.services.subscribe import create_subscription
 
 ACCOUNT = team("payer")
 GERMANY = {"country": "DE"}
@@ -86,20 +84,6 @@ def test_a_customer_whose_answer_was_lost_for_longer_than_stripe_remembers_is_st
     assert len(bench.world.customers()) == 1
 
 
-def test_finding_a_customer_killed_anywhere_and_run_again_stores_it_once(bench: Bench) -> None:
-    def begin(number: int) -> Work:
-        account = team(f"adopted {number}")
-        in_stripe(bench, account)
-        return lambda transaction, stripe: get_customer(transaction, stripe, account, at=BEGIN, actor=SYSTEM)
-
-    for number in each_way(bench, begin):
-        account = team(f"adopted {number}")
-        found = customer_of(bench, account)
-        stored = bench.rows("SELECT * FROM stripe_customer WHERE attribution_id = :a", a=account)
-        assert [row.stripe_customer_id for row in stored] == [found.customer_id]
-        assert len(bench.rows("SELECT 1 FROM audit WHERE attribution_id = :a", a=account)) == 1
-
-
 # Tax
 
 
@@ -123,47 +107,6 @@ def test_a_subscription_asked_for_again_after_its_customer_moved_is_still_one(be
     bench.world.v1.customers.update(customer, {"address": GERMANY})
     bench.subscription(ACCOUNT)
     assert len(bench.world.subscriptions()) == 1
-
-
-@pytest.mark.parametrize("address", [GERMANY, {}], ids=["placed", "not placed"])
-def test_subscribing_killed_anywhere_and_run_again_is_one_subscription(bench: Bench, address: Any) -> None:
-    def begin(number: int) -> Work:
-        account = team(f"subscribing {number}")
-        customer = bench.customer(account)
-        if address:
-            bench.world.v1.customers.update(customer, {"address": address})
-        return lambda transaction, stripe: create_subscription(
-            transaction,
-            stripe,
-            parse_attribution(account),
-            price_by_currency=bench.world.price_by_currency,
-            spending_limit=100_000,
-            limits=LIMITS,
-            actor=SYSTEM,
-        )
-
-    for number in each_way(bench, begin):
-        account = team(f"subscribing {number}")
-        bench.subscription(account)
-        assert taxed(bench, account) == [bool(address)]
-        made = bench.rows("SELECT 1 FROM audit WHERE attribution_id = :a AND action LIKE '%subscription%'", a=account)
-        assert len(made) == 1
-
-
-def test_updating_tax_killed_anywhere_and_run_again_ends_where_it_should(bench: Bench) -> None:
-    def begin(number: int) -> Work:
-        account = team(f"moving {number}")
-        customer = bench.customer(account)
-        bench.subscription(account)
-        bench.world.v1.customers.update(customer, {"address": GERMANY})
-        return lambda transaction, stripe: update_tax_state(transaction, stripe, account, at=BEGIN, actor=SYSTEM)
-
-    for number in each_way(bench, begin):
-        account = team(f"moving {number}")
-        assert update(bench, account).automatic_tax
-        assert taxed(bench, account) == [True]
-        told = "SELECT 1 FROM audit WHERE attribution_id = :a AND action = 'stripe_subscription.automatic_tax'"
-        assert len(bench.rows(told, a=account)) >= 1
 
 
 # Prices and the next invoice

@@ -4,7 +4,6 @@ import pytest
 
 from tests.billing.bench import Bench, at_once
 from tests.billing.conftest import BEGIN
-from tests.billing.killing import Work, each_way
 from tests.billing.test_disputes import apply, handle, told
 from tests.billing.world import GRACE
 from tests.factories import HOUR, SYSTEM, team
@@ -146,27 +145,6 @@ def test_the_same_note_told_twice_and_at_once_moves_once(bench: Bench) -> None:
     assert sorted(outcomes) == ["10000 credit cents forgiven", *["no effect"] * 3]
     assert moved(bench) == {"invoiced": -10_000, "forgiven": 10_000}
     assert len(bench.rows("SELECT 1 FROM audit WHERE action = 'stripe_credit_note.create'")) == 1
-
-
-def test_a_note_killed_anywhere_and_told_again_moves_once(bench: Bench) -> None:
-    invoice = billed(bench)
-    notes: dict[int, str] = {}
-
-    def begin(number: int) -> Work:
-        notes[number] = note = credit(bench, invoice, 3, out_of_band_amount=3).id
-
-        def work(transaction: Any, stripe: Any) -> None:
-            found = stripe.get_credit_note(CreditNoteId(note))
-            billed_by = stripe.get_invoice(found.invoice_id)
-            with transaction() as connection:
-                reflect_credit_note(connection, found, billed_by, our_prices=frozenset(), at=FINALIZED, actor=SYSTEM)
-
-        return work
-
-    for number in each_way(bench, begin):
-        reflect(bench, *looked_at(bench, notes[number]))
-    assert moved(bench) == {"invoiced": -200 * len(notes), "forgiven": 200 * len(notes)}
-    assert len(bench.rows("SELECT 1 FROM audit WHERE action = 'stripe_credit_note.create'")) == len(notes)
 
 
 # Refunds

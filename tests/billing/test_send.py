@@ -8,7 +8,7 @@ import pytest
 import redis
 from sqlalchemy import Connection
 
-from tests.billing.bench import Bench, CrashError, Wrapped, at_once, crash, crashing
+from tests.billing.bench import Bench, CrashError, Wrapped, at_once, crash
 from tests.billing.conftest import BEGIN
 from tests.billing.population import charge_all
 from tests.billing.world import KEY
@@ -217,18 +217,6 @@ def test_a_crash_after_the_call_heals_also_when_stripe_has_forgotten_the_key(ben
     # bills the same.
     first, second = bench.world.meter_events()
     assert first == second
-
-
-@pytest.mark.parametrize("committed", [False, True])
-@pytest.mark.parametrize("nth", [1, 2])
-def test_a_crash_in_a_transaction_loses_and_doubles_nothing(bench: Bench, nth: int, committed: bool) -> None:  # noqa: FBT001
-    with_reports(bench, ACCOUNT)
-    with pytest.raises(CrashError):
-        bench.send(transaction=crashing(bench.transaction, nth, committed=committed))
-    lease_ends(bench)
-    bench.send()
-    assert bench.reports() == [(NOON, 5, "accepted")]
-    assert len(bench.world.meter_events()) == 1
 
 
 def test_a_worker_that_is_late_does_not_undo_what_another_settled(bench: Bench) -> None:

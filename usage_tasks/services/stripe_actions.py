@@ -50,12 +50,15 @@ def finalize_invoice(desk: Desk, account: AttributionId, invoice_id: StripeInvoi
 def cancel_subscription(desk: Desk, account: AttributionId, *, actor: Actor) -> Effect:
     """End an account's subscription now, with a last invoice; the account leaves stripe once that is booked.
 
+    One that has ended and waits for that is left alone.
     Raises InvalidInputError for an account without an open subscription.
     """
     with desk.transaction() as connection:
         held = subscriptions.find_open(connection, account)
         if held is None:
             raise InvalidInputError("attribution_id", account, "an account with an open subscription")
+        if held.stripe_ended_at is not None:
+            return Effect(outcome="subscription ended before")
         operation = StripeOperation.CANCEL_SUBSCRIPTION
         action = stripe_actions.reserve_action(connection, account, operation, held.subscription_id, actor=actor)
     return perform(desk, action)

@@ -1,0 +1,34 @@
+"""Killed at any step and run again, every task ends as if it had never been killed."""
+
+import os
+from itertools import groupby
+
+import pytest
+
+from tests.billing.bench import Bench
+from tests.billing.kill_matrix import WRITE, Case, keep, lines_of_document, row_of, try_case
+from tests.billing.killed_tasks import CASES, NO_CALL
+from usage_tasks.celery import app
+from usage_tasks.runtime import Runtime
+
+BY_TASK = {task: list(cases) for task, cases in groupby(sorted(CASES, key=lambda case: case.task), lambda c: c.task)}
+
+
+def test_every_task_of_the_queues_that_call_stripe_is_in_the_matrix(rt: Runtime) -> None:
+    app.loader.import_default_modules()
+    assert {name for name in app.tasks if name.startswith(("billing.", "stripe."))} == set(BY_TASK)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.task}: {case.situation}")
+def test_killed_anywhere_and_run_again_a_task_ends_as_if_never_killed(
+    bench: Bench, rt: Runtime, broker: str, case: Case
+) -> None:
+    app.loader.import_default_modules()
+    writing = bool(os.environ.get(WRITE))
+    outcome = try_case(bench, rt, case, whole=writing)
+    assert (outcome.calls == 0) is (case.task in NO_CALL)
+    assert outcome.killed > 0
+    line = row_of(case, outcome)
+    if writing:
+        keep(case, line)
+    assert line in set(lines_of_document()), "docs/fault-matrix.md: python -m tests.billing.kill_matrix"
