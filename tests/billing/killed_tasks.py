@@ -14,6 +14,7 @@ from usage_tasks.domain.cost_centers import BillingStrategy
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.services.cost_center import set_cost_center
 from usage_tasks.services.holds import create_hold
+from usage_tasks.storage.inbox import InboxEvent, mark_parked, store_event
 
 ACCOUNT = team("killed")
 NOON = BEGIN + 2 * HOUR
@@ -287,6 +288,18 @@ def _event(_bench: Bench) -> dict[str, Any]:
     return {"event_id": "evt_1", "payload": json.dumps(event)}
 
 
+def _never_heard_of(bench: Bench) -> dict[str, Any]:
+    bench.pay(ACCOUNT)
+    return _at(BEGIN)
+
+
+def _set_aside(bench: Bench) -> dict[str, Any]:
+    with bench.transaction() as connection:
+        store_event(connection, InboxEvent(event_id="evt_1", type="new", object_id="in_1", created_at=BEGIN))
+        mark_parked(connection, "evt_1", reason="not to be applied")
+    return _at(BEGIN, actor=SYSTEM, all_parked=True, dry_run=False)
+
+
 CASES: Final = (
     Case(task="billing.create_stripe_customer", situation="no customer yet", arrange=_unknown,
          effects={"stripe:customer": 1, "stripe_customer": 1, "audit": 1}),
@@ -349,6 +362,12 @@ CASES: Final = (
          effects={"stripe_refund": 1}),
     Case(task="stripe.apply_events", situation="an alert", arrange=_alert_arrives, effects={"outbox": 1}),
     Case(task="stripe.receive_event", situation="a new event", arrange=_event, effects={"stripe_event": 1}),
+    Case(task="stripe.backfill_events", situation="no event ever came", arrange=_never_heard_of,
+         effects={"stripe_walk": 2}),
+    Case(task="stripe.replay_events", situation="a parked event", arrange=_set_aside,
+         effects={"stripe_event": 1, "audit": 1}),
+    Case(task="stripe.drop_events", situation="a parked event",
+         arrange=lambda bench: {**_set_aside(bench), "reason": "of no use"}, effects={"stripe_event": 1, "audit": 1}),
     Case(task="billing.sync", situation="9 credits untold", arrange=_untold, effects={"meter_report": 1}),
     Case(task="billing.advance_dunning", situation="a payment ten days late", arrange=_dunned, effects={"dunning": 1}),
     Case(task="billing.list_parked", situation="any", arrange=lambda _bench: {"actor": SYSTEM}),
@@ -361,7 +380,9 @@ NO_CALL: Final = frozenset(
         "billing.list_parked",
         "billing.release_parked",
         "billing.sync",
+        "stripe.drop_events",
         "stripe.receive_event",
+        "stripe.replay_events",
     }
 )
 """The tasks that ask nothing of Stripe: killed at their commits only."""
