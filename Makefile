@@ -7,7 +7,7 @@ DEMO_ARGS ?=
 # Test processes; each has servers of its own.
 TEST_PROCESSES ?= 2
 
-.PHONY: setup demo test bench mutate lint check pins clean
+.PHONY: setup demo test bench mutate chaos lint check pins clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -37,10 +37,15 @@ test: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.sync
+	$(BIN)/python -m tests.benchmarks.tasks
 
 # Which changes of the rules no test of theirs would notice; fails where fewer than 90 % are noticed. docs/mutation.md
 mutate: $(VENV)/.dev
 	$(BIN)/python -m tests.mutation
+
+# Faults done to real processes; CHAOS_RUNS, CHAOS_CUT, CHAOS_TASKS and CHAOS_FULL say how long. Prints the matrix.
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

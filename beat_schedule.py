@@ -11,19 +11,13 @@ from usage_tasks.settings import Settings
 
 _EXPIRES_SHARE = 0.9
 _SWEEP = timedelta(minutes=1)
+# A beat counts from its own start: were a daily job ticked once a day, frequent deployments would starve it. Ticks
+# between due times cost a look at job_run; a due time that was missed is found by the next one.
+_TICK_LONGEST = timedelta(minutes=1)
 
 
 def make_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Answer Celery's beat_schedule for an installation."""
-    jobs = {
-        "usage.reconcile": settings.controller_schedule,
-        "usage.reset": settings.reset_usage_schedule,
-        "billing.sync": settings.billing_sync_schedule,
-        "billing.reconcile_invoices": settings.invoice_reconcile_schedule,
-        "billing.advance_dunning": timedelta(hours=1),
-        # Daily; ticked hourly, so that a beat that is restarted every day does not starve it.
-        "billing.drift_report": settings.billing_sync_schedule and timedelta(hours=1),
-    }
     # What a lost message would have done is in a table; a sweep gets to it all the same.
     sweeps = (
         "billing.send_meter_events",
@@ -32,7 +26,11 @@ def make_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "stripe.apply_events",
         "maintenance.dispatch_outbox",
     )
-    ticks = {name: _tick(name, period, kwargs={"scheduled": True}) for name, period in jobs.items() if period}
+    ticks = {
+        name: _tick(name, min(period, _TICK_LONGEST), kwargs={"scheduled": True})
+        for name, period in settings.job_schedules.items()
+        if period
+    }
     return ticks | {name: _tick(name, _SWEEP, kwargs={}) for name in sweeps}
 
 

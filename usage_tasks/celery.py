@@ -5,9 +5,11 @@ celeryconfig.py, or in the module that CELERY_CONFIG_MODULE names.
 """
 
 import os
+from typing import Any
 
 from celery import Celery, signals
 
+from usage_tasks.telemetry.headers import stamp
 from usage_tasks.telemetry.logs import configure_logging
 
 app = Celery(
@@ -27,6 +29,7 @@ app = Celery(
         "usage_tasks.tasks.payments",
         "usage_tasks.tasks.metering",
         "usage_tasks.tasks.stripe",
+        "usage_tasks.tasks.events",
         "usage_tasks.tasks.maintenance",
     ],
 )
@@ -36,6 +39,26 @@ app.config_from_object(os.environ.get("CELERY_CONFIG_MODULE", "celeryconfig"))
 @signals.setup_logging.connect
 def _set_up_logging(**_: object) -> None:
     configure_logging(os.environ.get("USAGE_LOG_LEVEL", "INFO"))
+
+
+@signals.before_task_publish.connect
+def _stamp(headers: dict[str, Any] | None = None, **_: object) -> None:
+    if headers is not None:
+        stamp(headers)
+
+
+@signals.worker_init.connect
+def _mend_broker(**_: object) -> None:
+    from usage_tasks.coordination.kombu_fault import mend_channel  # noqa: PLC0415 - only a worker consumes
+
+    mend_channel()
+
+
+@signals.worker_init.connect
+def _beat(**_: object) -> None:
+    from usage_tasks.tasks.heartbeat import WorkerHeartbeat  # noqa: PLC0415 - only a worker has a consumer
+
+    app.steps["consumer"].add(WorkerHeartbeat)
 
 
 @signals.worker_init.connect

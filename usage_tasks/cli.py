@@ -16,10 +16,16 @@ from rich.console import Console
 from rich.table import Table
 
 from usage_tasks import bulk
+from usage_tasks import health as probes
 from usage_tasks.celery import app
 from usage_tasks.commands.billing import add_to
+from usage_tasks.commands.doctor import doctor
+from usage_tasks.commands.exporter import exporter
+from usage_tasks.commands.jobs import jobs
+from usage_tasks.commands.poison import poison
 from usage_tasks.commands.quarantine import quarantine
 from usage_tasks.commands.report import report
+from usage_tasks.commands.webhooks import webhooks
 from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor, parse_attribution, parse_uuid
 from usage_tasks.domain.credits import cents_to_credits
@@ -40,7 +46,6 @@ from usage_tasks.tasks import invoicing as invoicing_tasks
 from usage_tasks.tasks import prices as price_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
 from usage_tasks.telemetry.logs import configure_logging
-from usage_tasks.webhook_app import serve
 
 _ACTOR: Final = Actor("service:usage-tasks")
 _USAGE_ERROR: Final = 2
@@ -52,11 +57,16 @@ cli = typer.Typer(
 )
 price_commands = typer.Typer(help="The price versions.", no_args_is_help=True)
 cli.add_typer(price_commands, name="prices")
+cli.add_typer(poison, name="poison")
 cli.add_typer(quarantine, name="quarantine")
+cli.add_typer(webhooks, name="webhooks")
 cli.command("report")(report)
 invoice_commands = typer.Typer(help="Stripe's invoices.", no_args_is_help=True)
 cli.add_typer(invoice_commands, name="invoices")
 add_to(cli)
+cli.command("jobs")(jobs)
+cli.command("exporter")(exporter)
+cli.command("doctor")(doctor)
 out = Console()
 
 
@@ -95,10 +105,21 @@ def schemas() -> None:
 
 
 @cli.command()
+def health(
+    kind: Annotated[str, typer.Argument(help="worker, beat, webhook or all")],
+    live: Annotated[bool, typer.Option("--live", help="alive, rather than ready")] = False,
+) -> None:
+    """Probe the processes of this machine, by their heartbeats: exit code 0 healthy, 1 not, 2 wrong usage."""
+    raise typer.Exit(probes.main([kind, *(["--live"] if live else [])]))
+
+
+@cli.command()
 def webhook() -> None:
     """Run the webhook receiver; `server` in the configuration file says where it listens."""
     server = load_settings(os.environ).server
-    serve(server.address, server.port)
+    # A process of its own, which holds nothing of what these commands import.
+    command = [sys.executable, "-m", "usage_tasks.webhook_app", server.address, str(server.port)]
+    os.execvp(command[0], command)  # noqa: S606 - an argument list of our own, no shell
 
 
 @cli.command()

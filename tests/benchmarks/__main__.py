@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.benchmarks import ledger, recording
+from tests.benchmarks import ledger, receiver, recording
 from tests.benchmarks.measure import Figure, show
 from tests.conftest import PRICES
 from tests.factories import START, SYSTEM
@@ -38,6 +38,7 @@ def fresh(server: str, name: str) -> Iterator[tuple[Database, str]]:
 def run(servers: Servers, directory: Path) -> Iterator[Figure]:
     """Every figure, in turn."""
     server = servers.database_url
+    yield from receiver.bench_receiver(servers, directory)
     with fresh(server, "bench_recording") as (_, url):
         yield from recording.bench_recording(url.replace("postgresql+psycopg://", "postgresql://"), servers, directory)
     with fresh(server, "bench_limits") as (database, _):

@@ -13,8 +13,7 @@ from tests.factories import HOUR, SYSTEM, make_id, team, user
 from usage_tasks.domain.access import TeamRole
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.directory import Member, TeamReport
-from usage_tasks.domain.disputes import Dispute, DisputeId, DisputeStatus, parse_status
-from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.disputes import Dispute, DisputeId, DisputeStatus
 from usage_tasks.services.disputes import DisputeOutcome, reflect_dispute
 from usage_tasks.services.stripe_events import HANDLERS
 from usage_tasks.storage import directory
@@ -226,8 +225,3 @@ def test_an_alert_of_stripes_is_announced_once(bench: Bench) -> None:
     (row,) = bench.rows("SELECT task, payload FROM outbox")
     assert row.task == "server.usage_alert_triggered"
     assert (row.payload["attribution_id"], row.payload["stripe_alert_id"], row.payload["value"]) == (account, alert, 7)
-
-
-def test_a_status_that_nobody_has_thought_about_is_an_error() -> None:
-    with pytest.raises(PermanentError, match="'mediation' is not allowed"):
-        parse_status("mediation")

@@ -163,8 +163,10 @@ def test_what_is_too_old_when_it_is_released_is_told_by_the_next_report(bench: B
     ((account, customer),) = bench.crowd(1, at=NOON).items()
     bench.world.v1.customers.delete(customer)
     assert bench.send().parked == 1
-    late = NOON + 36 * DAY
-    released = call(metering.release_parked, attribution_id=account, actor=SYSTEM, at=late.isoformat())
-    assert released == {"sent_anew": 0, "dropped": 1}
+    in_time, late = NOON + 34 * DAY, NOON + 34 * DAY + timedelta(seconds=1)
+    asked = {"attribution_id": account, "actor": SYSTEM}
+    assert call(metering.release_parked, **asked, at=in_time.isoformat()) == {"sent_anew": 1, "dropped": 0}
+    bench.execute("UPDATE meter_report SET state = 'parked', parked_at = now()")
+    assert call(metering.release_parked, **asked, at=late.isoformat()) == {"sent_anew": 0, "dropped": 1}
     assert bench.sync(late) == 1
     assert bench.reports(account)[-1] == (late, 5, "pending")

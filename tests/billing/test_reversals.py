@@ -1,9 +1,6 @@
-from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.billing.bench import Bench, at_once
 from tests.billing.conftest import BEGIN
@@ -12,23 +9,14 @@ from tests.billing.world import GRACE
 from tests.factories import HOUR, SYSTEM, team
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.cycles import add_months
-from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.domain.errors import RetryableError
 from usage_tasks.domain.payments import (
-    Amounts,
     Invoice,
-    InvoiceLine,
-    InvoiceStatus,
-    StripeCustomerId,
-    StripeInvoiceId,
-    StripeSubscriptionId,
 )
 from usage_tasks.domain.reversals import (
-    CreditedLine,
     CreditNote,
     CreditNoteId,
     RefundId,
-    credited_cents,
-    is_refund_news,
 )
 from usage_tasks.services.reversals import reflect_credit_note
 from usage_tasks.services.verify import verify
@@ -186,60 +174,3 @@ def test_a_refund_that_comes_back_is_told_once(bench: Bench, backwards: object) 
     (row,) = bench.rows("SELECT * FROM stripe_refund")
     assert (row.stripe_refund_id, row.status) == (refund.id, "failed")
     assert len(bench.rows("SELECT 1 FROM audit WHERE action LIKE 'stripe_refund.%'")) == 1
-
-
-def test_a_refund_only_goes_on() -> None:
-    assert is_refund_news(None, "pending")
-    assert is_refund_news("succeeded", "failed")
-    assert not is_refund_news("failed", "succeeded")
-    assert not is_refund_news("succeeded", "succeeded")
-    with pytest.raises(PermanentError, match="'lost' is not allowed"):
-        is_refund_news(None, "lost")
-
-
-# Shares
-
-
-@given(
-    st.decimals(0, 10**6, places=6),
-    st.integers(1, 10**9),
-    st.lists(st.integers(0, 10**9), max_size=5),
-    st.integers(0, 9),
-)
-def test_a_share_is_within_half_a_cent_of_exact_and_other_prices_count_nothing(
-    quantity: Decimal, amount: int, parts: list[int], foreign: int
-) -> None:
-    lines = (
-        InvoiceLine(price_id="ours", quantity=quantity, line_id="il_1", amount=amount),
-        InvoiceLine(price_id="theirs", quantity=Decimal(7), line_id="il_2", amount=100),
-    )
-    invoice = Invoice(
-        invoice_id=StripeInvoiceId("in_1"),
-        customer_id=StripeCustomerId("cus_1"),
-        subscription_id=StripeSubscriptionId("sub_1"),
-        status=InvoiceStatus.PAID,
-        created_at=BEGIN,
-        period_start=BEGIN,
-        period_end=BEGIN,
-        finalized_at=BEGIN,
-        paid_at=BEGIN,
-        voided_at=None,
-        uncollectible_at=None,
-        replaced_by=None,
-        amounts=Amounts(currency="usd", total=amount, due=amount, paid=amount, remaining=0),
-        attempts=1,
-        lines=lines,
-        fetched_at=BEGIN,
-    )
-    credited = [CreditedLine(invoice_line_id="il_1", amount=part) for part in parts]
-    note = CreditNote(
-        credit_note_id=CreditNoteId("cn_1"),
-        invoice_id=invoice.invoice_id,
-        customer_id=invoice.customer_id,
-        voided=False,
-        amount=sum(parts) + foreign,
-        currency="usd",
-        lines=[*credited, *(CreditedLine(invoice_line_id=name, amount=foreign) for name in ("il_2", None))],
-    )
-    exact = Decimal(sum(parts)) * quantity * 100
-    assert abs(credited_cents(note, invoice, frozenset({"ours"})) * amount - exact) * 2 <= amount

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from tests.billing.bench import Bench, CrashError, Wrapped, at_once, crash
 from tests.billing.conftest import BEGIN
+from tests.billing.population import charge_all
 from tests.billing.world import KEY
 from tests.factories import HOUR, SYSTEM, team
 from tests.stripe_gateway.canned import answering, error
@@ -122,6 +123,20 @@ def test_of_a_period_that_was_not_sent_only_the_last_report_is(bench: Bench) -> 
     assert bench.reports() == [(NOON, 5, "dropped"), (NOON + HOUR, 10, "pending")]
     assert bench.send().accepted == 1
     assert [value for _, value in bench.world.meter_events()] == [10]
+
+
+def test_six_hours_of_changes_without_stripe_are_one_call(bench: Bench) -> None:
+    customers = with_reports(bench, ACCOUNT, team("two"))
+    end = NOON
+    for minutes in range(10, 361, 10):
+        end = NOON + timedelta(minutes=minutes)
+        with bench.transaction() as connection:
+            charge_all(connection, 100, at=end)
+        assert bench.sync(end) == 2
+    bench.world.advance(end)
+    assert bench.send() == Sent(accepted=2, retried=0, parked=0)
+    for customer in customers.values():
+        assert bench.world.meter_events(customer) == [(int(end.timestamp()), 5 + 36)]
 
 
 def test_the_reports_of_an_account_are_sent_oldest_first(bench: Bench) -> None:
@@ -299,7 +314,7 @@ def test_a_run_that_parks_account_after_account_stops(bench: Bench) -> None:
     with answering((400, error("no meter"))) as refusing:
         gateway = LiveGateway(secret_key=KEY, meter_event_name="usage_credits", api_base=refusing.url)
         sent = bench.send(gateway)
-    assert sent.parked == PARKED_IN_A_ROW_MAX
+    assert sent.parked == PARKED_IN_A_ROW_MAX == 20
     assert "one after the other" in (sent.halted or "")
 
 

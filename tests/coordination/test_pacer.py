@@ -111,6 +111,21 @@ def test_a_probe_that_fails_doubles_the_time_to_cool_off(make: Callable[..., Pac
     assert COOL_OFF < (refused.value.retry_after or timedelta(0)) <= 2 * COOL_OFF
 
 
+def test_ten_failures_open_the_breaker_for_ten_seconds_and_failed_probes_for_up_to_five_minutes(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    pacer = Pacer(client, calls_per_second=1000)
+    fail(pacer, 9)
+    call(pacer, RetryableError("the tenth"))
+    waits = []
+    for _ in range(7):
+        with pytest.raises(NotAdmittedError, match="taken to be away") as refused:
+            call(pacer)
+        waits.append(round((refused.value.retry_after or timedelta(0)).total_seconds()))
+        client.hset(KEY, "open_until", 1)  # as if that time had passed
+        call(pacer, RetryableError("still down"))
+    assert waits == [10, 20, 40, 80, 160, 300, 300]
+
+
 def test_calls_that_were_in_flight_when_the_breaker_opened_prolong_nothing(make: Callable[..., Pacer]) -> None:
     one, other = make(), make()
     with suppress(RetryableError), other.call():

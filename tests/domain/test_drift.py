@@ -5,7 +5,7 @@ import pytest
 
 from tests.factories import team
 from usage_tasks.domain.drift import Standing, window_of
-from usage_tasks.domain.meter_errors import RESENDS_MAX, Verdict, judge_meter_error
+from usage_tasks.domain.meter_errors import Verdict, judge_meter_error
 from usage_tasks.domain.payments import StripeCustomerId
 
 MINUTE = timedelta(minutes=1)
@@ -28,7 +28,8 @@ SILENT = replace(STANDING, as_of=None, identifier=None, quantity=0)
 
 
 def test_the_meter_is_asked_from_the_minute_of_the_report_to_the_present_minute() -> None:
-    assert window_of(STANDING, at=AT) == (TOLD - timedelta(seconds=20), AT - timedelta(seconds=5))
+    window = (TOLD - timedelta(seconds=20), AT - timedelta(seconds=5))
+    assert window_of(STANDING, at=AT) == window_of(STANDING, at=AT + timedelta(microseconds=1)) == window
 
 
 def test_the_meter_is_not_asked_beyond_the_next_report() -> None:
@@ -54,20 +55,26 @@ def test_before_the_first_report_the_meter_is_asked_without_the_minute_of_the_cl
     assert window_of(whole, at=AT) == (CYCLE.replace(second=0), AT - timedelta(seconds=5))
 
 
+@pytest.mark.parametrize("code", ["no_meter", "archived_meter", "timestamp_in_future"])
+def test_what_nobody_is_to_blame_for_is_sent_anew_after_growing_pauses_and_parked_in_the_end(code: str) -> None:
+    pauses = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
+    for resends, pause in enumerate(pauses):
+        assert judge_meter_error(code, resends=resends) == (Verdict.SEND_ANEW, pause)
+    assert judge_meter_error(code, resends=len(pauses)) == (Verdict.PARK, timedelta(0))
+
+
 @pytest.mark.parametrize(
-    ("code", "resends", "verdict"),
+    ("code", "verdict"),
     [
-        ("archived_meter", 0, Verdict.SEND_ANEW),
-        ("no_meter", RESENDS_MAX - 1, Verdict.SEND_ANEW),
-        ("timestamp_in_future", RESENDS_MAX, Verdict.PARK),
-        ("meter_event_customer_not_found", 0, Verdict.PARK),
-        ("timestamp_too_far_in_past", 0, Verdict.DROP),
-        ("a code of the future", 0, Verdict.PARK),
+        ("meter_event_customer_not_found", Verdict.PARK),
+        ("meter_event_no_customer_defined", Verdict.PARK),
+        ("meter_event_invalid_value", Verdict.PARK),
+        ("meter_event_value_not_found", Verdict.PARK),
+        ("timestamp_too_far_in_past", Verdict.DROP),
+        ("a code of the future", Verdict.PARK),
     ],
 )
-def test_what_becomes_of_a_report_follows_from_the_code_and_how_often_it_was_sent(
-    code: str, resends: int, verdict: Verdict
+def test_what_another_try_cannot_mend_is_dropped_where_it_is_too_old_and_else_parked(
+    code: str, verdict: Verdict
 ) -> None:
-    judged, after = judge_meter_error(code, resends=resends)
-    assert judged is verdict
-    assert (after > timedelta(0)) == (verdict is Verdict.SEND_ANEW)
+    assert judge_meter_error(code, resends=0) == (verdict, timedelta(0))

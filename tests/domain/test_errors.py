@@ -1,10 +1,13 @@
 import pickle
+from datetime import timedelta
 
 import pytest
 
 from usage_tasks.domain.errors import (
+    DeclinedError,
     InvalidInputError,
     InvariantError,
+    NotAdmittedError,
     PermanentError,
     RetryableError,
     StaleVersionError,
@@ -23,6 +26,26 @@ def test_a_refusal_survives_the_way_from_a_child_to_its_worker() -> None:
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert isinstance(copy, InvalidInputError)
     assert (str(copy), copy.field, copy.value, copy.allowed) == (str(error), "page", -1, "0 or more")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RetryableError("busy"), {"retry_after": None}),
+        (RetryableError("busy", retry_after=timedelta(seconds=41)), {"retry_after": timedelta(seconds=41)}),
+        (NotAdmittedError("busy"), {"retry_after": None, "busy": False}),
+        (
+            NotAdmittedError("busy", retry_after=timedelta(seconds=2), busy=True),
+            {"retry_after": timedelta(seconds=2), "busy": True},
+        ),
+        (DeclinedError("busy"), {"decline_code": None}),
+        (DeclinedError("busy", "insufficient_funds"), {"decline_code": "insufficient_funds"}),
+    ],
+)
+def test_what_a_failure_says_beside_its_words_goes_with_it(error: UsageError, told: dict[str, object]) -> None:
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    for each in (error, copy):
+        assert (str(each), vars(each)) == ("busy", told)
 
 
 @pytest.mark.parametrize("kind", [InvalidInputError, StaleVersionError])

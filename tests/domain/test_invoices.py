@@ -1,16 +1,18 @@
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from tests.factories import DAY, START, team
 from usage_tasks.domain.credits import CreditCents
-from usage_tasks.domain.invoices import KnownInvoice, movements
+from usage_tasks.domain.invoices import KnownInvoice, Movement, movements
+from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeSubscriptionId
 
 LATER = START + DAY
 
 
-def moves(**fields: Any) -> list[tuple[str, int]]:
+def moved(**fields: Any) -> Sequence[Movement]:
     """What the ledger holds of an invoice over 7 credits, finalized at START unless told otherwise."""
     defaults: dict[str, Any] = {
         "attribution_id": team(),
@@ -23,8 +25,7 @@ def moves(**fields: Any) -> list[tuple[str, int]]:
         "replacement_booked": False,
     }
     instants = dict.fromkeys(("paid_at", "voided_at", "uncollectible_at"))
-    booked = movements(KnownInvoice(**(defaults | instants | fields)))
-    return [(move.key.removesuffix(":in_1"), move.credit_cents) for move in booked]
+    return movements(KnownInvoice(**(defaults | instants | fields)))
 
 
 BOOKED = [("invoice", -700)]
@@ -53,4 +54,23 @@ RECOVERED = [("invoice-recovered", -700), ("write-off-recovered", 700)]
 def test_what_an_invoice_means_follows_from_where_it_stands(
     fields: dict[str, Any], expected: list[tuple[str, int]]
 ) -> None:
-    assert moves(**fields) == expected
+    assert [(move.key.removesuffix(":in_1"), move.credit_cents) for move in moved(**fields)] == expected
+
+
+def test_each_entry_says_what_happened_when_and_where_its_cents_went() -> None:
+    invoice, less, waived = EntryKind.INVOICE, EntryKind.INVOICE_REVERSAL, EntryKind.WRITE_OFF
+    last = LATER + DAY
+    given_up = moved(uncollectible_at=LATER, paid_at=last)
+    assert [(move.kind, move.effective_at, move.description) for move in given_up] == [
+        (invoice, START, "Invoice in_1 finalized in Stripe"),
+        (less, LATER, "Invoice in_1 marked uncollectible in Stripe"),
+        (waived, LATER, "Invoice in_1 marked uncollectible in Stripe"),
+        (less, last, "Invoice in_1 paid after it was given up"),
+        (waived, last, "Invoice in_1 paid after it was given up"),
+    ]
+    voided = moved(voided_at=LATER, replaced_by="in_2", replacement_booked=True)
+    assert [(move.kind, move.effective_at, move.description) for move in voided[1:]] == [
+        (less, LATER, "Invoice in_1 voided in Stripe"),
+        (waived, LATER, "Invoice in_1 voided in Stripe"),
+        (waived, LATER, "Invoice in_1: replaced by in_2"),
+    ]

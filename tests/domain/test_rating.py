@@ -56,14 +56,28 @@ def charge(minimum_cents: int = 0, step: int = 1) -> ChargeRule:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "cents"), [(0, 0), (1, 0), (2, 1), (60, 17), (90, 25), (360, 100), (361, 100), (363, 101), (3600, 1000)]
+    ("seconds", "exact", "cents"),
+    [
+        (0, Fraction(0), 0),
+        (1, Fraction(1, 360), 0),
+        (2, Fraction(2, 360), 1),
+        (60, Fraction(1, 6), 17),
+        (90, Fraction(1, 4), 25),
+        (360, Fraction(1), 100),
+        (361, 1 + Fraction(1, 360), 100),
+        (363, 1 + Fraction(3, 360), 101),
+        (3600, Fraction(10), 1000),
+    ],
 )
-def test_the_default_rate_is_a_sixth_of_a_credit_a_minute(seconds: int, cents: int) -> None:
-    assert price([span(seconds, SIXTH)]) == cents
+def test_the_default_rate_is_a_sixth_of_a_credit_a_minute(seconds: int, exact: Fraction, cents: int) -> None:
+    rating = rate(START, START + timedelta(seconds=seconds), [version(START, SIXTH)])
+    assert abs(rating.exact / 60 - exact) < Fraction(1, 10**6)  # the price is a sixth to ten places
+    assert rating.credit_cents == cents
 
 
 def test_half_a_cent_rounds_up_where_floats_round_down() -> None:
     assert price([span(69, "0.5")]) == 58
+    assert price([span(63, "0.5")]) == 53  # 52.5: half to even would be 52
 
 
 def test_nothing_that_ran_costs_nothing() -> None:
@@ -157,6 +171,12 @@ def test_a_step_that_has_begun_is_charged_whole(seconds: int, charged: int, cent
 def test_the_minimum_is_charged_from_the_first_second_on(milliseconds: int, cents: int) -> None:
     rating = rate(START, START + timedelta(milliseconds=milliseconds), [version(START, "0.5", charge(25))])
     assert rating.credit_cents == cents
+
+
+@pytest.mark.parametrize(("seconds", "per_minute", "cents"), [(0, "0.5", 0), (1, "0.5", 50), (1, "0.1", 25)])
+def test_a_step_and_a_minimum_hold_together(seconds: int, per_minute: str, cents: int) -> None:
+    versions = [version(START, per_minute, charge(25, 60))]
+    assert rate(START, START + timedelta(seconds=seconds), versions).credit_cents == cents
 
 
 def test_the_minimum_holds_where_the_price_is_nothing() -> None:

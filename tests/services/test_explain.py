@@ -118,6 +118,26 @@ def test_a_running_session_is_explained_as_of_an_instant(connection: Connection)
     assert recompute(explained(connection, at=START - HOUR).text) == {"cents": 0, "posted": 0, "spans": 0}
 
 
+@pytest.mark.parametrize(
+    ("facts", "asked", "seconds"),
+    [
+        ({"stopping_at": 6}, 12, 360),
+        ({"stopping_at": 6}, -39, 0),
+        ({}, 12, 720),
+        ({}, -60, 0),
+        ({"stopped_at": 0}, 12, 0),
+    ],
+)
+def test_a_session_ran_for_what_had_passed_of_it_by_the_instant_asked(
+    connection: Connection, facts: dict[str, int], asked: int, seconds: int
+) -> None:
+    moments: dict[str, Any] = {name: START + timedelta(minutes=minutes) for name, minutes in facts.items()}
+    record(connection, session_report(instance_id=IT, workspace_class="xlarge", **moments))
+    text = explained(connection, at=START + timedelta(minutes=asked)).text
+    assert find(r": (\d+) s\.$", text) == [str(seconds)]
+    assert recompute(text)["cents"] == seconds * 100 // 60
+
+
 def test_an_adjustment_is_explained_with_all_that_was_posted(connection: Connection) -> None:
     record(connection, stopped_report(HOUR, instance_id=IT, workspace_class="xlarge"))
     post_batch(connection, at=NOW)

@@ -83,6 +83,17 @@ def test_a_grant_never_makes_a_balance_negative(connection: Connection) -> None:
     assert remaining(connection) == [4000]
 
 
+def test_a_grant_of_100_pays_30_and_keeps_70(connection: Connection) -> None:
+    get(connection)
+    give(connection, 10_000)
+    used(connection, team(), 3_000, at=START + DAY)
+    for at in (START + DAY, MONTH):
+        reset_due(connection, at=at)
+        assert get_balance(connection, team(), at=at) == 0
+    assert remaining(connection) == [7_000]
+    assert settled(connection) == [("grant_burn", -3_000, MONTH)]
+
+
 def test_grants_pay_before_the_allowance_of_a_cycle(connection: Connection) -> None:
     get(connection)
     put(connection, OTHER, 5)

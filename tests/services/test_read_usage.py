@@ -8,9 +8,11 @@ from tests.factories import DAY, HOUR, START, account_of, make_id, record, sessi
 from tests.services.test_cost_center import STRIPE, get, put
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.limits import LimitState
 from usage_tasks.services.read_usage import UsagePage, get_standing, list_usage
 from usage_tasks.services.reconcile import post_batch
+from usage_tasks.storage.entries import Entry, append_entries
 
 MINUTE = timedelta(minutes=1)
 MICROSECOND = timedelta(microseconds=1)
@@ -60,6 +62,11 @@ def test_usage_is_what_took_effect_in_the_range_with_drafts(five: Connection) ->
     assert used_in(five, START - 200 * DAY, END + 10 * DAY) == (2000, 5)
 
 
+def test_each_entry_says_whether_it_is_a_draft(five: Connection) -> None:
+    told = [(entry.draft, entry.credit_cents) for entry in usage(five).entries]
+    assert sorted(told) == [(False, 400), (True, 300)]
+
+
 def test_a_range_holds_its_start_and_not_its_end(connection: Connection) -> None:
     ends = [START, END - timedelta(seconds=1) + timedelta(microseconds=999), END, END + HOUR]
     record(connection, *(stopped_report(HOUR, started_at=end - HOUR, workspace_class="xlarge") for end in ends))
@@ -105,6 +112,16 @@ def test_what_settles_usage_is_not_usage(connection: Connection) -> None:
     record(connection, stopped_report(workspace_class="xlarge"))
     post_batch(connection, at=START + DAY)
     put(connection, STRIPE, at=START + DAY)
+    for kind in (EntryKind.INVOICE, EntryKind.CREDIT_NOTE, EntryKind.RESET):
+        entry = Entry(
+            attribution_id=team(),
+            key=kind.value,
+            kind=kind,
+            credit_cents=-700,
+            effective_at=START + DAY,
+            description="no usage",
+        )
+        assert append_entries(connection, [entry]) == 1
     assert used_in(connection, START, END) == (1000, 1)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from threading import Barrier
 from typing import Any
 
@@ -149,6 +150,32 @@ def test_a_balance_that_fell_and_rises_again_in_one_cycle_is_not_announced_again
     assert announce(connection) == 0
     add(connection, team(), 900, key="used again")
     assert announce(connection) == 0
+
+
+def test_what_is_used_in_one_go_is_announced_from_below_and_the_limit_when_it_comes(connection: Connection) -> None:
+    open_account(connection, team(), limit=100, balance=8_000)
+    assert announce(connection) == 2
+    assert [(row.task, row.payload["percent"]) for row in told(connection)] == [
+        ("server.usage_threshold_reached", 50),
+        ("server.usage_threshold_reached", 80),
+    ]
+    add(connection, team(), 2_000, key="more")
+    assert announce(connection) == 2
+    assert [row.task for row in told(connection)[2:]] == [
+        "server.usage_limit_reached",
+        "server.usage_hard_limit_reached",  # without a grace it is the limit
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["stripe", "other"])
+def test_a_limit_is_not_announced_for_usage_that_a_reset_or_an_invoice_which_is_not_booked_yet_will_settle(
+    connection: Connection, strategy: str
+) -> None:
+    open_account(connection, team(), limit=10, balance=1_000, strategy=strategy)
+    ended_at = add_months(START, 1)
+    assert announce_crossings(connection, at=ended_at, policy=LimitPolicy()) == {}
+    just_before = ended_at - timedelta(microseconds=1)
+    assert sum(announce_crossings(connection, at=just_before, policy=LimitPolicy()).values()) == 4
 
 
 def test_announcements_that_were_sent_and_removed_do_not_come_again(connection: Connection) -> None:

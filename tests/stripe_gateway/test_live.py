@@ -20,6 +20,7 @@ from tests.factories import DAY, HOUR, make_id, team
 from tests.stripe_gateway.canned import answering, error
 from usage_tasks.domain.disputes import DisputeId
 from usage_tasks.domain.errors import DeclinedError, NotFoundError, PermanentError, RetryableError
+from usage_tasks.domain.events import EventKind
 from usage_tasks.domain.holds import PaymentIntentId
 from usage_tasks.domain.payments import (
     MeterEvent,
@@ -406,6 +407,7 @@ def every_call(client: LiveGateway) -> dict[str, Callable[[], Any]]:
         "find_usage_price": lambda: client.find_usage_price("price_1"),
         "get_metered_quantity": lambda: client.get_metered_quantity("mtr_1", customer_id, start=BEGIN, end=BEGIN),
         "get_meter_errors": lambda: client.get_meter_errors("evt_1"),
+        "list_events": lambda: client.list_events(EventKind.THIN, created_from=BEGIN, cursor=None, limit=1),
     }
     assert found.keys() == {name for name in dir(client) if not name.startswith("_")}
     return found

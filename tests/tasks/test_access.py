@@ -65,6 +65,8 @@ NEEDED: Final[dict[str, tuple[Role, dict[str, Any]]]] = {
     "billing.list_parked": (Role.ADMINISTRATOR, {}),
     "billing.release_parked": (Role.ADMINISTRATOR, AT),
     "billing.on_charge_dispute": (Role.ADMINISTRATOR, {"dispute_id": "du_1", "at": NOW}),
+    "stripe.replay_events": (Role.ADMINISTRATOR, {"all_parked": True, "dry_run": False, "at": NOW}),
+    "stripe.drop_events": (Role.ADMINISTRATOR, {"all_parked": True, "dry_run": False, "reason": "x", "at": NOW}),
     "directory.upsert_users": (Role.SERVICE, {"users": [], "at": NOW}),
     "directory.upsert_teams": (Role.SERVICE, {"teams": [], "at": NOW}),
 }

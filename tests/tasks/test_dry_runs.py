@@ -49,9 +49,10 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
 def dry(rt: Runtime, task: Any, at: datetime) -> Any:
     """Run a job dry as a beat's tick would run it, and find that nothing has changed."""
     TestClock(rt.redis).advance(at)
-    before = snapshot(rt.database)
+    before, messages = snapshot(rt.database), set(rt.redis.keys())
     answer = call(task, at=at.isoformat(), scheduled=True, dry_run=True)
     assert snapshot(rt.database) == before
+    assert set(rt.redis.keys()) == messages
     assert list(answer) == ["dry_run"]
     return answer["dry_run"]
 

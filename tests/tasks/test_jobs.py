@@ -16,11 +16,12 @@ from usage_tasks.coordination.clock import TestClock
 from usage_tasks.coordination.lock import Hold, held
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleEpochError
+from usage_tasks.domain.schedules import due_slot
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.reset import reset_due
 from usage_tasks.storage.jobs import begin_epoch
 from usage_tasks.tasks import maintenance, usage
-from usage_tasks.tasks.jobs import LEASE, Skipped, due_slot, run_job
+from usage_tasks.tasks.jobs import LEASE, Skipped, run_job
 
 PERIOD = timedelta(minutes=15)
 MONTH = add_months(START, 1)

@@ -12,17 +12,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from stripe import WebhookSignature
 
-from tests.webhook_app.receiver import QUEUE, SECRETS, make_celery
+from tests.webhook_app.receiver import QUEUE, SECRETS, THIN_SECRETS, make_celery
 from usage_tasks.embedded.processes import child_process, free_port
 from usage_tasks.embedded.redis import running_redis
 
 RUN = (
-    "import sys; from usage_tasks.webhook_app import run_server; "
+    "import sys; from usage_tasks.webhook_app.serving import run_server; "
     "run_server('tests.webhook_app.receiver:app', '127.0.0.1', int(sys.argv[1]))"
 )
 
@@ -62,9 +63,25 @@ class Receiver:
         finally:
             connection.close()
 
-    def post(self, body: bytes, *, secret: str = SECRETS[0], signed_at: int | None = None) -> Answer:
+    def post(
+        self,
+        body: bytes,
+        *,
+        secret: str = SECRETS[0],
+        signed_at: int | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Answer:
         """Send a body as Stripe does, signed by the official SDK."""
-        return self.request(body=body, headers={"Stripe-Signature": sign(body, secret=secret, signed_at=signed_at)})
+        signature = sign(body, secret=secret, signed_at=signed_at)
+        return self.request(body=body, headers={"Stripe-Signature": signature, **headers})
+
+    def post_thin(self, body: bytes, *, secret: str = THIN_SECRETS[0]) -> Answer:
+        """Send a thin event to its own endpoint."""
+        return self.request(path="/webhook/thin", body=body, headers={"Stripe-Signature": sign(body, secret=secret)})
+
+    def workers(self) -> list[int]:
+        """The processes below the supervisor: those that serve."""
+        return children(self.process.pid)
 
 
 def sign(body: bytes, *, secret: str = SECRETS[0], signed_at: int | None = None) -> str:
@@ -78,6 +95,26 @@ def make_event(**fields: Any) -> bytes:
     """A snapshot event as Stripe sends it."""
     event = {"id": "evt_1", "object": "event", "type": "invoice.finalized", "data": {"object": {"id": "in_1"}}}
     return json.dumps(event | fields, indent=2).encode()
+
+
+def make_thin_event(**fields: Any) -> bytes:
+    """A thin event as Stripe sends it."""
+    event = {
+        "id": "evt_thin_1",
+        "object": "v2.core.event",
+        "type": "v1.billing.meter.error_report_triggered",
+        "created": "2026-01-31T10:00:00.000Z",
+        "livemode": False,
+        "related_object": {"id": "mtr_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_1"},
+    }
+    return json.dumps(event | fields).encode()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    listed = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], capture_output=True, text=True, check=True)
+    rows = (line.split() for line in listed.stdout.splitlines())
+    return [int(child) for parent, child in rows if int(parent) == pid]
 
 
 @contextmanager

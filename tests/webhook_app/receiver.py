@@ -1,14 +1,18 @@
-"""The receiver in front of a Celery app of its own, as a WSGI server in another process imports it."""
+"""The receiver in front of a Celery app of its own, as a server in another process imports it."""
 
 import os
 
 from celery import Celery
 
 from usage_tasks.telemetry.logs import configure_logging
-from usage_tasks.webhook_app import make_app, publisher
+from usage_tasks.webhook_app.application import Application
+from usage_tasks.webhook_app.building import build
+from usage_tasks.webhook_app.installed import Installed
 
 SECRETS = ("whsec_new", "whsec_old")
+THIN_SECRETS = ("whsec_thin_new", "whsec_thin_old")
 QUEUE = "stripe"
+PROXY = "127.0.0.1"
 
 
 def make_celery(broker_url: str) -> Celery:
@@ -18,6 +22,25 @@ def make_celery(broker_url: str) -> Celery:
     return celery_app
 
 
+def installed(broker_url: str, refusals_per_minute: int = 0, redis_url: str = "") -> Installed:
+    """What the receiver of these tests is told of its installation; it trusts a proxy on this machine."""
+    return Installed(
+        secrets=SECRETS,
+        thin_secrets=THIN_SECRETS,
+        redis_url=redis_url or broker_url,
+        refusals_per_minute=refusals_per_minute,
+        trusted_proxies=[PROXY],
+        broker={
+            "url": broker_url,
+            "transport_options": {},
+            "use_ssl": False,
+            "queue": QUEUE,
+            "exchange": QUEUE,
+            "routing_key": QUEUE,
+        },
+    )
+
+
 if url := os.environ.get("RECEIVER_BROKER_URL"):
     configure_logging()
-    app = make_app(secrets=SECRETS, publish=publisher(make_celery(url)))
+    app = Application(*build(installed(url, int(os.environ.get("RECEIVER_REFUSALS", "0")))))

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -11,15 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from tests.webhook_app.conftest import Receiver, drain, make_event, running_receiver, wait_until
-from tests.webhook_app.receiver import make_celery
+from tests.webhook_app.receiver import installed, make_celery
 from usage_tasks.embedded.processes import free_port, is_alive
 from usage_tasks.embedded.redis import running_redis
-from usage_tasks.webhook_app import THREADS, BrokerAwayError, make_app, publisher
+from usage_tasks.stripe_gateway.webhooks import VerifiedEvent
+from usage_tasks.webhook_app.publishing import Broker, BrokerAwayError, Publisher
+from usage_tasks.webhook_app.receiver import Secrets
 
 ANSWER_SECONDS_MAX = 7
 STOP_SECONDS_MAX = 5
@@ -44,10 +46,10 @@ def test_a_broker_that_refuses_is_a_503_at_once(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_is_a_black_hole_is_a_503_within_bounds(tmp_path: Path, black_hole: str) -> None:
-    with running_receiver(tmp_path, black_hole) as receiver, ThreadPoolExecutor(2 * THREADS) as senders:
+    with running_receiver(tmp_path, black_hole) as receiver, ThreadPoolExecutor(128) as senders:
         started = time.monotonic()
         # More at once than there are threads: those behind must not wait once more each.
-        answers = senders.map(receiver.post, [make_event()] * 2 * THREADS)
+        answers = senders.map(receiver.post, [make_event()] * 128)
         assert {answer.status for answer in answers} == {503}
         assert time.monotonic() - started < ANSWER_SECONDS_MAX
 
@@ -66,8 +68,27 @@ def test_a_broker_that_is_full_is_a_503(tmp_path: Path) -> None:
     with running_redis(tmp_path / "broker", os.environ) as url:
         with Redis.from_url(url) as redis:
             redis.config_set("maxmemory", "1mb")
+        event = VerifiedEvent(event_id="evt_1", event_type="x", body="{}" * 1_000_000)
         with pytest.raises(BrokerAwayError):
-            publisher(make_celery(url))("evt_1", "{}" * 1_000_000)
+            Publisher(Broker(**installed(url).broker)).submit(event).result(10)
+
+
+def test_the_message_is_the_one_that_celery_would_send(broker: str) -> None:
+    drain(broker)
+    celery_app = make_celery(broker)
+    event = VerifiedEvent(event_id="evt_same", event_type="x", body='{"city": "Zürich"}')
+    arguments = {"event_id": event.event_id, "payload": event.body}
+    shown: Any = {"argsrepr": "()", "kwargsrepr": "{'event_id': 'evt_same'}"}
+    celery_app.send_task("stripe.receive_event", kwargs=arguments, task_id="evt_same", ignore_result=True, **shown)
+    Publisher(Broker(**installed(broker).broker)).submit(event).result(10)
+    theirs, ours = drain(broker)
+    assert ours.headers | {"origin": ""} == theirs.headers | {"origin": ""}
+    assert [list(ours.payload[0]), *ours.payload[1:]] == [list(theirs.payload[0]), *theirs.payload[1:]]
+    same = ("correlation_id", "delivery_mode", "body_encoding", "priority")
+    assert [ours.properties[name] for name in same] == [theirs.properties[name] for name in same]
+    assert (ours.content_type, ours.content_encoding) == (theirs.content_type, theirs.content_encoding)
+    where = ("exchange", "routing_key")
+    assert [ours.delivery_info[name] for name in where] == [theirs.delivery_info[name] for name in where]
 
 
 def test_every_process_ends_within_five_seconds_though_a_request_hangs(tmp_path: Path, black_hole: str) -> None:
@@ -75,7 +96,7 @@ def test_every_process_ends_within_five_seconds_though_a_request_hangs(tmp_path:
         request = threading.Thread(target=_post_until_the_end, args=(receiver,), daemon=True)
         request.start()
         time.sleep(0.5)
-        family = [receiver.process.pid, *_children(receiver.process.pid)]
+        family = [receiver.process.pid, *receiver.workers()]
         assert len(family) == 2
         started = time.monotonic()
         receiver.process.send_signal(signal.SIGTERM)
@@ -93,19 +114,9 @@ def test_an_idle_receiver_ends_at_once_and_without_an_error(tmp_path: Path, brok
 @pytest.mark.parametrize("secrets", [[], [""], ["whsec_1", ""]])
 def test_a_receiver_without_a_secret_is_not_made(secrets: list[str]) -> None:
     with pytest.raises(ValueError, match="at least one webhook secret"):
-        make_app(secrets=secrets, publish=_never)
-
-
-def _never(event_id: str, body: str) -> None:
-    raise AssertionError(event_id)
+        Secrets(snapshot=secrets)
 
 
 def _post_until_the_end(receiver: Receiver) -> None:
     with suppress(OSError, HTTPException):
         receiver.post(make_event())
-
-
-def _children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], capture_output=True, text=True, check=True)
-    rows = (line.split() for line in listed.stdout.splitlines())
-    return [int(child) for parent, child in rows if int(parent) == pid]

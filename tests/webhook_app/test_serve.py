@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from tests.webhook_app.conftest import make_event, running_receiver
 
-SERVE = "import sys; from usage_tasks.webhook_app import serve; serve('127.0.0.1', int(sys.argv[1]))"
+SERVE = "import sys; from usage_tasks.webhook_app.serving import serve; serve('127.0.0.1', int(sys.argv[1]))"
+QUEUES = ("usage", "billing", "stripe", "directory", "maintenance", "server")
 SETTINGS = {
     "USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS": '{"default": 0.5}',
     "USAGE_DEFAULT_SPENDING_LIMIT": '{"forTeams": 500, "forUsers": 100}',
@@ -34,6 +36,9 @@ def test_with_settings_and_secret_it_serves(tmp_path: Path, broker: str) -> None
     with running_receiver(tmp_path, broker, code=SERVE, environ=environ) as receiver:
         assert receiver.request("GET", "/healthz").status == 200
         assert receiver.post(make_event(id="evt_served"), secret="whsec_mine").status == 200
+        with Redis.from_url(broker) as redis:
+            lengths = {name: redis.llen(f"usage:{name}") for name in QUEUES}
+        assert lengths == dict.fromkeys(QUEUES, 0) | {"stripe": 1}
         events = [json.loads(line) for line in receiver.log.read_text().splitlines() if line.startswith("{")]
         assert "Traceback" not in receiver.log.read_text()
         assert {"webhook.accepted"} == {event["event"] for event in events if event.get("event_id") == "evt_served"}

@@ -15,6 +15,7 @@ from usage_tasks.settings.tree import read_object
 
 SECRET_KEY_VARIABLE: Final = "STRIPE_SECRET_KEY"  # noqa: S105 - the name of the variable, not the secret
 WEBHOOK_SECRET_VARIABLE: Final = "STRIPE_WEBHOOK_SECRET"  # noqa: S105 - as above
+THIN_SECRET_VARIABLE: Final = "STRIPE_THIN_WEBHOOK_SECRET"  # noqa: S105 - as above
 
 DIRECTORY_KEY_LENGTH_MIN: Final = 32
 
@@ -28,6 +29,7 @@ class StripeCredentials(BaseModel):
     secret_key: SecretStr | None = None
     # More than one while a secret is rolled.
     webhook_keys: tuple[SecretStr, ...] = ()
+    thin_webhook_keys: tuple[SecretStr, ...] = ()
     origin: str
 
     def get_secret_key(self) -> str:
@@ -42,6 +44,10 @@ class StripeCredentials(BaseModel):
             raise SettingsError([f"{self.origin}: webhookKey: missing ({WEBHOOK_SECRET_VARIABLE} sets it too)"])
         return tuple(secret.get_secret_value() for secret in self.webhook_keys)
 
+    def find_thin_webhook_secrets(self) -> tuple[str, ...]:
+        """The secrets that thin events may be signed with; none where the installation takes no thin events."""
+        return tuple(secret.get_secret_value() for secret in self.thin_webhook_keys)
+
 
 class _File(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
@@ -49,16 +55,18 @@ class _File(BaseModel):
     publishable_key: SecretStr | None = None
     secret_key: SecretStr | None = None
     webhook_key: SecretStr | list[SecretStr] | None = None
+    thin_webhook_key: SecretStr | list[SecretStr] | None = None
 
 
 def read_stripe_credentials(settings: Settings, environ: Mapping[str, str] = os.environ) -> StripeCredentials:
     """Stripe's secrets from the environment, else from the credentials file.
 
-    STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET (comma separated) override the file, which may be absent as
-    soon as one of them is given. Raises SettingsError, which never repeats a secret.
+    STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET and STRIPE_THIN_WEBHOOK_SECRET (comma separated) override the file, which
+    may be absent as soon as one of the first two is given. Raises SettingsError, which never repeats a secret.
     """
     key = _present([environ.get(SECRET_KEY_VARIABLE, "")])
     webhook = _present(environ.get(WEBHOOK_SECRET_VARIABLE, "").split(","))
+    thin = _present(environ.get(THIN_SECRET_VARIABLE, "").split(","))
     name = settings.stripe_credentials_file
     if (key and webhook) or (not name and (key or webhook)):
         file, origin = _File(), "environment"
@@ -69,11 +77,11 @@ def read_stripe_credentials(settings: Settings, environ: Mapping[str, str] = os.
         file, origin = _File(), f"{name} (no such file)"
     else:
         file, origin = _read(name), name
-    in_file = file.webhook_key if isinstance(file.webhook_key, list) else [file.webhook_key]
     return StripeCredentials(
         publishable_key=file.publishable_key,
         secret_key=key[0] if key else file.secret_key,
-        webhook_keys=tuple(webhook or [secret for secret in in_file if secret is not None]),
+        webhook_keys=tuple(webhook or _several(file.webhook_key)),
+        thin_webhook_keys=tuple(thin or _several(file.thin_webhook_key)),
         origin=origin,
     )
 
@@ -104,6 +112,12 @@ def _read_key(path: Path) -> str:
         raise SettingsError([f"{path}: {reason}"]) from None
 
 
+def _several(held: SecretStr | list[SecretStr] | None) -> list[SecretStr]:
+    if isinstance(held, list):
+        return held
+    return [] if held is None else [held]
+
+
 def _present(texts: list[str]) -> list[SecretStr]:
     return [SecretStr(text.strip()) for text in texts if text.strip()]
 
@@ -116,6 +130,8 @@ def _read(name: str) -> _File:
         file = _File.model_validate(values)
     except ValidationError as error:
         keys = sorted({str(item["loc"][0]) for item in error.errors(include_input=False)})
-        allowed = "publishableKey and secretKey are strings, webhookKey is a string or a list of strings"
+        allowed = (
+            "publishableKey and secretKey are strings, webhookKey and thinWebhookKey a string or a list of strings"
+        )
         raise SettingsError([f"{name}: {key}: not allowed; {allowed}" for key in keys]) from None
     return file

@@ -28,7 +28,9 @@ CONFIG_VARIABLE: Final = "USAGE_CONFIG"
 # What a process is told about itself, not about the installation: telemetry reads these. And a secret, which is read
 # where it is needed and nowhere else.
 DIRECTORY_KEY_VARIABLE: Final = "USAGE_DIRECTORY_KEY"
-OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, DIRECTORY_KEY_VARIABLE, "USAGE_LOG_LEVEL", "USAGE_METRICS_PORT"})
+OTHER_VARIABLES: Final = frozenset(
+    {CONFIG_VARIABLE, DIRECTORY_KEY_VARIABLE, "USAGE_LOG_LEVEL", "USAGE_METRICS_PORT", "USAGE_HEARTBEAT_DIR"}
+)
 CONVENTIONAL_VARIABLES: Final[Mapping[str, KeyPath]] = {
     "DATABASE_URL": ("database", "url"),
     "REDIS_URL": ("redis", "url"),

@@ -25,6 +25,7 @@ from usage_tasks.settings.values import (
     HostAndPort,
     LimitCredits,
     MinimumCredits,
+    Networks,
     PriceIds,
     PricesByClass,
     RedisUrl,
@@ -37,6 +38,7 @@ from usage_tasks.settings.values import (
 
 DEFAULT_DATABASE_URL: Final = "postgresql://127.0.0.1:5432/usage"
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+
 
 AccountKind = Literal["team", "individual"]
 
@@ -52,6 +54,8 @@ _THRESHOLDS: Final = (
     f"up to {THRESHOLDS_MAX} different percentages from 1 to {THRESHOLD_PERCENT_MAX}, such as [50, 80, 100]"
 )
 _GRACE_PERCENT: Final = f"a whole percentage from 0 to {GRACE_PERCENT_MAX}"
+DUNNING_PERIOD: Final = timedelta(hours=1)
+DRIFT_PERIOD: Final = timedelta(days=1)
 DUNNING_DAYS_MAX: Final = 366
 _DAYS: Final = f"whole days from 0 to {DUNNING_DAYS_MAX}"
 _DAYS_APART: Final = f"whole days from 1 to {DUNNING_DAYS_MAX}"
@@ -172,6 +176,13 @@ class Server(_Section):
 
     address: Text = Field(default="127.0.0.1", description="the host name or IP address to bind")
     port: int = Field(default=3000, ge=1, le=PORT_MAX, description="a port from 1 to 65535")
+    trusted_proxies: Networks = Field(
+        default=(),
+        description='IP addresses and networks of proxies whose X-Forwarded-For is believed: ["10.0.0.0/8"]',
+    )
+    refusals_per_minute: int = Field(
+        default=60, ge=0, le=1_000_000, description="refused requests an address may send a minute, or 0 for no limit"
+    )
 
 
 class Database(_Section):
@@ -207,6 +218,7 @@ class Settings(_Section):
     controller_schedule: Schedule = Field(default=None, description=_SCHEDULE)
     reset_usage_schedule: Schedule = Field(default=None, description=_SCHEDULE)
     billing_sync_schedule: Schedule = Field(default=timedelta(minutes=10), description=_SCHEDULE)
+    stripe_backfill_schedule: Schedule = Field(default=timedelta(minutes=5), description=_SCHEDULE)
     invoice_reconcile_schedule: Schedule = Field(default=timedelta(hours=1), description=_SCHEDULE)
     heartbeat_grace: Schedule = Field(default=None, description=_SCHEDULE)
     max_session_lifetime: Schedule = Field(default=None, description=_SCHEDULE)
@@ -268,6 +280,19 @@ class Settings(_Section):
                 rounding_seconds=rule.rounding_step // timedelta(seconds=1),
             )
             for name, rule in self.workspace_class_rules.items()
+        }
+
+    @property
+    def job_schedules(self) -> Mapping[str, timedelta | None]:
+        """Every periodic job's task with its period, None for one that is switched off."""
+        return {
+            "usage.reconcile": self.controller_schedule,
+            "usage.reset": self.reset_usage_schedule,
+            "billing.sync": self.billing_sync_schedule,
+            "billing.reconcile_invoices": self.invoice_reconcile_schedule,
+            "billing.advance_dunning": DUNNING_PERIOD,
+            "billing.drift_report": self.billing_sync_schedule and DRIFT_PERIOD,
+            "stripe.backfill_events": self.stripe_backfill_schedule,
         }
 
     @property

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
+from ipaddress import ip_network
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -111,6 +112,10 @@ def _rising(value: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(value))
 
 
+def _networks(value: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(ip_network(text)) for text in value)
+
+
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^\S(.*\S)?$")]
 Currency = Annotated[str, StringConstraints(pattern=r"^[a-z]{3}$")]
 Schedule = Annotated[timedelta | None, BeforeValidator(_schedule)]
@@ -122,6 +127,7 @@ Percent = Annotated[int, Field(ge=1, le=THRESHOLD_PERCENT_MAX)]
 Thresholds = Annotated[Sequence[Percent], Field(max_length=THRESHOLDS_MAX), AfterValidator(_rising)]
 PricesByClass = Annotated[Mapping[Text, CreditsPerMinute], Field(min_length=1)]
 PriceIds = Annotated[Mapping[Currency, Text], Field(min_length=1)]
+Networks = Annotated[Sequence[Text], Field(max_length=100), AfterValidator(_networks)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]

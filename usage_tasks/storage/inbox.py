@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from usage_tasks.domain.events import EventNotice, EventSource
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 
@@ -23,23 +24,36 @@ class InboxEvent:
     attempts: int = 0
 
 
-def store_event(connection: Connection, event: InboxEvent) -> bool:
+def store_event(connection: Connection, event: EventNotice | InboxEvent) -> bool:
     """Store an event unless it stands already; tell whether it is new."""
+    return store_events(connection, [event], source=EventSource.WEBHOOK) == 1
+
+
+def store_events(connection: Connection, events: Sequence[EventNotice | InboxEvent], *, source: EventSource) -> int:
+    """Store the events that do not stand already; return how many are new. In one order, so that none waits twice."""
     statement = """
-        INSERT INTO stripe_event (event_id, type, object_id, created_at)
-        VALUES (:event_id, :type, :object_id, :created_at) ON CONFLICT (event_id) DO NOTHING
+        INSERT INTO stripe_event (event_id, type, object_id, created_at, source)
+        SELECT t.event_id, t.type, t.object_id, t.created_at, :source
+        FROM unnest(CAST(:ids AS text[]), CAST(:types AS text[]), CAST(:objects AS text[]),
+                    CAST(:times AS timestamptz[])) AS t(event_id, type, object_id, created_at)
+        ORDER BY t.event_id
+        ON CONFLICT (event_id) DO NOTHING
     """
-    return (
-        execute(
-            connection,
-            statement,
-            event_id=event.event_id,
-            type=event.type,
-            object_id=event.object_id,
-            created_at=event.created_at,
-        )
-        == 1
+    return execute(
+        connection,
+        statement,
+        ids=[event.event_id for event in events],
+        types=[event.type for event in events],
+        objects=[event.object_id for event in events],
+        times=[event.created_at for event in events],
+        source=source.value,
     )
+
+
+def find_latest(connection: Connection) -> datetime | None:
+    """Answer when the newest event that is known was made."""
+    latest: datetime | None = fetch_one(connection, "SELECT max(created_at) AS latest FROM stripe_event").latest
+    return latest
 
 
 def claim_events(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[InboxEvent]:
@@ -68,7 +82,7 @@ def mark_applied(connection: Connection, event_id: str, *, outcome: str) -> bool
             """
             UPDATE stripe_event
             SET state = 'applied', applied_at = clock_timestamp(), claimed_until = NULL, outcome = :outcome
-            WHERE event_id = :event AND state <> 'applied'
+            WHERE event_id = :event AND state NOT IN ('applied', 'dropped')
             """,
             event=event_id,
             outcome=outcome,
@@ -112,8 +126,9 @@ def count_by_state(connection: Connection) -> dict[str, int]:
         """
         SELECT count(*) FILTER (WHERE state = 'pending') AS pending,
                count(*) FILTER (WHERE state = 'applied') AS applied,
-               count(*) FILTER (WHERE state = 'parked') AS parked
+               count(*) FILTER (WHERE state = 'parked') AS parked,
+               count(*) FILTER (WHERE state = 'dropped') AS dropped
         FROM stripe_event
         """,
     )
-    return {"pending": row.pending, "applied": row.applied, "parked": row.parked}
+    return {"pending": row.pending, "applied": row.applied, "parked": row.parked, "dropped": row.dropped}

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from usage_tasks.domain.errors import StaleEpochError
+from usage_tasks.domain.schedules import LastRuns
 from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one
 
 
@@ -63,3 +64,25 @@ def finish_slot(
         WHERE job = :job AND slot = :slot AND attempts = :attempt
     """
     execute(connection, statement, job=job, slot=slot, attempt=attempt, outcome=outcome, summary=as_json(summary))
+
+
+def list_last_runs(connection: Connection) -> dict[str, LastRuns]:
+    """Answer each job's latest run, beside the latest due time that was done."""
+    statement = """
+        SELECT DISTINCT ON (held.job) held.job, held.slot, held.started_at, held.finished_at, held.outcome,
+               held.attempts,
+               (SELECT max(done.slot) FROM job_run AS done
+                WHERE done.job = held.job AND done.outcome = 'done') AS done_slot
+        FROM job_run AS held ORDER BY held.job, held.slot DESC
+    """
+    return {
+        row.job: LastRuns(
+            slot=row.slot,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            outcome=row.outcome,
+            attempts=row.attempts,
+            done_slot=row.done_slot,
+        )
+        for row in fetch(connection, statement)
+    }

@@ -609,8 +609,13 @@ stripe_event = Table(
     _moment("claimed_until", nullable=True),
     _moment("applied_at", nullable=True),
     Column("outcome", Text),
-    _one_of("state", ("pending", "applied", "parked")),
+    _required("source", Text(), default="'webhook'"),
+    _one_of("state", ("pending", "applied", "parked", "dropped")),
+    _one_of("source", ("webhook", "backfill")),
     Index("stripe_event_pending_idx", "next_attempt_at", postgresql_where=text("state = 'pending'")),
+    # What an operator looks at, and another event for the same fact.
+    Index("stripe_event_set_aside_idx", "created_at", "event_id", postgresql_where=text("state = 'parked'")),
+    Index("stripe_event_fact_idx", "object_id", "type", "created_at"),
 )
 
 outbox = Table(

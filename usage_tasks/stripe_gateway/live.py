@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import stripe
-from stripe.params import InvoiceListParams, InvoiceListParamsCreated
+from stripe.params import EventListParams, InvoiceListParams, InvoiceListParamsCreated
 
 from usage_tasks.domain.errors import (
     AccessDeniedError,
@@ -21,6 +21,7 @@ from usage_tasks.domain.errors import (
     RetryableError,
     UsageError,
 )
+from usage_tasks.domain.events import EventKind, EventPage
 from usage_tasks.domain.payments import (
     Invoice,
     InvoicePage,
@@ -32,7 +33,7 @@ from usage_tasks.domain.payments import (
     Subscription,
     SubscriptionStanding,
 )
-from usage_tasks.stripe_gateway import objects
+from usage_tasks.stripe_gateway import events, objects
 from usage_tasks.stripe_gateway.metering import MeterReads
 from usage_tasks.stripe_gateway.observing import Noting, observed
 from usage_tasks.stripe_gateway.payments import PaymentCalls
@@ -192,6 +193,19 @@ class LiveGateway(PaymentCalls, MeterReads):
         except PermanentError:
             if self.get_subscription(subscription_id).ended_at is None:
                 raise
+
+    def list_events(self, kind: EventKind, *, created_from: datetime, cursor: str | None, limit: int) -> EventPage:
+        """See StripeGateway."""
+        if kind is EventKind.THIN:
+            thin: dict[str, Any] = {"created": {"gte": events.iso(created_from)}, "limit": limit}
+            thin |= {"page": cursor} if cursor else {}
+            return events.read_thin_page(
+                self._call("core.events.list", lambda client: client.v2.core.events.list(cast("Any", thin)))
+            )
+        asked: EventListParams = {"created": {"gte": int(created_from.timestamp())}, "limit": limit}
+        if cursor is not None:
+            asked["starting_after"] = cursor
+        return events.read_page(self._call("events.list", lambda client: client.v1.events.list(asked)))
 
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
         client = self._client()

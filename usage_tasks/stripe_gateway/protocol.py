@@ -4,6 +4,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
+from usage_tasks.domain.events import EventKind, EventPage
 from usage_tasks.domain.payments import (
     Invoice,
     InvoicePage,
@@ -58,6 +59,10 @@ class StripeGateway(PaymentGateway, Protocol):
 
     def cancel_subscription(self, subscription_id: StripeSubscriptionId) -> None:
         """End a subscription now, with a last invoice over what its period used; one that has ended is left alone."""
+        ...
+
+    def list_events(self, kind: EventKind, *, created_from: datetime, cursor: str | None, limit: int) -> EventPage:
+        """List one page of all events since an instant, newest first. Stripe keeps them for 30 days."""
         ...
 
     def find_meter(self, event_name: str) -> Meter | None:

@@ -23,7 +23,6 @@ from usage_tasks.tasks.billing import send_meter_events
 from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.task import task
 
-DUNNING_SCHEDULE: Final = timedelta(hours=1)
 _SHOWN_MAX: Final = 10
 
 InvoiceId = Annotated[str, StringConstraints(strict=True, pattern=r"^in_[A-Za-z0-9_]{1,250}$")]
@@ -134,7 +133,14 @@ def advance_dunning(
         with fenced.transaction() as connection:
             return advance(connection, at=now, policy=rt.billing_terms.dunning)
 
-    return run_job(rt, "billing.advance_dunning", DUNNING_SCHEDULE, at=at, scheduled=scheduled, work=work)
+    return run_job(
+        rt,
+        "billing.advance_dunning",
+        rt.settings.job_schedules["billing.advance_dunning"],
+        at=at,
+        scheduled=scheduled,
+        work=work,
+    )
 
 
 def _desk(at: datetime, rt: Runtime | None = None) -> Desk:

@@ -8,7 +8,7 @@ nothing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, Generic, TypeVar
 
 from pydantic_core import to_jsonable_python
@@ -17,6 +17,7 @@ from usage_tasks.coordination import lock
 from usage_tasks.coordination.lock import Hold
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.schedules import due_slot
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.reset import ResetBatch
 from usage_tasks.storage import jobs
@@ -28,8 +29,6 @@ LEASE: Final = timedelta(minutes=10)
 """After this long a run that never ended is given up where Redis is away; else when its lock is free."""
 
 BATCHES_MAX: Final = 10_000
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +43,6 @@ class DryRun(Generic[Planned]):
     """What a run would have written. It stands one level down, so that no metric counts it as done."""
 
     dry_run: Planned
-
-
-def due_slot(at: datetime, period: timedelta) -> datetime:
-    """Answer the latest due time at an instant: whole periods since 1970."""
-    return at - (at - _EPOCH) % period
 
 
 def take_batches(rt: Runtime, take: Callable[..., ResetBatch], *, at: datetime) -> ResetBatch:

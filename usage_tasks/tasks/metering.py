@@ -26,7 +26,6 @@ ACCOUNTS_MAX: Final = 10_000
 """One message compares so many accounts; the rest is a message of its own."""
 
 SHOWN_MAX: Final = 100
-DAILY: Final = timedelta(days=1)
 _LAG_MIN: Final = timedelta(hours=1)
 _PERIODS_PER_LAG: Final = 3
 _ACTOR: Final = Actor("service:billing.drift_report")
@@ -97,7 +96,14 @@ def drift_report(
             sample=done.drifts[:SHOWN_MAX],
         )
 
-    answer = run_job(rt, "billing.drift_report", DAILY, at=at, scheduled=scheduled, work=work)
+    answer = run_job(
+        rt,
+        "billing.drift_report",
+        rt.settings.job_schedules["billing.drift_report"],
+        at=at,
+        scheduled=scheduled,
+        work=work,
+    )
     # Outside the job's run: what was found is a failure to be seen, and no reason to compare again an hour later.
     if isinstance(answer, DriftAnswer) and answer.astray:
         raise PermanentError(f"drift: {_describe(answer)}")

@@ -6,14 +6,17 @@ from typing import Annotated, Final
 
 from pydantic import StringConstraints
 
+from usage_tasks.coordination import hint
 from usage_tasks.domain.errors import PermanentError
-from usage_tasks.runtime import runtime
+from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services import apply_events as applying
+from usage_tasks.services.receive_event import read_event
 from usage_tasks.storage import inbox
 from usage_tasks.tasks.billing import send_meter_events
 from usage_tasks.tasks.task import task
 
 APPLY_LIMIT: Final = 100
+APPLY_HINT: Final = "stripe.apply_events"
 
 EventId = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_]{1,255}$")]
 Payload = Annotated[str, StringConstraints(strict=True, max_length=1 << 20)]
@@ -30,11 +33,17 @@ class ReceiveAnswer:
 def receive_event(event_id: EventId, payload: Payload) -> ReceiveAnswer:
     """Store a verified event of Stripe's in the inbox, once, and have it applied."""
     rt = runtime()
-    event = applying.parse_event(event_id, payload)
+    event = read_event(event_id, payload)
     with rt.transaction() as connection:
         new = inbox.store_event(connection, event)
-    apply_events.apply_async(ignore_result=True)
+    have_applied(rt)
     return ReceiveAnswer(stored=int(new))
+
+
+def have_applied(rt: Runtime) -> None:
+    """Have what is due applied, by one task however many ask for it meanwhile."""
+    if hint.is_first(rt.redis, APPLY_HINT):
+        apply_events.apply_async(ignore_result=True)
 
 
 @task(name="stripe.apply_events", time_limit=timedelta(minutes=4))
@@ -44,6 +53,7 @@ def apply_events() -> applying.Applied:
     docs/stripe-events.md says what each type does.
     """
     rt = runtime()
+    hint.forget(rt.redis, APPLY_HINT)
     done = applying.apply_events(
         rt.transaction,
         rt.stripe,

@@ -15,6 +15,8 @@ from pydantic_core import to_jsonable_python
 from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.tasks.access import Needs, guard
+from usage_tasks.tasks.poison import check_redelivery
+from usage_tasks.telemetry.headers import REQUEST_ID
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
 
 log = structlog.get_logger(__name__)
@@ -46,6 +48,11 @@ class Retry:
 
 DATABASE: Final = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=60))
 """Well below the broker's visibility timeout, beyond which a waiting message would run twice."""
+
+LOST_WORKER_DELAY_SECONDS: Final = 10
+"""How long a task waits that killed its child, before another one takes it; Celery's own default is 3 minutes."""
+
+_ACCOUNT_LENGTH_MAX: Final = 64
 
 NEVER: Final = Retry(attempts_max=0, first=timedelta(0), longest=timedelta(0))
 
@@ -89,6 +96,7 @@ def task(
             typing=False,
             max_retries=retry.attempts_max,
             time_limit=seconds,
+            default_retry_delay=LOST_WORKER_DELAY_SECONDS,
             soft_time_limit=seconds * 9 // 10,
             throws=(PermanentError,),
             resultrepr_maxsize=_ANSWER_LENGTH_MAX if answer_shown else 0,
@@ -110,10 +118,11 @@ def _run(
 ) -> object:
     name = str(self.name)
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(task=name, task_id=self.request.id, retries=self.request.retries)
+    _bind(self.request, name, kwargs)
     started = time.perf_counter()
     outcome = "failed"
     try:
+        check_redelivery(self.request, name)
         summary = to_jsonable_python(_checked_call(checked, args, kwargs))
         outcome = "done"
     except RetryableError as error:
@@ -136,6 +145,18 @@ def _run(
     log.info("task.ended", outcome=outcome, duration_seconds=round(elapsed, 4), **counts)
     structlog.contextvars.clear_contextvars()
     return summary
+
+
+def _bind(request: Any, name: str, kwargs: Mapping[str, object]) -> None:
+    """Bind into every line of the task's log: its ids, its sender's request, the account that it is about."""
+    account = kwargs.get("attribution_id")
+    structlog.contextvars.bind_contextvars(
+        task=name,
+        task_id=request.id,
+        request_id=getattr(request, REQUEST_ID, None) or request.id,
+        retries=request.retries,
+        **({"attribution_id": account} if isinstance(account, str) and len(account) <= _ACCOUNT_LENGTH_MAX else {}),
+    )
 
 
 def _checked_call(checked: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:

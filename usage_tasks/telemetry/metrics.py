@@ -21,6 +21,12 @@ TASK_SECONDS: Final = Histogram(
 STRIPE_CALL_SECONDS: Final = Histogram(
     "usage_stripe_call_duration_seconds", "How long a call to Stripe took.", ["operation", "outcome"]
 )
+WEBHOOK_SECONDS: Final = Histogram(
+    "usage_webhook_duration_seconds",
+    "How long the receiver took from a request's head to its answer; its count is that of the answers.",
+    ["endpoint", "outcome"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
 ROWS: Final = Counter("usage_rows", "What the tasks did, in rows, by the summary's own words.", ["task", "what"])
 ACCESS_REFUSED: Final = Counter("usage_access_refused", "How often an actor asked for what it may not do.", ["task"])
 

@@ -9,7 +9,7 @@ services/subscriptions.py. Any type that is not in the table is stored and count
 from collections.abc import Mapping
 from typing import Final
 
-from usage_tasks.services.stripe_events import customers, invoices, payments, subscriptions
+from usage_tasks.services.stripe_events import customers, invoices, metering, payments, subscriptions
 from usage_tasks.services.stripe_events.desk import Handler
 
 HANDLERS: Final[Mapping[str, Handler]] = {
@@ -17,4 +17,5 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     **subscriptions.HANDLERS,
     **customers.HANDLERS,
     **payments.HANDLERS,
+    **metering.HANDLERS,
 }

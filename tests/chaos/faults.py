@@ -1,0 +1,191 @@
+"""Every fault: done to a running world, and timed until work goes on. An AssertionError says what did not hold."""
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from tests.chaos.quarter import ACTOR, Killer, Sample, calm, is_whole, walk
+from tests.chaos.world import BEATS, World, running_world
+from usage_tasks.demo.quarter import load_quarter, reports_between
+from usage_tasks.demo.replay import BEGIN, END
+
+SHORT: Final = Sample(every=60, step=timedelta(days=12))
+FULL: Final = Sample(every=1, step=timedelta(days=3))
+RECOVERY_SECONDS_MAX: Final = 15
+TAKEN_OVER_SECONDS_MAX: Final = 60
+"""A run that was killed is taken over when its lock has ended (30 s), by the next tick."""
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the matrix."""
+
+    fault: str
+    outcome: str
+    recovery_seconds: float
+    bound_seconds: float
+    holds: bool = True
+
+
+def line(fault: str, outcome: str, seconds: float, bound: float) -> Line:
+    """A line whose bound is checked."""
+    return Line(
+        fault=fault, outcome=outcome, recovery_seconds=round(seconds, 2), bound_seconds=bound, holds=seconds <= bound
+    )
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long something took."""
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def works(world: World) -> float:
+    """How long until the worker answers a task that was sent after the fault."""
+    return seconds_of(lambda: world.ask("maintenance.chaos_nothing"))
+
+
+def quarter_with_kills(seed: int, sample: Sample = SHORT, *, kills: int = 3) -> Line:
+    """kill -9 of a child, the whole worker and one of two beats, at random moments of the quarter."""
+    with running_world("work", *BEATS) as world:
+        expected = calm(world.database_url, sample)
+        works(world)
+        killer = Killer(world, sample, seed, kills=kills)
+        slowest = [0.0]
+        asked, ask = [0.0], world.ask
+
+        def timed(task: str, **arguments: Any) -> dict[str, Any]:
+            asked[0] = time.monotonic()
+            answer = ask(task, **arguments)
+            slowest[0] = max(slowest[0], time.monotonic() - asked[0])
+            return answer
+
+        world.ask = timed  # type: ignore[method-assign]  # timed, not changed
+        totals = walk(world, sample, at_instant=killer)
+        killer.join()
+        assert len(killer.done) == kills, killer.done
+        assert totals == expected, (totals, expected)
+        assert is_whole(world), "verify found something"
+    fault = f"kill -9 of {', '.join(killer.done)} (seed {seed})"
+    return line(fault, "totals equal", slowest[0], TAKEN_OVER_SECONDS_MAX)
+
+
+def broker_restart(world: World) -> Line:
+    """Redis ends and comes back while a task runs."""
+    mark = f"restart {next(_numbers)}"
+    world.send("maintenance.chaos_nap", mark=mark, seconds=2)
+    world.wait("the nap", lambda: world.redis.exists(f"{mark} begun") == 1)
+    pid = world.pid("work")
+    world.stop_server("redis")
+    world.start_server("redis")
+    seconds = works(world)
+    assert world.pid("work") == pid, "the worker has exited"
+    kept = world.redis.exists(f"{mark} ended") == 1 or bool(world.redis.hlen("usage:unacked"))
+    told = f"same worker goes on; the running task's message was {'kept' if kept else 'lost, as a broker may'}"
+    return line("broker restarted during a task", told, seconds, RECOVERY_SECONDS_MAX)
+
+
+def network_cut(world: World, seconds: float) -> Line:
+    """Nothing passes between the worker and its broker for a while."""
+    pid = world.pid("work")
+    world.wire.cut()
+    mark = f"cut {next(_numbers)}"
+    world.send("maintenance.chaos_nap", mark=mark, seconds=0)
+    time.sleep(seconds)
+    world.wire.mend()
+    recovery = works(world)
+    assert world.pid("work") == pid, "the worker has exited"
+    return line(f"network cut for {seconds:g} s", "same worker goes on", recovery, RECOVERY_SECONDS_MAX)
+
+
+def database_restart(world: World) -> Line:
+    """PostgreSQL ends and comes back."""
+    reports = reports_between(load_quarter()[::500], BEGIN, END)[:5]
+    before = world.query("SELECT count(*) FROM workspace_instance")
+    world.stop_server("postgres")
+    sent = world.send("usage.record_instances", instances=reports, actor=ACTOR, at=END.isoformat())
+    time.sleep(1)
+    world.start_server("postgres")
+    recovery = world.wait("the reports", lambda: world.query("SELECT count(*) FROM workspace_instance") != before)
+    assert sent
+    return line("database restarted", "a task that met it is tried again", recovery, RECOVERY_SECONDS_MAX)
+
+
+def broker_flushed(world: World) -> Line:
+    """Everything in Redis is gone; beats bring it back, and what was reported and not yet posted is posted."""
+    reports = reports_between(load_quarter()[1::500], BEGIN, END)[:5]
+    world.ask("usage.record_instances", instances=reports, actor=ACTOR, at=END.isoformat())
+    entries = world.query("SELECT count(*) FROM ledger_entry")
+    world.redis.flushall()
+    world.clock.advance(END + timedelta(days=next(_numbers)))  # the tests' clock is in there too: time goes on
+    recovery = world.wait("the sweep", lambda: world.query("SELECT count(*) FROM ledger_entry") != entries)
+    return line("broker flushed empty", "a tick finds all pending work", recovery, RECOVERY_SECONDS_MAX)
+
+
+def poison(world: World) -> Line:
+    """A message that kills its child each time is given up, set aside, and others are served."""
+    mark = f"poison {next(_numbers)}"
+    task_id = world.send("maintenance.chaos_poison", mark=mark)
+    seconds = world.wait("parking", lambda: bool(world.redis.hexists("usage:parked", task_id or "")))
+    assert int(world.redis.get(mark) or 0) == 2, "one attempt and one retry"
+    works(world)
+    return line("poison message", "2 attempts, parked", seconds, 40)
+
+
+def terminated(world: World, *, busy: bool) -> Line:
+    """SIGTERM: idle it ends at once; busy it finishes its task or hands it on."""
+    mark = f"term {next(_numbers)}"
+    works(world)
+    if busy:
+        world.send("maintenance.chaos_nap", mark=mark, seconds=2)
+        world.wait("the nap", lambda: world.redis.exists(f"{mark} begun") == 1)
+    started = time.monotonic()
+    os.kill(world.pid("work"), signal.SIGTERM)
+    while world.returncode("work") is None and time.monotonic() - started < 60:
+        time.sleep(0.02)
+    ended = time.monotonic() - started
+    if busy:
+        world.wait("the task", lambda: world.redis.exists(f"{mark} ended") == 1)
+    world.supervise()
+    works(world)
+    return line(f"SIGTERM, {'busy' if busy else 'idle'}", "ended, no task lost", ended, 35 if busy else 10)
+
+
+def beat_killed(world: World) -> Line:
+    """One of two beats ends: the other one ticks on."""
+    world.kill("beat 1")
+    slots = world.query("SELECT count(*) FROM job_run WHERE job = 'usage.reconcile'")
+    world.clock.advance(END + timedelta(days=next(_numbers)))
+    seconds = world.wait(
+        "a tick", lambda: world.query("SELECT count(*) FROM job_run WHERE job = 'usage.reconcile'") != slots
+    )
+    return line("kill -9 of one of two beats", "the other ticks on", seconds, RECOVERY_SECONDS_MAX)
+
+
+def memory(world: World, tasks: int, *, flat_kib: int = 20_000, most_kib: int = 120_000) -> Line:
+    """Many tasks through one child: it grows no further, and stays small."""
+    first = world.ask("maintenance.chaos_memory")
+    started = time.monotonic()
+    left = tasks
+    while left > 0:
+        sent = min(left, 2_000)
+        with world.app.producer_pool.acquire(block=True) as producer:
+            for _ in range(sent):
+                world.app.send_task(
+                    "maintenance.chaos_nothing", queue="maintenance", ignore_result=True, producer=producer
+                )
+        left -= sent
+        world.wait("the queue", lambda: world.redis.llen("usage:maintenance") == 0)
+    last = world.ask("maintenance.chaos_memory")
+    told = f"{tasks} tasks: {first['rss_kib'] // 1024} to {last['rss_kib'] // 1024} MiB a child"
+    assert last["rss_kib"] < most_kib, told
+    assert last["rss_kib"] - first["rss_kib"] < flat_kib, told
+    return line("memory", told, time.monotonic() - started, float(tasks))

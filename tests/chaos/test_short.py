@@ -1,0 +1,42 @@
+"""The short half of the chaos suite; `make chaos` has the long one, and prints the matrix."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from tests.chaos import faults
+from tests.chaos.quarter import Sample
+from tests.chaos.world import BEATS, World, running_world
+
+SAMPLE = Sample(every=200, step=timedelta(days=20))
+pytestmark = pytest.mark.timeout(200)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """One world for all: each fault must leave it as it was."""
+    with running_world("work", *BEATS) as running:
+        faults.works(running)
+        yield running
+
+
+def test_a_worker_outlives_a_restart_of_its_broker(world: World) -> None:
+    assert faults.broker_restart(world).holds
+
+
+def test_everybody_is_healthy_and_says_so(world: World) -> None:
+    world.wait("heartbeats", lambda: not world.unhealthy() and len(list(world.directory.glob("heartbeats/*"))) >= 3)
+
+
+def test_a_flushed_broker_is_filled_by_the_next_ticks(world: World) -> None:
+    assert faults.broker_flushed(world).holds
+
+
+def test_an_idle_worker_ends_soon() -> None:
+    with running_world("work") as quiet:  # no beat: with a task under way it is not idle
+        assert faults.terminated(quiet, busy=False).holds
+
+
+def test_a_sample_of_the_quarter_comes_out_the_same_whoever_is_killed() -> None:
+    assert faults.quarter_with_kills(seed=1, sample=SAMPLE).holds

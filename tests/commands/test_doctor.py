@@ -1,0 +1,79 @@
+"""`usage-tasks doctor` on an installation that is whole, and on ones that are not."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from tests.factories import START
+from usage_tasks.cli import cli
+from usage_tasks.coordination.clock import TestClock
+from usage_tasks.embedded.processes import free_port
+from usage_tasks.health import write_heartbeat
+from usage_tasks.runtime import Runtime
+from usage_tasks.settings import load_settings
+
+
+def examined() -> tuple[int, list[dict[str, Any]]]:
+    done = CliRunner().invoke(cli, ["doctor", "--json"])
+    return done.exit_code, [json.loads(each) for each in done.stdout.splitlines()]
+
+
+def wrong(found: list[dict[str, Any]]) -> list[str]:
+    assert all(each["advice"] for each in found if each["verdict"] != "fine"), found
+    return [f"{each['check']}: {each['found']}" for each in found if each["verdict"] == "wrong"]
+
+
+@pytest.fixture
+def whole(rt: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation with nothing wrong; its credentials file."""
+    TestClock(rt.redis).advance(START)
+    write_heartbeat(tmp_path / "beats", "beat", "1", broker=())
+    credentials = tmp_path / "stripe.json"
+    credentials.write_text(json.dumps({"secretKey": "sk_test_not_a_key"}))
+    credentials.chmod(0o600)
+    monkeypatch.setenv("USAGE_HEARTBEAT_DIR", str(tmp_path / "beats"))
+    monkeypatch.setenv("USAGE_STRIPE_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setenv("USAGE_BILLING_SYNC_SCHEDULE", "")
+    return credentials
+
+
+def test_a_whole_installation_has_nothing_wrong(whole: Path) -> None:
+    code, found = examined()
+    assert (code, wrong(found)) == (0, [])
+    assert {"settings", "stripe", "migrations", "broker", "clocks", "beat", "file"} <= {each["check"] for each in found}
+    assert "test" in next(each["found"] for each in found if each["check"] == "stripe")
+
+
+def test_each_fault_is_named_with_what_to_do(rt: Runtime, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole.chmod(0o644)
+    whole.write_text(json.dumps({"secretKey": "sk_live_not_a_key"}))
+    os.utime(next(whole.parent.glob("beats/*")), (0, 0))
+    with rt.transaction() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    rt.redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        code, found = examined()
+    finally:
+        rt.redis.config_set("maxmemory-policy", "noeviction")
+    told = wrong(found)
+    assert (code, len(told)) == (1, 5), told
+    for each, part in zip(told, ("stripe.json", "mode is live", "0001", "allkeys-lru", "0 of 1"), strict=True):
+        assert part in each
+
+
+def test_what_is_away_hides_nothing_else(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
+    monkeypatch.setenv("USAGE_TEST_CLOCK", "false")
+    code, found = examined()
+    assert code == 1
+    # By the system's clock the jobs have waited for months: that is told too.
+    assert {each.partition(":")[0] for each in wrong(found)} - set(load_settings(os.environ).job_schedules) == {
+        "broker"
+    }
+    monkeypatch.setenv("USAGE_RESET_USAGE_SCHEDULE", "soon")
+    assert wrong(examined()[1])[0].startswith("settings: ")

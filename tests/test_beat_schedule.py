@@ -1,0 +1,68 @@
+"""The schedule is data: which jobs tick, how often, and that a tick is one that its task takes."""
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any, Final
+
+from beat_schedule import make_beat_schedule
+from usage_tasks.celery import app
+from usage_tasks.runtime import Runtime
+from usage_tasks.settings import Settings, load_settings
+from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
+
+SWEEPS: Final = {
+    "billing.send_meter_events",
+    "billing.release_holds",
+    "billing.settle_doubts",
+    "stripe.apply_events",
+    "maintenance.dispatch_outbox",
+}
+JOBS: Final = {"CONTROLLER": "15m", "RESET_USAGE": "24h", "BILLING_SYNC": "10m", "INVOICE_RECONCILE": "30m"}
+
+
+def installation(**schedules: str) -> Settings:
+    periods = {f"USAGE_{name}_SCHEDULE": period for name, period in (JOBS | schedules).items()}
+    return load_settings(
+        {
+            "USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS": '{"small": 0.1}',
+            "USAGE_DEFAULT_SPENDING_LIMIT": '{"forTeams": 500, "forUsers": 100}',
+        }
+        | periods
+    )
+
+
+def test_each_job_of_the_schedule_is_a_task_of_ours_and_stands_there_once(rt: Runtime) -> None:
+    app.loader.import_default_modules()
+    ticks = make_beat_schedule(installation())
+    assert Counter(tick["task"] for tick in ticks.values()) == Counter(dict.fromkeys(ticks, 1))
+    for name, tick in ticks.items():
+        assert name in app.tasks
+        assert set(tick["kwargs"]) <= set(ARGUMENT_SCHEMAS[name]["properties"])
+        assert set(ARGUMENT_SCHEMAS[name].get("required", [])) <= set(tick["kwargs"])
+        assert 0 < tick["options"]["expires"] < tick["schedule"].total_seconds()  # none piles up
+
+
+def test_jobs_tick_as_they_are_configured_or_every_minute_and_name_their_due_time() -> None:
+    ticks = make_beat_schedule(installation())
+    jobs: dict[str, Any] = {name: tick["schedule"] for name, tick in ticks.items() if tick["kwargs"]}
+    assert jobs == {
+        "usage.reconcile": timedelta(minutes=1),
+        "usage.reset": timedelta(minutes=1),
+        "billing.sync": timedelta(minutes=1),
+        "billing.reconcile_invoices": timedelta(minutes=1),
+        "billing.advance_dunning": timedelta(minutes=1),
+        "billing.drift_report": timedelta(minutes=1),
+        "stripe.backfill_events": timedelta(minutes=1),
+    }
+    assert all(ticks[name]["kwargs"] == {"scheduled": True} for name in jobs)
+
+
+def test_what_a_lost_message_would_have_done_is_swept_every_minute() -> None:
+    ticks = make_beat_schedule(installation())
+    assert {name for name, tick in ticks.items() if tick["schedule"] == timedelta(minutes=1)} >= SWEEPS
+
+
+def test_an_empty_schedule_ticks_no_more() -> None:
+    off = {"CONTROLLER": "", "RESET_USAGE": "", "BILLING_SYNC": "", "INVOICE_RECONCILE": "", "STRIPE_BACKFILL": ""}
+    ticks = make_beat_schedule(installation(**off))
+    assert set(ticks) == SWEEPS | {"billing.advance_dunning"}

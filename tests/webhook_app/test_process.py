@@ -1,0 +1,154 @@
+"""The receiver as a process: what it holds, what it tells of itself, how it ends, and under another kind of server."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.webhook_app.conftest import (
+    Queued,
+    Receiver,
+    drain,
+    make_event,
+    make_thin_event,
+    running_receiver,
+    sign,
+    wait_until,
+)
+from usage_tasks.embedded.processes import LINUX, free_port
+from usage_tasks.embedded.redis import running_redis
+
+MEMORY_MEBIBYTES_MAX = 60
+HEAVY = ("sqlalchemy", "psycopg", "alembic", "pydantic", "typer", "flower", "usage_tasks.tasks", "usage_tasks.storage")
+INSTALLED = "import sys; from usage_tasks.webhook_app.serving import serve; serve('127.0.0.1', int(sys.argv[1]))"
+WSGI = (
+    "import sys; from granian.constants import Interfaces; from usage_tasks.webhook_app.serving import run_server; "
+    "run_server('tests.webhook_app.receiver:app', '127.0.0.1', int(sys.argv[1]), interface=Interfaces.WSGI)"
+)
+SETTINGS = {
+    "USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS": '{"default": 0.5}',
+    "USAGE_DEFAULT_SPENDING_LIMIT": '{"forTeams": 500, "forUsers": 100}',
+    "STRIPE_WEBHOOK_SECRET": "whsec_mine",
+    "STRIPE_THIN_WEBHOOK_SECRET": "whsec_thin,whsec_thin_old",
+}
+
+
+def resident_mebibytes(pid: int) -> float:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+def test_as_installed_each_process_stays_below_60_mebibytes(tmp_path: Path, broker: str) -> None:
+    environ = SETTINGS | {"REDIS_URL": broker}
+    with running_receiver(tmp_path, broker, code=INSTALLED, environ=environ) as receiver:
+        with ThreadPoolExecutor(8) as senders:
+            bodies = [make_event(id=f"evt_{number}", padding="x" * 2_000) for number in range(1_000)]
+            answers = senders.map(lambda body: receiver.post(body, secret="whsec_mine").status, bodies)
+            assert set(answers) == {200}
+        assert receiver.post_thin(make_thin_event(), secret="whsec_thin_old").status == 200
+        [worker] = receiver.workers()
+        held = [resident_mebibytes(pid) for pid in (receiver.process.pid, worker)]
+        assert max(held) < MEMORY_MEBIBYTES_MAX, held
+        for pid in (receiver.process.pid, worker):
+            assert not re.search(r"pydantic|psycopg|sqlalchemy", Path(f"/proc/{pid}/maps").read_text())
+        assert "Traceback" not in receiver.log.read_text()
+    drain(broker)
+
+
+def test_it_imports_nothing_heavy() -> None:
+    code = "import sys, usage_tasks.webhook_app.serving; usage_tasks.webhook_app.app; print(*sys.modules)"
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    modules = listed.stdout.split()
+    assert "usage_tasks.webhook_app.publishing" in modules
+    assert [name for name in modules if name.startswith(HEAVY)] == []
+
+
+def test_readiness_follows_the_broker(tmp_path: Path) -> None:
+    port = free_port()
+    with running_receiver(tmp_path, f"redis://127.0.0.1:{port}/0") as receiver:
+        for method in ("GET", "HEAD"):
+            started = time.monotonic()
+            assert receiver.request(method, "/readyz").status == 503
+            assert time.monotonic() - started < 5
+        with running_redis(tmp_path / "broker", os.environ, ports=lambda: port):
+            assert receiver.request("GET", "/readyz").status == 200
+        assert receiver.request("GET", "/readyz").status == 503
+        assert receiver.request("POST", "/readyz").status == 405
+        assert receiver.request("GET", "/healthz").status == 200
+
+
+def test_readiness_is_told_within_bounds_by_a_black_hole(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as hole:
+        url = f"redis://127.0.0.1:{hole.getsockname()[1]}/0"
+        with running_receiver(tmp_path, url) as receiver:
+            started = time.monotonic()
+            assert receiver.request("GET", "/readyz").status == 503
+            assert time.monotonic() - started < 5
+
+
+def test_outcomes_and_latencies_are_measured_on_a_port_of_their_own(tmp_path: Path, broker: str) -> None:
+    port = free_port()
+    with running_receiver(tmp_path, broker, environ=os.environ | {"USAGE_METRICS_PORT": str(port)}) as receiver:
+        receiver.post(make_event())
+        receiver.post(make_event(), secret="whsec_other")
+        receiver.post_thin(make_thin_event())
+        assert receiver.request("GET", "/metrics").status == 404
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            told = answer.read().decode()
+    for endpoint, outcome in (("snapshot", "accepted"), ("snapshot", "refused"), ("thin", "accepted")):
+        assert f'usage_webhook_duration_seconds_count{{endpoint="{endpoint}",outcome="{outcome}"}} 1.0' in told
+    drain(broker)
+
+
+def test_what_was_taken_is_answered_before_it_stops(tmp_path: Path, broker: str) -> None:
+    with running_receiver(tmp_path, broker) as receiver:
+        body = make_event(id="evt_stopping")
+        head = f"POST /webhook HTTP/1.1\r\nHost: x\r\nStripe-Signature: {sign(body)}\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as sender:
+            sender.sendall(head.encode() + body[:5])
+            time.sleep(0.2)
+            threading.Timer(0.5, lambda: sender.sendall(body[5:])).start()
+            receiver.process.send_signal(signal.SIGTERM)
+            assert sender.recv(100).startswith(b"HTTP/1.1 200 ")
+        assert receiver.process.wait(5) == 0
+    assert [message.headers["id"] for message in drain(broker)] == ["evt_stopping"]
+
+
+def test_under_wsgi_it_answers_the_same(tmp_path: Path, broker: str, queued: Queued) -> None:
+    queued()
+    with running_receiver(tmp_path, broker, code=WSGI) as receiver:
+        assert receiver.post(make_event()).status == 200
+        assert receiver.post_thin(make_thin_event()).status == 200
+        assert receiver.post(make_event(), secret="whsec_other").status == 400
+        assert receiver.post(make_event().ljust(2 << 20)).status == 413
+        chunks = iter([make_event()[:9], make_event()[9:]])
+        assert receiver.request(body=chunks, headers={"Stripe-Signature": sign(make_event())}).status == 200
+        assert receiver.request("PUT").status == 405
+        assert receiver.request("GET", "/readyz").status == 200
+        assert "Traceback" not in receiver.log.read_text()
+    assert len(queued()) == 3
+
+
+def test_a_worker_that_dies_is_replaced(receiver: Receiver) -> None:
+    [worker] = receiver.workers()
+    os.kill(worker, signal.SIGKILL)
+
+    def is_back() -> bool:
+        try:
+            return receiver.post(make_event()).status == 200
+        except OSError:
+            return False
+
+    assert wait_until(is_back, seconds_max=10)

@@ -1,0 +1,189 @@
+"""`usage-tasks doctor`: looks a whole installation over, and says of each finding what to do."""
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+import typer
+from pydantic_core import to_json
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+
+from usage_tasks.domain.errors import RetryableError
+from usage_tasks.health import DIRECTORY_VARIABLE, check_heartbeats
+from usage_tasks.runtime import Runtime
+from usage_tasks.services.job_standings import list_job_standings
+from usage_tasks.settings import Settings, SettingsError, load_settings, read_stripe_credentials
+from usage_tasks.storage.migrate import head_revision
+
+SKEW_MAX: Final = timedelta(seconds=2)
+_READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
+
+
+class Verdict(StrEnum):
+    """How a check came out; only `wrong` makes the exit code 1."""
+
+    FINE = "fine"
+    LOOK = "look"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check: what was found, and what to do about it."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Look everything over; one thing that is away hides no other."""
+    try:
+        settings = load_settings(environ)
+    except SettingsError as error:
+        yield Finding(check="settings", verdict=Verdict.WRONG, found=str(error), advice="Correct what is named.")
+        return
+    yield Finding(check="settings", verdict=Verdict.FINE, found="complete")
+    yield from _secrets(settings, environ)
+    rt = Runtime(settings)
+    guarded: tuple[tuple[str, Callable[[Runtime], Iterator[Finding]], type[Exception], str], ...] = (
+        ("database", _database, RetryableError, "Start it, or correct database.url or DATABASE_URL."),
+        ("broker", _broker, RedisError, "Start it, or correct redis or REDIS_URL."),
+    )
+    for name, look, away, advice in guarded:
+        try:
+            yield from list(look(rt))
+        except away as error:
+            yield Finding(check=name, verdict=Verdict.WRONG, found=f"cannot be asked: {error}", advice=advice)
+    yield from _beat(environ)
+
+
+def _secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    for name in (settings.stripe_credentials_file, environ.get("USAGE_CONFIG")):
+        if name and Path(name).exists():
+            mode = Path(name).stat().st_mode
+            open_to_all = bool(mode & _READABLE_BY_OTHERS)
+            # The configuration file holds a secret only where a URL of it has a password.
+            secret = name == settings.stripe_credentials_file or _has_password(settings)
+            wrong = open_to_all and secret
+            yield Finding(
+                check="file",
+                verdict=Verdict.WRONG if wrong else Verdict.FINE,
+                found=f"{name} has mode {stat.filemode(mode)}",
+                advice=f"chmod 600 {name}: it holds secrets that others can read." if wrong else "",
+            )
+    try:
+        key = read_stripe_credentials(settings, environ).get_secret_key()
+    except SettingsError as error:
+        advice = "Needed by billing workers; see stripeCredentialsFile."
+        yield Finding(check="stripe", verdict=Verdict.LOOK, found=str(error), advice=advice)
+        return
+    kind = next((each for each in ("test", "live") if f"_{each}_" in key[:8]), "unknown")
+    stand_in = settings.stripe_api_base is not None
+    wrong = kind == "unknown" or (kind == "live" and (stand_in or settings.test_clock))
+    live = "A live key beside a stand-in or a test clock: use a test key."
+    advice = live if kind == "live" else "It should begin with sk_test_, sk_live_, rk_test_ or rk_live_."
+    yield Finding(
+        check="stripe",
+        verdict=Verdict.WRONG if wrong else Verdict.FINE,
+        found=f"the key's mode is {kind}{', calls go to a stand-in' if stand_in else ''}",
+        advice=advice if wrong else "",
+    )
+
+
+def _has_password(settings: Settings) -> bool:
+    return any(urlsplit(url).password for url in (settings.database_url, settings.redis_url))
+
+
+def _database(rt: Runtime) -> Iterator[Finding]:
+    with rt.transaction() as connection:
+        now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        exists = connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one()
+        version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() if exists else None
+    yield _skew("database", now)
+    head = head_revision()
+    yield Finding(
+        check="migrations",
+        verdict=Verdict.FINE if version == head else Verdict.WRONG,
+        found=f"the database is at {version}, this version at {head}",
+        advice="" if version == head else "Run usage-tasks migrate, or start workers of the database's version.",
+    )
+    if version != head:
+        return
+    with rt.transaction() as connection:
+        standings = list_job_standings(connection, rt.settings.job_schedules, at=rt.now())
+    for each in standings:
+        yield Finding(
+            check=each.job,
+            verdict=Verdict.WRONG if each.overdue else Verdict.FINE,
+            found="switched off" if each.period_seconds is None else f"{each.outcome}, lag {each.lag_seconds:.0f} s",
+            advice="Is a beat alive, and a worker of its queue? See usage-tasks jobs." if each.overdue else "",
+        )
+
+
+def _broker(rt: Runtime) -> Iterator[Finding]:
+    told: Any = rt.redis.time()
+    yield _skew("broker", datetime.fromtimestamp(told[0] + told[1] / 1_000_000, UTC))
+    for name, wanted, why in (
+        ("maxmemory-policy", "noeviction", "else messages vanish when memory is short"),
+        ("appendonly", "yes", "else a restart loses every message"),
+    ):
+        held: Any = rt.redis.config_get(name)
+        found = held.get(name, "unknown")
+        right = found == wanted
+        yield Finding(
+            check="broker",
+            verdict=Verdict.FINE if right else Verdict.WRONG,
+            found=f"{name} is {found}",
+            advice="" if right else f"Set {name} {wanted} in its configuration: {why}.",
+        )
+
+
+def _skew(of: str, now: datetime) -> Finding:
+    skew = abs(now - datetime.now(UTC))
+    return Finding(
+        check="clocks",
+        verdict=Verdict.FINE if skew <= SKEW_MAX else Verdict.WRONG,
+        found=f"{of} and this machine differ by {skew.total_seconds():.2f} s",
+        advice="" if skew <= SKEW_MAX else "Run a time service on both.",
+    )
+
+
+def _beat(environ: Mapping[str, str]) -> Iterator[Finding]:
+    named = environ.get(DIRECTORY_VARIABLE)
+    if not named:
+        advice = f"Set {DIRECTORY_VARIABLE} for beats, workers and this command."
+        yield Finding(check="beat", verdict=Verdict.LOOK, found="nobody writes heartbeats", advice=advice)
+        return
+    beats = check_heartbeats(Path(named), "beat", live=False)
+    alive = [name for name, problem in beats if problem is None]
+    yield Finding(
+        check="beat",
+        verdict=Verdict.FINE if alive else Verdict.WRONG,
+        found=f"{len(alive)} of {len(beats)} are alive on this machine",
+        advice="" if alive else "Start celery -A usage_tasks beat.",
+    )
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="a line of JSON a finding")] = False) -> None:
+    """Look the installation over: exit code 1 if something is wrong, with what to do about it."""
+    findings = list(examine(os.environ))
+    if as_json:
+        sys.stdout.writelines(to_json(asdict(each)).decode() + "\n" for each in findings)
+    else:
+        table = Table("check", "", "found", "what to do")
+        for each in findings:
+            table.add_row(each.check, each.verdict.value, each.found, each.advice)
+        Console().print(table)
+    raise typer.Exit(1 if any(each.verdict is Verdict.WRONG for each in findings) else 0)

@@ -1,0 +1,126 @@
+"""`usage-tasks exporter`: what waits in the broker and the tables, for Prometheus, read at each scrape."""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Annotated, Final
+
+import typer
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from usage_tasks.coordination.parking import count_parked
+from usage_tasks.coordination.queues import read_queues
+from usage_tasks.domain.errors import RetryableError
+from usage_tasks.runtime import Runtime, runtime
+from usage_tasks.services.job_standings import list_job_standings
+from usage_tasks.storage.backlog import read_backlog
+
+QUEUES: Final = ("usage", "billing", "stripe", "directory", "maintenance", "server")
+
+
+class BacklogCollector(Collector):
+    """Reads the broker and the database; what cannot be read is left out, and `usage_exporter_up` says so."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+
+    def describe(self) -> list[Metric]:
+        """Nothing is read before the first scrape."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Answer every metric."""
+        up = GaugeMetricFamily("usage_exporter_up", "1 where the part could be read.", labels=["part"])
+        for part, read, away in (("broker", self._broker, RedisError), ("database", self._database, RetryableError)):
+            try:
+                yield from list(read())
+                up.add_metric([part], 1)
+            except away:
+                up.add_metric([part], 0)
+        yield up
+
+    def _broker(self) -> Iterator[Metric]:
+        depth = GaugeMetricFamily("usage_queue_depth_messages", "Messages that wait.", labels=["queue"])
+        age = GaugeMetricFamily(
+            "usage_queue_oldest_message_age_seconds", "Since the oldest message was sent; 0 of none.", labels=["queue"]
+        )
+        states, unacked = read_queues(self._rt.redis, QUEUES)
+        now = time.time()
+        for state in states:
+            depth.add_metric([state.queue], state.depth)
+            if state.oldest_published_at is not None or not state.depth:
+                age.add_metric([state.queue], max(0.0, now - (state.oldest_published_at or now)))
+        yield depth
+        yield age
+        yield GaugeMetricFamily(
+            "usage_unacknowledged_messages", "Messages that a worker has taken and not finished.", value=unacked
+        )
+        yield GaugeMetricFamily(
+            "usage_poison_messages",
+            "Messages that killed their workers and were set aside.",
+            value=count_parked(self._rt.redis),
+        )
+
+    def _database(self) -> Iterator[Metric]:
+        now = self._rt.now()
+        with self._rt.transaction() as connection:
+            waits = read_backlog(connection, at=now)
+            standings = list_job_standings(connection, self._rt.settings.job_schedules, at=now)
+        lag = GaugeMetricFamily("usage_job_lag_seconds", "How long a due time has waited.", labels=["job"])
+        took = GaugeMetricFamily("usage_job_last_duration_seconds", "How long the last run took.", labels=["job"])
+        for each in standings:
+            lag.add_metric([each.job], each.lag_seconds)
+            if each.duration_seconds is not None:
+                took.add_metric([each.job], each.duration_seconds)
+        yield lag
+        yield took
+        parked = GaugeMetricFamily("usage_parked_rows", "Rows set aside until somebody looks.", labels=["what"])
+        pending = GaugeMetricFamily("usage_pending_rows", "Rows that wait for a task.", labels=["what"])
+        for family, what, count in (
+            (parked, "stripe_event", waits.events_parked),
+            (parked, "meter_report", waits.reports_parked),
+            (parked, "quarantined_report", waits.quarantined),
+            (pending, "stripe_event", waits.events_pending),
+            (pending, "meter_report", waits.reports_pending),
+            (pending, "announcement", waits.outbox_pending),
+            (pending, "unposted_session", waits.unposted),
+        ):
+            family.add_metric([what], count)
+        yield parked
+        yield pending
+        yield GaugeMetricFamily(
+            "usage_inbox_oldest_event_age_seconds",
+            "Since the oldest event that is not applied was stored; 0 of none.",
+            value=0 if waits.event_oldest_at is None else max(0.0, time.time() - waits.event_oldest_at.timestamp()),
+        )
+        yield GaugeMetricFamily(
+            "usage_unposted_oldest_age_seconds",
+            "Since the oldest session stopped that is not in the ledger; 0 of none.",
+            value=max(timedelta(0), now - (waits.unposted_oldest_at or now)).total_seconds(),
+        )
+        if waits.ledger_done_at is not None:
+            done = waits.ledger_done_at.timestamp()
+            yield GaugeMetricFamily(
+                "usage_ledger_done_timestamp_seconds", "When the ledger job last ended well.", value=done
+            )
+
+
+def registry_of(rt: Runtime) -> CollectorRegistry:
+    """Answer a registry that holds the exporter's metrics alone."""
+    registry = CollectorRegistry()
+    registry.register(BacklogCollector(rt))
+    return registry
+
+
+def exporter(
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 9818,
+    address: Annotated[str, typer.Option()] = "127.0.0.1",
+) -> None:
+    """Show Prometheus what waits in the broker and the tables, on /metrics; one for an installation is enough."""
+    start_http_server(port, addr=address, registry=registry_of(runtime()))
+    threading.Event().wait()

@@ -1,0 +1,37 @@
+"""`usage-tasks jobs`: each periodic job's schedule, last and next run, outcome, duration and lag."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from usage_tasks.runtime import runtime
+from usage_tasks.services.job_standings import list_job_standings
+from usage_tasks.storage.rows import as_json
+
+
+def jobs(as_json_lines: Annotated[bool, typer.Option("--json", help="a line of JSON a job")] = False) -> None:
+    """Show the periodic jobs; exit code 1 if one is overdue: a due time has waited for more than 5 minutes."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        standings = list_job_standings(connection, rt.settings.job_schedules, at=rt.now())
+    if as_json_lines:
+        sys.stdout.writelines(json.dumps(json.loads(as_json(asdict(each)))) + "\n" for each in standings)
+    else:
+        table = Table("job", "every", "last due", "outcome", "took", "next due", "lag")
+        for each in standings:
+            table.add_row(
+                each.job,
+                "off" if each.period_seconds is None else f"{each.period_seconds:g} s",
+                f"{each.last_slot:%Y-%m-%d %H:%M:%S}" if each.last_slot else "never",
+                f"{each.outcome} ({each.attempts})" if each.attempts > 1 else each.outcome,
+                "" if each.duration_seconds is None else f"{each.duration_seconds:.2f} s",
+                f"{each.next_slot:%Y-%m-%d %H:%M:%S}" if each.next_slot else "",
+                f"{each.lag_seconds:.0f} s{', OVERDUE' if each.overdue else ''}",
+            )
+        Console().print(table)
+    raise typer.Exit(1 if any(each.overdue for each in standings) else 0)

@@ -1,0 +1,72 @@
+"""When a periodic job is due, and how late it is."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+OVERDUE_AFTER: Final = timedelta(minutes=5)
+"""A tick comes every minute at most, and no run may take longer than four."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def due_slot(at: datetime, period: timedelta) -> datetime:
+    """Answer the latest due time at an instant: whole periods since 1970."""
+    return at - (at - _EPOCH) % period
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastRuns:
+    """What is stored of a job: its latest run, and the latest due time that was done."""
+
+    slot: datetime
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+    attempts: int
+    done_slot: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStanding:
+    """How a job stands: outcome is "never", "running", "done" or "failed"; lag is how long a due time has waited."""
+
+    job: str
+    period_seconds: float | None
+    last_slot: datetime | None
+    last_started_at: datetime | None
+    last_finished_at: datetime | None
+    outcome: str
+    attempts: int
+    duration_seconds: float | None
+    next_slot: datetime | None
+    lag_seconds: float
+    overdue: bool
+
+
+def judge_job(job: str, period: timedelta | None, last: LastRuns | None, *, at: datetime) -> JobStanding:
+    """Tell how a job stands at an instant. One that is switched off is never late."""
+    lag = timedelta(0) if period is None else _lag(period, last, at=at)
+    finished = last.finished_at if last else None
+    return JobStanding(
+        job=job,
+        period_seconds=None if period is None else period.total_seconds(),
+        last_slot=last.slot if last else None,
+        last_started_at=last.started_at if last else None,
+        last_finished_at=finished,
+        outcome="never" if last is None else last.outcome or "running",
+        attempts=last.attempts if last else 0,
+        duration_seconds=(finished - last.started_at).total_seconds() if last and finished else None,
+        next_slot=None if period is None else due_slot(at, period) + period,
+        lag_seconds=lag.total_seconds(),
+        overdue=lag > OVERDUE_AFTER,
+    )
+
+
+def _lag(period: timedelta, last: LastRuns | None, *, at: datetime) -> timedelta:
+    """How long the oldest due time waits after the last one done; of a job that never ran, the present one."""
+    due = due_slot(at, period)
+    done = last.done_slot if last else None
+    if done is None:
+        return at - due
+    return at - (done + period) if done < due else timedelta(0)

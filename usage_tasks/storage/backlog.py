@@ -1,0 +1,43 @@
+"""What waits in the tables, in one look: for metrics, so every count is bounded by an index of what is open."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from usage_tasks.storage.rows import fetch_one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """Counts of what waits and what was set aside, and the instants of the oldest; None where nothing is."""
+
+    events_pending: int
+    events_parked: int
+    event_oldest_at: datetime | None
+    reports_pending: int
+    reports_parked: int
+    outbox_pending: int
+    quarantined: int
+    unposted: int
+    unposted_oldest_at: datetime | None
+    ledger_done_at: datetime | None
+
+
+def read_backlog(connection: Connection, *, at: datetime) -> Backlog:
+    """Answer what waits at an instant. Unposted is what had stopped by then and is not in the ledger."""
+    statement = """
+        SELECT
+            (SELECT count(*) FROM stripe_event WHERE state = 'pending') AS events_pending,
+            (SELECT count(*) FROM stripe_event WHERE state = 'parked') AS events_parked,
+            (SELECT min(received_at) FROM stripe_event WHERE state = 'pending') AS event_oldest_at,
+            (SELECT count(*) FROM meter_report WHERE state = 'pending') AS reports_pending,
+            (SELECT count(*) FROM meter_report WHERE state = 'parked') AS reports_parked,
+            (SELECT count(*) FROM outbox WHERE dispatched_at IS NULL) AS outbox_pending,
+            (SELECT count(*) FROM quarantined_report) AS quarantined,
+            (SELECT count(*) FROM open_session WHERE final_at <= :at) AS unposted,
+            (SELECT min(final_at) FROM open_session WHERE final_at <= :at) AS unposted_oldest_at,
+            (SELECT max(finished_at) FROM job_run
+             WHERE job = 'usage.reconcile' AND outcome = 'done') AS ledger_done_at
+    """
+    return Backlog(**fetch_one(connection, statement, at=at)._asdict())

@@ -1,0 +1,85 @@
+"""A worker and a beat say that they live, in files that `usage-tasks health` reads."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from celery import bootsteps
+from celery.beat import Scheduler
+from celery.worker import state
+
+from usage_tasks.health import BEAT_SECONDS, DIRECTORY_VARIABLE, remove_heartbeat, write_heartbeat
+
+
+def beat_once(app: Any, kind: str, name: str) -> None:
+    """Write a heartbeat where USAGE_HEARTBEAT_DIR says; nothing where it is not set."""
+    if named := os.environ.get(DIRECTORY_VARIABLE):
+        broker = app.connection_for_read()
+        write_heartbeat(Path(named), kind, name, broker=(broker.hostname or "127.0.0.1", broker.port or 6379))
+
+
+def stop_beating(kind: str, name: str) -> None:
+    """Take the heartbeat away."""
+    if named := os.environ.get(DIRECTORY_VARIABLE):
+        remove_heartbeat(Path(named), kind, name)
+
+
+class WorkerHeartbeat(bootsteps.StartStopStep):
+    """Beats from the timer of the loop that takes messages: while the broker is away it falls silent."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **_: object) -> None:  # noqa: ARG002 - as Celery calls it
+        self._entry: Any = None
+        self._leaked_before = False
+
+    def _check_leak(self, consumer: Any) -> None:
+        """Raise a lost connection, upon which the worker connects anew, where it holds messages that nobody works on.
+
+        A message whose acknowledgement was lost in a network that hung counts against the prefetch limit for ever, and
+        a worker that holds as many as it may have takes no other: it would be alive, connected, and idle until killed.
+        """
+        qos = consumer.task_consumer.channel.qos
+        held = len(qos._delivered) - len(qos._dirty)
+        leaked = held > len(state.reserved_requests)
+        if leaked and self._leaked_before:
+            raise ConnectionResetError(f"{held} messages are held and not worked on: their acknowledgement was lost")
+        self._leaked_before = leaked
+
+    def start(self, consumer: Any) -> None:
+        """Begin, each time that the worker has connected."""
+
+        self._leaked_before = False
+
+        def beat() -> None:
+            self._check_leak(consumer)
+            beat_once(consumer.app, "worker", consumer.hostname)
+
+        beat()
+        self._entry = consumer.timer.call_repeatedly(BEAT_SECONDS, beat)
+
+    def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
+        """End, each time that the worker has lost its connection."""
+        if self._entry is not None:
+            self._entry.cancel()
+            self._entry = None
+
+    def shutdown(self, consumer: Any) -> None:
+        """End for good."""
+        self.stop(consumer)
+        stop_beating("worker", consumer.hostname)
+
+
+class BeatingScheduler(Scheduler):
+    """Celery's own schedule, in memory, whose every turn is a heartbeat: one in 5 seconds at least."""
+
+    def tick(self, *args: Any, **kwargs: Any) -> Any:
+        """Send what is due, and say so."""
+        wait = super().tick(*args, **kwargs)
+        beat_once(self.app, "beat", str(os.getpid()))
+        return wait
+
+    def close(self) -> None:
+        """End in order."""
+        stop_beating("beat", str(os.getpid()))
+        super().close()

@@ -1,0 +1,17 @@
+"""What a message says of itself beside its task: when it was sent, and on behalf of which request."""
+
+import time
+import uuid
+from typing import Any, Final
+
+import structlog
+
+PUBLISHED_AT: Final = "published_at"
+REQUEST_ID: Final = "request_id"
+
+
+def stamp(headers: dict[str, Any]) -> None:
+    """Stamp a message that leaves this process; a task's own messages carry its request's id on."""
+    bound = structlog.contextvars.get_contextvars().get(REQUEST_ID)
+    headers.setdefault(REQUEST_ID, str(bound or uuid.uuid4()))
+    headers[PUBLISHED_AT] = time.time()

@@ -1,0 +1,145 @@
+"""What is answered to a request: first by its head, then by its body, then by the broker's word."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final, Protocol
+
+import structlog
+
+from usage_tasks.stripe_gateway.webhooks import VerifiedEvent, WebhookRefusedError, verify_event, verify_thin_event
+from usage_tasks.telemetry.metrics import WEBHOOK_SECONDS
+from usage_tasks.webhook_app.requests import BODY_BYTES_MAX, Answer, Head
+
+SNAPSHOT_PATH: Final = "/webhook"
+THIN_PATH: Final = "/webhook/thin"
+
+log = structlog.get_logger()
+
+
+class Publishing(Protocol):
+    """Hands an event to the broker; the future is done when it has it, or fails with BrokerAwayError."""
+
+    def submit(self, event: VerifiedEvent) -> "Future[None]": ...
+
+    def is_reachable(self) -> bool: ...
+
+
+class Limiting(Protocol):
+    """Counts refused requests by address."""
+
+    def seconds_left(self, remote: str) -> int: ...
+
+    def count_refusal(self, remote: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What Stripe signs with, by endpoint: several while one is rolled; no thin one, no thin endpoint."""
+
+    snapshot: Sequence[str]
+    thin: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse empty secrets: anybody could sign with one."""
+        if not self.snapshot or not all((*self.snapshot, *self.thin)):
+            raise ValueError("the receiver needs at least one webhook secret, and none may be empty")
+
+
+class Receiver:
+    """Answers requests; a server's adapter brings them in its own way. Safe to use from any number of threads."""
+
+    def __init__(self, *, secrets: Secrets, publisher: Publishing, limiter: Limiting) -> None:
+        self.publisher, self._limiter = publisher, limiter
+        self._endpoints: Mapping[str, Sequence[str]] = {SNAPSHOT_PATH: secrets.snapshot} | (
+            {THIN_PATH: secrets.thin} if secrets.thin else {}
+        )
+
+    def answer_early(self, head: Head) -> Answer | None:
+        """Answer what needs no body and no broker; None where an event is to be received, or readiness looked up."""
+        match head.path, head.method:
+            case path, "POST" if path in self._endpoints:
+                return self._refuse_early(head)
+            case path, _ if path in self._endpoints:
+                return _not_allowed("POST")
+            case "/healthz", "GET" | "HEAD":
+                return Answer(status=HTTPStatus.OK, text="ok", outcome="health")
+            case "/readyz", "GET" | "HEAD":
+                return None
+            case "/healthz" | "/readyz", _:
+                return _not_allowed("GET, HEAD")
+        return Answer(status=HTTPStatus.NOT_FOUND, text="not found", outcome="not_found")
+
+    def _refuse_early(self, head: Head) -> Answer | None:
+        left = self._limiter.seconds_left(head.remote)
+        if left:
+            return Answer(
+                status=HTTPStatus.TOO_MANY_REQUESTS,
+                text="too many refused requests",
+                outcome="limited",
+                headers={"retry-after": str(left)},
+            )
+        if not head.signature:
+            return refusal("no signature")
+        return too_large() if head.declares_too_much else None
+
+    def answer_readiness(self) -> Answer:
+        """Whether the broker answers: ask it, within its time-outs."""
+        if self.publisher.is_reachable():
+            return Answer(status=HTTPStatus.OK, text="ready", outcome="ready")
+        return Answer(status=HTTPStatus.SERVICE_UNAVAILABLE, text="broker away", outcome="not_ready")
+
+    def verify(self, head: Head, body: bytes) -> VerifiedEvent | Answer:
+        """Answer the event that a body brings, or why it is refused."""
+        if len(body) > BODY_BYTES_MAX:
+            return too_large()
+        verify = verify_thin_event if head.path == THIN_PATH else verify_event
+        try:
+            return verify(body, head.signature, self._endpoints[head.path], at=datetime.now(UTC))
+        except WebhookRefusedError as refused:
+            return refusal(str(refused))
+
+    def note(self, head: Head, answer: Answer, started: float, event: VerifiedEvent | None = None) -> None:
+        """Log and measure an answer. Before it is sent, so that whoever has the answer finds it noted."""
+        endpoint = {SNAPSHOT_PATH: "snapshot", THIN_PATH: "thin"}.get(head.path, "other")
+        WEBHOOK_SECONDS.labels(endpoint, answer.outcome).observe(time.perf_counter() - started)
+        if event is not None:
+            say = log.info if answer.outcome == "accepted" else log.warning
+            say(f"webhook.{answer.outcome}", event_id=event.event_id, event_type=event.event_type)
+        elif answer.outcome in COUNTED:
+            log.warning("webhook.refused", status=answer.status.value, reason=answer.text)
+
+    def count(self, head: Head, answer: Answer) -> None:
+        """Count a refused request against its address: this may wait for Redis, half a second at most."""
+        if answer.outcome in COUNTED:
+            self._limiter.count_refusal(head.remote)
+
+
+COUNTED: Final = frozenset({"refused", "too_large", "too_slow"})
+ACCEPTED: Final = Answer(status=HTTPStatus.OK, text="accepted", outcome="accepted")
+BROKER_AWAY: Final = Answer(status=HTTPStatus.SERVICE_UNAVAILABLE, text="try again later", outcome="broker_away")
+TOO_SLOW: Final = Answer(
+    status=HTTPStatus.REQUEST_TIMEOUT, text="body too slow", outcome="too_slow", headers={"connection": "close"}
+)
+
+
+def refusal(reason: str) -> Answer:
+    """Refuse a request for a reason that is safe to tell."""
+    return Answer(status=HTTPStatus.BAD_REQUEST, text=reason, outcome="refused")
+
+
+def too_large() -> Answer:
+    """Refuse a body that is larger than allowed."""
+    return Answer(status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text="body too large", outcome="too_large")
+
+
+def _not_allowed(methods: str) -> Answer:
+    return Answer(
+        status=HTTPStatus.METHOD_NOT_ALLOWED,
+        text=f"only {methods.partition(',')[0]}",
+        outcome="not_allowed",
+        headers={"allow": methods},
+    )

@@ -1,0 +1,59 @@
+"""The server in front of the receiver, with the receiver's limits."""
+
+import resource
+from typing import Final
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server import Server
+
+from usage_tasks.telemetry.logs import configure_logging
+from usage_tasks.webhook_app.installed import read_installed
+
+TARGET: Final = "usage_tasks.webhook_app:app"
+CONNECTIONS_MAX: Final = 8192
+"""Senders that never finish cost a socket each, for as long as a body or a head may take."""
+HEAD_MILLISECONDS_MAX: Final = 10_000
+HTTP_BUFFER_BYTES_MAX: Final = 64 * 1024
+WORKER_KILL_SECONDS: Final = 4
+"""Longer than the broker's time-outs: requests whose bodies are there are answered before the end."""
+# The server's own messages go where all others go, through the same formatter.
+SERVER_LOGGING: Final = {"handlers": {}, "loggers": {"_granian": {"handlers": [], "propagate": True}}}
+
+
+def serve(address: str, port: int) -> None:
+    """Run the receiver until SIGTERM or SIGINT: it then takes no more, and answers what it has taken."""
+    configure_logging()
+    read_installed()  # what is wrong is said before it listens
+    run_server(TARGET, address, port)
+
+
+def run_server(target: str, address: str, port: int, *, interface: Interfaces = Interfaces.RSGI) -> None:
+    """Run an application, named as `module:attribute`, in one process that is replaced when it dies."""
+    _raise_file_limit()
+    Server(
+        target,
+        address=address,
+        port=port,
+        interface=interface,
+        http=HTTPModes.http1,
+        websockets=False,
+        workers=1,
+        backlog=CONNECTIONS_MAX,
+        backpressure=CONNECTIONS_MAX,
+        blocking_threads=64 if interface is Interfaces.WSGI else None,
+        http1_settings=HTTP1Settings(header_read_timeout=HEAD_MILLISECONDS_MAX, max_buffer_size=HTTP_BUFFER_BYTES_MAX),
+        respawn_failed_workers=True,
+        workers_kill_timeout=WORKER_KILL_SECONDS,
+        log_level=LogLevels.warning,
+        log_dictconfig=SERVER_LOGGING,
+    ).serve()
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
