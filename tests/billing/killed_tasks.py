@@ -14,7 +14,9 @@ from usage_tasks.domain.cost_centers import BillingStrategy
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.services.cost_center import set_cost_center
 from usage_tasks.services.holds import create_hold
-from usage_tasks.storage.inbox import InboxEvent, mark_parked, store_event
+from usage_tasks.services.receive_event import read_event
+from usage_tasks.storage import inbox
+from usage_tasks.stripe_simulator.world import THIN_EVENT
 
 ACCOUNT = team("killed")
 NOON = BEGIN + 2 * HOUR
@@ -283,21 +285,38 @@ def _alert_arrives(bench: Bench) -> dict[str, Any]:
     return _arrived(bench, "billing.alert.triggered")
 
 
+def _complaint_arrives(bench: Bench) -> dict[str, Any]:
+    """Two accounts whose events were taken and not counted: one for good, one for now."""
+    bad, late = bench.crowd(2, at=NOON).values()
+    bench.world.switch("meters", reject={bad: "meter_event_customer_not_found", late: "archived_meter"})
+    bench.send()
+    bench.world.switch("meters", reject={})
+    with bench.world.server.simulator.world() as world:
+        told = list(world.store.scan(THIN_EVENT))
+    for event in told:
+        with bench.transaction() as connection:
+            inbox.store_event(connection, read_event(event["id"], json.dumps(event)))
+    return {}
+
+
+def _events_never_came(bench: Bench) -> dict[str, Any]:
+    _told(bench)
+    return {}
+
+
+def _parked_event(bench: Bench) -> dict[str, Any]:
+    _draft_arrives(bench)
+    bench.execute("UPDATE stripe_event SET state = 'parked', outcome = 'for this test' WHERE state = 'pending'")
+    return {"actor": SYSTEM, "all_parked": True, "dry_run": False}
+
+
+def _hopeless_event(bench: Bench) -> dict[str, Any]:
+    return {**_parked_event(bench), "reason": "for this test"}
+
+
 def _event(_bench: Bench) -> dict[str, Any]:
     event = {"id": "evt_1", "type": "invoice.created", "created": 1, "data": {"object": {"id": "in_1"}}}
     return {"event_id": "evt_1", "payload": json.dumps(event)}
-
-
-def _never_heard_of(bench: Bench) -> dict[str, Any]:
-    bench.pay(ACCOUNT)
-    return _at(BEGIN)
-
-
-def _set_aside(bench: Bench) -> dict[str, Any]:
-    with bench.transaction() as connection:
-        store_event(connection, InboxEvent(event_id="evt_1", type="new", object_id="in_1", created_at=BEGIN))
-        mark_parked(connection, "evt_1", reason="not to be applied")
-    return _at(BEGIN, actor=SYSTEM, all_parked=True, dry_run=False)
 
 
 CASES: Final = (
@@ -361,13 +380,12 @@ CASES: Final = (
     Case(task="stripe.apply_events", situation="a credit note and its refund", arrange=_money_comes_back,
          effects={"stripe_refund": 1}),
     Case(task="stripe.apply_events", situation="an alert", arrange=_alert_arrives, effects={"outbox": 1}),
+    Case(task="stripe.apply_events", situation="a meter's complaint of two accounts", arrange=_complaint_arrives,
+         effects={"meter_report": 2}),
+    Case(task="stripe.backfill_events", situation="no event came", arrange=_events_never_came),
+    Case(task="stripe.replay_events", situation="a parked event", arrange=_parked_event, effects={"meter_report": 1}),
+    Case(task="stripe.drop_events", situation="a parked event", arrange=_hopeless_event, effects={"meter_report": 1}),
     Case(task="stripe.receive_event", situation="a new event", arrange=_event, effects={"stripe_event": 1}),
-    Case(task="stripe.backfill_events", situation="no event ever came", arrange=_never_heard_of,
-         effects={"stripe_walk": 2}),
-    Case(task="stripe.replay_events", situation="a parked event", arrange=_set_aside,
-         effects={"stripe_event": 1, "audit": 1}),
-    Case(task="stripe.drop_events", situation="a parked event",
-         arrange=lambda bench: {**_set_aside(bench), "reason": "of no use"}, effects={"stripe_event": 1, "audit": 1}),
     Case(task="billing.sync", situation="9 credits untold", arrange=_untold, effects={"meter_report": 1}),
     Case(task="billing.advance_dunning", situation="a payment ten days late", arrange=_dunned, effects={"dunning": 1}),
     Case(task="billing.list_parked", situation="any", arrange=lambda _bench: {"actor": SYSTEM}),

@@ -7,6 +7,7 @@ is computed here from the file. No time is waited for: pauses are made to be ove
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from usage_tasks.embedded.servers import running_servers
 from usage_tasks.services.drift import Question, report_drift
 from usage_tasks.services.meter_errors import handle_meter_errors
 from usage_tasks.services.parked import release_account
+from usage_tasks.services.receive_event import read_event
 from usage_tasks.services.reconcile import post_batch
 from usage_tasks.services.reconcile_invoices import reconcile_invoices
 from usage_tasks.services.record import record_reports
@@ -252,12 +254,7 @@ class Month:
                 self._late.append((at + HOUR, event))
         self.random.shuffle(due)
         for event in due:
-            arrived = inbox.InboxEvent(
-                event_id=event["id"],
-                type=event["type"],
-                object_id=event["data"]["object"].get("id"),
-                created_at=datetime.fromtimestamp(event["created"], tz=UTC),
-            )
+            arrived = read_event(event["id"], json.dumps(event))
             with self.bench.transaction() as connection:
                 inbox.store_event(connection, arrived)
 

@@ -1,5 +1,6 @@
 """The whole state of a database and of a simulator: kept, put back, and read as what may be compared."""
 
+import itertools
 import json
 import re
 import sqlite3
@@ -11,6 +12,7 @@ from tests.billing.bench import Bench
 from usage_tasks.storage.rows import execute, fetch
 
 Rows = dict[str, list[str]]
+_numbers = itertools.count(1)
 
 _TABLES: Final = """
     SELECT c.relname AS name,
@@ -45,17 +47,18 @@ class Whole:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        self._schema = kept = f"kept_{next(_numbers)}"
         self._tables = {row.name: row.columns for row in bench.rows(_TABLES)}
         script = [f"SET LOCAL session_replication_role = replica; {bench.rows(_SEQUENCES)[0].script}"]
         with bench.transaction() as connection:
-            execute(connection, "DROP SCHEMA IF EXISTS kept CASCADE; CREATE SCHEMA kept")
+            execute(connection, f"CREATE SCHEMA {kept}")
             for name, columns in self._tables.items():
                 script.append(f"DELETE FROM {name}")  # noqa: S608 - catalog
                 if not list(fetch(connection, f"SELECT 1 FROM {name} LIMIT 1")):  # noqa: S608 - catalog
                     continue
-                execute(connection, f"CREATE TABLE kept.{name} AS SELECT {columns} FROM {name}")  # noqa: S608 - catalog
+                execute(connection, f"CREATE TABLE {kept}.{name} AS SELECT {columns} FROM {name}")  # noqa: S608 - catalog
                 into = f"INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE"
-                script.append(f"{into} SELECT {columns} FROM kept.{name}")  # noqa: S608 - catalog
+                script.append(f"{into} SELECT {columns} FROM {kept}.{name}")  # noqa: S608 - catalog
         self._script = "; ".join(script)
         self._simulator = sqlite3.connect(":memory:", check_same_thread=False)
         store = bench.world.server.simulator.store
@@ -71,6 +74,7 @@ class Whole:
 
     def close(self) -> None:
         self._simulator.close()
+        self._bench.execute(f"DROP SCHEMA {self._schema} CASCADE")
 
     def __enter__(self) -> "Whole":
         return self
@@ -78,10 +82,14 @@ class Whole:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def read(self) -> Rows:
-        """Every row and every object, by table and type, without what chance or the machine's clock has made."""
+    def read(self, *, leases: bool = False) -> Rows:
+        """Every row and every object, by table and type, without what chance or the machine's clock has made.
+
+        With `leases` also how often it was tried, and whether somebody is at it.
+        """
+        without = "" if leases else f" - ARRAY{sorted(_TRIES)}"
         parts = [
-            f"SELECT '{name}' AS name, to_jsonb(t) - ARRAY{sorted(_TRIES)} AS row FROM {name} t"  # noqa: S608 - catalog
+            f"SELECT '{name}' AS name, to_jsonb(t){without} AS row FROM {name} t"  # noqa: S608 - catalog
             for name in self._tables
             if name not in _RUNS
         ]
