@@ -50,7 +50,7 @@ class World:
         self.database_url = f"postgresql://postgres@127.0.0.1:{self.ports['postgres']}/usage"
         self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=5)
         self.clock = TestClock(self.redis)
-        self.app = Celery("chaos", broker=self.redis_url, backend=self.redis_url)
+        self.app = Celery("chaos", broker=self.redis_url, backend=self.redis_url, set_as_current=False)
         self.app.conf.update(
             broker_transport_options={"global_keyprefix": "usage:", "socket_timeout": 2},
             result_backend_transport_options={"global_keyprefix": "usage:"},

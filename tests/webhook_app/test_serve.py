@@ -33,6 +33,8 @@ def test_without_a_webhook_secret_it_does_not_start() -> None:
 def test_with_settings_and_secret_it_serves(tmp_path: Path, broker: str) -> None:
     pytest.importorskip("usage_tasks.celery", reason="the Celery app is not there yet")
     environ = SETTINGS | {"STRIPE_WEBHOOK_SECRET": "whsec_mine", "REDIS_URL": broker}
+    with Redis.from_url(broker) as redis:
+        redis.flushdb()
     with running_receiver(tmp_path, broker, code=SERVE, environ=environ) as receiver:
         assert receiver.request("GET", "/healthz").status == 200
         assert receiver.post(make_event(id="evt_served"), secret="whsec_mine").status == 200

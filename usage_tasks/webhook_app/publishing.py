@@ -21,6 +21,7 @@ from kombu.exceptions import KombuError
 
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.stripe_gateway.webhooks import VerifiedEvent
+from usage_tasks.telemetry.headers import stamp
 
 RECEIVE_TASK: Final = "stripe.receive_event"
 BATCH_MAX: Final = 100
@@ -190,7 +191,7 @@ _EMBEDDED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord":
 
 def task_headers(event_id: str) -> dict[str, Any]:
     """The headers of Celery's message. Arguments are shown by the event's id alone: monitors show headers."""
-    return {
+    headers: dict[str, Any] = {
         "lang": "py",
         "task": RECEIVE_TASK,
         "id": event_id,
@@ -211,6 +212,8 @@ def task_headers(event_id: str) -> dict[str, Any]:
         "stamped_headers": None,
         "stamps": {},
     }
+    stamp(headers)  # as every message of ours: else the age of the queue could not be told
+    return headers
 
 
 @cache
