@@ -9,7 +9,7 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.storage.grants import AVAILABLE
 from usage_tasks.storage.rating import RATED
-from usage_tasks.storage.rows import fetch, fetch_one
+from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 
 def with_balances(asked: str) -> str:
@@ -89,7 +89,7 @@ _BALANCES = f"""
     SELECT attribution_id, credit_cents, gross_cents FROM balance
 """
 
-# Of one account the server keeps a plan for good, of an array it plans each anew: that takes as long as the answer.
+# Of one account the plan is always the same: the server keeps one for good, for to plan takes as long as to answer.
 _BALANCE = f"WITH {with_balances(_ASKED_ONE)} SELECT credit_cents FROM balance"
 
 
@@ -119,4 +119,7 @@ def _fetch(
 
 def get_balance(connection: Connection, attribution_id: AttributionId, *, at: datetime) -> CreditCents:
     """Answer one account's balance at an instant, in credit cents, drafts and grants included."""
-    return CreditCents(fetch_one(connection, _BALANCE, account=attribution_id, at=at).credit_cents)
+    execute(connection, "SET LOCAL plan_cache_mode = force_generic_plan")
+    balance = fetch_one(connection, _BALANCE, account=attribution_id, at=at).credit_cents
+    execute(connection, "SET LOCAL plan_cache_mode = auto")
+    return CreditCents(balance)
