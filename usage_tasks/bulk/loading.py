@@ -10,6 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy import Connection
+
 from usage_tasks.bulk.reading import RowsOfFile, opened
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import RetryableError
@@ -59,16 +61,11 @@ def rehearse_file(
 
     What reports the same sessions waits meanwhile. Raises as `import_file` does.
     """
-    parse = partial(parse_reports, at=at)
     with opened(path) as rows, rt.transaction() as connection, rehearsal(connection):
         for chunks in _read(rows, chunk_lines):
             done = []
             for chunk in chunks:
-                done.append(
-                    import_chunk(
-                        connection, chunk, parse, limits=rt.spending_limits, at=at, latest=at + AHEAD_MAX, actor=actor
-                    )
-                )
+                done.append(_merge(rt, connection, chunk, at=at, actor=actor))
                 staging.unstage(connection)
             yield _together(done)
 
@@ -80,18 +77,20 @@ def _together(done: Sequence[Recorded]) -> Recorded:
 
 def _take_up(rt: Runtime, chunk: Chunk, *, at: datetime, actor: Actor) -> Recorded:
     """Commit a chunk. Of two lanes that wait for one another, at accounts that both open, one goes again."""
-    parse = partial(parse_reports, at=at)
     attempt = 1
     while True:
         try:
             with rt.transaction() as connection:
-                return import_chunk(
-                    connection, chunk, parse, limits=rt.spending_limits, at=at, latest=at + AHEAD_MAX, actor=actor
-                )
+                return _merge(rt, connection, chunk, at=at, actor=actor)
         except RetryableError:
             if attempt == ATTEMPTS_MAX:
                 raise
             attempt += 1
+
+
+def _merge(rt: Runtime, connection: Connection, chunk: Chunk, *, at: datetime, actor: Actor) -> Recorded:
+    parse, limits = partial(parse_reports, at=at), rt.spending_limits
+    return import_chunk(connection, chunk, parse, limits=limits, at=at, latest=at + AHEAD_MAX, actor=actor)
 
 
 def _read(rows: RowsOfFile, chunk_lines: int) -> Iterator[Sequence[Chunk]]:

@@ -91,9 +91,9 @@ def check_answered(connection: Connection, customer_id: StripeCustomerId, what: 
 
 def _billed_cents(connection: Connection, account: AttributionId, invoice: Invoice, terms: BillingTerms) -> CreditCents:
     """What was booked stands; else the lines of our prices, also of one that is configured no more, are credits."""
-    booked = entries.find_cents(connection, account, invoice_key(invoice.invoice_id))
+    booked = entries.find_entry(connection, account, invoice_key(invoice.invoice_id))
     if booked is not None:
-        return CreditCents(-booked)
+        return CreditCents(-booked.credit_cents)
     return invoiced_cents(invoice, terms.our_prices | stripe_accounts.list_prices(connection, account))
 
 
@@ -101,7 +101,7 @@ def _book(connection: Connection, known: KnownInvoice, invoice: Invoice, at: dat
     """Enter what an invoice means, and advance its account's cycle past it where that is new."""
     account, moves = known.attribution_id, movements(known)
     current = None
-    if entries.find_cents(connection, account, moves[0].key) is None:
+    if entries.find_entry(connection, account, moves[0].key) is None:
         current = settle_period(connection, account, period_end=invoice.period_end, told=True)
     booked = entries.append_entries(connection, [_entry(account, move) for move in moves])
     if not booked:

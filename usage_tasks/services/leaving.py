@@ -53,7 +53,7 @@ def leave_if_settled(
 def _last_is_booked(connection: Connection, known: KnownSubscription) -> bool:
     if known.last_invoice_id is None:
         return True
-    return entries.find_cents(connection, known.attribution_id, invoice_key(known.last_invoice_id)) is not None
+    return entries.find_entry(connection, known.attribution_id, invoice_key(known.last_invoice_id)) is not None
 
 
 def _audit(connection: Connection, known: KnownSubscription, left_at: datetime) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.errors import InvariantError
 from usage_tasks.domain.ledger import SETTLING_KINDS, EntryKind
 from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one, sql_list
 
@@ -40,31 +40,22 @@ def append_entries(connection: Connection, entries: Sequence[Entry]) -> int:
     return execute(connection, statement, entries=as_json([asdict(entry) for entry in entries]))
 
 
-def get_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry:
-    """Answer the entry that stands under a key."""
+def find_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry | None:
+    """Answer the entry that stands under a key; None where none does."""
     statement = """
         SELECT attribution_id, key, kind, credit_cents, effective_at, description, user_id
         FROM ledger_entry WHERE attribution_id = :account AND key = :key
     """
-    row = fetch_one(connection, statement, account=attribution_id, key=key)
-    return Entry(**{**row._mapping, "kind": EntryKind(row.kind)})
-
-
-def find_cents(connection: Connection, attribution_id: AttributionId, key: str) -> CreditCents | None:
-    """Answer what the entry under a key comes to; None where none stands."""
-    statement = "SELECT credit_cents FROM ledger_entry WHERE attribution_id = :account AND key = :key"
     rows = fetch(connection, statement, account=attribution_id, key=key)
-    return CreditCents(rows[0].credit_cents) if rows else None
+    return Entry(**{**rows[0]._mapping, "kind": EntryKind(rows[0].kind)}) if rows else None
 
 
-def find_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry | None:
-    """Answer the entry that stands under a key, if one does."""
-    return get_entry(connection, attribution_id, key) if _stands(connection, attribution_id, key) else None
-
-
-def _stands(connection: Connection, attribution_id: AttributionId, key: str) -> bool:
-    statement = "SELECT 1 FROM ledger_entry WHERE attribution_id = :account AND key = :key"
-    return bool(fetch(connection, statement, account=attribution_id, key=key))
+def get_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry:
+    """Answer the entry that stands under a key. Raises InvariantError where none does."""
+    entry = find_entry(connection, attribution_id, key)
+    if entry is None:
+        raise InvariantError(f"ledger: {attribution_id} has no entry {key!r}")
+    return entry
 
 
 def sum_below(connection: Connection, attribution_id: AttributionId, prefix: str, suffix: str) -> int:
