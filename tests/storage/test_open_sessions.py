@@ -4,16 +4,24 @@ import threading
 import time
 from datetime import timedelta
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from tests.factories import DAY, HOUR, START, record, stopped_report, team
 from usage_tasks.services.reconcile import post_batch
 from usage_tasks.services.verify import verify
 from usage_tasks.storage.balances import get_balance
 from usage_tasks.storage.engine import Database
+from usage_tasks.storage.prices import hold_prices
+from usage_tasks.storage.sessions import Posted, post_stopped
 
 WRONG = stopped_report(2 * HOUR, workspace_class="xlarge")
 RIGHT = stopped_report(HOUR, instance_id=WRONG.instance_id, workspace_class="xlarge", observed_at=START + DAY)
+# Price versions that can be read only by who gets the lock: whoever posts has looked, and has not locked yet.
+GATE = """
+    CREATE SCHEMA gate;
+    CREATE VIEW gate.price_version AS
+        SELECT * FROM public.price_version WHERE pg_advisory_xact_lock(7)::text IS NOT NULL;
+"""
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
@@ -57,6 +65,43 @@ def test_a_posting_leaves_alone_what_is_being_corrected(database: Database) -> N
             assert post_batch(connection, at=START + DAY).entries == 0
     with database.transaction() as connection:
         assert post_batch(connection, at=START + DAY).credit_cents == 6000
+
+
+def test_a_posting_leaves_what_was_corrected_between_its_look_and_its_lock_to_the_next(database: Database) -> None:
+    other = stopped_report(HOUR, workspace_class="xlarge")
+    with database.transaction() as connection:
+        record(connection, WRONG, other)
+        connection.execute(text(GATE))
+    posted = []
+
+    def post() -> None:
+        with database.transaction() as connection:
+            hold_prices(connection)
+            connection.execute(text("SET LOCAL search_path = gate, public"))
+            posted.append(post_stopped(connection, at=START + DAY, limit=100))
+
+    with database.transaction() as gate:
+        gate.execute(text("SELECT pg_advisory_xact_lock(7)"))
+        posting = threading.Thread(target=post)
+        posting.start()
+        wait_until_blocked(database)
+        correct(database)
+    posting.join(timeout=30)
+    assert posted == [Posted(entries=1, credit_cents=6000)]
+    with database.transaction() as connection:
+        assert post_batch(connection, at=START + DAY) == Posted(entries=1, credit_cents=6000)
+        assert get_balance(connection, team(), at=START + DAY) == 12_000
+        assert verify(connection, at=START + 2 * DAY).clean
+
+
+def test_sessions_without_a_price_hold_up_nobody(connection: Connection) -> None:
+    unpriced = [stopped_report(HOUR, started_at=START, workspace_class="small") for _ in range(3)]
+    record(connection, *unpriced, stopped_report(2 * HOUR, workspace_class="xlarge"))
+    connection.execute(text("ALTER TABLE price_version DISABLE TRIGGER USER"))
+    connection.execute(text("UPDATE price_version SET effective_from = '2027-01-01' WHERE workspace_class = 'small'"))
+    assert post_stopped(connection, at=START + DAY, limit=2) == Posted(entries=1, credit_cents=12_000)
+    assert post_stopped(connection, at=START + DAY, limit=2).entries == 0
+    assert connection.execute(text("SELECT count(*) FROM open_session")).scalar_one() == len(unpriced)
 
 
 def test_facts_that_change_no_bill_leave_a_posted_session_closed(database: Database) -> None:

@@ -14,7 +14,7 @@ from usage_tasks.storage.plans import Plan
 from usage_tasks.storage.sessions import Posted
 from usage_tasks.storage.zombies import Caps
 
-BATCH: Final = 50_000
+BATCH: Final = 100_000
 DEFAULT_POLICY: Final = LimitPolicy()
 
 

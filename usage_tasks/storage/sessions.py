@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.errors import InvariantError
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.prices import hold_prices
@@ -167,12 +168,19 @@ class Posted:
     credit_cents: int
 
 
-_STOPPED = """
-    SELECT attribution_id, instance_id, workspace_class, started_at, revision, posted_cents,
-           GREATEST(ended_at, started_at) AS until,
-           GREATEST(ended_at, started_at, settled_at) AS effective_at
-    FROM open_session
-    WHERE final_at <= :at AND GREATEST(ended_at, started_at) <= :at
+# A session without a price in force at its start stays open; rating has no row for it.
+_DUE = """
+    final_at <= :at AND GREATEST(ended_at, started_at) <= :at
+        AND EXISTS (
+            SELECT 1 FROM price_version v
+            WHERE v.workspace_class = held.workspace_class AND v.effective_from <= held.started_at
+        )
+"""
+
+_DUE_COLUMNS = """
+    held.attribution_id, held.instance_id, held.workspace_class, held.started_at, held.revision, held.posted_cents,
+    GREATEST(held.ended_at, held.started_at) AS until,
+    GREATEST(held.ended_at, held.started_at, held.settled_at) AS effective_at
 """
 
 
@@ -197,25 +205,29 @@ ENTRIES = """
 """
 """The ledger entries of rated sessions, of each the one of its next revision. Posting and plans share it."""
 
+# What is claimed is taken out where it lies, and only what came out is rated: a row that moved meanwhile, because its
+# facts were corrected between the look and the lock, stays for the next batch.
 _POST = f"""
-    WITH session AS (
-        {_STOPPED}
-        ORDER BY final_at LIMIT :limit FOR UPDATE SKIP LOCKED
-    ), {RATED}, closed AS (
-        DELETE FROM open_session AS held USING rated r
-        WHERE held.attribution_id = r.attribution_id AND held.instance_id = r.instance_id
-    ), posted AS (
+    WITH claimed AS (
+        SELECT held.ctid FROM open_session AS held WHERE {_DUE}
+        ORDER BY held.final_at LIMIT :limit FOR UPDATE OF held SKIP LOCKED
+    ), session AS (
+        DELETE FROM open_session AS held USING claimed WHERE held.ctid = claimed.ctid
+        RETURNING {_DUE_COLUMNS}
+    ), {RATED}, posted AS (
         INSERT INTO ledger_entry
             (attribution_id, key, kind, credit_cents, effective_at, description, instance_id)
         {ENTRIES}
-        ORDER BY r.attribution_id, 2  -- as the index has them: a page of it is touched once a batch
+        ORDER BY r.attribution_id, r.instance_id  -- as the index has them: a page of it is touched once a batch
         RETURNING credit_cents
     )
-    SELECT count(*) AS entries, COALESCE(sum(credit_cents), 0)::bigint AS credit_cents FROM posted
+    SELECT count(*) AS entries, COALESCE(sum(credit_cents), 0)::bigint AS credit_cents,
+           (SELECT count(*) FROM session) AS taken
+    FROM posted
 """
 
 _PLAN = f"""
-    WITH session AS ({_STOPPED}), {RATED}, entry AS ({ENTRIES})
+    WITH session AS (SELECT {_DUE_COLUMNS} FROM open_session AS held WHERE {_DUE}), {RATED}, entry AS ({ENTRIES})
     {planned("entry", order="effective_at, attribution_id, key", money=True)}
 """
 
@@ -228,6 +240,8 @@ def post_stopped(connection: Connection, *, at: datetime, limit: int) -> Posted:
     """
     hold_prices(connection)
     row = fetch_one(connection, _POST, at=at, limit=limit)
+    if row.entries != row.taken:
+        raise InvariantError(f"posting: {row.taken} sessions were taken out and {row.entries} entries written")
     return Posted(entries=row.entries, credit_cents=row.credit_cents)
 
 
