@@ -112,10 +112,11 @@ def merging(reports: str) -> str:
         )
         RETURNING held.instance_id, (xmax = 0) AS inserted, {_facts("held")}
     )
-    SELECT count(*) FILTER (WHERE w.inserted) AS inserted,
-           count(*) FILTER (WHERE NOT w.inserted AND ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")}))
-               AS updated
-    FROM written w JOIN report r USING (instance_id)
+    SELECT count(*) FILTER (WHERE inserted) AS inserted, (
+               SELECT count(*) FROM written w JOIN report r USING (instance_id)
+               WHERE NOT w.inserted AND ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")})
+           ) AS updated
+    FROM written
     """
 
 
