@@ -83,14 +83,19 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def prepare(port: int) -> list[str]:
+    """Make a meter and customers; answer the customers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    meter = {"display_name": "Usage", "event_name": "usage", "default_aggregation[formula]": "last"}
+    post(connection, "/v1/billing/meters", meter)
+    return [post(connection, "/v1/customers", {"name": str(number)}) for number in range(CUSTOMERS)]
+
+
 def measure(*arguments: str) -> tuple[list[float], float]:
     """Events a second, round by round, until the last answer is there; and the CPU time of one, in microseconds."""
     rates = []
     with simulator(*arguments) as (port, process):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        meter = {"display_name": "Usage", "event_name": "usage", "default_aggregation[formula]": "last"}
-        post(connection, "/v1/billing/meters", meter)
-        customers = [post(connection, "/v1/customers", {"name": str(number)}) for number in range(CUSTOMERS)]
+        customers = prepare(port)
         used_seconds = cpu_seconds(process)
         for number in range(ROUNDS):
             client = multiprocessing.get_context("fork").Process(

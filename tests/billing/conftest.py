@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.billing.bench import Bench
+from tests.billing.deaths import Mortals
 from tests.billing.world import KEY, StripeWorld, stripe_world
 from usage_tasks.celery import app
+from usage_tasks.settings.values import CALLS_PER_SECOND_MAX
 from usage_tasks.storage.engine import Database
 
 BEGIN = datetime(2026, 1, 31, 10, tzinfo=UTC)
@@ -35,6 +37,7 @@ def environment(environment: dict[str, str], world: StripeWorld, tmp_path: Path)
     return environment | {
         "USAGE_STRIPE_API_BASE": world.url,
         "USAGE_STRIPE_PRICES": f'{{"teamUsagePriceIds": {{{prices}}}, "individualUsagePriceIds": {{{prices}}}}}',
+        "USAGE_STRIPE_CALLS_PER_SECOND": str(CALLS_PER_SECOND_MAX),
         "STRIPE_SECRET_KEY": KEY,
     }
 
@@ -46,3 +49,11 @@ def broker(redis_url: str, rt: object) -> Iterator[str]:
     app.conf["broker_url"] = redis_url
     yield redis_url
     app.conf["broker_url"] = before
+
+
+@pytest.fixture(scope="session")
+def mortals() -> Iterator[Mortals]:
+    """Who starts processes that die; started itself when it is first asked to."""
+    started = Mortals()
+    yield started
+    started.close()

@@ -1,84 +1,153 @@
-"""A worker that dies: `python -m tests.billing.dying DATABASE_URL API_BASE`, told by lines of JSON when to.
+"""Processes that die: `python -m tests.billing.dying`, told by lines of JSON what to run and at which step to die.
 
-For each line a child is forked that sends what is due and ends by `os._exit` before or after its nth call or commit, as
-a process does that is killed: nothing is unwound, nothing is closed. Its exit code is answered.
+For each line a child is forked. It makes its own runtime, as a worker's child does: connections of its own to the
+database, Redis and Stripe. It runs the task and kills itself at a step: the instant before or after a call or a
+commit. As with any SIGKILL nothing is unwound, closed or released. It says where it stands before it goes; its exit
+code is said by its parent, which has imported everything, holds no connection and has no second thread.
 """
 
+import gc
+import importlib
 import json
 import os
+import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import stripe
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
-from tests.billing.world import EVENT_NAME, KEY
-from usage_tasks.domain.payments import MeterEvent
+from usage_tasks.celery import app
+from usage_tasks.domain.errors import PermanentError
+from usage_tasks.runtime import runtime
 from usage_tasks.services.send import send_reports
 from usage_tasks.storage.engine import Database
-from usage_tasks.stripe_gateway.live import LiveGateway
 from usage_tasks.telemetry.logs import configure_logging
 
-DIED = 9
 
+class Fuse:
+    """Notes each step that this process comes to, and kills it at one of them: `call 2 before`, say.
 
-class Death:
-    """Comes at the nth time that something is about to be, or was just, done."""
+    A call is one operation at Stripe: the fuse stands inside the gateway's admission, around each of them.
+    """
 
-    def __init__(self, *, step: str, nth: int, when: str) -> None:
-        self._step, self._nth, self._when = step, nth, when
-        self._lock, self._count = threading.Lock(), 0
+    def __init__(self, at: str, admission: Callable[[], AbstractContextManager[None]]) -> None:
+        self._at, self._admission = at, admission
+        self._lock = threading.Lock()
+        self._counts = {"call": 0, "commit": 0}
+        self._open = 0
+        self.steps: list[str] = []
+        self.backends: list[int] = []
+        self.calls_in_transaction = 0
 
     @contextmanager
-    def around(self, step: str) -> Iterator[None]:
+    def call(self) -> Iterator[None]:
+        with self._admission():
+            self.calls_in_transaction += self._open
+            call = self._next("call")
+            self._come_to(f"{call} before")
+            try:
+                yield
+            finally:
+                self._come_to(f"{call} after")
+
+    @contextmanager
+    def transaction(self, opened: AbstractContextManager[Connection]) -> Iterator[Connection]:
+        with opened as connection:
+            self._open += 1
+            try:
+                yield connection
+            finally:
+                self._open -= 1
+            commit = self._next("commit")
+            self._come_to(f"{commit} before")
+        self._come_to(f"{commit} after")
+
+    def _next(self, what: str) -> str:
         with self._lock:
-            self._count += step == self._step
-            comes = step == self._step and self._count == self._nth
-        if comes and self._when == "before":
-            os._exit(DIED)
-        yield
-        if comes:
-            os._exit(DIED)
+            self._counts[what] += 1
+            return f"{what} {self._counts[what]}"
+
+    def _come_to(self, step: str) -> None:
+        self.steps.append(step)
+        if step == self._at:
+            self.tell()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def tell(self) -> None:
+        """Say what this process has come to."""
+        told = {
+            "steps": self.steps,
+            "backends": self.backends,
+            "calls_in_transaction": self.calls_in_transaction,
+        }
+        os.write(sys.stdout.fileno(), json.dumps(told).encode() + b"\n")
 
 
-def work(database_url: str, api_base: str, death: Death, threads: int) -> None:
-    database = Database(database_url)
-    gateway: Any = LiveGateway(secret_key=KEY, meter_event_name=EVENT_NAME, api_base=api_base)
-    send: Callable[[MeterEvent], None] = gateway.send_meter_event
+class MortalDatabase(Database):
+    """A database as a process sees it that a fuse may end."""
 
-    def call(event: MeterEvent) -> None:
-        with death.around("call"):
-            send(event)
-
-    gateway.send_meter_event = call
+    def __init__(self, database: Database, fuse: Fuse) -> None:
+        self._engine, self._fuse = database._engine, fuse
+        event.listen(self._engine, "connect", lambda driver, _: fuse.backends.append(driver.info.backend_pid))
 
     @contextmanager
-    def transaction() -> Iterator[Connection]:
-        with database._engine.connect() as connection:
+    def transaction(self) -> Iterator[Connection]:
+        with self._fuse.transaction(super().transaction()) as connection:
             yield connection
-            with death.around("commit"):
-                connection.commit()
-
-    send_reports(transaction, gateway, limit=1000, threads=threads)
 
 
-def main(database_url: str, api_base: str) -> None:
-    configure_logging("WARNING")  # to standard error: answers go to standard output
-    stripe.enable_telemetry = False
+def obey(order: dict[str, Any]) -> None:
+    """Run a task, or only send what is due by so many threads; what is refused is an end, too."""
+    os.environ.update(order["environment"])
+    rt = runtime()
+    gateway: Any = rt.stripe
+    fuse = Fuse(order["at"], gateway._admission)
+    gateway._admission = fuse.call
+    rt.database = MortalDatabase(rt.database, fuse)
+    try:
+        if "task" in order:
+            app.tasks[order["task"]](**order["arguments"])
+        else:
+            send_reports(rt.transaction, rt.stripe, limit=1000, threads=order["threads"])
+    except PermanentError:
+        pass
+    fuse.tell()
+
+
+def _import_all() -> None:
+    """Import what is else imported at the first call of its kind, which each child would do for itself."""
+    app.loader.import_default_modules()
+    app.finalize()
+    Database("postgresql+psycopg://nobody@localhost/nobody").dispose()  # not connected
+
+
+def main() -> None:
+    configure_logging("ERROR")  # to standard error: answers go to standard output
+    _import_all()
+    gc.freeze()
+    gc.disable()  # a child is gone before it would be worth it
     for line in sys.stdin:
-        asked = json.loads(line)
-        threads = asked.pop("threads")
+        order = json.loads(line)
+        for name in order.pop("imports"):
+            importlib.import_module(name)
         child = os.fork()
         if child == 0:
-            work(database_url, api_base, Death(**asked), threads)
-            os._exit(0)
+            code = 1
+            try:
+                obey(order)
+                code = 0
+            finally:
+                if code:
+                    traceback.print_exc()
+                os._exit(code)
         _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.write(json.dumps({"exit": os.waitstatus_to_exitcode(status)}) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

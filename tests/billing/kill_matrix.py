@@ -4,24 +4,25 @@
 stands there is true. What a task starts from, its situation, is in killed_tasks.py.
 """
 
+import fcntl
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.billing.bench import Bench, CrashError
-from tests.billing.dead import Fuse, MortalDatabase
+from tests.billing.bench import Bench
+from tests.billing.deaths import Life, Mortals, end_locks, left_behind
 from tests.billing.whole import Rows, Whole, time_passes
-from tests.billing.world import EVENT_NAME, GRACE, KEY
+from tests.billing.world import GRACE
 from usage_tasks.celery import app
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.runtime import Runtime
-from usage_tasks.stripe_gateway.live import LiveGateway
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "fault-matrix.md"
 WRITE: Final = "WRITE_FAULT_MATRIX"
@@ -53,112 +54,131 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How often a case was killed around calls and commits, and how many answers were lost."""
+    """How often a case was killed around calls and commits, what the dead held, and how many answers were lost."""
 
     calls: int
     commits: int
     killed: int
+    left: frozenset[str]
     lost: int
 
 
-def try_case(bench: Bench, rt: Runtime, case: Case, *, whole: bool) -> Outcome:
+def try_case(bench: Bench, rt: Runtime, mortals: Mortals, case: Case, *, whole: bool) -> Outcome:
     """Run a case, clean at first, then killed at each step and run again; fail where the ends differ.
 
     Before a step stands what stood after the one before it, and what follows from one state was seen the first time:
-    only the `whole` matrix runs again after all of them.
+    only the `whole` matrix runs again after all of them. It is also the one that runs again at once, while the dead
+    one's leases and locks still hold.
     """
     arguments = case.arrange(bench)
-    TestClock(rt.redis).advance(bench.now())
     told = f"{case.task}, {case.situation}"
-    with Whole(bench) as before:
-        trial = _Trial(bench, rt, case, arguments)
-        fuse = Fuse()
-        trial.run(fuse)
+    trial = _Trial(bench, rt, mortals, case, arguments)
+    with trial.before as before:
+        life = trial.live()
         trial.finish()
-        expected = trial.read(before)
+        expected = trial.read()
         assert {name: len(expected.get(name, [])) for name in case.effects} == case.effects, told
-        assert fuse.calls_in_transaction == 0, f"{told}: a transaction is open during a call"
+        assert life.calls_in_transaction == 0, f"{told}: a transaction is open during a call"
         trial.again()
-        _compare(trial.read(before), expected, f"{told}: run twice")
+        _compare(trial.read(), expected, f"{told}: run twice")
         seen: list[Rows] = []
-        for step in fuse.steps():
-            if not whole and step.endswith("before") and step != "commit 1 before":
+        left: set[str] = set()
+        for step in life.steps:
+            if not whole and step.endswith("before") and step != life.steps[0]:
                 continue  # nothing was written since the step before it
-            before.restore()
-            with pytest.raises(CrashError):
-                trial.run(Fuse(step))
-            if whole or _is_new(before.read(leases=True), seen):
+            held = trial.die(step)
+            left |= held
+            if whole or _is_new(before.read(leases=True) | {"held": sorted(held)}, seen):
+                if whole and held:
+                    trial.run_at_once()
                 trial.again()
-                _compare(trial.read(before), expected, f"{told}: killed at {step}")
-        lost = [] if case.waits else list(range(fuse.counts["call"]))
+                _compare(trial.read(), expected, f"{told}: killed at {step}")
+        calls = life.count("call")
+        lost = 0 if case.waits else calls
         for kind in _CUTS if whole else _CUTS[1:]:
-            for number in lost:
-                before.restore()
+            for number in range(lost):
                 trial.lose(kind, number)
                 if whole or _is_new(before.read(leases=True), seen):
                     trial.again()
-                    _compare(trial.read(before), expected, f"{told}: {kind} at request {number + 1}")
+                    _compare(trial.read(), expected, f"{told}: {kind} at request {number + 1}")
     return Outcome(
-        calls=fuse.counts["call"],
-        commits=fuse.counts["commit"],
-        killed=len(fuse.steps()),
-        lost=len(lost) * len(_CUTS),
+        calls=calls,
+        commits=life.count("commit"),
+        killed=len(life.steps),
+        left=frozenset(left),
+        lost=lost * len(_CUTS),
     )
 
 
 class _Trial:
-    """One case's task, to be run by a process that a fuse may end."""
+    """One case's task, run by processes that may die, and again by this one, as a sweep does."""
 
-    def __init__(self, bench: Bench, rt: Runtime, case: Case, arguments: dict[str, Any]) -> None:
-        self._bench, self._rt, self._case, self._arguments = bench, rt, case, arguments
-        self._final_at = bench.now() + GRACE
+    def __init__(self, bench: Bench, rt: Runtime, mortals: Mortals, case: Case, arguments: dict[str, Any]) -> None:
+        self._bench, self._rt, self._mortals, self._case, self._arguments = bench, rt, mortals, case, arguments
+        self.before = Whole(bench)
+        self._began_at, self._final_at = bench.now(), bench.now() + GRACE
 
-    def run(self, fuse: Fuse) -> None:
-        """Run the task as a worker does; what it refuses is an end, too."""
-        self._equip(fuse)
-        try:
-            app.tasks[self._case.task](**self._arguments)
-        except PermanentError:
-            assert not fuse.dead, "a death became an error"
+    def live(self) -> Life:
+        """Run the task in a process of its own that nothing kills."""
+        self._begin()
+        return self._mortals.run(self._bench, task=self._case.task, arguments=self._arguments)
 
-    def _equip(self, fuse: Fuse) -> None:
-        rt = self._rt
-        rt.stripe_checked_at = None
-        rt.database = MortalDatabase(self._bench.database, fuse)
-        rt.stripe = LiveGateway(
-            secret_key=KEY, meter_event_name=EVENT_NAME, api_base=self._bench.world.url, admission=fuse.call
-        )
+    def die(self, step: str) -> set[str]:
+        """Run the task in a process that is killed at a step; answer what it still holds."""
+        self._begin()
+        self._mortals.run(self._bench, task=self._case.task, arguments=self._arguments, at=step)
+        return left_behind(self._bench, self._rt.redis)
+
+    def _begin(self) -> None:
+        self.before.restore()
+        self._rt.redis.flushdb()
+        TestClock(self._rt.redis).advance(self._began_at)
+
+    def _run(self) -> None:
+        self._rt.stripe_checked_at = None
+        app.tasks[self._case.task](**self._arguments)
+
+    def run_at_once(self) -> None:
+        """Run while somebody seems to be at it: it may refuse, or do what there is to do."""
+        with suppress(PermanentError, RetryableError):
+            self._run()
 
     def again(self) -> None:
-        time_passes(self._bench)
-        self.run(Fuse())
+        """Run when leases and locks have ended; what it refuses is an end, too."""
+        self._wait()
+        with suppress(PermanentError):
+            self._run()
         self.finish()
 
     def finish(self) -> None:
         """Let what is left open be taken up, and a draft become final."""
         if self._case.then:
-            time_passes(self._bench)
-            self._equip(Fuse())
+            self._wait()
             app.tasks[self._case.then]()
         if self._case.bills:
             self._bench.world.advance(self._final_at)
             self._bench.handle_all(self._final_at)
 
+    def _wait(self) -> None:
+        time_passes(self._bench)
+        end_locks(self._rt.redis)
+
     def lose(self, kind: str, number: int) -> None:
         """Run once with a request's answer lost."""
+        self._begin()
         faults = self._bench.world.server.simulator.faults
         faults.add({"kind": kind, "skip": number, "count": 1})
         try:
-            self.run(Fuse())
-        except RetryableError:
+            self._run()
+        except (PermanentError, RetryableError):
             pass
         finally:
             lost = faults.summary()["counts"]
             faults.remove(None)
         assert lost == {kind: 1}
 
-    def read(self, before: Whole) -> Rows:
-        found = before.read()
+    def read(self) -> Rows:
+        found = self.before.read()
         for name in ("audit", "stripe:event") if self._case.noted_again else ():
             again = {row for row in found[name] for noted in self._case.noted_again if noted in row}
             found[name] = sorted([row for row in found[name] if row not in again] + list(again))
@@ -183,7 +203,9 @@ def row_of(case: Case, outcome: Outcome) -> str:
     effects = ", ".join(f"{count} {name.removeprefix('stripe:')}" for name, count in case.effects.items()) or "none"
     again = "".join(f"; `{noted}` perhaps noted twice" for noted in case.noted_again)
     end = "as if never killed" + again + (f"; `{case.then}` takes up what is left" if case.then else "")
-    cells = (f"`{case.task}`", case.situation, outcome.calls, outcome.commits, outcome.killed, outcome.lost, effects)
+    left = ", ".join(sorted(outcome.left)) or "nothing"
+    counts = (outcome.calls, outcome.commits, outcome.killed, left, outcome.lost)
+    cells = (f"`{case.task}`", case.situation, *counts, effects)
     return " | ".join(("", *map(str, cells), end, "")).strip() + "\n"
 
 
@@ -194,14 +216,19 @@ def lines_of_document() -> Iterator[str]:
 
 def keep(case: Case, line: str) -> None:
     """Put a line into the document, in the place of the one of the same case."""
-    head, begin, rest = DOCUMENT.read_text().partition(_BEGIN)
-    table, end, tail = rest.partition(_END)
-    start = f"| `{case.task}` | {case.situation} |"
-    lines = table.splitlines(keepends=True)
-    others = [one for one in lines[2:] if not one.startswith(start)]
-    DOCUMENT.write_text(head + begin + "".join([*lines[:2], *sorted([*others, line])]) + end + tail)
+    with DOCUMENT.open("r+") as document:
+        fcntl.flock(document, fcntl.LOCK_EX)  # several processes write lines
+        head, begin, rest = document.read().partition(_BEGIN)
+        table, end, tail = rest.partition(_END)
+        start = f"| `{case.task}` | {case.situation} |"
+        lines = table.splitlines(keepends=True)
+        others = [one for one in lines[2:] if not one.startswith(start)]
+        document.seek(0)
+        document.write(head + begin + "".join([*lines[:2], *sorted([*others, line])]) + end + tail)
+        document.truncate()
 
 
 if __name__ == "__main__":
     os.environ[WRITE] = "1"
-    sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", str(Path(__file__).with_name("test_kill_matrix.py"))]))
+    options = ["-q", "-p", "no:cacheprovider", "-n", "2", "-o", "timeout=600"]
+    sys.exit(pytest.main([*options, str(Path(__file__).with_name("test_kill_matrix.py"))]))

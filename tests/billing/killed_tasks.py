@@ -129,6 +129,10 @@ def _untold(bench: Bench) -> dict[str, Any]:
     return _at(NOON)
 
 
+def _scheduled(bench: Bench) -> dict[str, Any]:
+    return {**_untold(bench), "scheduled": True}
+
+
 def _told(bench: Bench) -> dict[str, Any]:
     bench.crowd(3, at=NOON)
     return {}
@@ -387,6 +391,8 @@ CASES: Final = (
     Case(task="stripe.drop_events", situation="a parked event", arrange=_hopeless_event, effects={"meter_report": 1}),
     Case(task="stripe.receive_event", situation="a new event", arrange=_event, effects={"stripe_event": 1}),
     Case(task="billing.sync", situation="9 credits untold", arrange=_untold, effects={"meter_report": 1}),
+    Case(task="billing.sync", situation="9 credits untold, as scheduled", arrange=_scheduled,
+         effects={"meter_report": 1}),
     Case(task="billing.advance_dunning", situation="a payment ten days late", arrange=_dunned, effects={"dunning": 1}),
     Case(task="billing.list_parked", situation="any", arrange=lambda _bench: {"actor": SYSTEM}),
     Case(task="billing.release_parked", situation="a parked account", arrange=_parked, effects={"meter_report": 1}),

@@ -1,20 +1,16 @@
 """Whatever moment a sending process is killed at: run again, each account's quantity is in once and nothing is lost."""
 
-import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import requests
 
 from tests.billing.bench import Bench
 from tests.billing.conftest import BEGIN
-from tests.billing.dying import DIED
+from tests.billing.deaths import Mortals
 from tests.billing.population import charge_all
 from tests.factories import HOUR
 from usage_tasks.celery import app
@@ -26,28 +22,9 @@ ACCOUNTS = CLAIM_LIMIT + 1
 COMMITS = 4
 """Claim, settle; claim, settle."""
 
-STEPS = [("commit", nth) for nth in range(1, COMMITS + 1)] + [("call", nth) for nth in (1, CLAIM_LIMIT, ACCOUNTS)]
-DEATHS = [(step, nth, when, 1) for step, nth in STEPS for when in ("before", "after")]
-DEATHS += [(step, 2, when, 3) for step in ("commit", "call") for when in ("before", "after")]
-
-
-@contextmanager
-def dying(bench: Bench, database_url: str) -> Iterator[Callable[..., int]]:
-    """A worker that ends where it is told to, and answers its exit code."""
-    command = [sys.executable, "-m", "tests.billing.dying", database_url, bench.world.url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def die(**death: Any) -> int:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps(death) + "\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        yield die
-        process.stdin.close()
+STEPS = [f"commit {nth}" for nth in range(1, COMMITS + 1)] + [f"call {nth}" for nth in (1, CLAIM_LIMIT, ACCOUNTS)]
+DEATHS = [(f"{step} {when}", 1) for step in STEPS for when in ("before", "after")]
+DEATHS += [(f"{step} 2 {when}", 3) for step in ("commit", "call") for when in ("before", "after")]
 
 
 def end_leases(bench: Bench) -> None:
@@ -55,25 +32,23 @@ def end_leases(bench: Bench) -> None:
 
 
 def test_a_death_before_and_after_each_call_and_commit_has_each_quantity_in_once(
-    bench: Bench, database_url: str
+    bench: Bench, rt: Runtime, mortals: Mortals
 ) -> None:
     customers = bench.crowd(ACCOUNTS, at=NOON)
     bench.send()
     expected = [(int(NOON.timestamp()), 5)]
-    url = database_url.replace("postgresql://", "postgresql+psycopg://")
-    with dying(bench, url) as die:
-        for number, (step, nth, when, threads) in enumerate(DEATHS, start=1):
-            at = NOON + number * HOUR
-            with bench.transaction() as connection:
-                charge_all(connection, 100, at=at)
-            bench.world.advance(at)
-            assert bench.sync(at) == ACCOUNTS
-            assert die(step=step, nth=nth, when=when, threads=threads) == DIED, (step, nth, when, threads)
-            end_leases(bench)
-            bench.send()
-            expected.append((int(at.timestamp()), 5 + number))
-            for customer in customers.values():
-                assert bench.world.meter_events(customer) == expected, (step, nth, when, threads)
+    for number, (step, threads) in enumerate(DEATHS, start=1):
+        at = NOON + number * HOUR
+        with bench.transaction() as connection:
+            charge_all(connection, 100, at=at)
+        bench.world.advance(at)
+        assert bench.sync(at) == ACCOUNTS
+        mortals.run(bench, at=step, threads=threads)
+        end_leases(bench)
+        bench.send()
+        expected.append((int(at.timestamp()), 5 + number))
+        for customer in customers.values():
+            assert bench.world.meter_events(customer) == expected, (step, threads)
     assert {state for _, _, state in bench.reports()} == {"accepted"}
 
 

@@ -26,7 +26,7 @@ _SEQUENCES: Final = """
                       , '; ') AS script
     FROM pg_sequences WHERE schemaname = 'public'
 """
-_LEASED: Final = ("meter_report", "outbox", "payment_hold", "stripe_action", "stripe_event")
+LEASED: Final = ("meter_report", "outbox", "payment_hold", "stripe_action", "stripe_event")
 _PUT_OFF: Final = ("meter_report", "stripe_event")
 _RUNS: Final = frozenset({"job_epoch", "job_run"})
 """What keeps jobs apart counts runs, and one that died is a run."""
@@ -113,7 +113,7 @@ class Whole:
 
 def time_passes(bench: Bench) -> None:
     """Let every lease end, and what was put off be due."""
-    ends = [f"UPDATE {name} SET claimed_until = {_NOW} WHERE claimed_until > {_NOW}" for name in _LEASED]  # noqa: S608 - named above
+    ends = [f"UPDATE {name} SET claimed_until = {_NOW} WHERE claimed_until > {_NOW}" for name in LEASED]  # noqa: S608 - named above
     due = f"next_attempt_at = {_NOW} WHERE state = 'pending' AND next_attempt_at > {_NOW}"
     bench.execute("; ".join([*ends, *(f"UPDATE {name} SET {due}" for name in _PUT_OFF)]))  # noqa: S608 - named above
 

@@ -1,0 +1,80 @@
+"""`python -m tests.benchmarks.sdk`: how many meter events a second one process sends by the unmodified SDK, 16 threads.
+
+Nothing else is done: no database, no Redis, no pace, no metrics. Under the interpreter's lock the threads share one
+processor: no process that calls Stripe by its official client sends faster, whatever stands around the calls.
+"""
+
+import multiprocessing
+import sys
+import threading
+import time
+from typing import Any
+
+import stripe
+
+from tests.benchmarks import simulator as peer
+
+EVENTS = 4_000
+KEY = "sk_test_benchmark"
+FROZEN = "2026-01-31T10:00:00Z"
+FROZEN_SECONDS = 1_769_853_600
+
+
+def send(port: int, customers: list[str], numbers: range) -> None:
+    """Send one event for each number by a client of this thread's own."""
+    client: Any = stripe.StripeClient(
+        KEY,
+        base_addresses={"api": f"http://127.0.0.1:{port}"},
+        max_network_retries=0,
+        http_client=stripe.RequestsClient(timeout=10),
+    )
+    for number in numbers:
+        customer, key = customers[number % len(customers)], f"report-{number}"
+        client.v1.billing.meter_events.create(
+            {
+                "event_name": "usage",
+                "identifier": key,
+                "timestamp": FROZEN_SECONDS,
+                "payload": {"stripe_customer_id": customer, "value": str(number)},
+            },
+            {"idempotency_key": key},
+        )
+
+
+def send_all(port: int, customers: list[str], first: int) -> None:
+    """Send the events of a round from 16 threads."""
+    stripe.enable_telemetry = False
+    ranges = [range(first + lane, first + EVENTS, peer.THREADS) for lane in range(peer.THREADS)]
+    threads = [threading.Thread(target=send, args=(port, customers, numbers)) for numbers in ranges]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def measure() -> list[float]:
+    """Events a second, round by round, each by a process of its own."""
+    rates = []
+    with peer.simulator(f"--frozen-time={FROZEN}") as (port, _):
+        customers = peer.prepare(port)
+        for number in range(peer.ROUNDS):
+            client = multiprocessing.get_context("fork").Process(
+                target=send_all, args=(port, customers, number * EVENTS)
+            )
+            started = time.perf_counter()
+            client.start()
+            client.join()
+            rates.append(EVENTS / (time.perf_counter() - started))
+            if client.exitcode != 0:
+                raise RuntimeError("a client failed")
+    return rates
+
+
+def main() -> None:
+    rounds = measure()
+    told = " ".join(f"{rate:,.0f}" for rate in rounds)
+    sys.stdout.write(f"the SDK alone, one process, 16 threads: {sorted(rounds)[len(rounds) // 2]:,.0f}/s ({told})\n")
+
+
+if __name__ == "__main__":
+    main()
