@@ -27,6 +27,9 @@ _PAYING = """
         AND (CAST(:only AS text) IS NULL OR c.attribution_id = :only)
         AND NOT EXISTS (SELECT 1 FROM meter_report p WHERE p.attribution_id = c.attribution_id AND p.state = 'parked')
         AND NOT EXISTS (
+            SELECT 1 FROM stripe_customer p WHERE p.attribution_id = c.attribution_id AND p.parked_at IS NOT NULL
+        )
+        AND NOT EXISTS (
             SELECT 1 FROM ledger_entry e
             WHERE e.attribution_id = c.attribution_id AND e.kind = 'invoice' AND e.effective_at > :at
         )
