@@ -30,7 +30,7 @@ def test_parked_accounts_are_listed_and_released(bench: Bench, rt: Runtime, brok
     assert (shown["attribution_id"], shown["quantity"]) == (account, 5)
     assert "No such customer" in shown["reason"]
     released = run("parked", "release", account).stdout
-    assert json.loads(released[released.index("{\n") :]) == {"sent_anew": 1, "dropped": 0}
+    assert json.loads(released[released.index("{\n") :]) == {"sent_anew": 1, "dropped": 0, "parked_anew": None}
     assert bench.reports() == [(NOON, 5, "pending")]
 
 

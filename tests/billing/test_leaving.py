@@ -7,6 +7,7 @@ import pytest
 
 from tests.billing.bench import Bench, CrashError, Wrapped, crash
 from tests.billing.conftest import BEGIN
+from tests.billing.test_drift import compare
 from tests.billing.world import GRACE
 from tests.factories import DAY, HOUR, team
 from usage_tasks.domain.errors import InvalidInputError
@@ -49,6 +50,24 @@ def test_an_account_leaves_stripe_when_its_last_invoice_is_booked_and_not_before
     assert tuple(subscription) == ("canceled", ENDED, ENDED)
     assert bench.verified(LEFT).clean
     assert bench.sync(LEFT + HOUR) == 0
+
+
+def test_what_is_used_between_stripes_end_and_ours_is_not_told_for_it_counts_for_nothing(bench: Bench) -> None:
+    customer = cancelled(bench)
+    bench.handle_all(ENDED)
+    bench.send()
+    told = bench.world.meter_events(customer)
+    bench.use(ACCOUNT, 5, until=ENDED + HOUR)
+    assert center(bench).billing_strategy == "stripe"
+    assert bench.sync(ENDED + HOUR) == 0
+    assert bench.reports()[-1][1:] == (13, "accepted")
+    assert bench.world.meter_events(customer) == told
+    assert compare(bench, at=ENDED + 3 * HOUR).drifts == []
+    bench.world.advance(LEFT)
+    bench.handle_all(LEFT)
+    assert center(bench).billing_strategy == "other"
+    assert bench.world.billed_credits(customer) == [13]
+    assert bench.balance(ACCOUNT, LEFT) == 435  # 12.35 and 5, less 13
 
 
 def test_one_that_ends_without_a_last_invoice_leaves_at_once_and_says_what_nobody_billed(bench: Bench) -> None:

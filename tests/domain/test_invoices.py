@@ -20,6 +20,7 @@ def moved(**fields: Any) -> Sequence[Movement]:
         "subscription_id": StripeSubscriptionId("sub_1"),
         "status": InvoiceStatus.OPEN,
         "credit_cents": CreditCents(700),
+        "credited_cents": CreditCents(0),
         "finalized_at": START,
         "replaced_by": None,
         "replacement_booked": False,
@@ -49,6 +50,15 @@ RECOVERED = [("invoice-recovered", -700), ("write-off-recovered", 700)]
             [*BOOKED, *VOID, ("write-off-replaced", 700)],
         ),
         ({"credit_cents": CreditCents(0), "voided_at": LATER}, [("invoice", 0)]),
+        ({"credited_cents": CreditCents(200), "paid_at": START}, BOOKED),
+        (
+            {"credited_cents": CreditCents(200), "voided_at": LATER},
+            [*BOOKED, ("invoice-void", 500), ("write-off-void", -500)],
+        ),
+        (
+            {"credited_cents": CreditCents(700), "voided_at": LATER},
+            [*BOOKED, ("invoice-void", 0), ("write-off-void", 0)],
+        ),
     ],
 )
 def test_what_an_invoice_means_follows_from_where_it_stands(

@@ -23,7 +23,7 @@ from usage_tasks.domain.limits import (
 STRICT = HardLimitGrace()
 TENTH = HardLimitGrace(percent=10)
 FIFTY = HardLimitGrace(credits=50)
-OK, WITHIN, HARD = EntitlementReason
+OK, WITHIN, HARD, *_ = EntitlementReason
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ MINUTE: Final = timedelta(minutes=1)
 SECOND: Final = timedelta(seconds=1)
 STRICT: Final = LimitPolicy()
 TENTH: Final = LimitPolicy(grace=HardLimitGrace(percent=10))
-OK, WITHIN, HARD = EntitlementReason
+OK, WITHIN, HARD, *_ = EntitlementReason
 
 
 def check(

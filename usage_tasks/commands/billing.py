@@ -13,7 +13,7 @@ from rich.table import Table
 from usage_tasks.commands import OPERATOR
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.runtime import runtime
-from usage_tasks.storage import meter_queue
+from usage_tasks.storage import parked
 from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks import checks, metering
 
@@ -37,7 +37,7 @@ def list_parked() -> None:
     after: AttributionId | str = ""
     while True:
         with runtime().transaction() as connection:
-            page = meter_queue.list_parked(connection, limit=_PAGE, after=after)
+            page = parked.list_parked(connection, limit=_PAGE, after=after)
         if not page:
             raise typer.Exit(1 if found else 0)
         for account in page:
@@ -49,9 +49,11 @@ def list_parked() -> None:
 def release_parked(
     attribution: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>, as `parked list` shows it")],
 ) -> None:
-    """Let a parked account's reports be sent anew, and its sync go on."""
+    """Let a parked account's reports be sent anew, and its sync go on; exit code 1 where it is parked anew."""
     release: Any = metering.release_parked  # called as over the wire, so that one validation serves both
-    Console().print_json(json.dumps(release(attribution_id=attribution, actor=OPERATOR)))
+    released = release(attribution_id=attribution, actor=OPERATOR)
+    Console().print_json(json.dumps(released))
+    raise typer.Exit(0 if released["parked_anew"] is None else 1)
 
 
 def drift(

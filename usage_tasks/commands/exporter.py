@@ -84,6 +84,7 @@ class BacklogCollector(Collector):
         for family, what, count in (
             (parked, "stripe_event", waits.events_parked),
             (parked, "meter_report", waits.reports_parked),
+            (parked, "account", waits.accounts_parked),
             (parked, "quarantined_report", waits.quarantined),
             (pending, "stripe_event", waits.events_pending),
             (pending, "meter_report", waits.reports_pending),

@@ -1,7 +1,8 @@
 """What Stripe knows of a payer, as far as decisions need it: no name, no address, nothing of a card."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
@@ -18,30 +19,60 @@ class TaxState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaxedSubscription:
-    """A subscription that is not over, and whether its invoices tell tax."""
+class SubscribedItem:
+    """What a subscription charges for; `meter_id` is None for what is not metered."""
+
+    price_id: str
+    meter_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldSubscription:
+    """A subscription that is not over: whether its invoices tell tax, and what it charges for."""
 
     subscription_id: StripeSubscriptionId
     automatic_tax: bool
+    items: Sequence[SubscribedItem]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripeCustomer:
-    """A customer as Stripe has it now. A deleted one has nothing but its id."""
+    """A customer as Stripe had it at `fetched_at`. A deleted one has nothing but its id."""
 
     customer_id: StripeCustomerId
+    fetched_at: datetime
     deleted: bool = False
     attribution_id: str | None = None
     preferred_currency: str | None = None
     billing_creator_user_id: str | None = None
     tax_state: TaxState | None = None
     has_payment_method: bool = False
-    subscriptions: Sequence[TaxedSubscription] = field(default_factory=tuple)
+    subscriptions: Sequence[HeldSubscription] = field(default_factory=tuple)
 
     @property
     def automatic_tax(self) -> bool:
         """Whether the customer's subscriptions are to tell tax."""
         return self.tax_state is TaxState.SUPPORTED
+
+
+def find_obstacle(subscriptions: Sequence[HeldSubscription], our_prices: Set[str]) -> str | None:
+    """Say why one quantity can't bill a customer; None where it can, or where there is no subscription to bill.
+
+    A meter bills every item that hangs on it: a second one would bill the same credits once more, under whichever
+    price. Items of other prices that are not on our meter are none of ours.
+    """
+    if not subscriptions:
+        return None
+    if len(subscriptions) > 1:
+        named = ", ".join(sorted(one.subscription_id for one in subscriptions))
+        return f"{len(subscriptions)} subscriptions in Stripe, one is allowed: {named}"
+    (one,) = subscriptions
+    ours = {item.meter_id for item in one.items if item.price_id in our_prices} - {None}
+    metered = [item.price_id for item in one.items if item.meter_id in ours]
+    if len(metered) == 1:
+        return None
+    named = f": {', '.join(sorted(metered))}" if metered else ""
+    return f"subscription {one.subscription_id} has {len(metered)} metered items of ours, one is allowed{named}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ class Standing:
 
     Without such a report in the cycle, `as_of` and `identifier` are None and `quantity` is 0. `next_as_of` is the next
     report, sent or not, which the meter must not be asked beyond. `latest`: nothing is sent or to be sent after it.
+    `ending`: Stripe has ended its subscription, and its last invoice is waited for; nothing more is told.
     """
 
     attribution_id: AttributionId
@@ -45,6 +46,7 @@ class Standing:
     quantity: int
     next_as_of: datetime | None
     latest: bool
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

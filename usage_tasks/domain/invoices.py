@@ -15,19 +15,36 @@ from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeSu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownInvoice:
-    """What is stored of an invoice: the furthest that it was ever seen, and the credits that it bills."""
+    """What is stored of an invoice: the furthest that it was ever seen, and the credits that it bills.
+
+    `credited_cents` are those of them that its credit notes, as they stand, take off.
+    """
 
     attribution_id: AttributionId
     invoice_id: StripeInvoiceId
     subscription_id: StripeSubscriptionId
     status: InvoiceStatus
     credit_cents: CreditCents
+    credited_cents: CreditCents
     finalized_at: datetime | None
     paid_at: datetime | None
     voided_at: datetime | None
     uncollectible_at: datetime | None
     replaced_by: StripeInvoiceId | None
     replacement_booked: bool
+
+    @property
+    def left_cents(self) -> int:
+        """What the invoice bills beside its credit notes."""
+        return self.credit_cents - self.credited_cents
+
+    @property
+    def reversed_at(self) -> datetime | None:
+        """Since when the ledger takes nothing of it for invoiced; None where it is to be paid or was."""
+        if self.uncollectible_at is not None:
+            recovered = self.paid_at is not None and self.paid_at >= self.uncollectible_at
+            return None if recovered else self.uncollectible_at
+        return self.voided_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +59,10 @@ class Movement:
 
 
 def movements(known: KnownInvoice) -> Sequence[Movement]:
-    """Tell which entries the ledger holds of an invoice that stands as it does; none of a draft."""
+    """Tell which entries the ledger holds of an invoice that stands as it does; none of a draft.
+
+    A reversal takes what its credit notes leave by then; what those become later is theirs (domain/reversals.py).
+    """
     if known.finalized_at is None:
         return ()
     identifier, cents = known.invoice_id, known.credit_cents
@@ -62,10 +82,10 @@ def _given_up(known: KnownInvoice) -> Sequence[Movement]:
     given_up, paid = known.uncollectible_at, known.paid_at
     if given_up is None:
         return ()
-    reversed_ = _pair(known, "uncollectible", known.credit_cents, given_up, "marked uncollectible in Stripe")
-    if paid is None or paid < given_up:
+    reversed_ = _pair(known, "uncollectible", known.left_cents, given_up, "marked uncollectible in Stripe")
+    if paid is None or known.reversed_at is not None:
         return reversed_
-    return (*reversed_, *_pair(known, "recovered", -known.credit_cents, paid, "paid after it was given up"))
+    return (*reversed_, *_pair(known, "recovered", -known.left_cents, paid, "paid after it was given up"))
 
 
 def _voided(known: KnownInvoice) -> Sequence[Movement]:
@@ -73,7 +93,7 @@ def _voided(known: KnownInvoice) -> Sequence[Movement]:
     voided = known.voided_at
     if voided is None:
         return ()
-    waived = () if known.uncollectible_at else _pair(known, "void", known.credit_cents, voided, "voided in Stripe")
+    waived = () if known.uncollectible_at else _pair(known, "void", known.left_cents, voided, "voided in Stripe")
     if not known.replacement_booked:
         return waived
     replaced = Movement(

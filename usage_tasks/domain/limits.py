@@ -41,11 +41,13 @@ class EntitlementReason(StrEnum):
     OK = "ok"
     LIMIT_REACHED_WITHIN_GRACE = "limit_reached_within_grace"
     HARD_LIMIT_REACHED = "hard_limit_reached"
+    SUSPENDED = "suspended"
+    BLOCKED = "blocked"
 
     @property
     def may_start(self) -> bool:
-        """Only the hard limit bars."""
-        return self is not EntitlementReason.HARD_LIMIT_REACHED
+        """Its hard limit, payments that failed for too long, and a dispute bar an account."""
+        return self in {EntitlementReason.OK, EntitlementReason.LIMIT_REACHED_WITHIN_GRACE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -192,7 +192,7 @@ def _judge(standing: Standing, owed: _Owed, answer: Answer) -> Drift | None:
         kind, reason = DriftKind.UNREADABLE, answer
     elif not standing.subscribed and owed.now.ledger:
         kind = DriftKind.UNBILLABLE
-    elif standing.subscribed and owed.overdue:
+    elif standing.subscribed and not standing.ending and owed.overdue:
         kind = DriftKind.UNREPORTED
     if kind is None:
         return None

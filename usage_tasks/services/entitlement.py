@@ -49,10 +49,14 @@ def check_entitlement(
     at: datetime,
     actor: Actor,
 ) -> Entitlement:
-    """Judge an account as it stands at `at`: opened if unknown, every due reset applied first."""
+    """Judge an account as it stands at `at`: opened if unknown, every due reset applied first.
+
+    A suspension and a block are those of now: what they once were is not kept.
+    """
     current = get_cost_center(connection, account, limits=spending_limits, at=at, actor=actor)
     balance = balances.get_balance(connection, account.attribution_id, at=at)
-    reason = judge(balance, current.spending_limit, policy.grace)
+    bar = limits.find_bar(connection, account)
+    reason = bar or judge(balance, current.spending_limit, policy.grace)
     return Entitlement(
         may_start=reason.may_start,
         reason=reason,

@@ -16,7 +16,7 @@ from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableE
 from usage_tasks.domain.payments import ListedInvoice, StripeInvoiceId, StripeSubscriptionId
 from usage_tasks.services.invoices import reflect_invoice
 from usage_tasks.services.stripe_events.desk import Desk, Write
-from usage_tasks.services.subscriptions import fetch_last_invoice, reflect_subscription
+from usage_tasks.services.subscriptions import look_at_subscription, reflect_subscription
 from usage_tasks.storage import invoices, subscriptions, walks
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.plans import SAMPLE_MAX, Plan
@@ -185,11 +185,10 @@ def _reflect(desk: Desk, invoice_id: StripeInvoiceId, done: Reconciled) -> Recon
 
 def _check_subscription(desk: Desk, subscription_id: StripeSubscriptionId, done: Reconciled) -> Reconciled:
     try:
-        standing = desk.stripe.get_subscription(subscription_id)
-        last = fetch_last_invoice(desk.stripe, standing)
+        look = look_at_subscription(desk.stripe, subscription_id)
     except (RetryableError, PermanentError) as error:
         return _unfetched(done, subscription_id, error)
-    reflected = partial(reflect_subscription, standing=standing, last=last, terms=desk.terms, at=desk.at)
+    reflected = partial(reflect_subscription, look=look, terms=desk.terms, at=desk.at)
     return _written(desk, subscription_id, reflected, done)
 
 

@@ -2,6 +2,7 @@
 
 A credit note on lines of ours says that those credits are not to be paid. They stay used: what the invoice bills less
 is forgiven in the same statement, so that the balance, and with it what the next period bills, moves at no instant.
+An invoice that nobody pays is reversed by what its notes leave, or left: then they take their credits off the reversal.
 Source: docs/adr/0017.
 """
 
@@ -13,6 +14,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import RetryableError
+from usage_tasks.domain.invoices import KnownInvoice
 from usage_tasks.domain.ledger import invoice_key
 from usage_tasks.domain.payments import Invoice, StripeInvoiceId
 from usage_tasks.domain.reversals import (
@@ -22,10 +24,10 @@ from usage_tasks.domain.reversals import (
     Refund,
     credited_cents,
     is_refund_news,
-    note_prefix,
+    offset_keys,
     reversal_keys,
 )
-from usage_tasks.storage import audit, cost_centers, disputes, entries, outbox, stripe_accounts
+from usage_tasks.storage import audit, cost_centers, disputes, entries, invoices, outbox, stripe_accounts
 from usage_tasks.storage.entries import Entry
 
 REFUND_FAILED: Final = "server.refund_failed"
@@ -53,8 +55,9 @@ def reflect_credit_note(
     booked = entries.find_entry(connection, account, invoice_key(note.invoice_id))
     if booked is None:
         raise RetryableError(f"credit note {note.credit_note_id}: its invoice {note.invoice_id} is not booked yet")
+    known = invoices.get_invoice(connection, account, note.invoice_id)
     ours = our_prices | stripe_accounts.list_prices(connection, account)
-    moved = _append(connection, booked, note, cents=credited_cents(note, invoice, ours))
+    moved = _append(connection, booked, known, note, cents=credited_cents(note, invoice, ours))
     if moved:
         audit.append_audit(
             connection,
@@ -73,36 +76,48 @@ def reflect_credit_note(
     return f"{moved} credit cents {'billed after all' if note.voided else 'forgiven'}" if moved else "no effect"
 
 
-def _append(connection: Connection, booked: Entry, note: CreditNote, *, cents: int) -> int:
+def _append(connection: Connection, booked: Entry, known: KnownInvoice, note: CreditNote, *, cents: int) -> int:
     """Append a note's two entries, and for a voided one their opposites too; answer the cents that moved now.
 
     A voided note has both pairs, also where its creation was never told: what was fetched before it was voided then
     finds its entries there. Never more is taken off than the invoice and its other notes leave.
     """
-    account, prefix = booked.attribution_id, note_prefix(note.invoice_id)
-    taken = entries.sum_below(connection, account, prefix, ":invoiced")
-    made = min(cents, -booked.credit_cents - taken)
-    pair = _pair(booked, note, made, voided=False) if made > 0 else []
-    moved = entries.append_entries(connection, pair) // 2 * made
+    made = min(cents, known.left_cents)
+    moved = made if made > 0 and _append_pairs(connection, booked, known, note, made, voided=False) else 0
     if not note.voided:
         return moved
-    stands = entries.find_entry(connection, account, reversal_keys(note.invoice_id, note.credit_note_id)[0])
+    keys = reversal_keys(note.invoice_id, note.credit_note_id)
+    stands = entries.find_entry(connection, booked.attribution_id, keys[0])
     if stands is None:
         return 0
-    undone = entries.append_entries(connection, _pair(booked, note, stands.credit_cents, voided=True)) // 2
+    undone = _append_pairs(connection, booked, known, note, stands.credit_cents, voided=True)
     return undone * stands.credit_cents - moved
 
 
-def _pair(booked: Entry, note: CreditNote, cents: int, *, voided: bool) -> list[Entry]:
-    """What the invoice bills less, and what is forgiven; as of the invoice's own instant, so that no balance moves."""
-    less, forgiven = reversal_keys(note.invoice_id, note.credit_note_id, voided=voided)
+def _append_pairs(
+    connection: Connection, booked: Entry, known: KnownInvoice, note: CreditNote, cents: int, *, voided: bool
+) -> bool:
+    """Append what the invoice bills less, and what is forgiven, as of its own instant; tell whether that is new.
+
+    Where the invoice is reversed already, both are taken off its reversal, so that together they stay what it bills.
+    """
     amount = -cents if voided else cents
     what = f"Credit note {note.credit_note_id} of invoice {note.invoice_id}{', voided' if voided else ''}"
-    first = replace(booked, key=less, kind=INVOICED_KIND, credit_cents=amount, description=f"{what}: billed less")
-    return [
-        first,
-        replace(first, key=forgiven, kind=FORGIVEN_KIND, credit_cents=-amount, description=f"{what}: forgiven"),
-    ]
+    told = replace(booked, description=what)
+    pair = _pair(told, reversal_keys(note.invoice_id, note.credit_note_id, voided=voided), amount)
+    if not entries.append_entries(connection, pair):
+        return False
+    if known.reversed_at is not None:
+        told = replace(told, effective_at=known.reversed_at)
+        offset = _pair(told, offset_keys(note.invoice_id, note.credit_note_id, voided=voided), -amount)
+        entries.append_entries(connection, offset)
+    return True
+
+
+def _pair(told: Entry, keys: tuple[str, str], cents: int) -> list[Entry]:
+    """Two entries at one instant, so that no balance moves: off what is invoiced, on what is forgiven."""
+    first = replace(told, key=keys[0], kind=INVOICED_KIND, credit_cents=cents)
+    return [first, replace(first, key=keys[1], kind=FORGIVEN_KIND, credit_cents=-cents)]
 
 
 def reflect_refund(

@@ -16,7 +16,7 @@ from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeOp
 from usage_tasks.services.invoices import Effect, reflect_invoice
 from usage_tasks.services.send import send_reports
 from usage_tasks.services.stripe_events.desk import Desk
-from usage_tasks.services.subscriptions import fetch_last_invoice, reflect_subscription
+from usage_tasks.services.subscriptions import look_at_subscription, reflect_subscription
 from usage_tasks.services.sync import report_quantities
 from usage_tasks.storage import audit, invoices, stripe_actions, subscriptions
 from usage_tasks.storage.stripe_actions import Action
@@ -144,10 +144,9 @@ def _finalize(desk: Desk, action: Action, invoice_id: StripeInvoiceId) -> Effect
 
 def _cancel(desk: Desk, action: Action, subscription_id: StripeSubscriptionId) -> Effect:
     desk.stripe.cancel_subscription(subscription_id)
-    standing = desk.stripe.get_subscription(subscription_id)
-    last = fetch_last_invoice(desk.stripe, standing)
+    look = look_at_subscription(desk.stripe, subscription_id)
     with desk.transaction() as connection:
-        effect = reflect_subscription(connection, standing, last, terms=desk.terms, at=desk.at)
+        effect = reflect_subscription(connection, look, terms=desk.terms, at=desk.at)
         _settle(connection, desk, action)
     return effect
 

@@ -12,10 +12,12 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Account, Actor
 from usage_tasks.domain.cost_centers import BillingStrategy, SpendingLimits
+from usage_tasks.domain.customers import HeldSubscription
 from usage_tasks.domain.cycles import Cycle
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, Subscription
 from usage_tasks.services.cost_center import check_limit, set_cost_center
+from usage_tasks.services.parked import park_if_unbillable
 from usage_tasks.services.payers import adopt_customer, search_customer
 from usage_tasks.services.sync import Transaction
 from usage_tasks.storage import audit, cost_centers, stripe_accounts, subscriptions
@@ -71,7 +73,8 @@ def create_subscription(
 ) -> str:
     """Answer an account's open subscription, made now where there is none; the account is on stripe from then on.
 
-    The switch is in the transaction that stores the subscription, and its cycle is the subscription's period.
+    The switch is in the transaction that stores the subscription, and its cycle is the subscription's period. Where
+    the customer has another subscription in Stripe, the account is parked in it, too.
     Raises InvalidInputError, before anything is made, for an account without a customer, a currency that has no
     price, or a limit that the account may not have.
     """
@@ -90,9 +93,9 @@ def create_subscription(
     if reserved.subscription_id is not None:
         return reserved.subscription_id
     # Told once, for the same key must come with the same terms.
-    taxed = stripe.get_customer(customer.customer_id).automatic_tax
+    payer = stripe.get_customer(customer.customer_id)
     with transaction() as connection:
-        taxed = stripe_accounts.decide_tax(connection, reserved, automatic_tax=taxed)
+        taxed = stripe_accounts.decide_tax(connection, reserved, automatic_tax=payer.automatic_tax)
     made = stripe.create_subscription(
         customer.customer_id,
         price_id=reserved.price_id,
@@ -103,7 +106,16 @@ def create_subscription(
         store_subscription(
             connection, account, reserved, made, spending_limit=spending_limit, limits=limits, actor=actor
         )
+        others = [one for one in payer.subscriptions if one.subscription_id != made.subscription_id]
+        if others:
+            seen = replace(payer, subscriptions=[*others, _held(made, automatic_tax=taxed)])
+            park_if_unbillable(connection, seen, our_prices=frozenset(price_by_currency.values()), actor=actor)
     return made.subscription_id
+
+
+def _held(made: Subscription, *, automatic_tax: bool) -> HeldSubscription:
+    """See a subscription that was just made as its customer shows it; only that it is there counts."""
+    return HeldSubscription(subscription_id=made.subscription_id, automatic_tax=automatic_tax, items=())
 
 
 def store_subscription(

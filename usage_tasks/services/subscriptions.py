@@ -1,16 +1,19 @@
 """Reflect a subscription: adopt one whose answer was lost, remember how it stands, end it after its last invoice."""
 
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, parse_attribution
+from usage_tasks.domain.customers import StripeCustomer
 from usage_tasks.domain.errors import RetryableError
-from usage_tasks.domain.payments import Invoice, Subscription, SubscriptionStanding
+from usage_tasks.domain.payments import Invoice, StripeSubscriptionId, Subscription, SubscriptionStanding
 from usage_tasks.services.billing_terms import BillingTerms
 from usage_tasks.services.invoices import Effect, reflect_invoice
 from usage_tasks.services.leaving import leave_if_settled
+from usage_tasks.services.parked import park_if_unbillable
 from usage_tasks.services.subscribe import store_subscription
 from usage_tasks.storage import cost_centers, subscriptions
 from usage_tasks.stripe_gateway.protocol import StripeGateway
@@ -21,21 +24,45 @@ ADOPT_AFTER: Final = timedelta(minutes=15)
 _ACTOR: Final = Actor("service:stripe.apply_events")
 
 
-def fetch_last_invoice(stripe: StripeGateway, standing: SubscriptionStanding) -> Invoice | None:
-    """Fetch the last invoice of a subscription that has ended; None while it goes on, or where it had none."""
-    if standing.ended_at is None or standing.latest_invoice_id is None:
-        return None
-    return stripe.get_invoice(standing.latest_invoice_id)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionLook:
+    """A subscription as it was fetched: with its last invoice once it has ended, with its customer until then."""
+
+    standing: SubscriptionStanding
+    last_invoice: Invoice | None
+    customer: StripeCustomer | None
+
+
+def look_at_subscription(stripe: StripeGateway, subscription_id: StripeSubscriptionId) -> SubscriptionLook:
+    """Fetch a subscription, and what is to be known of it besides."""
+    standing = stripe.get_subscription(subscription_id)
+    if standing.ended_at is None:
+        customer = stripe.get_customer(standing.customer_id)
+        return SubscriptionLook(standing=standing, last_invoice=None, customer=customer)
+    invoice_id = standing.latest_invoice_id
+    last = None if invoice_id is None else stripe.get_invoice(invoice_id)
+    return SubscriptionLook(standing=standing, last_invoice=last, customer=None)
 
 
 def reflect_subscription(
-    connection: Connection, standing: SubscriptionStanding, last: Invoice | None, *, terms: BillingTerms, at: datetime
+    connection: Connection, look: SubscriptionLook, *, terms: BillingTerms, at: datetime
 ) -> Effect:
     """Bring an account to where its subscription stands; nothing for a subscription that is not ours.
 
     One that has ended is compared by its id: where the account has a newer one, nothing happens. Else its last
-    invoice, `last`, is reflected, and the account leaves stripe once that is booked.
+    invoice is reflected, and the account leaves stripe once that is booked. While it goes on, the account is parked
+    where its customer is subscribed in a way that one quantity can't bill; also by a subscription that is not ours.
     """
+    effect = _reflect(connection, look.standing, look.last_invoice, terms=terms, at=at)
+    if look.customer is None:
+        return effect
+    reason = park_if_unbillable(connection, look.customer, our_prices=terms.our_prices, actor=_ACTOR)
+    return effect if reason is None else replace(effect, outcome=f"{effect.outcome}; account parked: {reason}")
+
+
+def _reflect(
+    connection: Connection, standing: SubscriptionStanding, last: Invoice | None, *, terms: BillingTerms, at: datetime
+) -> Effect:
     known = subscriptions.find_subscription(connection, standing.subscription_id)
     if known is None:
         return _adopt(connection, standing, terms=terms)

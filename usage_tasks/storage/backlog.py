@@ -17,6 +17,7 @@ class Backlog:
     event_oldest_at: datetime | None
     reports_pending: int
     reports_parked: int
+    accounts_parked: int
     outbox_pending: int
     quarantined: int
     unposted: int
@@ -33,6 +34,7 @@ def read_backlog(connection: Connection, *, at: datetime) -> Backlog:
             (SELECT min(received_at) FROM stripe_event WHERE state = 'pending') AS event_oldest_at,
             (SELECT count(*) FROM meter_report WHERE state = 'pending') AS reports_pending,
             (SELECT count(*) FROM meter_report WHERE state = 'parked') AS reports_parked,
+            (SELECT count(*) FROM stripe_customer WHERE parked_at IS NOT NULL) AS accounts_parked,
             (SELECT count(*) FROM outbox WHERE dispatched_at IS NULL) AS outbox_pending,
             (SELECT count(*) FROM quarantined_report) AS quarantined,
             (SELECT count(*) FROM open_session WHERE final_at <= :at) AS unposted,

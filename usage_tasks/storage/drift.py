@@ -14,8 +14,8 @@ _SENT_OR_TO_BE = "NOT (n.state = 'dropped' AND n.attempts = 0 AND n.resends = 0)
 
 _STANDINGS = f"""
     SELECT c.attribution_id, s.stripe_customer_id AS customer_id, c.cycle_started_at,
-           u.stripe_subscription_id IS NOT NULL AS subscribed,
-           EXISTS (
+           u.stripe_subscription_id IS NOT NULL AS subscribed, u.stripe_ended_at IS NOT NULL AS ending,
+           s.parked_at IS NOT NULL OR EXISTS (
                SELECT 1 FROM meter_report p WHERE p.attribution_id = c.attribution_id AND p.state = 'parked'
            ) AS parked,
            r.identifier, r.as_of, COALESCE(r.quantity, 0) AS quantity,

@@ -58,17 +58,6 @@ def get_entry(connection: Connection, attribution_id: AttributionId, key: str) -
     return entry
 
 
-def sum_below(connection: Connection, attribution_id: AttributionId, prefix: str, suffix: str) -> int:
-    """Add up the cents of the entries whose keys begin and end so."""
-    statement = """
-        SELECT COALESCE(sum(credit_cents), 0)::bigint AS cents FROM ledger_entry
-        WHERE attribution_id = :account AND starts_with(key, :prefix) AND right(key, length(:suffix)) = :suffix
-            AND key >= :prefix
-    """
-    row = fetch_one(connection, statement, account=attribution_id, prefix=prefix, suffix=suffix)
-    return int(row.cents)
-
-
 def has_entry_since(connection: Connection, attribution_id: AttributionId, kind: EntryKind, *, since: datetime) -> bool:
     """Tell whether an account has an entry of a kind that took effect after an instant."""
     statement = """

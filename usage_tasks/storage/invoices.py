@@ -10,6 +10,7 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.invoices import KnownInvoice
 from usage_tasks.domain.payments import Invoice, InvoiceStatus, StripeInvoiceId, StripeSubscriptionId
+from usage_tasks.domain.reversals import INVOICED_SUFFIX, note_prefix
 from usage_tasks.storage.rows import execute, fetch, fetch_one, sql_list
 
 
@@ -75,7 +76,11 @@ def get_invoice(connection: Connection, account: AttributionId, invoice_id: Stri
         connection,
         """
         SELECT attribution_id, stripe_invoice_id AS invoice_id, stripe_subscription_id AS subscription_id, status,
-               credit_cents, finalized_at, paid_at, voided_at, uncollectible_at, replaced_by, EXISTS (
+               credit_cents, finalized_at, paid_at, voided_at, uncollectible_at, replaced_by, (
+                   SELECT COALESCE(sum(e.credit_cents), 0)::bigint FROM ledger_entry e
+                   WHERE e.attribution_id = i.attribution_id AND e.key >= :notes AND starts_with(e.key, :notes)
+                       AND right(e.key, length(:suffix)) = :suffix
+               ) AS credited_cents, EXISTS (
                    SELECT 1 FROM ledger_entry e
                    WHERE e.attribution_id = i.attribution_id AND e.key = 'invoice:' || i.replaced_by
                ) AS replacement_booked
@@ -83,6 +88,8 @@ def get_invoice(connection: Connection, account: AttributionId, invoice_id: Stri
         """,
         account=account,
         invoice=invoice_id,
+        notes=note_prefix(invoice_id),
+        suffix=INVOICED_SUFFIX,
     )
     return KnownInvoice(**{**row._mapping, "status": InvoiceStatus(row.status)})
 

@@ -59,6 +59,8 @@ _DUE = """
     AND NOT EXISTS (
         SELECT 1 FROM meter_report busy
         WHERE busy.attribution_id = r.attribution_id AND busy.claimed_until IS NOT NULL AND busy.claimed_until >= now())
+    AND NOT EXISTS (
+        SELECT 1 FROM stripe_customer p WHERE p.attribution_id = r.attribution_id AND p.parked_at IS NOT NULL)
 """
 
 
@@ -284,23 +286,3 @@ def clear_doubts(connection: Connection, attribution_id: AttributionId, *, until
         WHERE attribution_id = :account AND as_of <= :until AND doubted_at IS NOT NULL
     """
     execute(connection, statement, account=attribution_id, until=until)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParkedAccount:
-    """An account that gets no reports until somebody releases it, and why."""
-
-    attribution_id: AttributionId
-    reason: str | None
-    parked_at: datetime
-    as_of: datetime
-    quantity: int
-
-
-def list_parked(connection: Connection, *, limit: int, after: str = "") -> Sequence[ParkedAccount]:
-    """List the parked accounts by name, from behind one of them."""
-    statement = """
-        SELECT attribution_id, error AS reason, parked_at, as_of, quantity FROM meter_report
-        WHERE state = 'parked' AND attribution_id > :after ORDER BY attribution_id, as_of LIMIT :limit
-    """
-    return [ParkedAccount(**row._mapping) for row in fetch(connection, statement, limit=limit, after=after)]

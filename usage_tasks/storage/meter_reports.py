@@ -16,16 +16,21 @@ from usage_tasks.storage.balances import with_balances
 from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.rows import fetch, fetch_one
 
-# Accounts on stripe with an open subscription, nothing parked, and no invoice that took effect after :at: the balance
-# before an invoice, told in the period after it, would bill that invoice again.
+# Accounts on stripe with an open subscription that Stripe has not ended by :as_of, nothing parked, and no invoice that
+# took effect after :at: the balance before an invoice, told in the period after it, would bill that invoice again. What
+# is dated after Stripe's end counts for nothing; the closing quantity of the last draft is dated before it.
 _PAYING = """
     SELECT c.attribution_id, CAST(:at AS timestamptz) AS at
     FROM cost_center c
     JOIN stripe_subscription s ON s.attribution_id = c.attribution_id
         AND s.ended_at IS NULL AND s.stripe_subscription_id IS NOT NULL
+        AND (s.stripe_ended_at IS NULL OR s.stripe_ended_at > :as_of)
     WHERE c.superseded_at IS NULL AND c.billing_strategy = 'stripe'
         AND (CAST(:only AS text) IS NULL OR c.attribution_id = :only)
         AND NOT EXISTS (SELECT 1 FROM meter_report p WHERE p.attribution_id = c.attribution_id AND p.state = 'parked')
+        AND NOT EXISTS (
+            SELECT 1 FROM stripe_customer p WHERE p.attribution_id = c.attribution_id AND p.parked_at IS NOT NULL
+        )
         AND NOT EXISTS (
             SELECT 1 FROM ledger_entry e
             WHERE e.attribution_id = c.attribution_id AND e.kind = 'invoice' AND e.effective_at > :at

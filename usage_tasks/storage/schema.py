@@ -372,6 +372,12 @@ stripe_customer = Table(
     _required("idempotency_key", Text()),
     _moment("created_at", default_now=True),
     _moment("deleted_at", nullable=True),
+    # When its subscriptions were last looked at; why no quantity can bill them, and since when that is known.
+    _moment("looked_at", nullable=True),
+    _moment("parked_at", nullable=True),
+    Column("parked_reason", Text),
+    CheckConstraint("(parked_at IS NULL) = (parked_reason IS NULL)", name="parked"),
+    Index("stripe_customer_parked_idx", "attribution_id", postgresql_where=text("parked_at IS NOT NULL")),
 )
 
 stripe_subscription = Table(

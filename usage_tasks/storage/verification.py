@@ -192,18 +192,17 @@ _GRANTS = f"""
     )
 """
 
-# What the ledger holds as invoiced of an invoice follows from where it stands.
+# What the ledger holds as invoiced of an invoice follows from where it stands, and from its credit notes.
 _STANDINGS = """
     SELECT i.attribution_id || ' ' || i.stripe_invoice_id AS offender
-    FROM stripe_invoice i CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE kind = 'invoice') AS booked, COALESCE(-sum(credit_cents), 0) AS invoiced_cents
-        FROM ledger_entry e
-        WHERE e.attribution_id = i.attribution_id AND e.key = ANY (ARRAY[
-            'invoice:' || stripe_invoice_id, 'invoice-uncollectible:' || stripe_invoice_id,
-            'invoice-recovered:' || stripe_invoice_id, 'invoice-void:' || stripe_invoice_id])
-    ) AS held
-    WHERE held.booked <> (i.status <> 'draft')::int
-        OR held.invoiced_cents <> CASE WHEN i.status IN ('open', 'paid') THEN i.credit_cents ELSE 0 END
+    FROM stripe_invoice i LEFT JOIN (
+        SELECT attribution_id, split_part(key, ':', 2) AS stripe_invoice_id,
+               count(*) FILTER (WHERE kind = 'invoice') AS booked, -sum(credit_cents) AS invoiced_cents,
+               sum(credit_cents) FILTER (WHERE split_part(key, ':', 3) = 'credit_note') AS credited_cents
+        FROM ledger_entry WHERE kind IN ('invoice', 'invoice_reversal') GROUP BY 1, 2
+    ) AS held USING (attribution_id, stripe_invoice_id)
+    WHERE COALESCE(held.booked, 0) <> (i.status <> 'draft')::int OR COALESCE(held.invoiced_cents, 0) <>
+        CASE WHEN i.status IN ('open', 'paid') THEN i.credit_cents - COALESCE(held.credited_cents, 0) ELSE 0 END
 """
 
 # An allowance that was used up was used by an account that was opened in that moment.

@@ -1,6 +1,7 @@
 """The live client's calls about payers and their money. Nothing of a card or an address leaves this module."""
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -34,20 +35,22 @@ class PaymentCalls:
         raise NotImplementedError
 
     def get_customer(self, customer_id: StripeCustomerId) -> StripeCustomer:
+        fetched_at = datetime.now(tz=UTC)
         found = self._call(
             "customers.retrieve",
             lambda client: client.v1.customers.retrieve(customer_id, {"expand": ["tax", "subscriptions"]}),
         )
-        return read_customer(found)
+        return read_customer(found, fetched_at=fetched_at)
 
     def search_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomer]:
+        fetched_at = datetime.now(tz=UTC)
         query = f"metadata['attributionId']:'{attribution_id}'"
         expand = ["data.tax", "data.subscriptions"]
         found = self._call(
             "customers.search",
             lambda client: client.v1.customers.search({"query": query, "expand": expand, "limit": _PAGE}),
         )
-        return [read_customer(customer) for customer in found.data]
+        return [read_customer(customer, fetched_at=fetched_at) for customer in found.data]
 
     def adopt_payment_method(self, customer_id: StripeCustomerId, payment_method_id: str) -> None:
         method = self._call(

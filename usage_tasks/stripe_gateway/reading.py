@@ -2,13 +2,16 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Final
 
 import stripe
 
-from usage_tasks.domain.customers import StripeCustomer, TaxedSubscription, TaxState
+from usage_tasks.domain.customers import HeldSubscription, StripeCustomer, SubscribedItem, TaxState
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.holds import Hold, PaymentIntentId
 from usage_tasks.domain.payments import InvoiceLine, StripeCustomerId, StripeSubscriptionId
+
+_OVER: Final = ("canceled", "incomplete_expired")
 
 
 def id_of(reference: object) -> str:
@@ -35,26 +38,40 @@ def read_line(line: stripe.InvoiceLineItem) -> InvoiceLine:
     )
 
 
-def read_customer(found: stripe.Customer) -> StripeCustomer:
-    """A customer, as far as decisions need one."""
+def read_customer(found: stripe.Customer, *, fetched_at: datetime) -> StripeCustomer:
+    """A customer, as far as decisions need one; `fetched_at` is before the call that brought it."""
     customer_id = StripeCustomerId(id_of(found))
     if getattr(found, "deleted", False):
-        return StripeCustomer(customer_id=customer_id, deleted=True)
+        return StripeCustomer(customer_id=customer_id, fetched_at=fetched_at, deleted=True)
     metadata = metadata_of(found)
     settings, tax = found.invoice_settings, getattr(found, "tax", None)
     subscriptions = getattr(found, "subscriptions", None)
     return StripeCustomer(
         customer_id=customer_id,
+        fetched_at=fetched_at,
         attribution_id=metadata.get("attributionId"),
         preferred_currency=metadata.get("preferredCurrency"),
         billing_creator_user_id=metadata.get("billingCreatorUserId"),
         tax_state=None if tax is None else _tax_state(tax.automatic_tax),
         has_payment_method=settings is not None and settings.default_payment_method is not None,
         subscriptions=tuple(
-            TaxedSubscription(
-                subscription_id=StripeSubscriptionId(one.id), automatic_tax=bool(one.automatic_tax.enabled)
-            )
+            _held_subscription(one)
             for one in (subscriptions.data if subscriptions is not None else ())
+            if one.status not in _OVER
+        ),
+    )
+
+
+def _held_subscription(found: stripe.Subscription) -> HeldSubscription:
+    prices = [item.price for item in found["items"].data]
+    return HeldSubscription(
+        subscription_id=StripeSubscriptionId(found.id),
+        automatic_tax=bool(found.automatic_tax.enabled),
+        items=tuple(
+            SubscribedItem(
+                price_id=price.id, meter_id=None if price.recurring is None else getattr(price.recurring, "meter", None)
+            )
+            for price in prices
         ),
     )
 

@@ -2,26 +2,24 @@
 
 from usage_tasks.stripe_simulator import billing
 from usage_tasks.stripe_simulator.documents import empty_subscription
-from usage_tasks.stripe_simulator.errors import ApiError, missing_parameter
+from usage_tasks.stripe_simulator.errors import ApiError
 from usage_tasks.stripe_simulator.operation import Call, Operation, merge_metadata, pick
 from usage_tasks.stripe_simulator.params import (
     EXPAND,
     PAGE,
     Spec,
     boolean,
-    integer,
     listing,
     mapping,
     moment,
     record,
     text,
 )
-from usage_tasks.stripe_simulator.periods import period_end
 from usage_tasks.stripe_simulator.replies import envelope, page, tax_of
+from usage_tasks.stripe_simulator.subscription_items import CHANGED_ITEM, NEW_ITEM, change_items, check_prices, new_item
 from usage_tasks.stripe_simulator.wire import JsonObject
-from usage_tasks.stripe_simulator.world import World, new_id, render
+from usage_tasks.stripe_simulator.world import new_id
 
-ITEMS_MAX = 20
 _TAX = record({"enabled": boolean(required=True)})
 _CHANGES: Spec = {
     **EXPAND,
@@ -31,13 +29,12 @@ _CHANGES: Spec = {
     "description": text(limit=500),
     "metadata": mapping(),
 }
-_ITEM: Spec = {"metadata": mapping(), "price": text(required=True), "quantity": integer()}
 _NEW: Spec = {
     **_CHANGES,
     "billing_mode": record({"type": text("classic", "flexible", required=True)}),
     "currency": text(),
     "customer": text(required=True),
-    "items": listing(record(_ITEM), required=True),
+    "items": listing(record(NEW_ITEM), required=True),
     "off_session": boolean(),
 }
 
@@ -47,8 +44,8 @@ def _create(call: Call) -> JsonObject:
     customer = world.named("customer", params["customer"], param="customer")
     at, identifier = world.now(customer["test_clock"]), new_id("subscription")
     _check_tax(customer, params)
-    prices = _prices(world, params)
-    items = [_item(identifier, price, given, at=at) for price, given in zip(prices, params["items"], strict=True)]
+    prices = check_prices(world, params["items"], currency=params.get("currency"))
+    items = [new_item(identifier, price, given, at=at) for price, given in zip(prices, params["items"], strict=True)]
     subscription = {
         **empty_subscription(),
         "id": identifier,
@@ -66,51 +63,6 @@ def _create(call: Call) -> JsonObject:
         world.store.put({**customer, "currency": subscription["currency"]})
     billing.start(world, subscription, at=at)
     return world.get("subscription", identifier)
-
-
-def _prices(world: World, params: JsonObject) -> list[JsonObject]:
-    """The prices of the items: active, recurring, of one currency and one interval."""
-    items = params["items"]
-    if not items:
-        raise missing_parameter("items")
-    if len(items) > ITEMS_MAX:
-        raise ApiError(f"A subscription can have up to {ITEMS_MAX} items.", param="items")
-    prices = []
-    for index, item in enumerate(items):
-        param = f"items[{index}][price]"
-        price = world.named("price", item["price"], param=param)
-        if not price["active"] or price["type"] != "recurring":
-            raise ApiError("The price must be active and recurring.", param=param)
-        if price["recurring"]["usage_type"] == "metered" and "quantity" in item:
-            raise ApiError("A metered price takes no quantity.", param=f"items[{index}][quantity]")
-        prices.append(render(price))
-    rhythms = {(price["recurring"]["interval"], price["recurring"]["interval_count"]) for price in prices}
-    currencies = {price["currency"] for price in prices} | ({params["currency"]} if params.get("currency") else set())
-    if len(rhythms) > 1 or len(currencies) > 1:
-        raise ApiError("All prices must have the same currency and the same interval.", param="items")
-    return prices
-
-
-def _item(subscription: str, price: JsonObject, given: JsonObject, *, at: int) -> JsonObject:
-    rhythm = price["recurring"]
-    ends_at = period_end(anchor=at, start=at, interval=rhythm["interval"], count=rhythm["interval_count"])
-    item: JsonObject = {
-        "id": new_id("subscription_item"),
-        "object": "subscription_item",
-        "billing_thresholds": None,
-        "created": at,
-        "current_period_end": ends_at,
-        "current_period_start": at,
-        "discounts": [],
-        "metadata": given.get("metadata") or {},
-        "price": price,
-        "subscription": subscription,
-        "tax_rates": [],
-    }
-    if not billing.metered(item):
-        quantity = given.get("quantity")
-        item["quantity"] = 1 if quantity is None else quantity
-    return item
 
 
 def _billing_mode(params: JsonObject, *, at: int) -> JsonObject:
@@ -155,6 +107,8 @@ def _update(call: Call) -> JsonObject:
     at = world.now(before["test_clock"])
     period_ends_at = before["items"]["data"][0]["current_period_end"]
     after = {**before, **_changes(before, call.params, at=at, period_ends_at=period_ends_at)}
+    if call.params.get("items"):
+        after["items"] = {**before["items"], "data": change_items(world, before, call.params, at=at)}
     world.store.put(after)
     world.emit("customer.subscription.updated", after, at=at, before=before)
     return after
@@ -214,12 +168,17 @@ _CANCELLATION: Spec = {
     "invoice_now": boolean(),
     "prorate": boolean(),
 }
+_UPDATE: Spec = {
+    **_CHANGES,
+    "items": listing(record(CHANGED_ITEM)),
+    "proration_behavior": text("always_invoice", "create_prorations", "none"),
+}
 _ONE = "/v1/subscriptions/{id}"
 
 OPERATIONS = (
     Operation(method="POST", path="/v1/subscriptions", spec=_NEW, handle=_create),
     Operation(method="GET", path="/v1/subscriptions", spec=_LIST, handle=_list),
     Operation(method="GET", path=_ONE, spec=EXPAND, handle=_retrieve),
-    Operation(method="POST", path=_ONE, spec=_CHANGES, handle=_update),
+    Operation(method="POST", path=_ONE, spec=_UPDATE, handle=_update),
     Operation(method="DELETE", path=_ONE, spec=_CANCELLATION, handle=_cancel),
 )

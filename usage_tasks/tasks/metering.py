@@ -13,9 +13,9 @@ from usage_tasks.domain.drift import Drift
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.drift import SETTLED_FOR, Compared, Question, report_drift
-from usage_tasks.services.parked import Released, release_account
-from usage_tasks.storage import meter_queue
-from usage_tasks.storage.meter_queue import ParkedAccount
+from usage_tasks.services.parked import Released, release
+from usage_tasks.storage import parked
+from usage_tasks.storage.parked import ParkedAccount
 from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
 from usage_tasks.tasks.billing import SEND_THREADS, send_meter_events
 from usage_tasks.tasks.jobs import Skipped, run_job
@@ -151,17 +151,25 @@ def list_parked(actor: ActorText, limit: ListLimit = 100, after: Attribution | N
     """List the accounts that get no reports until somebody releases them, with the reason."""
     parse_actor(actor)
     with runtime().transaction() as connection:
-        found = meter_queue.list_parked(connection, limit=limit, after=after or "")
+        found = parked.list_parked(connection, limit=limit, after=after or "")
     return ParkedAnswer(accounts=found, after=found[-1].attribution_id if len(found) == limit else None)
 
 
 @task(name="billing.release_parked", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
 def release_parked(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> Released:
-    """Let a parked account's reports be sent anew, and its sync go on; nothing where none is parked."""
+    """Let a parked account's reports be sent anew, and its sync go on; nothing where none is parked.
+
+    One that is parked for how it is subscribed is looked at in Stripe first: `parked_anew` says why it stays parked.
+    """
     rt = runtime()
-    account = parse_attribution(attribution_id).attribution_id
-    with rt.transaction() as connection:
-        released = release_account(connection, account, at=rt.instant(at), actor=parse_actor(actor))
-    if released.sent_anew:
+    released = release(
+        rt.transaction,
+        rt.stripe,
+        parse_attribution(attribution_id).attribution_id,
+        our_prices=rt.billing_terms.our_prices,
+        at=rt.instant(at),
+        actor=parse_actor(actor),
+    )
+    if released.parked_anew is None:
         send_meter_events.apply_async(ignore_result=True)
     return released

@@ -9,7 +9,7 @@ from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.payments import StripeCustomerId
 from usage_tasks.services.invoices import Effect
 from usage_tasks.services.stripe_events.desk import Desk, Handler, Write, subject_of
-from usage_tasks.services.subscriptions import fetch_last_invoice, reflect_subscription
+from usage_tasks.services.subscriptions import look_at_subscription, reflect_subscription
 from usage_tasks.storage import audit, stripe_accounts, subscriptions
 from usage_tasks.storage.inbox import InboxEvent
 
@@ -21,15 +21,14 @@ def _delete(desk: Desk, event: InboxEvent) -> Write:
     with desk.transaction() as connection:
         account = stripe_accounts.find_account(connection, customer_id)
         held = None if account is None else subscriptions.find_open(connection, account)
-    standing = None if held is None else desk.stripe.get_subscription(held.subscription_id)
-    last = None if standing is None else fetch_last_invoice(desk.stripe, standing)
+    look = None if held is None else look_at_subscription(desk.stripe, held.subscription_id)
 
     def write(connection: Connection) -> Effect:
         if account is None:
             return Effect(outcome="not a customer of ours")
         effect = Effect(outcome="customer is gone")
-        if standing is not None:
-            effect = reflect_subscription(connection, standing, last, terms=desk.terms, at=desk.at)
+        if look is not None:
+            effect = reflect_subscription(connection, look, terms=desk.terms, at=desk.at)
         if subscriptions.mark_customer_deleted(connection, customer_id, at=event.created_at):
             audit.append_audit(
                 connection,

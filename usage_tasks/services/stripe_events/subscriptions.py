@@ -6,14 +6,13 @@ from typing import Final
 
 from usage_tasks.domain.payments import StripeSubscriptionId
 from usage_tasks.services.stripe_events.desk import Desk, Handler, Write, subject_of
-from usage_tasks.services.subscriptions import fetch_last_invoice, reflect_subscription
+from usage_tasks.services.subscriptions import look_at_subscription, reflect_subscription
 from usage_tasks.storage.inbox import InboxEvent
 
 
 def _reflect(desk: Desk, event: InboxEvent) -> Write:
-    standing = desk.stripe.get_subscription(StripeSubscriptionId(subject_of(event)))
-    last = fetch_last_invoice(desk.stripe, standing)
-    return partial(reflect_subscription, standing=standing, last=last, terms=desk.terms, at=desk.at)
+    look = look_at_subscription(desk.stripe, StripeSubscriptionId(subject_of(event)))
+    return partial(reflect_subscription, look=look, terms=desk.terms, at=desk.at)
 
 
 HANDLERS: Final[Mapping[str, Handler]] = {
