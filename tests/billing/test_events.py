@@ -121,7 +121,7 @@ def test_an_event_about_something_without_an_id_is_taken() -> None:
     assert parse_event("evt_1", text).object_id is None
 
 
-@pytest.mark.parametrize("kind", ["customer.created", "invoice.upcoming", "something.new"])
+@pytest.mark.parametrize("kind", ["customer.source.created", "invoice.upcoming", "something.new"])
 def test_an_event_of_another_type_is_stored_and_counted(bench: Bench, kind: str) -> None:
     with bench.transaction() as connection:
         store_event(connection, parse_event("evt_1", payload(type=kind)))

@@ -103,6 +103,21 @@ def test_a_subscription_that_stands_elsewhere_is_remembered_and_changes_nothing_
     assert center(bench).billing_strategy == "stripe"
 
 
+@pytest.mark.parametrize(("what", "status"), [("paused", "paused"), ("resumed", "active")])
+def test_one_that_is_paused_or_goes_on_is_remembered_and_stays_on_stripe(bench: Bench, what: str, status: str) -> None:
+    bench.pay(ACCOUNT)
+    (subscription,) = bench.world.subscriptions()
+    with bench.world.server.simulator.world() as world:  # a trial that ended without a card; there are no trials here
+        stands = {**world.get("subscription", subscription.id), "status": status}
+        world.store.put(stands)
+        world.emit(f"customer.subscription.{what}", stands, at=world.now())
+    bench.handle_all(BEGIN)
+    outcomes = bench.rows("SELECT outcome FROM stripe_event WHERE type = :t", t=f"customer.subscription.{what}")
+    assert outcomes == [(f"subscription is {status}",)]
+    assert bench.rows("SELECT status, ended_at FROM stripe_subscription") == [(status, None)]
+    assert center(bench).billing_strategy == "stripe"
+
+
 def test_a_deleted_customer_ends_and_the_account_may_have_another(bench: Bench) -> None:
     gone = bench.pay(ACCOUNT)
     bench.world.v1.customers.delete(gone)
@@ -137,6 +152,50 @@ def test_a_subscription_whose_answer_was_lost_is_stored_by_its_event_once_nobody
     assert (center(bench).billing_strategy, center(bench).cycle_started_at) == ("stripe", BEGIN)
     assert bench.subscription(ACCOUNT) == stored[0].id
     assert bench.rows("SELECT count(*) FROM stripe_event WHERE state <> 'applied'")[0][0] == 0
+
+
+def test_a_customer_whose_answer_was_lost_is_stored_by_its_event_once_nobody_else_will(bench: Bench) -> None:
+    with pytest.raises(CrashError):
+        bench.customer(ACCOUNT, stripe=Wrapped(bench.stripe, after=crash, only="create_customer"))
+    (made,) = bench.world.customers()
+    assert bench.handle_all(BEGIN).retried == 1
+    assert bench.rows("SELECT stripe_customer_id FROM stripe_customer") == [(None,)]
+    bench.execute("UPDATE stripe_customer SET created_at = created_at - interval '1 hour'")
+    bench.handle_all(BEGIN)
+    assert bench.rows("SELECT stripe_customer_id FROM stripe_customer") == [(made.id,)]
+    assert [row.action for row in bench.rows("SELECT action FROM audit")] == ["stripe_customer.adopt"]
+    assert bench.customer(ACCOUNT) == made.id
+    assert len(bench.world.customers()) == 1
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"attributionId": "team:unknown"}, {"attributionId": ACCOUNT, "preferredCurrency": "eur"}],
+    ids=["nobody's", "of nobody we know", "in another currency"],
+)
+def test_a_customer_that_we_did_not_ask_for_is_left_alone(bench: Bench, metadata: dict[str, str]) -> None:
+    with pytest.raises(CrashError):
+        bench.customer(ACCOUNT, stripe=Wrapped(bench.stripe, before=crash, only="create_customer"))
+    bench.execute("UPDATE stripe_customer SET created_at = created_at - interval '1 hour'")
+    bench.world.v1.customers.create({"metadata": metadata})
+    bench.handle_all(BEGIN)
+    assert bench.rows("SELECT stripe_customer_id FROM stripe_customer") == [(None,)]
+    told = bench.rows("SELECT state, outcome FROM stripe_event WHERE type = 'customer.created'")
+    assert told == [("applied", "nothing to store")]
+
+
+def test_a_customer_that_is_gone_is_not_stored_by_a_late_event_of_its_making(bench: Bench) -> None:
+    gone = bench.customer(ACCOUNT)
+    events = bench.world.new_events()
+    bench.world.v1.customers.delete(gone)
+    bench.handle_all(BEGIN)
+    with pytest.raises(CrashError):
+        bench.customer(ACCOUNT, stripe=Wrapped(bench.stripe, before=crash, only="create_customer"))
+    bench.execute("UPDATE stripe_customer SET created_at = created_at - interval '1 hour'")
+    for event in events:
+        bench.store(event)
+    bench.handle_stored(BEGIN)
+    assert bench.rows("SELECT stripe_customer_id FROM stripe_customer") == [(None,)]
 
 
 def test_usage_between_the_end_and_the_last_invoice_is_for_the_allowance(bench: Bench) -> None:

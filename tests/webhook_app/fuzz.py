@@ -1,62 +1,60 @@
-"""`python -m tests.webhook_app.fuzz --count 1000000`: requests that nobody meant, against the receiver that is used.
+"""`python -m tests.webhook_app.fuzz --count 1000000`: requests that nobody meant, against the receiver and a broker.
 
-Each request is an event that was signed, with its body, its headers, its signature, its path or its framing mutated by
-Hypothesis. It goes through the real application, the adapter to the server included; the broker is not there, nor the
-socket, which test_fuzz.py adds for some. Whatever comes: no answer of 500 or above, no exception, and nothing handed on
-but a body that one of the endpoint's secrets has signed within five minutes, which an oracle of its own computes.
+Atheris changes the bytes that tests/webhook_app/mutations.py draws from, led by what the receiver's code then does;
+half of all inputs are drawn anew, so that every kind goes on to be met. Each request goes through the application as
+its server calls it: the head, the limit, the body, signature and JSON, the log, the publishing thread, and a real
+broker that confirms. The socket alone is left out; tests/webhook_app/fuzz_socket.py has it.
+
+Requests are sent BATCH at once, then the queue is emptied and compared. The verdict has two sides: a request is taken,
+with exactly its body under exactly its id, if tests/webhook_app/oracle.py says so, and only then. No answer of 500 or
+above, no exception, no traceback in the log.
 """
 
 import argparse
 import asyncio
-import hashlib
-import hmac
+import base64
+import inspect
+import io
 import json
+import logging
+import os
+import re
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from random import Random
+from types import ModuleType
 from typing import Any, Final
 
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from redis import Redis
 
-from tests.webhook_app.conftest import make_event, make_thin_event
-from tests.webhook_app.receiver import SECRETS, THIN_SECRETS
-from usage_tasks.stripe_gateway.webhooks import VerifiedEvent
+from tests.webhook_app.mutations import ENDPOINTS, ByteRandom, Request, make_request
+from tests.webhook_app.oracle import Verdict, judge
+from tests.webhook_app.receiver import QUEUE, installed
+from usage_tasks.embedded.redis import running_redis
+from usage_tasks.stripe_gateway import webhooks
 from usage_tasks.telemetry.logs import configure_logging
+from usage_tasks.webhook_app import addresses, application, receiver
 from usage_tasks.webhook_app.application import Application
-from usage_tasks.webhook_app.receiver import Receiver, Secrets
+from usage_tasks.webhook_app.building import build
 
-SERVER_ERROR: Final = 500
-ENDPOINTS: Final = {"/webhook": (SECRETS, make_event()), "/webhook/thin": (THIN_SECRETS, make_thin_event())}
-
-
-@dataclass(slots=True)
-class Witness:
-    """A broker that takes everything and remembers the last thing."""
-
-    taken: list[VerifiedEvent] = field(default_factory=list)
-
-    def submit(self, event: VerifiedEvent) -> "Future[None]":
-        self.taken.append(event)
-        confirmed: Future[None] = Future()
-        confirmed.set_result(None)
-        return confirmed
-
-    def is_reachable(self) -> bool:
-        return True
+BATCH: Final = 64
+INPUT_BYTES: Final = 512
+LED_BY: Final = (addresses, application, receiver, webhooks)
+"""Whose branches lead atheris."""
+_OK: Final = 200
+_SERVER_ERROR: Final = 500
 
 
-class Unlimited:
-    """Fuzzing is refused all the time, and goes on."""
-
-    def seconds_left(self, _remote: str) -> int:
-        return 0
-
-    def count_refusal(self, _remote: str) -> None:
-        return None
+class Headers(dict[str, str]):
+    """Granian's headers: names are lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +65,19 @@ class Scope:
     method: str
     path: str
     client: str
-    headers: "Headers"
-
-
-class Headers(dict[str, str]):
-    """Granian's headers: names are lower case."""
+    headers: Headers
 
 
 @dataclass(slots=True)
 class Protocol:
     """The body in the pieces it comes in, and the answer."""
 
-    pieces: list[bytes]
+    pieces: Sequence[bytes]
     status: int = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:
+            await asyncio.sleep(0)  # another request's turn, as between two reads of a socket
             yield piece
 
     def response_bytes(self, status: int, _headers: list[tuple[str, str]], _body: bytes) -> None:
@@ -90,163 +85,194 @@ class Protocol:
         self.status = status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One mutated request."""
+class Watched(io.TextIOBase):
+    """The log, at the level that production has: counted, and looked through for what must not be in it."""
 
-    method: str
-    path: str
-    body: bytes
-    headers: dict[str, str]
-    pieces: list[bytes]
+    def __init__(self) -> None:
+        self.lines = 0
 
+    def take_over(self) -> None:
+        """Have all logging come here, and what fails in it raised instead of printed."""
+        with redirect_stderr(self):
+            configure_logging()
+        for handler in logging.getLogger().handlers:
+            handler.handleError = _raise  # type: ignore[method-assign,assignment]
 
-def sign_with(body: bytes, secret: str, at: int) -> str:
-    """The signature by the rule that Stripe publishes, without the SDK."""
-    return hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-
-
-_text = st.text(st.characters(codec="latin-1"), max_size=40)
-_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
-    max_leaves=8,
-)
+    def write(self, written: str) -> int:
+        """Take a line; AssertionError where something went wrong behind an answer."""
+        self.lines += written.count("\n")
+        assert "Traceback" not in written, written
+        return len(written)
 
 
-@st.composite
-def bodies(draw: st.DrawFn, original: bytes) -> bytes:
-    """The body of an event, whole, cut, overwritten, lengthened, rebuilt with odd fields, or something else."""
-    kind = draw(st.sampled_from(["same"] * 6 + ["edit", "edit", "field", "field", "json", "binary"]))
-    if kind == "same":
-        return original
-    if kind == "edit":
-        place, cut = draw(st.integers(0, len(original))), draw(st.sampled_from([0, 1, len(original)]))
-        return original[:place] + draw(st.binary(max_size=30)) + original[place + cut :]
-    if kind == "field":
-        event = json.loads(original)
-        event[draw(st.sampled_from([*event, "new"]))] = draw(_json)
-        return json.dumps(event).encode()
-    return json.dumps(draw(_json)).encode() if kind == "json" else draw(st.binary(max_size=200))
-
-
-@st.composite
-def signatures(draw: st.DrawFn, body: bytes, original: bytes, secrets: tuple[str, ...]) -> str:
-    """A header: right, of another body or secret or time, in another form, or nonsense."""
-    now = int(time.time())
-    offset = draw(st.sampled_from([0] * 6 + [-290, -310, 310, -now, -now - 1, 10**11, 10**20]))
-    at = now + offset
-    signed = draw(st.sampled_from([body] * 6 + [original]))
-    secret = draw(st.sampled_from([*secrets * 3, "whsec_other", ""]))
-    good = f"t={at},v1={sign_with(signed, secret or 'x', at)}"
-    kind = draw(st.sampled_from(["good"] * 6 + ["edit", "more", "scheme", "text", "empty"]))
-    place = draw(st.integers(0, len(good)))
-    match kind:
-        case "edit":
-            return good[:place] + draw(_text) + good[place + 1 :]
-        case "more":
-            extra = draw(st.sampled_from([f"t={now}", "v1=00", "v0=ff", "t=", "v1", ",", "=", "t=1=2", "t=1"]))
-            return draw(st.sampled_from([f"{extra},{good}", f"{good},{extra}"]))
-        case "scheme":
-            return good.replace("v1=", draw(st.sampled_from(["v0=", "v2=", "V1=", " v1=", "v1 ="])))
-        case "text":
-            return draw(_text)
-        case "empty":
-            return ""
-    return good
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> Request:
-    """A mutated request."""
-    endpoint = draw(st.sampled_from(list(ENDPOINTS)))
-    secrets, original = ENDPOINTS[endpoint]
-    body = draw(bodies(original))
-    path = draw(
-        st.sampled_from([endpoint] * 8 + ["/webhook/", "/", "/healthz", "/readyz", "//webhook", "/webhook/thin/"])
-    )
-    headers = {"stripe-signature": draw(signatures(body, original, secrets))}
-    if draw(st.booleans()):
-        headers["content-length"] = draw(st.sampled_from([str(len(body)), "0", "-1", "1e3", "9" * 30, "\u0663", ""]))
-    if draw(st.booleans()):
-        headers["x-forwarded-for"] = draw(_text)
-    cut = draw(st.integers(0, len(body)))
-    method = draw(st.sampled_from(["POST"] * 12 + ["GET", "PUT", "HEAD", "post", "", "OPTIONS"]))
-    return Request(method=method, path=path, body=body, headers=headers, pieces=[body[:cut], body[cut:]])
-
-
-def may_be_taken(request: Request) -> bool:
-    """The oracle: whether any secret of the endpoint has signed this body at a time that the header states."""
-    secrets, _ = ENDPOINTS.get(request.path, ((), b""))
-    header = request.headers["stripe-signature"]
-    items = [item.split("=") for item in header.split(",")]
-    times = [item[1] for item in items if len(item) > 1 and item[0].strip() == "t"]
-    given_signatures = {item[1] for item in items if len(item) > 1 and item[0].strip() == "v1"}
-    return request.method == "POST" and any(
-        sign_with(request.body, secret, int(at)) in given_signatures and abs(int(at) - time.time()) <= 300
-        for secret in secrets
-        for at in times
-        if at.isascii() and at.isdecimal()
-    )
+def _raise(_record: logging.LogRecord) -> None:
+    raise  # noqa: PLE0704 - called where the error is handled
 
 
 class Fuzzed:
-    """The application, and what was seen of it."""
+    """The application with a real broker behind it, and what was seen of them."""
 
-    def __init__(self) -> None:
-        self.witness, self.answers = Witness(), Counter[int]()
+    def __init__(self, broker_url: str) -> None:
+        self.counts: Counter[tuple[str, str, int, bool]] = Counter()
+        self.verdicts: Counter[str] = Counter()
+        self._redis = Redis.from_url(broker_url)
         self._loop = asyncio.new_event_loop()
-        secrets = Secrets(snapshot=SECRETS, thin=THIN_SECRETS)
-        self._app = Application(Receiver(secrets=secrets, publisher=self.witness, limiter=Unlimited()))
+        self._app = Application(*build(installed(broker_url)))
+        self._app.__rsgi_init__(self._loop)
 
-    def check(self, request: Request) -> None:
-        """Send one request; AssertionError, or whatever was raised, where it is not answered as it must be."""
-        self.witness.taken.clear()
-        protocol = Protocol(list(request.pieces))
+    def check(self, requests: Sequence[Request], at: int) -> None:
+        """Send requests at once; AssertionError, or whatever was raised, where one does not end as it must."""
+        answers = self._loop.run_until_complete(self._send_all(requests))
+        expected: Counter[tuple[str, str]] = Counter()
+        for request, status in zip(requests, answers, strict=True):
+            assert _OK <= status < _SERVER_ERROR, (status, request)
+            verdict = judge(request, at)
+            taken = status == _OK and request.path in ENDPOINTS
+            assert verdict is Verdict.EITHER or taken == (verdict is Verdict.TAKE), (verdict, status, request)
+            if taken:
+                expected[json.loads(request.body)["id"], request.body.decode()] += 1
+            self.counts[request.body_kind, request.signature_kind, status, taken] += 1
+            self.verdicts[verdict] += 1
+        found = take_all(self._redis)
+        assert found == expected, (found - expected, expected - found)
+
+    async def _send_all(self, requests: Sequence[Request]) -> Sequence[int]:
+        return await asyncio.gather(*[self._send(request) for request in requests])
+
+    async def _send(self, request: Request) -> int:
+        cut = len(request.body) // 3
+        protocol = Protocol((request.body[:cut], request.body[cut:]))
         scope = Scope("http", request.method, request.path, "192.0.2.1:5", Headers(request.headers))
-        self._loop.run_until_complete(self._app.__rsgi__(scope, protocol))
-        self.answers[protocol.status] += 1
-        assert 200 <= protocol.status < SERVER_ERROR, protocol.status
-        assert len(self.witness.taken) <= 1
-        accepted = request.path in ENDPOINTS and protocol.status == 200
-        assert accepted == bool(self.witness.taken)
-        if accepted:
-            assert may_be_taken(request), request
-            assert self.witness.taken[0].body.encode() == request.body
+        await self._app.__rsgi__(scope, protocol)
+        return protocol.status
 
 
-def fuzz(count: int) -> Counter[int]:
-    """Check so many requests; answer how many had which status."""
-    fuzzed = Fuzzed()
-
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(requests())
-    def check(request: Request) -> None:
-        fuzzed.check(request)
-
-    check()
-    return fuzzed.answers
+def take_all(redis: Any) -> Counter[tuple[str, str]]:
+    """Empty the queue; answer the event ids and payloads of its messages, which are the task's."""
+    found: Counter[tuple[str, str]] = Counter()
+    messages, _ = redis.pipeline().lrange(QUEUE, 0, -1).delete(QUEUE).execute()
+    for message in messages:
+        envelope = json.loads(message)
+        _, arguments, _ = json.loads(base64.b64decode(envelope["body"]))
+        assert envelope["headers"]["task"] == "stripe.receive_event"
+        assert envelope["headers"]["id"] == arguments["event_id"]
+        found[arguments["event_id"], arguments["payload"]] += 1
+    return found
 
 
-def main(say: Callable[[str], Any] = lambda text: sys.stdout.write(text + "\n")) -> int:
-    """Run so many, in rounds; print how many had which status."""
+def resident_mebibytes(pid: int | str = "self") -> float:
+    """What a process holds."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+def lead(count: int, check: Callable[[bytes], None], *, seed: int, directory: Path) -> None:
+    """Have atheris call `check` with so many inputs; ends the process."""
+    atheris: Any = import_module("atheris")  # not there for every platform, and needed by this run alone
+
+    def changed(data: bytes, size_max: int, number: int) -> bytes:
+        random = Random(number)
+        mutated: bytes = random.randbytes(INPUT_BYTES) if random.randrange(2) else atheris.Mutate(data, size_max)
+        return mutated
+
+    for module in LED_BY:
+        for function in functions_of(module):
+            atheris.instrument_func(function)
+    corpus = directory / "corpus"
+    corpus.mkdir()
+    for number in range(200):
+        (corpus / str(number)).write_bytes(Random(seed + number).randbytes(INPUT_BYTES))
+    limits = [f"-runs={count}", f"-max_len={2 * INPUT_BYTES}", "-len_control=0", "-timeout=60"]
+    options = [f"-seed={seed}", f"-artifact_prefix={directory}/", "-verbosity=0"]
+    atheris.Setup([sys.argv[0], *limits, *options, str(corpus)], check, custom_mutator=changed)
+    atheris.Fuzz()
+
+
+def functions_of(module: ModuleType) -> Iterator[Any]:
+    """The functions and methods that a module defines."""
+    for held in vars(module).values():
+        if getattr(held, "__module__", "") != module.__name__:
+            continue
+        if inspect.isfunction(held):
+            yield held
+        elif inspect.isclass(held):
+            yield from (each for each in vars(held).values() if inspect.isfunction(each))
+
+
+def work(count: int, seed: int, broker_url: str, directory: Path) -> None:
+    """Be one process of the run: progress on standard error, the outcome on standard output."""
+    log = Watched()
+    log.take_over()
+    fuzzed, waiting, started, memory = Fuzzed(broker_url), list[Request](), time.monotonic(), list[float]()
+    done = 0
+
+    def check(data: bytes) -> None:
+        nonlocal done
+        waiting.append(make_request(ByteRandom(data), int(time.time())))
+        done += 1
+        if len(waiting) < BATCH and done < count:
+            return
+        fuzzed.check(waiting, int(time.time()))
+        waiting.clear()
+        if done >= count * (len(memory) + 1) // 10:
+            memory.append(round(resident_mebibytes(), 1))
+            sys.stderr.write(f"{done} requests, {time.monotonic() - started:.0f} s, {memory[-1]} MiB\n")
+        if done == count:
+            counts = [[*key, number] for key, number in fuzzed.counts.items()]
+            told = {"verdicts": fuzzed.verdicts, "counts": counts, "memory": memory, "log_lines": log.lines}
+            print(json.dumps(told), flush=True)  # noqa: T201
+
+    lead(count, check, seed=seed, directory=directory)
+
+
+def main() -> int:
+    """Run it in so many processes, each with a database of the broker's own; print what was met. 1 where one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.webhook_app.fuzz", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--round", type=int, default=50_000, help="Hypothesis remembers what it tried in a round")
-    arguments = parser.parse_args()
-    configure_logging("ERROR")
-    answers, started, left = Counter[int](), time.monotonic(), arguments.count
-    while left > 0:
-        answers += fuzz(min(left, arguments.round))
-        left -= arguments.round
-        say(f"{sum(answers.values())} requests, {time.monotonic() - started:.0f} s: {dict(sorted(answers.items()))}")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", nargs=2, metavar=("BROKER", "DIRECTORY"), help="be one of them")
+    given = parser.parse_args()
+    if given.work:
+        work(given.count, given.seed, given.work[0], Path(given.work[1]))
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="usage-fuzz-") as name, running_redis(Path(name), os.environ) as url:
+        running = []
+        for number in range(given.processes):
+            directory = Path(name, f"fuzz-{number}")
+            directory.mkdir()
+            command = [sys.executable, "-m", "tests.webhook_app.fuzz", "--count", str(given.count // given.processes)]
+            command += ["--seed", str(1000 * given.seed + number)]
+            command += ["--work", f"{url.rpartition('/')[0]}/{number}", str(directory)]
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        told = [(process.communicate()[0], process.returncode) for process in running]
+    if any(code for _, code in told):
+        sys.stderr.writelines(outcome for outcome, _ in told)  # where atheris tells what was raised
+        return 1
+    report([json.loads(outcome) for outcome, _ in told], time.monotonic() - started)
     return 0
+
+
+def report(told: Sequence[Any], seconds: float) -> None:
+    """Print what was met, by kind of body and of signature."""
+    verdicts: Counter[str] = Counter()
+    by: dict[str, Counter[str]] = {"answers": Counter(), "bodies": Counter(), "signatures": Counter()}
+    for each in told:
+        verdicts.update(each["verdicts"])
+        for body, signature, status, taken, number in each["counts"]:
+            end = "taken" if taken else "refused"
+            by["answers"][str(status)] += number
+            by["bodies"][f"{body}: {end}"] += number
+            by["signatures"][f"{signature}: {end}"] += number
+    outcome = {
+        "requests": verdicts.total(),
+        "seconds": round(seconds),
+        "verdicts": dict(verdicts),
+        "memory_mebibytes_by_tenths": [each["memory"] for each in told],
+        "log_lines": sum(each["log_lines"] for each in told),
+    }
+    print(json.dumps(outcome | {name: dict(sorted(counts.items())) for name, counts in by.items()}, indent=2))  # noqa: T201
 
 
 if __name__ == "__main__":

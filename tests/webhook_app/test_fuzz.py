@@ -1,43 +1,51 @@
-"""A little of the long run (tests/webhook_app/fuzz.py), and raw bytes over the socket."""
+"""A little of the long runs (tests/webhook_app/fuzz.py, fuzz_socket.py); the first one drawn by Hypothesis."""
 
-import socket
+import time
+from collections.abc import Iterator
+from random import Random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.webhook_app.conftest import Queued, Receiver, make_event, sign
-from tests.webhook_app.fuzz import fuzz
+from tests.webhook_app import fuzz_socket
+from tests.webhook_app.conftest import Receiver, drain
+from tests.webhook_app.fuzz import BATCH, Fuzzed, Watched
+from tests.webhook_app.mutations import make_request
+from tests.webhook_app.wire import MALFORMED
+from usage_tasks.telemetry.logs import configure_logging
 
 
-def test_whatever_comes_nothing_unsigned_is_taken_and_nothing_fails() -> None:
-    answers = fuzz(600)
-    assert answers[200] > 30
-    assert answers[400] > 50
-    assert set(answers) <= {200, 400, 404, 405, 413}
+@pytest.fixture
+def fuzzed(broker: str) -> Iterator[Fuzzed]:
+    drain(broker)
+    Watched().take_over()
+    yield Fuzzed(broker)
+    configure_logging()
 
 
-def test_raw_bytes_on_the_socket_are_no_500_and_no_traceback(receiver: Receiver, queued: Queued) -> None:
-    body = make_event()
-    plain = (
-        f"POST /webhook HTTP/1.1\r\nHost: x\r\nStripe-Signature: {sign(body, secret='whsec_other')}\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    ).encode() + body
+def test_whatever_comes_is_taken_if_it_is_signed_and_an_event_and_only_then(fuzzed: Fuzzed) -> None:
+    @settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.randoms(use_true_random=False))
+    def check(random: Random) -> None:
+        at = int(time.time())
+        fuzzed.check([make_request(random, at)], at)
 
-    @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(place=st.integers(0, len(plain)), cut=st.integers(0, 40), inserted=st.binary(max_size=40))
-    def send(place: int, cut: int, inserted: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", receiver.port), timeout=5) as connection:
-            connection.sendall(plain[:place] + inserted + plain[place + cut :])
-            connection.shutdown(socket.SHUT_WR)
-            try:
-                answer = connection.recv(100)
-            except ConnectionResetError:
-                answer = b""
-        assert not answer.startswith(b"HTTP/1.1 5"), answer
+    check()
 
-    send()
-    assert queued() == []
-    log = receiver.log.read_text()
-    assert "Traceback" not in log
-    assert "panicked" not in log
-    assert receiver.post(body).status == 200
+
+def test_every_kind_of_mutation_is_met_and_both_verdicts_are(fuzzed: Fuzzed) -> None:
+    at = int(time.time())
+    for number in range(20):
+        fuzzed.check([make_request(Random(1000 * number + each), at) for each in range(BATCH)], at)
+    answers = {status for _, _, status, _ in fuzzed.counts}
+    assert {200, 400, 404, 405} <= answers <= {200, 400, 404, 405, 413}
+    assert fuzzed.verdicts["take"] > 200
+    assert fuzzed.verdicts["refuse"] > 600
+
+
+def test_over_the_socket_what_is_no_http_is_no_500_and_what_is_signed_is_taken(receiver: Receiver, broker: str) -> None:
+    seen = fuzz_socket.fuzz(receiver, broker, 400, seed=1, batch=100)
+    assert seen["verdicts"]["take"] > 20
+    assert seen["verdicts"]["refuse"] > 80
+    assert {kind.partition(":")[0] for kind in seen["answers"]} == {"well-formed", *MALFORMED}

@@ -68,7 +68,10 @@ def test_as_installed_each_process_stays_below_60_mebibytes(tmp_path: Path, brok
 
 def test_it_imports_nothing_heavy() -> None:
     code = "import sys, usage_tasks.webhook_app.serving; usage_tasks.webhook_app.app; print(*sys.modules)"
-    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    environ = {**os.environ, **SETTINGS}
+    listed = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True, timeout=60
+    )
     modules = listed.stdout.split()
     assert "usage_tasks.webhook_app.publishing" in modules
     assert [name for name in modules if name.startswith(HEAVY)] == []

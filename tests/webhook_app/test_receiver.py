@@ -109,6 +109,8 @@ def test_a_missing_or_bad_signature_is_refused(receiver: Receiver, queued: Queue
         (b"{", "body is not JSON"),
         (b"[" * 100_000, "body is not JSON"),
         (b"1" * 5_000, "body is not JSON"),
+        (make_event(amount=float("nan")), "body is not JSON"),
+        (make_event(amount=float("-inf")), "body is not JSON"),
         (b"[]", "body is no snapshot event"),
         (b"null", "body is no snapshot event"),
         (make_event(object="customer"), "body is no snapshot event"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.webhook_app.conftest import make_event, running_receiver
+from tests.webhook_app.conftest import make_event, make_thin_event, running_receiver, sign, wait_until
+from usage_tasks.embedded.processes import free_port
 
 SERVE = "import sys; from usage_tasks.webhook_app.serving import serve; serve('127.0.0.1', int(sys.argv[1]))"
 QUEUES = ("usage", "billing", "stripe", "directory", "maintenance", "server")
@@ -17,6 +18,66 @@ SETTINGS = {
     "USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS": '{"default": 0.5}',
     "USAGE_DEFAULT_SPENDING_LIMIT": '{"forTeams": 500, "forUsers": 100}',
 }
+
+
+APP = "usage_tasks.webhook_app:app"
+SCRIPTS = Path(sys.executable).parent
+COMMANDS = {
+    "granian": ["granian", "--host", "127.0.0.1", "--port", "PORT", APP],
+    "granian, WSGI": ["granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", "PORT", APP],
+    "gunicorn": ["gunicorn", "--no-control-socket", "--bind", "127.0.0.1:PORT", APP],
+    "gunicorn, threads": ["gunicorn", "--no-control-socket", "--threads", "8", "--bind", "127.0.0.1:PORT", APP],
+}
+
+
+def running(command: str) -> str:
+    """Code that becomes a server's own command, as a user would type it."""
+    name, *arguments = COMMANDS[command]
+    typed = [str(SCRIPTS / name), *arguments]
+    return f"import os, sys; typed = [each.replace('PORT', sys.argv[1]) for each in {typed}]; os.execv(typed[0], typed)"
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_under_any_servers_own_command_it_receives(tmp_path: Path, broker: str, command: str) -> None:
+    environ = SETTINGS | {"STRIPE_WEBHOOK_SECRET": "whsec_mine,whsec_old", "REDIS_URL": broker}
+    environ |= {"STRIPE_THIN_WEBHOOK_SECRET": "whsec_thin"}
+    with (
+        Redis.from_url(broker) as redis,
+        running_receiver(tmp_path, broker, code=running(command), environ=environ) as receiver,
+    ):
+        redis.flushdb()
+        body = make_event(id="evt_any_server")
+        assert wait_until(lambda: receiver.request("GET", "/readyz").status == 200, seconds_max=20)
+        assert receiver.post(body, secret="whsec_old").status == 200
+        assert receiver.post_thin(make_thin_event(id="evt_thin_any_server"), secret="whsec_thin").status == 200
+        signed = {"Stripe-Signature": sign(body, secret="whsec_mine")}
+        assert receiver.request(body=iter([body[:9], body[9:]]), headers=signed).status == 200
+        assert redis.llen("usage:stripe") == 3
+        assert receiver.post(body, secret="whsec_other").status == 400
+        assert receiver.post(body.ljust(2 * 1024 * 1024), secret="whsec_mine").status == 413
+        assert receiver.request(body=iter([b"x" * 65_536] * 40), headers=signed).status == 413
+        put = receiver.request("PUT")
+        assert (put.status, {name.lower(): text for name, text in put.headers.items()}["allow"]) == (405, "POST")
+        assert receiver.request("GET", "/healthz").status == 200
+        assert redis.llen("usage:stripe") == 3
+        assert "Traceback" not in receiver.log.read_text()
+        redis.flushdb()
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_what_is_wrong_is_said_when_a_server_starts_and_not_to_its_first_sender(command: str) -> None:
+    environ = {**os.environ, **SETTINGS, "STRIPE_SECRET_KEY": "sk_1"}
+    environ.pop("STRIPE_WEBHOOK_SECRET", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", running(command), str(free_port())],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "STRIPE_WEBHOOK_SECRET sets it too" in ended.stderr
 
 
 def test_without_a_webhook_secret_it_does_not_start() -> None:

@@ -109,10 +109,15 @@ def _signed_at(signature: str) -> int:
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        event = json.loads(text)
+        event = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise WebhookRefusedError("body is not JSON") from None
     return event if isinstance(event, dict) else {}
+
+
+def _refuse_constant(word: str) -> None:
+    # NaN and Infinity: Python reads them, JSON has none.
+    raise ValueError(word)
 
 
 def _verified(event: dict[str, Any], text: str) -> VerifiedEvent:

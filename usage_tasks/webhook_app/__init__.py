@@ -18,7 +18,12 @@ from typing import Any
 def _application() -> Any:
     # Imported in the process that serves: the one that only watches over it stays small.
     from usage_tasks.webhook_app.application import Application  # noqa: PLC0415
+    from usage_tasks.webhook_app.installed import read_installed  # noqa: PLC0415
 
+    try:
+        read_installed()  # what is wrong is said when the server starts, not to its first sender
+    except SystemExit as refused:  # which servers take for a worker to replace, for ever
+        raise RuntimeError("the receiver's settings can't be used; what is wrong was said above") from refused
     return Application()
 
 

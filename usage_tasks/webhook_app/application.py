@@ -21,7 +21,7 @@ from usage_tasks.webhook_app.addresses import Network, address_of
 from usage_tasks.webhook_app.building import build
 from usage_tasks.webhook_app.installed import read_installed
 from usage_tasks.webhook_app.publishing import ANSWER_SECONDS_MAX, BrokerAwayError
-from usage_tasks.webhook_app.receiver import ACCEPTED, BROKER_AWAY, TOO_SLOW, Receiver, too_large
+from usage_tasks.webhook_app.receiver import ACCEPTED, BROKER_AWAY, COUNTED, TOO_SLOW, Receiver, too_large
 from usage_tasks.webhook_app.requests import BODY_BYTES_MAX, Answer, Head
 
 BODY_SECONDS_MAX: Final = 10.0
@@ -114,7 +114,7 @@ class Application:
 
     async def _count(self, receiver: Receiver, head: Head, answer: Answer) -> None:
         """After the answer: nobody waits for the count."""
-        if self._counting >= COUNTING_MAX:
+        if answer.outcome not in COUNTED or self._counting >= COUNTING_MAX:
             return
         self._counting += 1
         try:
