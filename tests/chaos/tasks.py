@@ -8,8 +8,10 @@ from datetime import timedelta
 
 from celery import shared_task
 
+from usage_tasks.domain.access import Role
 from usage_tasks.runtime import runtime
-from usage_tasks.tasks.task import Retry, task
+from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
+from usage_tasks.tasks.task import DATABASE, LOST_WORKER_DELAY_SECONDS, Retry, task
 
 ONCE_MORE = Retry(attempts_max=1, first=timedelta(seconds=1), longest=timedelta(seconds=1))
 
@@ -35,9 +37,40 @@ def nothing() -> None:
     """Do nothing, as every task of ours does it."""
 
 
-@shared_task(name="maintenance.chaos_bare")
-def bare() -> None:
-    """Do nothing, as Celery does it."""
+@task(name="maintenance.chaos_ours", time_limit=timedelta(minutes=1), needs=Role.OWNER)
+def ours(attribution_id: Attribution, actor: ActorText, at: Moment) -> dict[str, int]:
+    """Do nothing for an account, asked by a service, as every task of ours does it."""
+    assert attribution_id
+    assert actor
+    assert at
+    return {"inserted": 1}
+
+
+@shared_task(
+    name="maintenance.chaos_bare",
+    typing=False,
+    time_limit=60,
+    soft_time_limit=54,
+    max_retries=DATABASE.attempts_max,
+    default_retry_delay=LOST_WORKER_DELAY_SECONDS,
+)
+def bare(attribution_id: str, actor: str, at: str) -> dict[str, int]:
+    """Do nothing, as Celery does it; declared to Celery as `ours` is."""
+    assert attribution_id
+    assert actor
+    assert at
+    return {"inserted": 1}
+
+
+@shared_task(name="maintenance.chaos_gate")
+def gate(mark: str) -> None:
+    """Say that the queue is worked off up to here, and hold it until told to go on."""
+    client = runtime().redis
+    client.rpush(f"{mark} reached", 1)
+    for _ in range(120):
+        if client.blpop([f"{mark} open"], timeout=1):
+            return
+    raise TimeoutError(mark)
 
 
 @task(name="maintenance.chaos_memory", time_limit=timedelta(minutes=1))

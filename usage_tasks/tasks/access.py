@@ -39,7 +39,8 @@ def guard(name: str, function: Callable[Parameters, Result], needs: Needs | None
 
     @wraps(function)
     def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        _admit(needed, signature.bind(*args, **kwargs).arguments)
+        # A message's arguments have their names; to find those of others costs as much as all of their validation.
+        _admit(needed, signature.bind(*args, **kwargs).arguments if args else kwargs)
         return function(*args, **kwargs)
 
     return guarded

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextvars import Token
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, ParamSpec, TypeVar
@@ -116,18 +117,18 @@ def _run(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
 ) -> object:
-    name = str(self.name)
+    name, request = str(self.name), self.request  # looked up once: it is a stack of its thread's
     structlog.contextvars.clear_contextvars()
-    _bind(self.request, name, kwargs)
+    bound = _bind(request, name, kwargs)
     started = time.perf_counter()
     outcome = "failed"
     try:
-        check_redelivery(self.request, name)
+        check_redelivery(request, name)
         summary = to_jsonable_python(_checked_call(checked, args, kwargs))
         outcome = "done"
     except RetryableError as error:
-        outcome = "retried" if self.request.retries < retry.attempts_max else "exhausted"
-        wait = retry.countdown_seconds(self.request.retries, asked=error.retry_after)
+        outcome = "retried" if request.retries < retry.attempts_max else "exhausted"
+        wait = retry.countdown_seconds(request.retries, asked=error.retry_after)
         raise self.retry(exc=error, countdown=wait, **_HIDDEN) from error
     except PermanentError as error:
         outcome = "refused"
@@ -143,14 +144,17 @@ def _run(
         structlog.contextvars.unbind_contextvars("retries")
     counts = _count_rows(name, summary)
     log.info("task.ended", outcome=outcome, duration_seconds=round(elapsed, 4), **counts)
-    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.reset_contextvars(**bound)
     return summary
 
 
-def _bind(request: Any, name: str, kwargs: Mapping[str, object]) -> None:
-    """Bind into every line of the task's log: its ids, its sender's request, the account that it is about."""
+def _bind(request: Any, name: str, kwargs: Mapping[str, object]) -> Mapping[str, Token[Any]]:
+    """Bind into every line of the task's log: its ids, its sender's request, the account that it is about.
+
+    Answers what undoes it.
+    """
     account = kwargs.get("attribution_id")
-    structlog.contextvars.bind_contextvars(
+    return structlog.contextvars.bind_contextvars(
         task=name,
         task_id=request.id,
         request_id=getattr(request, REQUEST_ID, None) or request.id,

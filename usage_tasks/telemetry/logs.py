@@ -1,10 +1,17 @@
-"""One line of JSON an event, whoever logs it: structlog, Celery or a library."""
+"""One line of JSON an event, whoever logs it: structlog, Celery or a library.
 
+Our own lines, one a task at least, are written as they are: a LogRecord of the standard library would cost more than
+all else that a task pays for being ours. What others log goes through their handler, to the same processors.
+"""
+
+import json
 import logging
 import sys
+from contextlib import suppress
+from typing import Final
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -14,23 +21,45 @@ _SHARED: list[Processor] = [
     structlog.processors.format_exc_info,
 ]
 
+_TOLD_BY_OUR_LINE: Final = ("celery.worker.strategy", "celery.app.trace")
+"""They say that a task was received and how it ended, which the line of its outcome says; their errors stay."""
+
+_encode = json.JSONEncoder(default=repr).encode
+
+
+def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return _encode(event)
+
+
+class _Line:
+    """What structlog hands its lines to: standard error, a whole line a write.
+
+    One that cannot be written is dropped, as the standard library does: a full disk is to stop no billing.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def write(self, line: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"{line}\n")
+
+    debug = info = warning = error = critical = exception = write
+
 
 def configure_logging(level: str = "INFO") -> None:
-    """Send everything to standard error through one formatter; Celery's own set-up is replaced by it."""
+    """Send everything to standard error as JSON; Celery's own set-up is replaced by it."""
     structlog.configure(
-        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*_SHARED, _render],
+        logger_factory=_Line,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render],
         )
     )
     root = logging.getLogger()
@@ -42,3 +71,6 @@ def configure_logging(level: str = "INFO") -> None:
     logging.getLogger("urllib3").setLevel(logging.INFO)
     # Celery's pool logs the arguments of every task at debug.
     logging.getLogger("celery.pool").setLevel(logging.INFO)
+    if logging.getLevelName(level) > logging.DEBUG:
+        for name in _TOLD_BY_OUR_LINE:
+            logging.getLogger(name).setLevel(logging.WARNING)
