@@ -43,7 +43,7 @@ bench: $(VENV)/.dev
 mutate: $(VENV)/.dev
 	$(BIN)/python -m tests.mutation
 
-# Faults done to real processes; CHAOS_RUNS, CHAOS_CUT, CHAOS_TASKS and CHAOS_FULL say how long. Prints the matrix.
+# Faults done to real processes; prints the matrix. tests/chaos/__main__.py says what its parts are and how to run one.
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos
 

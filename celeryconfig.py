@@ -68,7 +68,7 @@ result_expires = 3600
 
 worker_prefetch_multiplier = 1
 worker_cancel_long_running_tasks_on_connection_loss = True  # else its redelivered copy runs beside it
-worker_soft_shutdown_timeout = 30
+worker_soft_shutdown_timeout = 30  # after SIGTERM so long to finish, then what is left is handed on (tasks/stopping.py)
 worker_enable_soft_shutdown_on_idle = False  # True sleeps the 30 s through with nothing to do
 worker_max_tasks_per_child = 1000
 worker_max_memory_per_child = 400_000

@@ -69,6 +69,13 @@ def _serve_metrics(**_: object) -> None:
         serve_metrics(int(port))
 
 
+@signals.worker_shutting_down.connect
+def _end_in_time(how: str = "", **_: object) -> None:
+    from usage_tasks.tasks.stopping import bound_warm_shutdown  # noqa: PLC0415 - only a worker stops
+
+    bound_warm_shutdown(app, how)
+
+
 @signals.worker_process_shutdown.connect
 def _forget_child(pid: int, **_: object) -> None:
     from prometheus_client import multiprocess  # noqa: PLC0415 - only a worker has metrics to show

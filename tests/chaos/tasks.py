@@ -1,7 +1,6 @@
 """Tasks that misbehave, and tasks that do nothing."""
 
 import os
-import resource
 import signal
 import time
 from datetime import timedelta
@@ -71,11 +70,3 @@ def gate(mark: str) -> None:
         if client.blpop([f"{mark} open"], timeout=1):
             return
     raise TimeoutError(mark)
-
-
-@task(name="maintenance.chaos_memory", time_limit=timedelta(minutes=1))
-def memory() -> dict[str, int]:
-    """Tell how much memory the child holds."""
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a pseudo file
-        pages = int(file.read().split()[1])
-    return {"pid": os.getpid(), "rss_kib": pages * resource.getpagesize() // 1024}

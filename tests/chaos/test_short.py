@@ -33,9 +33,12 @@ def test_a_flushed_broker_is_filled_by_the_next_ticks(world: World) -> None:
     assert faults.broker_flushed(world).holds
 
 
-def test_an_idle_worker_ends_soon() -> None:
-    with running_world("work") as quiet:  # no beat: with a task under way it is not idle
-        assert faults.terminated(quiet, busy=False).holds
+def test_a_worker_with_nothing_to_do_but_ticks_ends_soon(world: World) -> None:
+    assert faults.terminated(world, ticking=True).holds
+
+
+def test_a_task_longer_than_the_grace_is_handed_on(world: World) -> None:
+    assert faults.terminated(world, nap=8).holds
 
 
 def test_a_sample_of_the_quarter_comes_out_the_same_whoever_is_killed() -> None:

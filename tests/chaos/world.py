@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 import redis
@@ -78,7 +78,6 @@ class World:
             "DATABASE_URL": self.database_url,
             "REDIS_URL": f"redis://127.0.0.1:{self.wire.port}/0",
             "PYTHONPATH": str(ROOT),
-            "REMAP_SIGTERM": "SIGQUIT",
             "CELERY_CONFIG_MODULE": "tests.chaos.celeryconfig",
         }
 
@@ -198,10 +197,10 @@ class World:
             time.sleep(0.02)
         raise TimeoutError(f"{what}: not within {seconds} s\n{self.logs()}")
 
-    def query(self, statement: str) -> list[tuple[Any, ...]]:
+    def query(self, statement: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """Ask the database."""
         with psycopg.connect(self.database_url, connect_timeout=2) as connection:
-            return connection.execute(statement).fetchall()
+            return connection.execute(statement, values).fetchall()
 
     def unhealthy(self, *, live: bool = False) -> Mapping[str, str]:
         """What the probes find wrong."""
