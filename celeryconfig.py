@@ -42,9 +42,10 @@ task_retry_on_worker_lost = True  # counts against max_retries, so that a poison
 task_acks_on_failure = True
 task_acks_on_timeout = True  # False would loop for ever
 
-# Longer than the longest task (4 minutes) and the longest wait for a retry (1 minute): visibility is not renewed.
+# Longer than the longest task (10 minutes) and the longest wait for a retry (1 minute) together, for it is not renewed:
+# a second copy would run beside the first. Whom it keeps waiting, a sweep finds within a minute.
 broker_transport_options = {
-    "visibility_timeout": 600,
+    "visibility_timeout": 900,
     "unacked_restore_interval": 5,  # else lost work comes back only after about 100 s
     "unacked_restore_throttle": 1,
     "socket_timeout": 5,  # a black hole is noticed

@@ -8,7 +8,7 @@ from beat_schedule import make_beat_schedule
 from usage_tasks.celery import app
 from usage_tasks.runtime import Runtime
 from usage_tasks.settings import Settings, load_settings
-from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
+from usage_tasks.tasks.task import ARGUMENT_SCHEMAS, DATABASE, LOST_WORKER_DELAY_SECONDS
 
 SWEEPS: Final = {
     "billing.send_meter_events",
@@ -66,3 +66,13 @@ def test_an_empty_schedule_ticks_no_more() -> None:
     off = {"CONTROLLER": "", "RESET_USAGE": "", "BILLING_SYNC": "", "INVOICE_RECONCILE": "", "STRIPE_BACKFILL": ""}
     ticks = make_beat_schedule(installation(**off))
     assert set(ticks) == SWEEPS | {"billing.advance_dunning"}
+
+
+def test_a_message_comes_back_later_than_any_task_or_wait_can_last(rt: Runtime) -> None:
+    app.loader.import_default_modules()
+    patience = timedelta(seconds=app.conf.broker_transport_options["visibility_timeout"])
+    ours: list[Any] = [task for name, task in app.tasks.items() if name in ARGUMENT_SCHEMAS]
+    longest = max(timedelta(seconds=task.time_limit) for task in ours)
+    # A message waits out its retry, then runs: all of it while it counts as taken.
+    assert longest + max(DATABASE.longest, timedelta(seconds=LOST_WORKER_DELAY_SECONDS)) < patience
+    assert all(0 < task.soft_time_limit < task.time_limit for task in ours)

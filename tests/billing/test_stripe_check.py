@@ -1,15 +1,18 @@
+import json
 import subprocess
 import sys
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.billing.bench import Bench
 from tests.billing.conftest import BEGIN
 from tests.billing.world import EVENT_NAME, KEY, StripeWorld, stripe_world
 from tests.factories import HOUR
 from tests.stripe_gateway.canned import answering, error
+from usage_tasks.cli import cli
 from usage_tasks.domain.errors import MisconfiguredError, PermanentError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.stripe_check import ConfiguredPrice, check_stripe
@@ -111,3 +114,19 @@ def test_a_stripe_worker_with_a_wrong_price_does_not_start_and_says_why(environm
         )
     assert ended.returncode == 2
     assert f"stripePrices.teamUsagePriceId: price {seat}: usage_type is 'licensed', must be 'metered'" in ended.stderr
+
+
+def test_the_doctor_looks_at_prices_and_meter(
+    environment: dict[str, str], world: StripeWorld, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    def told() -> list[tuple[str, str]]:
+        lines = CliRunner().invoke(cli, ["doctor", "--json"]).stdout.splitlines()
+        findings = [json.loads(line) for line in lines if line.startswith("{")]  # here its log goes there too
+        return [(each["verdict"], each["found"]) for each in findings if "price" in each["found"]]
+
+    environment["USAGE_STRIPE_PRICES"] = json.dumps({"teamUsagePriceId": make_price(world)})
+    request.getfixturevalue("rt")
+    assert told() == [("fine", "prices and meter are as the settings say")]
+    monkeypatch.setenv("USAGE_STRIPE_PRICES", json.dumps({"teamUsagePriceId": world.flat_price()}))
+    ((verdict, found),) = told()
+    assert (verdict, "usage_type is 'licensed', must be 'metered'" in found) == ("wrong", True)

@@ -1,4 +1,4 @@
-"""The settings as they are, but for shorter waits: 10 s for a lost message, not 10 minutes; 5 s of grace, not 30."""
+"""The settings as they are, but for shorter waits: 10 s for a lost message, not 15 minutes; 5 s of grace, not 30."""
 
 from celeryconfig import *  # noqa: F403 - as it is
 from celeryconfig import broker_transport_options as _as_shipped

@@ -8,7 +8,7 @@ from celery import Celery
 from prometheus_client.openmetrics.exposition import generate_latest
 from structlog.contextvars import bound_contextvars
 
-from tests.factories import DAY, HOUR, START, record, stopped_report
+from tests.factories import DAY, HOUR, START, record, session_report, stopped_report
 from usage_tasks.celery import app
 from usage_tasks.commands.exporter import registry_of
 from usage_tasks.coordination.clock import TestClock
@@ -48,8 +48,12 @@ def test_queues_show_how_many_wait_and_since_when(rt: Runtime) -> None:
 def test_the_tables_show_what_is_late(rt: Runtime) -> None:
     TestClock(rt.redis).advance(START + DAY)
     with rt.transaction() as connection:
-        record(connection, stopped_report(HOUR))
+        record(connection, stopped_report(HOUR), session_report(started_at=START + 23 * HOUR))
     seen = figures(rt)
+    assert (seen['usage_unbilled_seconds{state="stopped"}'], seen['usage_unbilled_seconds{state="running"}']) == (
+        3600,
+        3600,
+    )
     assert seen['usage_pending_rows{what="unposted_session"}'] == 1
     assert seen["usage_unposted_oldest_age_seconds"] == 23 * 3600
     assert seen['usage_job_lag_seconds{job="billing.sync"}'] == 0

@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from usage_tasks.domain.errors import RetryableError
+from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.health import DIRECTORY_VARIABLE, check_heartbeats
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.job_standings import list_job_standings
 from usage_tasks.settings import Settings, SettingsError, load_settings, read_stripe_credentials
 from usage_tasks.storage.migrate import head_revision
+from usage_tasks.tasks.checks import check_now
 
 SKEW_MAX: Final = timedelta(seconds=2)
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
@@ -66,7 +67,24 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
             yield from list(look(rt))
         except away as error:
             yield Finding(check=name, verdict=Verdict.WRONG, found=f"cannot be asked: {error}", advice=advice)
+    yield from _prices(rt)
     yield from _beat(environ)
+
+
+def _prices(rt: Runtime) -> Iterator[Finding]:
+    """Ask Stripe for the configured prices and their meter; nothing where none is configured."""
+    if not rt.settings.stripe_prices.by_key():
+        return
+    verdict, found, advice = Verdict.FINE, "prices and meter are as the settings say", ""
+    try:
+        check_now(rt)
+    except RetryableError as error:
+        verdict, found, advice = Verdict.LOOK, f"cannot be asked: {error}", "Ask again once Stripe can be reached."
+    except PermanentError as error:
+        verdict, found, advice = Verdict.WRONG, str(error), "Correct it in Stripe, or in stripePrices and the key."
+    except SettingsError as error:
+        verdict, found, advice = Verdict.WRONG, str(error), "Prices are configured, and no key to ask for them."
+    yield Finding(check="stripe", verdict=verdict, found=found, advice=advice)
 
 
 def _secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -94,6 +94,12 @@ class BacklogCollector(Collector):
             family.add_metric([what], count)
         yield parked
         yield pending
+        unbilled = GaugeMetricFamily(
+            "usage_unbilled_seconds", "Time of sessions that is not in the ledger yet.", labels=["state"]
+        )
+        unbilled.add_metric(["stopped"], waits.unposted_seconds)
+        unbilled.add_metric(["running"], waits.running_seconds)
+        yield unbilled
         yield GaugeMetricFamily(
             "usage_inbox_oldest_event_age_seconds",
             "Since the oldest event that is not applied was stored; 0 of none.",

@@ -22,11 +22,16 @@ class Backlog:
     quarantined: int
     unposted: int
     unposted_oldest_at: datetime | None
+    unposted_seconds: int
+    running_seconds: int
     ledger_done_at: datetime | None
 
 
 def read_backlog(connection: Connection, *, at: datetime) -> Backlog:
-    """Answer what waits at an instant. Unposted is what had stopped by then and is not in the ledger."""
+    """Answer what waits at an instant. Unposted is what had stopped by then and is not in the ledger.
+
+    Seconds are those of sessions of which nothing is in the ledger: of a correction nobody can say which ones it adds.
+    """
     statement = """
         SELECT
             (SELECT count(*) FROM stripe_event WHERE state = 'pending') AS events_pending,
@@ -39,6 +44,10 @@ def read_backlog(connection: Connection, *, at: datetime) -> Backlog:
             (SELECT count(*) FROM quarantined_report) AS quarantined,
             (SELECT count(*) FROM open_session WHERE final_at <= :at) AS unposted,
             (SELECT min(final_at) FROM open_session WHERE final_at <= :at) AS unposted_oldest_at,
+            (SELECT coalesce(floor(sum(extract(epoch FROM final_at - started_at))), 0)::bigint FROM open_session
+             WHERE final_at <= :at AND revision = 1) AS unposted_seconds,
+            (SELECT coalesce(floor(sum(extract(epoch FROM :at - started_at))), 0)::bigint FROM open_session
+             WHERE started_at <= :at AND (final_at IS NULL OR final_at > :at) AND revision = 1) AS running_seconds,
             (SELECT max(finished_at) FROM job_run
              WHERE job = 'usage.reconcile' AND outcome = 'done') AS ledger_done_at
     """
