@@ -22,6 +22,8 @@ from tests.webhook_app.receiver import QUEUE, SECRETS, THIN_SECRETS, make_celery
 from usage_tasks.embedded.processes import child_process, free_port
 from usage_tasks.embedded.redis import running_redis
 
+OBJECT_ID = "in_of_the_payload"  # what no other id has in it by chance
+
 RUN = (
     "import sys; from usage_tasks.webhook_app.serving import run_server; "
     "run_server('tests.webhook_app.receiver:app', '127.0.0.1', int(sys.argv[1]))"
@@ -93,7 +95,7 @@ def sign(body: bytes, *, secret: str = SECRETS[0], signed_at: int | None = None)
 
 def make_event(**fields: Any) -> bytes:
     """A snapshot event as Stripe sends it."""
-    event = {"id": "evt_1", "object": "event", "type": "invoice.finalized", "data": {"object": {"id": "in_1"}}}
+    event = {"id": "evt_1", "object": "event", "type": "invoice.finalized", "data": {"object": {"id": OBJECT_ID}}}
     return json.dumps(event | fields, indent=2).encode()
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.webhook_app.conftest import Queued, Receiver, make_event, sign
+from tests.webhook_app.conftest import OBJECT_ID, Queued, Receiver, make_event, sign
 from tests.webhook_app.receiver import SECRETS
 
 MEBIBYTE = 1024 * 1024
@@ -195,6 +195,7 @@ def test_the_log_names_the_event_and_never_its_content_or_a_secret(receiver: Rec
     assert "evt_logged" in log
     assert "charge.failed" in log
     assert "webhook.accepted" in log
+    assert '"logger": "usage_tasks.webhook_app.receiver"' in log
     assert "bad signature" in log
-    for hidden in ("jane@example.com", "in_1", *SECRETS, "v1="):
+    for hidden in ("jane@example.com", OBJECT_ID, *SECRETS, "v1="):
         assert hidden not in log

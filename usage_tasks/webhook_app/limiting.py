@@ -19,7 +19,7 @@ REMEMBERED_MAX: Final = 10_000
 _PAUSE_SECONDS: Final = 1.0
 _TIMEOUT_SECONDS: Final = 0.5
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class _Storage(RedisStorage):

@@ -17,7 +17,7 @@ from usage_tasks.webhook_app.requests import BODY_BYTES_MAX, Answer, Head
 SNAPSHOT_PATH: Final = "/webhook"
 THIN_PATH: Final = "/webhook/thin"
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Publishing(Protocol):
