@@ -137,14 +137,12 @@ class History:
             "WHERE attribution_id = :account ORDER BY created_at, period_end",
             account=account,
         )
-        settled, moved = Counter[tuple[int, str]](), Counter[datetime]()
+        settled = Counter[tuple[int, str, datetime]]()
         for key, kind, cents, effective in entries:
-            settled[names[key.split(":")[1]], CONTRA_BY_KIND[EntryKind(kind)]] += cents
-            moved[effective] += cents
+            settled[names[key.split(":")[1]], CONTRA_BY_KIND[EntryKind(kind)], effective] += cents
         return {
-            # Which entries there are depends on what was known when; what they come to does not.
+            # Which entries there are depends on what was known when; what they come to at each instant does not.
             "settled": {place: cents for place, cents in settled.items() if cents},
-            "moved": {effective: cents for effective, cents in moved.items() if cents},
             "invoices": [(names[row.id], row.status, row.credit_cents, row.failed) for row in invoices],
             "cost_center": self.rows(
                 "SELECT billing_strategy, spending_limit, cycle_started_at FROM cost_center WHERE superseded_at IS NULL"
@@ -173,17 +171,21 @@ class History:
 
     def expected(self) -> dict[str, Any]:
         first, second, third = (end + GRACE for end in self.ends)
+        given_up, paid, voided = second, self.ends[1] + DAY, self.ends[2] + DAY
         last = self.cancelled_at + GRACE
         return {
-            # 333 of the first were credited; the second was given up and paid after all, the third voided.
+            # 333 of the first were credited; the second was given up at once and paid after all, the third voided.
             "settled": {
-                (1, "invoiced"): -667,
-                (1, "forgiven"): -333,
-                (2, "invoiced"): -700,
-                (3, "forgiven"): -400,
-                (4, "invoiced"): -300,
+                (1, "invoiced", first): -667,
+                (1, "forgiven", first): -333,
+                (2, "forgiven", given_up): -700,
+                (2, "invoiced", paid): -700,
+                (2, "forgiven", paid): 700,
+                (3, "invoiced", third): -400,
+                (3, "invoiced", voided): 400,
+                (3, "forgiven", voided): -400,
+                (4, "invoiced", last): -300,
             },
-            "moved": {first: -1000, second: -700, third: -400, last: -300},
             "invoices": [
                 (0, "paid", 0, False),
                 (1, "paid", 1000, False),
