@@ -42,13 +42,19 @@ def read_backlog(connection: Connection, *, at: datetime) -> Backlog:
             (SELECT count(*) FROM stripe_customer WHERE parked_at IS NOT NULL) AS accounts_parked,
             (SELECT count(*) FROM outbox WHERE dispatched_at IS NULL) AS outbox_pending,
             (SELECT count(*) FROM quarantined_report) AS quarantined,
-            (SELECT count(*) FROM open_session WHERE final_at <= :at) AS unposted,
-            (SELECT min(final_at) FROM open_session WHERE final_at <= :at) AS unposted_oldest_at,
-            (SELECT coalesce(floor(sum(extract(epoch FROM final_at - started_at))), 0)::bigint FROM open_session
-             WHERE final_at <= :at AND revision = 1) AS unposted_seconds,
-            (SELECT coalesce(floor(sum(extract(epoch FROM :at - started_at))), 0)::bigint FROM open_session
-             WHERE started_at <= :at AND (final_at IS NULL OR final_at > :at) AND revision = 1) AS running_seconds,
+            unposted, unposted_oldest_at, unposted_seconds, running_seconds,
             (SELECT max(finished_at) FROM job_run
              WHERE job = 'usage.reconcile' AND outcome = 'done') AS ledger_done_at
+        FROM (
+            SELECT count(*) FILTER (WHERE stopped) AS unposted,
+                   min(final_at) FILTER (WHERE stopped) AS unposted_oldest_at,
+                   COALESCE(floor(sum(extract(epoch FROM final_at - started_at))
+                       FILTER (WHERE stopped AND revision = 1)), 0)::bigint AS unposted_seconds,
+                   COALESCE(floor(sum(extract(epoch FROM :at - started_at))
+                       FILTER (WHERE NOT stopped AND started_at <= :at AND revision = 1)), 0)::bigint AS running_seconds
+            FROM (
+                SELECT started_at, final_at, revision, COALESCE(final_at <= :at, false) AS stopped FROM open_session
+            ) AS open_then
+        ) AS sessions
     """
     return Backlog(**fetch_one(connection, statement, at=at)._asdict())
