@@ -4,15 +4,13 @@ Nothing else is done: no database, no Redis, no pace, no metrics. Under the inte
 processor: no process that calls Stripe by its official client sends faster, whatever stands around the calls.
 """
 
-import multiprocessing
 import sys
-import threading
-import time
 from typing import Any
 
 import stripe
 
 from tests.benchmarks import simulator as peer
+from tests.benchmarks.measure import median
 
 EVENTS = 4_000
 KEY = "sk_test_benchmark"
@@ -41,39 +39,17 @@ def send(port: int, customers: list[str], numbers: range) -> None:
         )
 
 
-def send_all(port: int, customers: list[str], first: int) -> None:
-    """Send the events of a round from 16 threads."""
-    stripe.enable_telemetry = False
-    ranges = [range(first + lane, first + EVENTS, peer.THREADS) for lane in range(peer.THREADS)]
-    threads = [threading.Thread(target=send, args=(port, customers, numbers)) for numbers in ranges]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 def measure() -> list[float]:
     """Events a second, round by round, each by a process of its own."""
-    rates = []
+    stripe.enable_telemetry = False  # the clients' processes are forked from this one
     with peer.simulator(f"--frozen-time={FROZEN}") as (port, _):
-        customers = peer.prepare(port)
-        for number in range(peer.ROUNDS):
-            client = multiprocessing.get_context("fork").Process(
-                target=send_all, args=(port, customers, number * EVENTS)
-            )
-            started = time.perf_counter()
-            client.start()
-            client.join()
-            rates.append(EVENTS / (time.perf_counter() - started))
-            if client.exitcode != 0:
-                raise RuntimeError("a client failed")
-    return rates
+        return peer.rates(send, port, peer.prepare(port), events=EVENTS)
 
 
 def main() -> None:
     rounds = measure()
     told = " ".join(f"{rate:,.0f}" for rate in rounds)
-    sys.stdout.write(f"the SDK alone, one process, 16 threads: {sorted(rounds)[len(rounds) // 2]:,.0f}/s ({told})\n")
+    sys.stdout.write(f"the SDK alone, one process, 16 threads: {median(rounds):,.0f}/s ({told})\n")
 
 
 if __name__ == "__main__":

@@ -7,18 +7,21 @@ the SDK. Both share the machine's cores: on a busy machine the stand-in's own CP
 import http.client
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
+from tests.benchmarks.measure import cpu_seconds, median
 from usage_tasks.embedded.processes import free_port
+
+Sender = Callable[[int, list[str], range], None]
+"""Sends an event for each number to a port, over a connection of its own."""
 
 THREADS = 16
 CUSTOMERS = 2_000
@@ -33,12 +36,14 @@ def simulator(*arguments: str) -> Iterator[tuple[int, int]]:
     port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "usage_tasks.stripe_simulator", f"--port={port}", *arguments])
     try:
-        while True:
+        while process.poll() is None:  # it ends at once where it refuses its arguments
             try:
                 http.client.HTTPConnection("127.0.0.1", port, timeout=5).request("GET", "/_simulator/health")
                 break
             except OSError:
                 time.sleep(0.05)
+        else:
+            raise RuntimeError(f"the stand-in ended with {process.returncode}")
         yield port, process.pid
     finally:
         process.terminate()
@@ -67,20 +72,31 @@ def send(port: int, customers: list[str], numbers: range) -> None:
     connection.close()
 
 
-def send_all(port: int, customers: list[str], first: int) -> None:
+def send_all(send_some: Sender, port: int, customers: list[str], numbers: range) -> None:
     """Send the events of a round from 16 threads."""
-    ranges = [range(first + lane, first + EVENTS, THREADS) for lane in range(THREADS)]
-    threads = [threading.Thread(target=send, args=(port, customers, numbers)) for numbers in ranges]
+    lanes = [numbers[lane::THREADS] for lane in range(THREADS)]
+    threads = [threading.Thread(target=send_some, args=(port, customers, lane)) for lane in lanes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def cpu_seconds(process: int) -> float:
-    """What a process has used of the processors, itself and for its system calls."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def rates(send_some: Sender, port: int, customers: list[str], *, events: int = EVENTS) -> list[float]:
+    """Events a second until the last answer is there, round by round, each sent by a process of its own."""
+    measured = []
+    for number in range(ROUNDS):
+        numbers = range(number * events, (number + 1) * events)
+        client = multiprocessing.get_context("fork").Process(
+            target=send_all, args=(send_some, port, customers, numbers)
+        )
+        started = time.perf_counter()
+        client.start()
+        client.join()
+        measured.append(events / (time.perf_counter() - started))
+        if client.exitcode != 0:
+            raise RuntimeError("a client failed")
+    return measured
 
 
 def prepare(port: int) -> list[str]:
@@ -92,23 +108,13 @@ def prepare(port: int) -> list[str]:
 
 
 def measure(*arguments: str) -> tuple[list[float], float]:
-    """Events a second, round by round, until the last answer is there; and the CPU time of one, in microseconds."""
-    rates = []
+    """Events a second, round by round; and the stand-in's CPU time of one, in microseconds."""
     with simulator(*arguments) as (port, process):
         customers = prepare(port)
         used_seconds = cpu_seconds(process)
-        for number in range(ROUNDS):
-            client = multiprocessing.get_context("fork").Process(
-                target=send_all, args=(port, customers, number * EVENTS)
-            )
-            started = time.perf_counter()
-            client.start()
-            client.join()
-            rates.append(EVENTS / (time.perf_counter() - started))
-            if client.exitcode != 0:
-                raise RuntimeError("a client failed")
+        measured = rates(send, port, customers)
         used_seconds = cpu_seconds(process) - used_seconds
-    return rates, 1e6 * used_seconds / (ROUNDS * EVENTS)
+    return measured, 1e6 * used_seconds / (ROUNDS * EVENTS)
 
 
 def main() -> None:
@@ -119,10 +125,11 @@ def main() -> None:
             "in a file, frozen clock": ("--frozen-time=2026-01-31T10:00:00Z", f"--state={Path(directory) / 'state'}"),
         }
         for name, arguments in variants.items():
-            rates, microseconds = measure(*arguments)
-            rounds = " ".join(f"{rate:,.0f}" for rate in rates)
-            median = sorted(rates)[ROUNDS // 2]
-            sys.stdout.write(f"{name}: {median:,.0f} events/s (rounds {rounds}), {microseconds:,.0f} us CPU an event\n")
+            measured, microseconds = measure(*arguments)
+            rounds = " ".join(f"{rate:,.0f}" for rate in measured)
+            sys.stdout.write(
+                f"{name}: {median(measured):,.0f} events/s (rounds {rounds}), {microseconds:,.0f} us CPU an event\n"
+            )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import stripe
 
 from tests.benchmarks import sdk
 from tests.benchmarks import simulator as peer
-from tests.benchmarks.measure import Figure, show
+from tests.benchmarks.measure import Figure, cpu_seconds, median, show
 from tests.billing.population import add_paying, charge_all
 from usage_tasks.celery import app
 from usage_tasks.coordination.clock import TestClock
@@ -162,9 +162,9 @@ def bench_all_changed(installation: Installation, rate: int, ceiling: float, *, 
     label = f"{rate} calls/s" if bounded else "no rate to keep"
     statement_seconds = installation.change_all()
     with installation.worker(rate):
-        cpu = peer.cpu_seconds(installation.process_id)
+        cpu = cpu_seconds(installation.process_id)
         answer, seconds = installation.run("billing.send_meter_events")
-        cpu = peer.cpu_seconds(installation.process_id) - cpu
+        cpu = cpu_seconds(installation.process_id) - cpu
         calls = installation.calls()
         before = sum(calls.values())
         idle, _ = installation.run("billing.send_meter_events")
@@ -336,9 +336,9 @@ def main() -> int:
     stripe.enable_telemetry = False
     RESULTS.parent.mkdir(exist_ok=True)
     rounds, microseconds = peer.measure(f"--frozen-time={FROZEN}")
-    ceiling = sorted(rounds)[len(rounds) // 2]
-    by_sdk = sorted(sdk.measure())
-    client_ceiling = by_sdk[len(by_sdk) // 2]
+    ceiling = median(rounds)
+    by_sdk = sdk.measure()
+    client_ceiling = median(by_sdk)
     sys.stderr.write(f"the stand-in's raw ceiling: {ceiling:,.0f} events/s, {microseconds:,.0f} us CPU an event\n")
     sys.stderr.write(f"its ceiling for one process of the SDK: {client_ceiling:,.0f} events/s\n")
     figures = [

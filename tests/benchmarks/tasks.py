@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.benchmarks.measure import ROUNDS, Figure, median, show
+from tests.benchmarks.measure import ROUNDS, Figure, cpu_seconds, median, show
 from tests.chaos.world import World, running_world
 from tests.factories import team
 from usage_tasks.embedded.processes import free_port
@@ -32,16 +32,11 @@ ARGUMENTS: Final[Mapping[str, Any]] = {
     "actor": "service:bench",
     "at": "2026-01-01T00:00:00+00:00",
 }
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
-def cpu_seconds(world: World) -> float:
+def spent_by(world: World) -> float:
     """What the worker has used so far, its main process and its child."""
-    spent = 0
-    for pid in (world.pid("work"), *world.children("work")):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        spent += int(fields[11]) + int(fields[12])
-    return spent / _TICKS
+    return cpu_seconds(world.pid("work"), *world.children("work"))
 
 
 def await_gate(world: World, mark: str) -> None:
@@ -63,10 +58,10 @@ def round_of(world: World, task: str) -> tuple[float, float]:
             )
     world.send("maintenance.chaos_gate", mark=last)
     await_gate(world, first)
-    spent, started = cpu_seconds(world), time.perf_counter()
+    spent, started = spent_by(world), time.perf_counter()
     world.redis.rpush(f"{first} open", 1)
     await_gate(world, last)
-    elapsed, spent = time.perf_counter() - started, cpu_seconds(world) - spent
+    elapsed, spent = time.perf_counter() - started, spent_by(world) - spent
     world.redis.rpush(f"{last} open", 1)
     return elapsed / TASKS, spent / TASKS
 
