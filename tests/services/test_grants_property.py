@@ -176,7 +176,7 @@ histories = st.builds(
 def play(connection: Connection, history: History) -> None:
     """Day by day: usage and notes, then jobs, then what is given; at last every job."""
     limits = replace(LIMITS, for_teams=LIMIT)
-    open_accounts(connection, [account_of(team())], limits=limits, at=START, actor=SYSTEM)
+    open_accounts(connection, [team()], limits=limits, at=START, actor=SYSTEM)
     for day in range(101):
         at = START + day * DAY
         record(

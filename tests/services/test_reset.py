@@ -46,7 +46,7 @@ def resets(connection: Connection) -> list[tuple[object, ...]]:
 def open_with(connection: Connection, attribution_id: AttributionId, *, limit: int, at: datetime = START) -> None:
     """Open an account on strategy other with a limit of its own."""
     limits = replace(LIMITS, for_teams=limit, for_users=limit)
-    open_accounts(connection, [account_of(attribution_id)], limits=limits, at=at, actor=SYSTEM)
+    open_accounts(connection, [attribution_id], limits=limits, at=at, actor=SYSTEM)
 
 
 def to_stripe(connection: Connection, attribution_id: AttributionId, *, at: datetime) -> CostCenter:
@@ -238,6 +238,6 @@ def test_a_cycle_that_cannot_advance_leaves_no_entry_and_holds_up_no_other(datab
 
 
 def test_more_accounts_than_a_batch_are_reset_in_batches(connection: Connection) -> None:
-    accounts = [account_of(user(number)) for number in range(BATCH + 1)]
+    accounts = [user(number) for number in range(BATCH + 1)]
     open_accounts(connection, accounts, limits=LIMITS, at=START, actor=SYSTEM)
     assert [reset_due(connection, at=MONTH).cycles for _ in range(3)] == [BATCH, 1, 0]

@@ -7,7 +7,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from tests.factories import DAY, HOUR, LIMITS, START, SYSTEM, account_of, record, session_report, stopped_report, team
+from tests.factories import DAY, HOUR, LIMITS, START, SYSTEM, record, session_report, stopped_report, team
 from usage_tasks.coordination.snapshot import KEY_PREFIX, MARKER_KEY, BalanceSnapshots
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.domain.limits import HardLimitGrace
@@ -55,7 +55,7 @@ def write(
 def open_quiet(database: Database, *names: object) -> None:
     """Accounts that nothing happened on for longer than any transaction may take."""
     with database.transaction() as connection:
-        accounts = [account_of(team(name)) for name in names]
+        accounts = [team(name) for name in names]
         open_accounts(connection, accounts, limits=LIMITS, at=START, actor=SYSTEM)
         connection.execute(text(AGED))
 

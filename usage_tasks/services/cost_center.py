@@ -1,12 +1,12 @@
 """Open accounts, read their cost centers, change limits and strategies."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain import cost_centers as cost_center_rules
-from usage_tasks.domain.accounts import Account, AccountKind, Actor, parse_attribution
+from usage_tasks.domain.accounts import Account, AccountKind, Actor, AttributionId, parse_attribution
 from usage_tasks.domain.cost_centers import (
     BillingStrategy,
     CostCenter,
@@ -25,16 +25,18 @@ from usage_tasks.storage import allowances, audit, balances, cost_centers, entri
 
 
 def open_accounts(
-    connection: Connection, accounts: Iterable[Account], *, limits: SpendingLimits, at: datetime, actor: Actor
+    connection: Connection, accounts: Collection[AttributionId], *, limits: SpendingLimits, at: datetime, actor: Actor
 ) -> int:
     """Open each account that is not open yet, its first cycle starting at `at`; return how many were new.
 
     The first team of a user gets the allowance of an individual, once, as the directory knows them in this moment
     (docs/adr/0013). Only who opened an account claims for it, so that no claim is used up in vain.
     """
-    firsts = [new_cost_center(account, limits, at=at) for account in accounts]
-    firsts.sort(key=lambda first: first.attribution_id)
-    opened = cost_centers.open_unknown(connection, firsts, actor=actor)
+    unknown = cost_centers.list_unknown(connection, accounts)
+    if not unknown:
+        return 0
+    firsts = [new_cost_center(parse_attribution(account), limits, at=at) for account in unknown]
+    opened = cost_centers.add_firsts(connection, firsts, actor=actor)
     teams = [account for account in opened if parse_attribution(account).kind is AccountKind.TEAM]
     if teams and (claimed := allowances.claim(connection, teams, at=at, actor=actor)):
         cost_centers.set_first_limit(connection, claimed, spending_limit=limits.for_users)
@@ -45,7 +47,7 @@ def get_cost_center(
     connection: Connection, account: Account, *, limits: SpendingLimits, at: datetime, actor: Actor
 ) -> CostCenter:
     """Answer an account's cost center at `at`: opened if unknown, due resets and expiries of grants applied first."""
-    open_accounts(connection, [account], limits=limits, at=at, actor=actor)
+    open_accounts(connection, [account.attribution_id], limits=limits, at=at, actor=actor)
     reset_account(connection, account.attribution_id, at=at, actor=actor)
     return cost_centers.get_current(connection, account.attribution_id)
 

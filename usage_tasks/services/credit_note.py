@@ -41,7 +41,7 @@ def add_credit_note(
         description=description,
         user_id=user_id,
     )
-    open_accounts(connection, [account], limits=limits, at=at, actor=actor)
+    open_accounts(connection, [account.attribution_id], limits=limits, at=at, actor=actor)
     # Always the cost center before the balance, as resets and switches do: no two wait for one another.
     cost_centers.lock_current(connection, account.attribution_id)
     if not entries.append_entries(connection, [note]):

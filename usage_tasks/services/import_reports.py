@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor, parse_attribution
+from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.cost_center import open_accounts
@@ -59,7 +59,7 @@ def import_chunk(
     staging.stage(connection, chunk.header, chunk.plain())
     odd = {each for each in chunk.odd.values() if each is not None}
     aside = staging.set_aside(connection, odd, latest=latest)
-    accounts = [parse_attribution(account) for account in staging.list_new_accounts(connection)]
+    accounts = staging.list_new_accounts(connection)
     merged, foreign = staging.merge_staged(connection, at=at)
     open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
     lines = sorted([*chunk.odd, *aside, *foreign])

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor, AttributionId, parse_attribution
+from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.cost_center import open_accounts
@@ -61,13 +61,15 @@ def take_up(
     With `seen_at` they are of a snapshot of what ran then.
     """
     known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
-    own, contradicting = _split_contradictions(known, sessions.list_foreign(connection, known))
+    held = sessions.list_foreign(connection, known) if _names_two_accounts(known) else {}
+    own, contradicting = _split_contradictions(known, held)
     merged = sessions.merge_reports(connection, own, seen_at=seen_at)
-    # Asked again: another worker may have brought a session in between.
-    foreign = _foreign(own, sessions.list_foreign(connection, own))
+    # A report that changed a row is of the account that holds it: none is foreign where all did.
+    all_changed = merged.inserted + merged.updated == len(own)
+    foreign = [] if all_changed else _foreign(own, sessions.list_foreign(connection, own))
     refused = {rejection.index for rejection in foreign}
     names = {report.attribution_id for report in own if report.index not in refused}
-    open_accounts(connection, set(map(parse_attribution, names)), limits=limits, at=at, actor=actor)
+    open_accounts(connection, names, limits=limits, at=at, actor=actor)
     merged = Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - len(foreign))
     return Recorded(merged=merged, rejections=[*unknown_class, *contradicting, *foreign])
 
@@ -87,6 +89,12 @@ def _split_by_class(
         if report.workspace_class not in classes
     ]
     return known, refused
+
+
+def _names_two_accounts(reports: Sequence[SessionReport]) -> bool:
+    """Tell whether any session is reported for more than one account."""
+    owners: dict[UUID, AttributionId] = {}
+    return any(owners.setdefault(each.instance_id, each.attribution_id) != each.attribution_id for each in reports)
 
 
 def _split_contradictions(

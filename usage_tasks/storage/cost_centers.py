@@ -1,6 +1,6 @@
 """Cost centers: one current version an account, every earlier one kept."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, Row
@@ -22,15 +22,17 @@ _INSERT = f"""
 """
 
 
-def open_unknown(connection: Connection, firsts: Sequence[CostCenter], *, actor: Actor) -> Sequence[AttributionId]:
-    """Insert the first version of each account that has none; ten at once make one. Return those opened here."""
+def list_unknown(connection: Connection, accounts: Collection[AttributionId]) -> Sequence[AttributionId]:
+    """Name those of the accounts that are not open, each once."""
     statement = """
-        SELECT asked FROM unnest(CAST(:accounts AS text[])) AS asked
+        SELECT DISTINCT asked FROM unnest(CAST(:accounts AS text[])) AS asked
         WHERE NOT EXISTS (SELECT 1 FROM cost_center c WHERE c.attribution_id = asked)
     """
-    unknown = {row.asked for row in fetch(connection, statement, accounts=[each.attribution_id for each in firsts])}
-    if not unknown:
-        return []
+    return [AttributionId(row.asked) for row in fetch(connection, statement, accounts=list(accounts))]
+
+
+def add_firsts(connection: Connection, firsts: Sequence[CostCenter], *, actor: Actor) -> Sequence[AttributionId]:
+    """Insert the first version of each account that has none; ten at once make one. Return those opened here."""
     insert = f"""
         INSERT INTO cost_center ({_COLUMNS}, cycle_started_at, next_billing_at, actor)
         SELECT attribution_id, 1, strategy, spending_limit, anchor_at, 0, anchor_at, next_billing_at, :actor
@@ -41,15 +43,14 @@ def open_unknown(connection: Connection, firsts: Sequence[CostCenter], *, actor:
         ON CONFLICT DO NOTHING
         RETURNING attribution_id
     """
-    new = [each for each in firsts if each.attribution_id in unknown]
     opened = fetch(
         connection,
         insert,
-        accounts=[each.attribution_id for each in new],
-        strategies=[each.billing_strategy.value for each in new],
-        limits=[each.spending_limit for each in new],
-        anchors=[each.cycle.anchor_at for each in new],
-        ends=[each.next_billing_at for each in new],
+        accounts=[each.attribution_id for each in firsts],
+        strategies=[each.billing_strategy.value for each in firsts],
+        limits=[each.spending_limit for each in firsts],
+        anchors=[each.cycle.anchor_at for each in firsts],
+        ends=[each.next_billing_at for each in firsts],
         actor=actor,
     )
     return [row.attribution_id for row in opened]

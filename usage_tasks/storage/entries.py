@@ -1,7 +1,7 @@
 """Ledger entries that are not sessions: appended by natural key, so that twice is impossible."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import InvariantError
 from usage_tasks.domain.ledger import SETTLING_KINDS, EntryKind
-from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one, sql_list
+from usage_tasks.storage.rows import execute, fetch, fetch_one, rows_as_json, sql_list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ def append_entries(connection: Connection, entries: Sequence[Entry]) -> int:
         ORDER BY attribution_id, key
         ON CONFLICT (attribution_id, key) DO NOTHING
     """
-    return execute(connection, statement, entries=as_json([asdict(entry) for entry in entries]))
+    return execute(connection, statement, entries=rows_as_json(entries))
 
 
 def find_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry | None:

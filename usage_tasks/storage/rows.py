@@ -6,12 +6,18 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import Connection, Row, text
 
 
 def as_json(value: object) -> str:
     """Encode a parameter for CAST(:name AS jsonb); UUIDs, decimals and datetimes become text."""
     return json.dumps(value, default=_encode, ensure_ascii=False)
+
+
+def rows_as_json(rows: Sequence[object]) -> str:
+    """Encode a batch of dataclasses, a field a column, for jsonb_to_recordset(CAST(:name AS jsonb)): in native code."""
+    return to_json(rows).decode()
 
 
 def _encode(value: object) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from operator import attrgetter
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -14,7 +13,7 @@ from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.prices import hold_prices
 from usage_tasks.storage.rating import RATED
-from usage_tasks.storage.rows import as_json, fetch, fetch_one
+from usage_tasks.storage.rows import fetch, fetch_one, rows_as_json
 from usage_tasks.storage.snapshots import lock_sources
 
 
@@ -120,9 +119,6 @@ def merging(reports: str) -> str:
     """
 
 
-_REPORTED = ("instance_id", "attribution_id", *_FACTS, "observed_at", "source")
-_values = attrgetter(*_REPORTED)
-
 _MERGE = merging("""
     SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
         instance_id uuid, attribution_id text, user_id uuid, workspace_id text, workspace_class text,
@@ -140,8 +136,7 @@ def merge_reports(
     see `list_foreign`.
     """
     lock_sources(connection, {report.source for report in reports if report.source is not None})
-    rows = [dict(zip(_REPORTED, _values(report), strict=True)) for report in reports]
-    row = fetch_one(connection, _MERGE, reports=as_json(rows), seen_at=seen_at)
+    row = fetch_one(connection, _MERGE, reports=rows_as_json(reports), seen_at=seen_at)
     return Merged(inserted=row.inserted, updated=row.updated, unchanged=len(reports) - row.inserted - row.updated)
 
 

@@ -40,6 +40,9 @@ SNAPSHOT_MAX: Final = 20_000
 """How many running sessions one source may list; a snapshot can't be taken apart, a source can."""
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
+# What is in its canonical form already is known at a look: a batch has thousands of them.
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ATTRIBUTION: Final = re.compile(rf"(?:team|user):{_UUID.pattern}")
 _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 NAME_LENGTH_MAX = 255
 AHEAD_MAX: Final = timedelta(days=1)
@@ -56,9 +59,11 @@ def _iso_text(value: object) -> object:
 
 def _as_utc(value: datetime) -> datetime:
     # The first look keeps the conversion from running out of the years that there are.
-    if not _FIRST_YEAR - 1 <= value.year <= _LAST_YEAR or value.astimezone(UTC).year < _FIRST_YEAR:
-        raise ValueError(f"{value.isoformat()} is not allowed: from the year {_FIRST_YEAR} to {_LAST_YEAR}")
-    return value.astimezone(UTC)
+    if _FIRST_YEAR - 1 <= value.year <= _LAST_YEAR:
+        utc = value.astimezone(UTC)
+        if utc.year >= _FIRST_YEAR:
+            return utc
+    raise ValueError(f"{value.isoformat()} is not allowed: from the year {_FIRST_YEAR} to {_LAST_YEAR}")
 
 
 def _plain(value: str) -> str:
@@ -68,6 +73,8 @@ def _plain(value: str) -> str:
 
 
 def _uuid_text(value: str) -> str:
+    if _UUID.fullmatch(value):
+        return value
     try:
         return str(parse_uuid(value))
     except ValueError:
@@ -77,6 +84,8 @@ def _uuid_text(value: str) -> str:
 
 
 def _attribution_text(value: str) -> str:
+    if _ATTRIBUTION.fullmatch(value):
+        return value
     try:
         return parse_attribution(value).attribution_id
     except InvalidInputError as error:
