@@ -59,9 +59,8 @@ def import_chunk(
     staging.stage(connection, chunk.header, chunk.plain())
     odd = {each for each in chunk.odd.values() if each is not None}
     aside = staging.set_aside(connection, odd, latest=latest)
-    accounts = staging.list_new_accounts(connection)
     merged, foreign = staging.merge_staged(connection, at=at)
-    open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
+    open_accounts(connection, staging.list_new_accounts(connection), limits=limits, at=at, actor=actor)
     lines = sorted([*chunk.odd, *aside, *foreign])
     rows = [chunk.report(line) for line in lines]
     reports, malformed = parse(rows)

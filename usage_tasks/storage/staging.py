@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.storage.rows import execute, fetch, fetch_one
-from usage_tasks.storage.sessions import Merged, merging
+from usage_tasks.storage.sessions import Merged, adding, merging
 from usage_tasks.storage.snapshots import lock_sources
 
 COLUMNS: Final = (
@@ -36,21 +36,12 @@ _CREATE = """
     ) ON COMMIT DROP
 """
 
-# One look into the index a row, however long the history is: left to itself the planner reads the whole table.
-_HELD_BY_OTHERS = """
-    SELECT s.line FROM staged_report s
-    JOIN LATERAL (
-        SELECT w.attribution_id FROM workspace_instance w WHERE w.instance_id = s.instance_id LIMIT 1
-    ) AS held ON held.attribution_id <> s.attribution_id
-"""
-
-# What record_reports would look at one by one: a class without a price, a session of another account, a session that
-# the chunk gives to two, a session of which a row could not be read plainly, an observation that has yet to come.
-_SET_ASIDE = f"""
+# What record_reports would look at one by one: a class without a price, a session that the chunk gives to two accounts,
+# a session of which a row could not be read plainly, an observation that has yet to come.
+_SET_ASIDE = """
     DELETE FROM staged_report WHERE line IN (
         SELECT s.line FROM staged_report s LEFT JOIN price_version p USING (workspace_class)
         WHERE p.workspace_class IS NULL
-        UNION {_HELD_BY_OTHERS}
         UNION SELECT line FROM staged_report WHERE instance_id = ANY(CAST(:odd AS uuid[])) OR observed_at > :latest
         UNION SELECT s.line FROM staged_report s JOIN (
             SELECT instance_id FROM staged_report GROUP BY instance_id HAVING min(attribution_id) <> max(attribution_id)
@@ -59,10 +50,20 @@ _SET_ASIDE = f"""
     RETURNING line
 """
 
-_FOREIGN = f"DELETE FROM staged_report WHERE line IN ({_HELD_BY_OTHERS}) RETURNING line"
+# One look into the index a row, however long the history is: left to itself the planner reads the whole table.
+_FOREIGN = """
+    DELETE FROM staged_report WHERE line IN (
+        SELECT s.line FROM staged_report s
+        JOIN LATERAL (
+            SELECT w.attribution_id FROM workspace_instance w WHERE w.instance_id = s.instance_id LIMIT 1
+        ) AS held ON held.attribution_id <> s.attribution_id
+    )
+    RETURNING line
+"""
 
 _OF_STAGED = ", ".join(name for name in COLUMNS if name != "observed_at")
-_MERGE = merging(f"SELECT {_OF_STAGED}, COALESCE(observed_at, :at) AS observed_at FROM staged_report")
+_REPORTS = f"SELECT {_OF_STAGED}, COALESCE(observed_at, :at) AS observed_at FROM staged_report"
+_MERGE, _ADD = merging(_REPORTS), adding(_REPORTS)
 
 
 def stage(connection: Connection, columns: Sequence[str], lines: Iterable[str]) -> None:
@@ -98,15 +99,20 @@ def list_new_accounts(connection: Connection) -> Sequence[AttributionId]:
 
 
 def merge_staged(connection: Connection, *, at: datetime) -> tuple[Merged, Sequence[int]]:
-    """Merge the staged rows; answer what that did, and the lines whose session another account took meanwhile.
+    """Merge the staged rows; answer what that did, and the lines whose session is another account's, now out.
 
-    A row without the time of its observation is of `at`.
+    A row without the time of its observation is of `at`. Most rows of most files are of sessions that nobody knows, one
+    a session: such a chunk is added as it stands.
     """
     sources = "SELECT DISTINCT source FROM staged_report WHERE source IS NOT NULL"
     lock_sources(connection, [str(row.source) for row in fetch(connection, sources)])
-    staged = fetch_one(connection, "SELECT count(*) AS rows FROM staged_report").rows
+    counted = "SELECT count(*) AS reports, count(DISTINCT instance_id) AS sessions FROM staged_report"
+    staged = fetch_one(connection, counted)
+    added = execute(connection, _ADD, at=at) if staged.reports == staged.sessions else 0
+    if added == staged.reports:
+        return Merged(inserted=added, updated=0, unchanged=0), []
     row = fetch_one(connection, _MERGE, at=at, seen_at=None)
-    all_new = row.inserted == staged
-    foreign = [] if all_new else [int(each.line) for each in fetch(connection, _FOREIGN)]
-    unchanged = staged - row.inserted - row.updated - len(foreign)
-    return Merged(inserted=row.inserted, updated=row.updated, unchanged=unchanged), foreign
+    inserted = added + row.inserted
+    foreign = [int(each.line) for each in fetch(connection, _FOREIGN)]
+    unchanged = staged.reports - inserted - row.updated - len(foreign)
+    return Merged(inserted=inserted, updated=row.updated, unchanged=unchanged), foreign
