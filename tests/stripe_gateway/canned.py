@@ -17,6 +17,7 @@ class Canned:
 
     url: str = ""
     asked: list[str] = field(default_factory=list)
+    authorized: list[str | None] = field(default_factory=list)
 
 
 def error(message: str = "no", *, kind: str = "invalid_request_error", code: str | None = None) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def answering(answer: Callable[[str], Answer] | Answer) -> Iterator[Canned]:
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             canned.asked.append(self.path)
+            canned.authorized.append(self.headers.get("Authorization"))
             status, body = answer(self.path) if callable(answer) else answer
             content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             self.send_response(status)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -490,3 +491,28 @@ def test_threads_share_a_gateway(world: StripeWorld) -> None:
     for thread in threads:
         thread.join(10)
     assert len(world.meter_events(owner)) == 8
+
+
+NO_EVENTS = {"object": "list", "data": [], "has_more": False}
+
+
+def list_events(url: str) -> None:
+    gateway(url).list_events(EventKind.SNAPSHOT, created_from=BEGIN, cursor=None, limit=1)
+
+
+def test_calls_go_through_the_proxy_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with answering((200, NO_EVENTS)) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        list_events("http://stripe.invalid")
+    assert proxy.asked[0].startswith("http://stripe.invalid/v1/events")
+
+
+def test_the_key_of_the_settings_is_sent_whatever_a_netrc_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with answering((200, NO_EVENTS)) as canned:
+        list_events(canned.url)
+    assert canned.authorized == [f"Bearer {KEY}"]

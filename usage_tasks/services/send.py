@@ -1,4 +1,4 @@
-"""Send meter reports to Stripe: claim a few with a lease that outlasts their calls, call, settle them together.
+"""Send meter reports to Stripe: claim a few with a lease that outlasts their calls, call, settle, claim the next.
 
 Any number of workers and threads may do so at once. No transaction is open during a call, and the database knows the
 identifier before Stripe does. A crash after the call has the lease end and the same identifier sent again, which
@@ -106,32 +106,41 @@ class _Run:
 
         A thread that finds nothing may have met others at the same rows: the end is what one alone finds.
         """
-        while claimed := self._send_some():
-            if claimed == CLAIM_LIMIT and threads > 1:
-                with ThreadPoolExecutor(threads, thread_name_prefix="stripe") as pool:
-                    for lane in [pool.submit(self._send_all) for _ in range(threads)]:
-                        lane.result()
+        while claimed := self._exchange(()):
+            if len(claimed) < CLAIM_LIMIT or threads == 1:
+                self._send_from(claimed)
+                continue
+            with ThreadPoolExecutor(threads, thread_name_prefix="stripe") as pool:
+                lanes = [pool.submit(self._send_from, claimed)]
+                lanes += [pool.submit(self._send_due) for _ in range(threads - 1)]
+                for lane in lanes:
+                    lane.result()
 
-    def _send_all(self) -> None:
-        while self._send_some():
-            pass
+    def _send_due(self) -> None:
+        self._send_from(self._exchange(()))
 
-    def _send_some(self) -> int:
-        """Claim, call and settle; answer how many were claimed."""
-        if self.is_over():
-            return 0
-        with self._transaction() as connection:
-            claimed = meter_queue.claim_reports(connection, limit=CLAIM_LIMIT, lease=LEASE)
-        if not claimed:
-            return 0
-        settlements = [self._send(report) for report in claimed]
-        with self._transaction() as connection:
-            meter_queue.settle_reports(connection, settlements, actor=_ACTOR)
+    def _send_from(self, claimed: Sequence[ClaimedReport]) -> None:
+        """Send what is claimed, and what is claimed after it."""
+        while claimed:
+            claimed = self._exchange([self._send(report) for report in claimed])
+
+    def _exchange(self, settlements: Sequence[Settlement]) -> Sequence[ClaimedReport]:
+        """Settle what was sent and claim the next, in one transaction; who found no turn sleeps before it claims."""
         with self._lock:
             self._count(settlements)
         naps = [each.after.total_seconds() for each in settlements if each.outcome is Outcome.UNSENT]
-        time.sleep(max(naps, default=0.0))
-        return len(claimed)
+        nap = max(naps, default=0.0)
+        may_claim = not nap and not self.is_over()
+        if not settlements and not may_claim:
+            return ()
+        with self._transaction() as connection:
+            if settlements:
+                meter_queue.settle_reports(connection, settlements, actor=_ACTOR)
+            claimed = meter_queue.claim_reports(connection, limit=CLAIM_LIMIT, lease=LEASE) if may_claim else ()
+        if not nap:
+            return claimed
+        time.sleep(nap)
+        return self._exchange(())
 
     def _send(self, report: ClaimedReport) -> Settlement:
         if self._halted is not None:

@@ -219,7 +219,9 @@ class LiveGateway(PaymentCalls, MeterReads):
     def _client(self) -> stripe.StripeClient:
         client: stripe.StripeClient | None = getattr(self._local, "client", None)
         if client is None:
-            self._local.http_client = Noting(timeout=(CONNECT_SECONDS_MAX, self._read_seconds_max))
+            self._local.http_client = Noting(
+                self._api_base or stripe.DEFAULT_API_BASE, timeout=(CONNECT_SECONDS_MAX, self._read_seconds_max)
+            )
             client = self._local.client = stripe.StripeClient(
                 self._secret_key,
                 base_addresses={"api": self._api_base} if self._api_base else {},

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+import requests
 import stripe
 import structlog
+from requests.utils import get_environ_proxies
 
 from usage_tasks.domain.errors import DeclinedError, RetryableError, UsageError
 from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS
@@ -20,8 +22,13 @@ _QUIET: Final = frozenset({"meter_events.create"})
 class Noting(stripe.RequestsClient):
     """The SDK's HTTP client, which notes the request ids that Stripe answered with. One a thread."""
 
-    def __init__(self, timeout: tuple[float, float]) -> None:
-        super().__init__(timeout=timeout)
+    def __init__(self, api_base: str, timeout: tuple[float, float]) -> None:
+        session = requests.Session()
+        # Looked up once: left to itself, the session reads proxies out of the environment, and a .netrc whose password
+        # would stand in for our key, at every call.
+        session.proxies.update(get_environ_proxies(api_base))
+        session.trust_env = False
+        super().__init__(timeout=timeout, session=session)
         self.request_ids: list[str] = []
 
     def request(  # type: ignore[override]  # the SDK's RequestsClient differs from its own base in the same way
