@@ -53,6 +53,7 @@ def test_jobs_tick_as_they_are_configured_or_every_minute_and_name_their_due_tim
         "billing.advance_dunning": timedelta(minutes=1),
         "billing.drift_report": timedelta(minutes=1),
         "stripe.backfill_events": timedelta(minutes=1),
+        "maintenance.verify": timedelta(minutes=1),
     }
     assert all(ticks[name]["kwargs"] == {"scheduled": True} for name in jobs)
 

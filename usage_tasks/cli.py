@@ -35,7 +35,7 @@ from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
 from usage_tasks.services.grant import list_grants
 from usage_tasks.services.release import plan_release, release_session
-from usage_tasks.services.verify import GRACE
+from usage_tasks.services.verify import grace_of
 from usage_tasks.services.verify import verify as run_verify
 from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.storage import migrate as migrations
@@ -148,7 +148,8 @@ def verify(
     """Check every invariant of the ledger; exit code 1 if one is broken."""
     rt = runtime()
     with rt.transaction() as connection:
-        verdict = run_verify(connection, at=_utc(at) or rt.now(), grace=GRACE if at is None else timedelta(0))
+        grace = grace_of(rt.settings.controller_schedule) if at is None else timedelta(0)
+        verdict = run_verify(connection, at=_utc(at) or rt.now(), grace=grace)
     table = Table("check", "offenders", "such as")
     for finding in verdict.findings:
         table.add_row(finding.check, str(finding.offenders), ", ".join(finding.sample))

@@ -19,6 +19,7 @@ from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableE
 from usage_tasks.domain.schedules import due_slot
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.reset import reset_due
+from usage_tasks.services.verify import grace_of
 from usage_tasks.storage.jobs import begin_epoch
 from usage_tasks.tasks import maintenance, usage
 from usage_tasks.tasks.jobs import LEASE, Skipped, run_job
@@ -290,6 +291,26 @@ def test_verify_ends_in_error_with_a_sample(rt: Runtime) -> None:
         record(connection, stopped_report(HOUR))
     with pytest.raises(InvariantError, match="stopped_sessions_are_posted: 1 offend"):
         call(maintenance.verify_ledger, at=at)
+
+
+def test_verify_runs_once_a_day_by_the_schedule(request: pytest.FixtureRequest, environment: dict[str, str]) -> None:
+    environment["USAGE_CONTROLLER_SCHEDULE"] = "15m"
+    rt: Runtime = request.getfixturevalue("rt")
+    TestClock(rt.redis).advance(START + DAY)
+    assert call(maintenance.verify_ledger, scheduled=True)["findings"]
+    assert call(maintenance.verify_ledger, scheduled=True) == {"skipped": 1}
+
+
+@pytest.mark.parametrize(
+    ("period", "grace"),
+    [
+        (None, timedelta(minutes=10)),
+        (timedelta(minutes=1), timedelta(minutes=10)),
+        (timedelta(minutes=15), timedelta(minutes=30)),
+    ],
+)
+def test_a_ledger_that_ticks_seldom_may_have_more_to_post(period: timedelta | None, grace: timedelta) -> None:
+    assert grace_of(period) == grace
 
 
 def test_what_verify_finds_is_a_metric_by_check_clean_or_not(rt: Runtime) -> None:

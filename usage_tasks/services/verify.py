@@ -34,6 +34,13 @@ class Verdict:
 GRACE: Final = timedelta(minutes=10)
 """A system at work has sessions that stopped, or were reported, since the last tick."""
 
+_TICKS_PER_GRACE: Final = 2
+
+
+def grace_of(period: timedelta | None) -> timedelta:
+    """How long a stopped session may wait for its entry where the ledger ticks so often; None: it is ticked by hand."""
+    return max(GRACE, _TICKS_PER_GRACE * (period or timedelta(0)))
+
 
 def verify(connection: Connection, *, at: datetime, grace: timedelta = timedelta(0)) -> Verdict:
     """Run every check; sessions that had stopped by `at` must be posted, but for those of the last `grace`."""

@@ -56,6 +56,7 @@ _THRESHOLDS: Final = (
 _GRACE_PERCENT: Final = f"a whole percentage from 0 to {GRACE_PERCENT_MAX}"
 DUNNING_PERIOD: Final = timedelta(hours=1)
 DRIFT_PERIOD: Final = timedelta(days=1)
+VERIFY_PERIOD: Final = timedelta(days=1)
 DUNNING_DAYS_MAX: Final = 366
 _DAYS: Final = f"whole days from 0 to {DUNNING_DAYS_MAX}"
 _DAYS_APART: Final = f"whole days from 1 to {DUNNING_DAYS_MAX}"
@@ -293,6 +294,7 @@ class Settings(_Section):
             "billing.advance_dunning": DUNNING_PERIOD,
             "billing.drift_report": self.billing_sync_schedule and DRIFT_PERIOD,
             "stripe.backfill_events": self.stripe_backfill_schedule,
+            "maintenance.verify": self.controller_schedule and VERIFY_PERIOD,
         }
 
     @property

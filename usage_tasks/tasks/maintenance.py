@@ -1,16 +1,17 @@
 """`maintenance.*`: is everything true, and does the platform hear what it must."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from celery import current_app
 
 from usage_tasks.domain.errors import InvariantError
-from usage_tasks.runtime import runtime
-from usage_tasks.services.verify import GRACE, Verdict, verify
+from usage_tasks.runtime import Runtime, runtime
+from usage_tasks.services.verify import Verdict, grace_of, verify
 from usage_tasks.storage import outbox
 from usage_tasks.tasks.arguments import Moment
+from usage_tasks.tasks.jobs import Skipped, run_job
 from usage_tasks.tasks.task import NEVER, task
 from usage_tasks.telemetry.metrics import VERIFIED_AT, VERIFY_OFFENDERS
 
@@ -18,12 +19,23 @@ DISPATCH_LIMIT: Final = 100
 LEASE: Final = timedelta(minutes=2)
 
 
-@task(name="maintenance.verify", time_limit=timedelta(minutes=4), retry=NEVER)
-def verify_ledger(at: Moment | None = None) -> Verdict:
+@task(name="maintenance.verify", time_limit=timedelta(minutes=10), retry=NEVER)
+def verify_ledger(
+    at: Moment | None = None,
+    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+) -> Verdict | Skipped:
     """Check every invariant of the tables; fails, with a sample, if any is broken."""
     rt = runtime()
-    with rt.transaction() as connection:
-        verdict = verify(connection, at=rt.instant(at), grace=GRACE if at is None else timedelta(0))
+    grace = grace_of(rt.settings.controller_schedule) if at is None else timedelta(0)
+
+    def work(rt: Runtime, now: datetime) -> Verdict:
+        with rt.transaction() as connection:
+            return verify(connection, at=now, grace=grace)
+
+    period = rt.settings.job_schedules["maintenance.verify"]
+    verdict = run_job(rt, "maintenance.verify", period, at=at, scheduled=scheduled, work=work)
+    if isinstance(verdict, Skipped):
+        return verdict
     for finding in verdict.findings:
         VERIFY_OFFENDERS.labels(finding.check).set(finding.offenders)
     VERIFIED_AT.set_to_current_time()
