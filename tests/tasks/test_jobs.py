@@ -299,6 +299,8 @@ def test_verify_runs_once_a_day_by_the_schedule(request: pytest.FixtureRequest, 
     TestClock(rt.redis).advance(START + DAY)
     assert call(maintenance.verify_ledger, scheduled=True)["findings"]
     assert call(maintenance.verify_ledger, scheduled=True) == {"skipped": 1}
+    with held(rt.redis, "maintenance.verify"):
+        assert call(maintenance.verify_ledger)["findings"]
 
 
 @pytest.mark.parametrize(
