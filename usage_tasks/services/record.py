@@ -61,8 +61,9 @@ def take_up(
     With `seen_at` they are of a snapshot of what ran then.
     """
     known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
-    held = sessions.list_foreign(connection, known) if _names_two_accounts(known) else {}
-    own, contradicting = _split_contradictions(known, held)
+    own, contradicting = _split_contradictions(known, {})
+    if contradicting:  # a session that is known stays whose it is, whoever comes first in the batch
+        own, contradicting = _split_contradictions(known, sessions.list_foreign(connection, known))
     merged = sessions.merge_reports(connection, own, seen_at=seen_at)
     # A report that changed a row is of the account that holds it: none is foreign where all did.
     all_changed = merged.inserted + merged.updated == len(own)
@@ -89,12 +90,6 @@ def _split_by_class(
         if report.workspace_class not in classes
     ]
     return known, refused
-
-
-def _names_two_accounts(reports: Sequence[SessionReport]) -> bool:
-    """Tell whether any session is reported for more than one account."""
-    owners: dict[UUID, AttributionId] = {}
-    return any(owners.setdefault(each.instance_id, each.attribution_id) != each.attribution_id for each in reports)
 
 
 def _split_contradictions(
