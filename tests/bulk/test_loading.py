@@ -9,19 +9,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import typer
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from tests.factories import DAY, HOUR, START, SYSTEM, call, make_id, session_row, team, user
+from tests.factories import DAY, HOUR, START, SYSTEM, call, make_id, session_report, session_row, team, user
 from usage_tasks import bulk, cli
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.demo.quarter import load_quarter
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
+from usage_tasks.storage.sessions import merge_reports
 from usage_tasks.storage.staging import COLUMNS
-from usage_tasks.tasks import usage
+from usage_tasks.tasks import running, usage
 
 FILE = Path(bulk.__file__).parents[1] / "demo/data/metacentrum-2013q1.csv.gz"
 AT = START + DAY
@@ -196,20 +198,51 @@ def test_a_broken_file_says_so_and_what_was_taken_up(
     assert '"inserted": 0' in capsys.readouterr().err
 
 
+def wait_for_lock(connection: Connection, what: str) -> None:
+    """Wait until another connection waits for a lock, and evaluate an expression of its `pid`."""
+    waiting = f"SELECT {what} FROM pg_stat_activity WHERE wait_event_type = 'Lock'"  # noqa: S608 - constants
+    give_up_at = time.monotonic() + 20
+    while not connection.execute(text(waiting)).all():
+        assert time.monotonic() < give_up_at
+        connection.execute(text("SELECT pg_stat_clear_snapshot()"))
+
+
 def test_a_chunk_whose_connection_breaks_is_taken_up_again(rt: Runtime, tmp_path: Path) -> None:
     row = session_row()
     record([row])
     path = write(tmp_path / "file.csv", [row | {"stopped_at": AT.isoformat()}])
-    waiting = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     with ThreadPoolExecutor() as pool, rt.transaction() as connection:
         connection.execute(text("SELECT FROM workspace_instance FOR UPDATE"))
         done = pool.submit(load, rt, path)
-        give_up_at = time.monotonic() + 20
-        while not connection.execute(text(waiting)).all():
-            assert time.monotonic() < give_up_at
-            connection.execute(text("SELECT pg_stat_clear_snapshot()"))
+        wait_for_lock(connection, "pg_terminate_backend(pid)")
         connection.commit()
         assert done.result() == ({"inserted": 0, "updated": 1, "unchanged": 0}, [])
+
+
+@pytest.mark.parametrize("what", ["pid", "pg_terminate_backend(pid)"])
+def test_new_rows_that_another_adds_meanwhile_are_merged(rt: Runtime, tmp_path: Path, what: str) -> None:
+    rows = [session_row(stopped_at=AT), session_row(observed_at=START)]
+    path = write(tmp_path / "file.csv", rows)
+    with ThreadPoolExecutor() as pool, rt.transaction() as connection:
+        known = [session_report(instance_id=UUID(row["instance_id"]), observed_at=START) for row in rows]
+        merge_reports(connection, known)
+        done = pool.submit(load, rt, path)
+        wait_for_lock(connection, what)
+        connection.commit()
+        assert done.result() == ({"inserted": 0, "updated": 1, "unchanged": 1}, [])
+
+
+def test_a_session_that_the_latest_snapshot_misses_is_missed_from_the_start(rt: Runtime, tmp_path: Path) -> None:
+    late = AT - HOUR
+    call(running.report_running, source="eu", instances=[], at=late.isoformat(), actor=SYSTEM)
+    rows = [session_row(source=source, observed_at=START) for source in ("eu", "us", "")]
+    load(rt, write(tmp_path / "file.csv", rows))
+    imported = held(rt)
+    assert sorted(str(row[COLUMNS.index("source")]) for row in imported[0] if row[-4] == late) == ["eu"]
+    with rt.transaction() as connection:
+        connection.execute(text("TRUNCATE workspace_instance, open_session"))
+    record(rows)
+    assert held(rt) == imported
 
 
 def test_memory_does_not_follow_the_size_of_the_file(rt: Runtime, tmp_path: Path) -> None:

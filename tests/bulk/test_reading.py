@@ -2,14 +2,13 @@
 
 import csv
 import io
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.factories import DAY, START, session_row
-from usage_tasks.bulk.reading import RowsOfFile
+from usage_tasks.bulk.reading import Part, RowsOfFile
 from usage_tasks.storage.staging import COLUMNS
 from usage_tasks.tasks.arguments import parse_reports
 
@@ -28,12 +27,18 @@ ODD_MOMENTS = (
 )
 
 
-def values(row: object) -> Sequence[str]:
-    return row.split(",") if isinstance(row, str) else row  # type: ignore[return-value]  # as Row says
+def read(text: str, count: int = 100) -> Part:
+    """Every row of a file, read so many lines at a time."""
+    parts = list(RowsOfFile(io.StringIO(text, newline="")).read(count))
+    plain, odd = ({line: row for part in parts for line, row in part[kind].items()} for kind in (0, 1))
+    assert len(plain) + len(odd) == sum(len(part.plain) + len(part.odd) for part in parts)
+    return Part(plain, odd)
 
 
-@given(st.lists(st.lists(TEXTS, min_size=1, max_size=3), max_size=4), st.sampled_from(["\n", "\r\n"]))
-def test_rows_and_their_lines_are_those_of_the_csv_module(fields: list[list[str]], end: str) -> None:
+@given(
+    st.lists(st.lists(TEXTS, min_size=1, max_size=3), max_size=4), st.sampled_from(["\n", "\r\n"]), st.integers(1, 9)
+)
+def test_rows_and_their_lines_are_those_of_the_csv_module(fields: list[list[str]], end: str, count: int) -> None:
     names = list(PLAIN)
     plain = [str(PLAIN[name]) for name in names]
     file = io.StringIO()
@@ -45,7 +50,8 @@ def test_rows_and_their_lines_are_those_of_the_csv_module(fields: list[list[str]
     reader = csv.reader(io.StringIO(file.getvalue(), newline=""), strict=True)
     next(reader)
     expected = [(reader.line_num, row) for row in reader if row]
-    assert [(line, values(row)) for line, row in RowsOfFile(io.StringIO(file.getvalue(), newline=""))] == expected
+    rows = read(file.getvalue(), count)
+    assert [(line, list(row)) for line, row in sorted({**rows.plain, **rows.odd}.items())] == expected
 
 
 @pytest.mark.parametrize("name", list(COLUMNS))
@@ -54,9 +60,8 @@ def test_what_is_called_plain_is_what_a_task_would_take(name: str, odd: str) -> 
     row = PLAIN | {name: odd}
     file = io.StringIO()
     csv.writer(file).writerows([row.keys(), row.values()])
-    ((_, read),) = RowsOfFile(io.StringIO(file.getvalue(), newline=""))
-    if isinstance(read, str):
-        given_values = {key: value for key, value in zip(row, read.split(","), strict=True) if value}
+    for values in read(file.getvalue()).plain.values():
+        given_values = {key: value for key, value in zip(row, values, strict=True) if value}
         _, refused = parse_reports([given_values], at=START + DAY)
         assert not refused
 
@@ -64,4 +69,18 @@ def test_what_is_called_plain_is_what_a_task_would_take(name: str, odd: str) -> 
 def test_a_file_with_every_field_in_quotes_is_plain_too() -> None:
     file = io.StringIO()
     csv.writer(file, quoting=csv.QUOTE_ALL).writerows([PLAIN.keys(), PLAIN.values()])
-    assert [row for _, row in RowsOfFile(io.StringIO(file.getvalue(), newline=""))] == [",".join(PLAIN.values())]
+    assert read(file.getvalue()) == ({2: list(PLAIN.values())}, {})
+
+
+def test_a_comma_in_quotes_does_not_make_up_for_a_missing_field() -> None:
+    names = [*PLAIN, "stopping_at"]
+    text = ",".join(names) + "\n" + ",".join(PLAIN.values()).replace("eu", '"eu,"') + "\n"
+    assert read(text) == ({}, {2: [*list(PLAIN.values())[:-1], "eu,"]})
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_plain_lines_are_plain_whatever_stands_beside_them(end: str) -> None:
+    plain, odd = ",".join(PLAIN.values()), ",".join([*list(PLAIN.values())[:-1], '"a\nb"'])
+    text = "\n".join([",".join(PLAIN), plain, plain, odd, plain]) + end
+    rows = read(text, 2)
+    assert (sorted(rows.plain), sorted(rows.odd)) == ([2, 3, 6], [5])

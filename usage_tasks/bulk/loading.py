@@ -1,12 +1,12 @@
 """Chunks of a file, spread over lanes by session: while they are merged, the next ones are read."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -16,17 +16,20 @@ from usage_tasks.bulk.reading import RowsOfFile, opened
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.import_reports import Chunk, import_chunk
+from usage_tasks.services.import_reports import Chunk, OddRow, as_report, import_chunk
 from usage_tasks.services.record import Recorded
-from usage_tasks.storage import staging
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.sessions import sum_merged
+from usage_tasks.storage.staging import COLUMNS, PlainRow
 from usage_tasks.tasks.arguments import AHEAD_MAX, find_instance_id, parse_reports
 
 CHUNK_LINES: Final = 5_000
 LANES: Final = 2
 PARTS_MAX: Final = 2  # in work and read ahead
 ATTEMPTS_MAX: Final = 5
+
+# By the last digit of its session: a row's lane.
+_LANES: Final = {digit: int(digit, 16) % LANES for digit in "0123456789abcdef"}
 
 
 def import_file(
@@ -63,11 +66,7 @@ def rehearse_file(
     """
     with opened(path) as rows, rt.transaction() as connection, rehearsal(connection):
         for chunks in _read(rows, chunk_lines):
-            done = []
-            for chunk in chunks:
-                done.append(_merge(rt, connection, chunk, at=at, actor=actor))
-                staging.unstage(connection)
-            yield _together(done)
+            yield _together([_merge(rt, connection, chunk, at=at, actor=actor) for chunk in chunks])
 
 
 def _together(done: Sequence[Recorded]) -> Recorded:
@@ -95,27 +94,27 @@ def _merge(rt: Runtime, connection: Connection, chunk: Chunk, *, at: datetime, a
 
 def _read(rows: RowsOfFile, chunk_lines: int) -> Iterator[Sequence[Chunk]]:
     """Read on, a chunk for each lane at a time."""
-    place = rows.header.index("instance_id")
-    numbered = iter(rows)
-    while taken := list(islice(numbered, chunk_lines * LANES)):
-        chunks = [Chunk(header=rows.header, rows={}, odd={}) for _ in range(LANES)]
-        for line, row in taken:
-            if isinstance(row, str):
-                chunks[_lane(row.split(",", place + 1)[place])].rows[line] = row
-            else:
-                _add_odd(chunks, line, row)
+    place, pick = rows.header.index("instance_id"), _picked(rows.header)
+    for part in rows.read(chunk_lines * LANES):
+        chunks = [Chunk(plain={}, odd={}) for _ in range(LANES)]
+        plain = [chunk.plain for chunk in chunks]
+        for line, values in part.plain.items():
+            plain[_LANES[values[place][-1]]][line] = pick(values)
+        for line, values in part.odd.items():
+            _add_odd(chunks, line, values, rows.header)
         yield chunks
 
 
-def _add_odd(chunks: Sequence[Chunk], line: int, values: Sequence[str]) -> None:
+def _picked(header: Sequence[str]) -> Callable[[Sequence[str]], PlainRow]:
+    """Answer what puts a row's values in the order of COLUMNS, "" where the file has no such column."""
+    if tuple(header) == COLUMNS:
+        return tuple
+    places = [header.index(name) if name in header else None for name in COLUMNS]
+    return lambda values: tuple("" if place is None else values[place] for place in places)
+
+
+def _add_odd(chunks: Sequence[Chunk], line: int, values: Sequence[str], header: Sequence[str]) -> None:
     """A row that is not plain goes where its session goes, if that can be told."""
-    header = chunks[0].header
-    row = dict(zip(header, values, strict=True)) if len(values) == len(header) else None
+    row = as_report(header, values) if len(values) == len(header) else values
     instance_id = find_instance_id(row)
-    chunk = chunks[0 if instance_id is None else _lane(str(instance_id))]
-    chunk.rows[line] = values
-    chunk.odd[line] = instance_id
-
-
-def _lane(instance_id: str) -> int:
-    return int(instance_id[-1], 16) % LANES
+    chunks[0 if instance_id is None else _LANES[str(instance_id)[-1]]].odd[line] = OddRow(row, instance_id)

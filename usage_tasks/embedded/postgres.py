@@ -92,6 +92,9 @@ def _server(cluster: _Cluster, port: int) -> AbstractContextManager[object]:
         "fsync": "off",
         "full_page_writes": "off",
         "synchronous_commit": "off",
+        # As a server of its own would have: memory is taken as it is used.
+        "shared_buffers": "512MB",
+        "max_wal_size": "4GB",
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     return child_process(

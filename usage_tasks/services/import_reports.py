@@ -1,45 +1,47 @@
 """Take up a chunk of a file of reports: the plain rows as a set, the others as a task's batch would."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.cost_center import open_accounts
 from usage_tasks.services.record import Recorded, record_reports
-from usage_tasks.storage import staging
+from usage_tasks.storage import prices, staging
 from usage_tasks.storage.sessions import sum_merged
+from usage_tasks.storage.staging import PlainRow
 
 Parse = Callable[[Sequence[object]], tuple[list[SessionReport], list[Rejection]]]
 
 
+class OddRow(NamedTuple):
+    """A row that is to be looked at as a task would, and its session where that can be told."""
+
+    row: object
+    instance_id: UUID | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Some rows of a file by their lines: a plain one as it stands, ready to copy, any other as its values.
+    """Some rows of a file by their lines: those that can be copied, and the others."""
 
-    `odd` are the lines that are not plain, each with its session where that can be told.
-    """
-
-    header: Sequence[str]
-    rows: dict[int, str | Sequence[str]]
-    odd: dict[int, UUID | None]
-
-    def plain(self) -> Iterator[str]:
-        """Answer the plain rows as lines of CSV, each with its line's number before it."""
-        return (f"{line},{row}\n" for line, row in self.rows.items() if isinstance(row, str))
+    plain: dict[int, PlainRow]
+    odd: dict[int, OddRow]
 
     def report(self, line: int) -> object:
-        """Answer a row as a task would get it, empty fields left out; one of another length as it is."""
-        row = self.rows[line]
-        values = row.split(",") if isinstance(row, str) else row
-        if len(values) != len(self.header):
-            return values
-        return {name: value for name, value in zip(self.header, values, strict=True) if value}
+        """Answer a row as a task would get it."""
+        return self.odd[line].row if line in self.odd else as_report(staging.COLUMNS, self.plain[line])
+
+
+def as_report(header: Sequence[str], values: Sequence[str]) -> Mapping[str, str]:
+    """Name a row's values; an empty one is one that is left out."""
+    return {name: value for name, value in zip(header, values, strict=True) if value}
 
 
 def import_chunk(
@@ -56,12 +58,13 @@ def import_chunk(
 
     A row that was observed after `latest` is left to `parse` to judge; one that does not say when is of `at`.
     """
-    staging.stage(connection, chunk.header, chunk.plain())
-    odd = {each for each in chunk.odd.values() if each is not None}
-    aside = staging.set_aside(connection, odd, latest=latest)
-    merged, foreign = staging.merge_staged(connection, at=at)
-    open_accounts(connection, staging.list_new_accounts(connection), limits=limits, at=at, actor=actor)
-    lines = sorted([*chunk.odd, *aside, *foreign])
+    plain = _choose_plain(chunk, prices.list_classes(connection), latest=latest)
+    merged, foreign = staging.merge_plain(connection, plain, at=at)
+    accounts = {AttributionId(row[staging.ACCOUNT]) for line, row in plain.items() if line not in foreign}
+    open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
+    lines = sorted([*chunk.odd, *(chunk.plain.keys() - plain.keys()), *foreign])
+    if not lines:
+        return Recorded(merged=merged, rejections=[])
     rows = [chunk.report(line) for line in lines]
     reports, malformed = parse(rows)
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
@@ -70,3 +73,21 @@ def import_chunk(
         merged=sum_merged([merged, rest.merged]),
         rejections=[replace(each, index=lines[each.index]) for each in rest.rejections],
     )
+
+
+def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) -> Mapping[int, PlainRow]:
+    """Leave out what is to be looked at row by row.
+
+    That is a class without a price, a session that the chunk gives to two accounts, a session of which a row could not
+    be read plainly, and an observation that may have yet to come: instants of UTC have the order of their text.
+    """
+    second = latest.astimezone(UTC).isoformat()[: len("2026-01-01T00:00:00")]
+    apart = {str(each.instance_id) for each in chunk.odd.values() if each.instance_id is not None}
+    owners = {row[0]: row[staging.ACCOUNT] for row in chunk.plain.values()}
+    if len(owners) < len(chunk.plain):
+        apart |= {row[0] for row in chunk.plain.values() if owners[row[0]] != row[staging.ACCOUNT]}
+    return {
+        line: row
+        for line, row in chunk.plain.items()
+        if row[0] not in apart and row[staging.CLASS] in classes and row[staging.OBSERVED] < second
+    }

@@ -9,7 +9,7 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.domain.cycles import Cycle
 from usage_tasks.domain.errors import InvalidInputError, StaleVersionError
-from usage_tasks.storage.rows import execute, execute_many, fetch
+from usage_tasks.storage.rows import execute, execute_many, fetch, rows_as_json
 
 _COLUMNS = "attribution_id, version, billing_strategy, spending_limit, cycle_anchor_at, cycle_number"
 
@@ -25,10 +25,10 @@ _INSERT = f"""
 def list_unknown(connection: Connection, accounts: Collection[AttributionId]) -> Sequence[AttributionId]:
     """Name those of the accounts that are not open, each once."""
     statement = """
-        SELECT DISTINCT asked FROM unnest(CAST(:accounts AS text[])) AS asked
+        SELECT DISTINCT asked FROM jsonb_array_elements_text(CAST(:accounts AS jsonb)) AS asked
         WHERE NOT EXISTS (SELECT 1 FROM cost_center c WHERE c.attribution_id = asked)
     """
-    return [AttributionId(row.asked) for row in fetch(connection, statement, accounts=list(accounts))]
+    return [AttributionId(row.asked) for row in fetch(connection, statement, accounts=rows_as_json(list(accounts)))]
 
 
 def add_firsts(connection: Connection, firsts: Sequence[CostCenter], *, actor: Actor) -> Sequence[AttributionId]:

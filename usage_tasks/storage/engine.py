@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import psycopg
 from sqlalchemy import Connection, create_engine, exc
 
 from usage_tasks.domain.errors import InvariantError, RetryableError, UsageError
@@ -45,7 +46,7 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except exc.DBAPIError as error:
+        except (exc.DBAPIError, psycopg.Error) as error:  # the driver's own: of a COPY
             raise translate(error) from error
         except exc.TimeoutError as error:
             raise RetryableError(f"database: no connection was free: {error}") from error
@@ -65,12 +66,13 @@ def rehearsal(connection: Connection) -> Iterator[None]:
         savepoint.rollback()
 
 
-def translate(error: exc.DBAPIError) -> UsageError:
+def translate(error: exc.DBAPIError | psycopg.Error) -> UsageError:
     """Say in our words what the driver's error means."""
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    first_line = str(error.orig).strip().partition("\n")[0]
+    told = error.orig if isinstance(error, exc.DBAPIError) else error
+    sqlstate = getattr(told, "sqlstate", None)
+    first_line = str(told).strip().partition("\n")[0]
     if sqlstate is None:  # the server never said anything: a broken connection, or a value the driver can't send
-        broken = isinstance(error, exc.OperationalError | exc.InterfaceError)
+        broken = isinstance(told, psycopg.OperationalError | psycopg.InterfaceError)
         return (RetryableError if broken else InvariantError)(f"database: {first_line}")
     if sqlstate in _RETRYABLE_SQLSTATES or sqlstate[:2] in _RETRYABLE_CLASSES:
         return RetryableError(f"database: {sqlstate} {first_line}")

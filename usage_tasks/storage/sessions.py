@@ -57,21 +57,6 @@ def _facts(row: str) -> str:
 _INTO = f"(instance_id, attribution_id, {_COLUMNS}, last_seen_at, source, source_seen_at, missed_at)"
 
 
-def adding(reports: str) -> str:
-    """Compose the statement that adds rows of reports, one a session; those of known sessions are left out.
-
-    What it adds is what `merging` would insert, without a thought for what is there or for a second report.
-    """
-    return f"""
-    INSERT INTO workspace_instance {_INTO}
-    SELECT r.instance_id, r.attribution_id, {_facts("r")}, CASE WHEN r.stopped_at IS NULL THEN r.observed_at END,
-           r.source, CASE WHEN r.source IS NOT NULL THEN r.observed_at END, s.taken_at
-    FROM ({reports}) AS r LEFT JOIN source_snapshot s ON s.source = r.source
-    ORDER BY r.instance_id
-    ON CONFLICT (instance_id) DO NOTHING
-    """
-
-
 def merging(reports: str) -> str:
     """Compose the statement that merges rows of reports and counts them; `reports` is a query of the rows.
 

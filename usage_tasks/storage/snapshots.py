@@ -1,6 +1,6 @@
 """Snapshots of what runs in a source, a cluster or a region: signs of life, and who is missing (docs/adr/0008)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -8,13 +8,16 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.storage.plans import Plan, planned, run_plan
-from usage_tasks.storage.rows import execute, fetch_one
+from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 
-def lock_sources(connection: Connection, sources: Collection[str]) -> None:
-    """Hold off snapshots of these sources until the transaction ends: a report and a snapshot see one another."""
+def lock_sources(connection: Connection, sources: Collection[str]) -> Mapping[str, datetime | None]:
+    """Hold off snapshots of these sources until the transaction ends: a report and a snapshot see one another.
+
+    Answers when the latest snapshot of each was taken, `None` where there is none.
+    """
     if not sources:
-        return
+        return {}
     names = sorted(sources)
     unknown = """
         INSERT INTO source_snapshot (source)
@@ -24,9 +27,10 @@ def lock_sources(connection: Connection, sources: Collection[str]) -> None:
     """
     execute(connection, unknown, names=names)
     known = """
-        SELECT source FROM source_snapshot WHERE source = ANY(CAST(:names AS text[])) ORDER BY source FOR SHARE
+        SELECT source, taken_at FROM source_snapshot WHERE source = ANY(CAST(:names AS text[]))
+        ORDER BY source FOR SHARE
     """
-    execute(connection, known, names=names)
+    return {row.source: row.taken_at for row in fetch(connection, known, names=names)}
 
 
 def lock_source(connection: Connection, source: str) -> None:
