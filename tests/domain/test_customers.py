@@ -23,14 +23,21 @@ def test_one_metered_item_of_ours_is_billed_by_one_quantity_whatever_else_there_
 
 
 @pytest.mark.parametrize(
-    ("items", "count"), [((), 0), ((SEAT, STORAGE), 0), ((UNMETERED,), 0), ((AGAIN,), 0), ((A, B), 2), ((A, AGAIN), 2)]
+    ("items", "count", "named"),
+    [
+        ((), 0, ""),
+        ((SEAT, STORAGE), 0, ""),
+        ((UNMETERED,), 0, ""),
+        ((AGAIN,), 0, ""),
+        ((B, A), 2, ": price_a, price_b"),
+        ((A, AGAIN), 2, ": again, price_a"),
+    ],
 )
 def test_any_other_number_of_metered_items_of_ours_is_an_obstacle(
-    items: tuple[SubscribedItem, ...], count: int
+    items: tuple[SubscribedItem, ...], count: int, named: str
 ) -> None:
-    told = find_obstacle([held(*items)], OURS)
-    assert told is not None
-    assert told.startswith(f"subscription sub_1 has {count} metered items of ours, one is allowed")
+    told = f"subscription sub_1 has {count} metered items of ours, one is allowed{named}"
+    assert find_obstacle([held(*items)], OURS) == told
 
 
 def test_two_subscriptions_are_an_obstacle_whatever_they_charge_for() -> None:

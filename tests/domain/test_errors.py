@@ -1,5 +1,6 @@
 import pickle
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -29,20 +30,24 @@ def test_a_refusal_survives_the_way_from_a_child_to_its_worker() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("kind", "fields", "told"),
     [
-        (RetryableError("busy"), {"retry_after": None}),
-        (RetryableError("busy", retry_after=timedelta(seconds=41)), {"retry_after": timedelta(seconds=41)}),
-        (NotAdmittedError("busy"), {"retry_after": None, "busy": False}),
+        (RetryableError, {}, {"retry_after": None}),
+        (RetryableError, {"retry_after": timedelta(seconds=41)}, {"retry_after": timedelta(seconds=41)}),
+        (NotAdmittedError, {}, {"retry_after": None, "busy": False}),
         (
-            NotAdmittedError("busy", retry_after=timedelta(seconds=2), busy=True),
+            NotAdmittedError,
+            {"retry_after": timedelta(seconds=2), "busy": True},
             {"retry_after": timedelta(seconds=2), "busy": True},
         ),
-        (DeclinedError("busy"), {"decline_code": None}),
-        (DeclinedError("busy", "insufficient_funds"), {"decline_code": "insufficient_funds"}),
+        (DeclinedError, {}, {"decline_code": None}),
+        (DeclinedError, {"decline_code": "insufficient_funds"}, {"decline_code": "insufficient_funds"}),
     ],
 )
-def test_what_a_failure_says_beside_its_words_goes_with_it(error: UsageError, told: dict[str, object]) -> None:
+def test_what_a_failure_says_beside_its_words_goes_with_it(
+    kind: type[UsageError], fields: dict[str, Any], told: dict[str, object]
+) -> None:
+    error = kind("busy", **fields)
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     for each in (error, copy):
         assert (str(each), vars(each)) == ("busy", told)

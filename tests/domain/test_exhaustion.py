@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import combinations_with_replacement
 from typing import Final
 
 import pytest
@@ -131,6 +132,14 @@ def test_the_first_of_a_rising_function_is_found(steps: list[int], target: int) 
     expected = next((n for n, value in enumerate(values) if value >= target), None)
     assert first_at_least(target, rising, last=len(values) - 1) == expected
     assert len({*looks}) == len(looks) or len(values) == 1
+
+
+def test_every_short_rise_is_searched_to_its_end() -> None:
+    for count in range(1, 6):
+        for values in combinations_with_replacement(range(4), count):
+            for target in range(5):
+                expected = next((n for n, value in enumerate(values) if value >= target), None)
+                assert first_at_least(target, values.__getitem__, last=count - 1) == expected
 
 
 def test_what_is_there_from_the_first_is_found_there() -> None:

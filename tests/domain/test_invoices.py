@@ -43,6 +43,7 @@ RECOVERED = [("invoice-recovered", -700), ("write-off-recovered", 700)]
         ({"voided_at": LATER}, BOOKED + VOID),
         ({"uncollectible_at": LATER}, BOOKED + GIVEN_UP),
         ({"uncollectible_at": START, "paid_at": START}, BOOKED + GIVEN_UP + RECOVERED),
+        ({"uncollectible_at": LATER, "paid_at": START}, BOOKED + GIVEN_UP),
         ({"uncollectible_at": START, "voided_at": LATER}, BOOKED + GIVEN_UP),
         ({"voided_at": LATER, "replaced_by": "in_2"}, BOOKED + VOID),
         (

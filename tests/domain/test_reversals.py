@@ -23,6 +23,7 @@ from usage_tasks.domain.reversals import (
     credited_cents,
     is_refund_news,
     note_prefix,
+    offset_keys,
     reversal_keys,
 )
 
@@ -109,6 +110,12 @@ def test_the_keys_of_a_note_and_of_its_voiding_stand_below_the_invoices() -> Non
     assert note_prefix(INVOICE) == stem
     assert reversal_keys(INVOICE, NOTE) == (f"{stem}cn_1:invoiced", f"{stem}cn_1:forgiven")
     assert reversal_keys(INVOICE, NOTE, voided=True) == (f"{stem}cn_1:void:invoiced", f"{stem}cn_1:void:forgiven")
+
+
+def test_the_keys_that_take_off_a_reversal_name_invoice_note_and_whether_it_is_void() -> None:
+    assert offset_keys(INVOICE, NOTE) == ("invoice-credited:in_1:cn_1", "write-off-credited:in_1:cn_1")
+    voided = ("invoice-credited:in_1:cn_1:void", "write-off-credited:in_1:cn_1:void")
+    assert offset_keys(INVOICE, NOTE, voided=True) == voided
 
 
 def test_a_refund_only_goes_on() -> None:

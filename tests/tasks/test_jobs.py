@@ -16,7 +16,6 @@ from usage_tasks.coordination.clock import TestClock
 from usage_tasks.coordination.lock import Hold, held
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleEpochError
-from usage_tasks.domain.schedules import due_slot
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.reset import reset_due
 from usage_tasks.services.verify import grace_of
@@ -36,19 +35,6 @@ def runs(rt: Runtime) -> list[tuple[object, ...]]:
     with rt.transaction() as connection:
         statement = "SELECT slot, outcome, attempts, finished_at IS NOT NULL FROM job_run ORDER BY slot"
         return [tuple(row) for row in connection.execute(text(statement))]
-
-
-@pytest.mark.parametrize(
-    ("at", "slot"),
-    [
-        (START, START),
-        (START + PERIOD - timedelta(microseconds=1), START),
-        (START + PERIOD, START + PERIOD),
-        (datetime(1970, 1, 1, 0, 7, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)),
-    ],
-)
-def test_a_due_time_is_the_latest_whole_period(at: datetime, slot: datetime) -> None:
-    assert due_slot(at, PERIOD) == slot
 
 
 def test_two_ticks_of_one_due_time_are_one_run(rt: Runtime) -> None:
