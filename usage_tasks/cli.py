@@ -1,4 +1,7 @@
-"""`usage-tasks`: what operators type. Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage."""
+"""`usage-tasks`: what operators type.
+
+Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage, 75 try again later.
+"""
 
 import csv
 import json
@@ -30,7 +33,7 @@ from usage_tasks.demo.command import Plan, run_demo
 from usage_tasks.domain.accounts import Actor, parse_attribution, parse_uuid
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
-from usage_tasks.domain.errors import InvalidInputError, PermanentError
+from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
 from usage_tasks.services.grant import list_grants
@@ -49,6 +52,7 @@ from usage_tasks.telemetry.logs import configure_logging
 
 _ACTOR: Final = Actor("service:usage-tasks")
 _USAGE_ERROR: Final = 2
+_TRY_AGAIN: Final = os.EX_TEMPFAIL
 _SHOWN_MAX: Final = 100
 """How many refused rows of a file are shown; all of them are in quarantine."""
 
@@ -275,10 +279,10 @@ def import_reports(
             for what in ("inserted", "updated", "unchanged"):
                 counts[what] += getattr(done.merged, what)
             counts["quarantined"] += len(done.rejections)
-    except (InvalidInputError, csv.Error, OSError, EOFError, zlib.error) as error:
+    except (InvalidInputError, RetryableError, csv.Error, OSError, EOFError, zlib.error) as error:
         told = "nothing is taken up by a dry run" if dry_run else f"taken up before: {json.dumps(counts)}"
         sys.stderr.write(f"{file}: {error}; {told}\n")
-        raise typer.Exit(_USAGE_ERROR) from error
+        raise typer.Exit(_TRY_AGAIN if isinstance(error, RetryableError) else _USAGE_ERROR) from error
     sys.stdout.write(json.dumps({"dry_run": counts} if dry_run else counts) + "\n")
     raise typer.Exit(1 if counts["quarantined"] else 0)
 
@@ -345,13 +349,16 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 
 def main() -> None:
-    """Run the command line; a wrong setting or value is one message and exit code 2."""
+    """Run the command line; a wrong setting or value is one message and exit code 2, a busy world one and 75."""
     configure_logging(os.environ.get("USAGE_LOG_LEVEL", "WARNING"))  # to standard error: the answer stands alone
     try:
         cli()
     except (SettingsError, StartError, PermanentError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(_USAGE_ERROR)
+    except RetryableError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(_TRY_AGAIN)
 
 
 if __name__ == "__main__":

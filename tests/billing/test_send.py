@@ -1,5 +1,5 @@
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -178,6 +178,55 @@ def test_a_report_that_stripe_is_too_busy_for_is_due_later_and_the_others_go_on(
     assert bench.send() == Sent(accepted=0, retried=0, parked=0)
     bench.execute("UPDATE meter_report SET next_attempt_at = clock_timestamp()")
     assert bench.send() == Sent(accepted=1, retried=0, parked=0)
+
+
+SUPERSEDE = """
+    UPDATE meter_report SET state = 'dropped', error = 'superseded' WHERE state = 'pending' AND claimed_until IS NULL
+"""
+CLAIM = "UPDATE meter_report SET claimed_until = clock_timestamp() + interval '90 seconds' WHERE state = 'pending'"
+PARK = "UPDATE stripe_customer SET parked_at = now(), parked_reason = 'two subscriptions'"
+
+
+def by_another(bench: Bench) -> None:
+    bench.execute("UPDATE meter_report SET next_attempt_at = now() - interval '1 second'")
+    assert bench.send().accepted == 1
+
+
+def by_sync(bench: Bench) -> None:
+    bench.use(ACCOUNT, 5, until=NOON + HOUR)
+    assert bench.sync(NOON + HOUR) == 1
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "waiting"),
+    [
+        (lambda bench: bench.execute(SUPERSEDE), 0),
+        (by_another, 0),
+        (lambda bench: bench.execute(PARK), 0),
+        (lambda bench: bench.execute(CLAIM), 1),
+        (by_sync, 1),  # the newer one, which is refused as the first was
+    ],
+    ids=["superseded", "sent", "parked", "claimed", "synced"],
+)
+def test_what_others_do_to_a_report_that_is_put_off_is_noticed(
+    bench: Bench, meanwhile: Callable[[Bench], None], waiting: int
+) -> None:
+    customers = with_reports(bench, ACCOUNT)
+    opened = 0
+
+    @contextmanager
+    def transaction() -> Iterator[Connection]:
+        nonlocal opened
+        opened += 1
+        if opened == 3:  # the claim, then its end, which puts the report off
+            meanwhile(bench)
+        with bench.transaction() as connection:
+            yield connection
+
+    busy = Refusing(bench, customers[ACCOUNT], RetryableError("busy"))
+    sent = bench.send(busy, transaction=transaction, patience=timedelta(seconds=20), longest=timedelta(seconds=2))
+    assert sent.waiting == waiting
+    assert opened < 20
 
 
 def test_the_pause_doubles_up_to_ten_minutes() -> None:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -243,6 +244,41 @@ def test_a_session_that_the_latest_snapshot_misses_is_missed_from_the_start(rt: 
         connection.execute(text("TRUNCATE workspace_instance, open_session"))
     record(rows)
     assert held(rt) == imported
+
+
+@pytest.mark.parametrize("first", [{}, {"stopped_at": START + HOUR}])
+def test_a_session_observed_as_late_as_may_be_is_taken_up_as_a_whole(
+    rt: Runtime, tmp_path: Path, first: dict[str, Any]
+) -> None:
+    row = session_row(observed_at=START, **first)
+    rows = [row, {key: value for key, value in row.items() if key != "stopped_at"}]
+    rows[1]["observed_at"] = (AT + DAY).isoformat()
+    answer = record(rows)
+    expected = held(rt)
+    forget(rt)
+    counts, refused = load(rt, write(tmp_path / "file.csv", rows))
+    assert (counts, refused) == ({what: answer[what] for what in counts}, [])
+    assert held(rt) == expected
+
+
+def test_a_database_that_stays_away_is_an_exit_code_of_its_own(
+    rt: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TestClock(rt.redis).advance(AT)
+    path = write(tmp_path / "file.csv", [session_row(stopped_at=AT)])
+    with rt.transaction() as connection:
+        connection.execute(text("LOCK TABLE workspace_instance"))
+        with ThreadPoolExecutor() as pool:
+            done = pool.submit(cli.import_reports, path)
+            while not done.done():
+                connection.execute(text("SELECT pg_stat_clear_snapshot()"))
+                connection.execute(
+                    text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+                )
+        with pytest.raises(typer.Exit) as ended:
+            done.result()
+    assert ended.value.exit_code == os.EX_TEMPFAIL
+    assert 'taken up before: {"inserted": 0' in capsys.readouterr().err
 
 
 def test_memory_does_not_follow_the_size_of_the_file(rt: Runtime, tmp_path: Path) -> None:

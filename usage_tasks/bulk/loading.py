@@ -1,5 +1,7 @@
 """Chunks of a file, spread over lanes by session: while they are merged, the next ones are read."""
 
+import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +29,7 @@ CHUNK_LINES: Final = 5_000
 LANES: Final = 2
 PARTS_MAX: Final = 2  # in work and read ahead
 ATTEMPTS_MAX: Final = 5
+PAUSE_FIRST_SECONDS: Final = 0.1
 
 # By the last digit of its session: a row's lane.
 _LANES: Final = {digit: int(digit, 16) % LANES for digit in "0123456789abcdef"}
@@ -84,6 +87,7 @@ def _take_up(rt: Runtime, chunk: Chunk, *, at: datetime, actor: Actor) -> Record
         except RetryableError:
             if attempt == ATTEMPTS_MAX:
                 raise
+            time.sleep(random.uniform(0, PAUSE_FIRST_SECONDS * 2**attempt))
             attempt += 1
 
 

@@ -78,16 +78,13 @@ def import_chunk(
 def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) -> Mapping[int, PlainRow]:
     """Leave out what is to be looked at row by row.
 
-    That is a class without a price, a session that the chunk gives to two accounts, a session of which a row could not
-    be read plainly, and an observation that may have yet to come: instants of UTC have the order of their text.
+    That is a class without a price, a session that the chunk gives to two accounts, and one of which a row could not be
+    read plainly or is of an observation that may have yet to come: instants of UTC have the order of their text.
     """
     second = latest.astimezone(UTC).isoformat()[: len("2026-01-01T00:00:00")]
     apart = {str(each.instance_id) for each in chunk.odd.values() if each.instance_id is not None}
+    apart |= {row[0] for row in chunk.plain.values() if row[staging.OBSERVED] >= second}
     owners = {row[0]: row[staging.ACCOUNT] for row in chunk.plain.values()}
     if len(owners) < len(chunk.plain):
         apart |= {row[0] for row in chunk.plain.values() if owners[row[0]] != row[staging.ACCOUNT]}
-    return {
-        line: row
-        for line, row in chunk.plain.items()
-        if row[0] not in apart and row[staging.CLASS] in classes and row[staging.OBSERVED] < second
-    }
+    return {line: row for line, row in chunk.plain.items() if row[0] not in apart and row[staging.CLASS] in classes}

@@ -32,6 +32,8 @@ NAP_MAX: Final = timedelta(seconds=30)
 """A thread that found no turn sleeps for so long at most; a longer pause ends the run."""
 
 PAUSE_FIRST: Final = timedelta(seconds=2)
+PAUSE_LEAST: Final = timedelta(milliseconds=200)
+"""Between two looks at what this run put off: what is due may be barred, and be claimed by nobody."""
 
 _ACTOR: Final = Actor("service:billing.send_meter_events")
 
@@ -40,8 +42,8 @@ _ACTOR: Final = Actor("service:billing.send_meter_events")
 class Sent:
     """How a run of sending ended: accepted by Stripe, put off (`retried` times), set aside.
 
-    `waiting` counts reports that were put off and did not get in by the end; `halted` says why the run stopped early;
-    `more` that its limit or time did.
+    `waiting` counts reports that were put off and are still to be sent at the end; `halted` says why the run stopped
+    early; `more` that its limit or time did.
     """
 
     accepted: int
@@ -98,7 +100,7 @@ class _Run:
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(Outcome, 0)
         self._parked_in_a_row = 0
-        self._due_at: dict[str, float] = {}
+        self._put_off: set[str] = set()
         self._halted: str | None = None
 
     def send_due(self, threads: int) -> None:
@@ -163,9 +165,9 @@ class _Run:
         for each in settlements:
             self._counts[each.outcome] += 1
             if each.outcome is Outcome.RETRY:
-                self._due_at[each.report.identifier] = time.monotonic() + each.after.total_seconds()
+                self._put_off.add(each.report.identifier)
             elif each.outcome is not Outcome.UNSENT:
-                self._due_at.pop(each.report.identifier, None)
+                self._put_off.discard(each.report.identifier)
                 self._parked_in_a_row = self._parked_in_a_row + 1 if each.outcome is Outcome.PARKED else 0
         if self._parked_in_a_row >= PARKED_IN_A_ROW_MAX:
             self._halted = f"{self._parked_in_a_row} accounts were refused one after the other"
@@ -179,10 +181,16 @@ class _Run:
         return handled >= self._limit or time.monotonic() >= self._gives_up_at
 
     def due_again_in(self) -> timedelta | None:
-        """How long until the first report that this run put off is due; None without one."""
-        if not self._due_at:
+        """How long until the first report that this run put off is due; None without one.
+
+        The table knows: another run may have sent it meanwhile, or a newer quantity have taken its place.
+        """
+        if not self._put_off:
             return None
-        return timedelta(seconds=max(0.0, min(self._due_at.values()) - time.monotonic()))
+        with self._transaction() as connection:
+            waiting = meter_queue.list_waiting(connection, self._put_off)
+        self._put_off &= waiting.keys()
+        return max(PAUSE_LEAST, min(waiting.values())) if waiting else None
 
     def sent(self) -> Sent:
         """The counts by now."""
@@ -190,7 +198,7 @@ class _Run:
             accepted=self._counts[Outcome.ACCEPTED],
             retried=self._counts[Outcome.RETRY],
             parked=self._counts[Outcome.PARKED],
-            waiting=len(self._due_at),
+            waiting=len(self._put_off),
             halted=self._halted,
             more=self._halted is None and self._has_more(),
         )

@@ -5,7 +5,7 @@ and settled. One call an account is in flight: the oldest open report bars the l
 A report that is sent anew gets an identifier of its own, for Stripe has used up the one before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -89,6 +89,21 @@ def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Se
     rows = sorted(fetch(connection, statement, limit=limit, lease=lease), key=lambda row: row.next_attempt_at)
     names = ClaimedReport.__dataclass_fields__
     return [ClaimedReport(**{name: value for name, value in row._mapping.items() if name in names}) for row in rows]
+
+
+def list_waiting(connection: Connection, identifiers: Collection[str]) -> Mapping[str, timedelta]:
+    """Tell which of these reports are still to be sent, and in how long: one that another has claimed, after its lease.
+
+    Less than nothing for one that is due. Left out is what is accepted, parked, dropped, under a new identifier, or of
+    a customer that is parked.
+    """
+    statement = """
+        SELECT r.identifier, GREATEST(r.next_attempt_at, r.claimed_until) - clock_timestamp() AS after
+        FROM meter_report r
+        WHERE r.identifier = ANY(CAST(:identifiers AS text[])) AND r.state = 'pending' AND NOT EXISTS (
+            SELECT 1 FROM stripe_customer p WHERE p.attribution_id = r.attribution_id AND p.parked_at IS NOT NULL)
+    """
+    return {row.identifier: row.after for row in fetch(connection, statement, identifiers=list(identifiers))}
 
 
 # A worker whose lease ran out may settle late: that Stripe took its report is true all the same, anything else is no

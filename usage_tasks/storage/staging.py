@@ -7,6 +7,7 @@ from typing import Final
 from psycopg import errors, sql
 from sqlalchemy import Connection
 
+from usage_tasks.domain.errors import RetryableError
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 from usage_tasks.storage.sessions import Merged, merging
 from usage_tasks.storage.snapshots import lock_sources
@@ -115,7 +116,7 @@ def _merge(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime
 def _copy(connection: Connection, table: str, columns: Sequence[str], lines: Iterable[str]) -> None:
     driver = connection.connection.driver_connection
     if driver is None:  # a connection that was invalidated: the pool's own error is clearer
-        raise ConnectionError("database: the connection is gone")
+        raise RetryableError("database: the connection is gone")
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(sql.Identifier(table), names)
     with driver.cursor() as cursor, cursor.copy(statement) as copy:
