@@ -23,7 +23,7 @@ RESULTS = Path(".data") / "bench.json"
 
 @contextmanager
 def fresh(server: str, name: str) -> Iterator[tuple[Database, str]]:
-    """A database with a price list."""
+    """A database with a price list; it goes at the end, and with it what the server would do for it meanwhile."""
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
     url = server.rpartition("/")[0].replace("postgresql://", "postgresql+psycopg://") + f"/{name}"
@@ -33,6 +33,8 @@ def fresh(server: str, name: str) -> Iterator[tuple[Database, str]]:
         publish_prices(connection, PRICES, at=START, actor=SYSTEM)
     yield database, url
     database.dispose()
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def run(servers: Servers, directory: Path) -> Iterator[Figure]:
