@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -29,7 +29,7 @@ CHUNK_LINES: Final = 5_000
 LANES: Final = 2
 PARTS_MAX: Final = 2  # in work and read ahead
 ATTEMPTS_MAX: Final = 5
-PAUSE_FIRST_SECONDS: Final = 0.1
+PAUSE_FIRST: Final = timedelta(milliseconds=200)  # at most; it doubles
 
 # By the last digit of its session: a row's lane.
 _LANES: Final = {digit: int(digit, 16) % LANES for digit in "0123456789abcdef"}
@@ -87,7 +87,7 @@ def _take_up(rt: Runtime, chunk: Chunk, *, at: datetime, actor: Actor) -> Record
         except RetryableError:
             if attempt == ATTEMPTS_MAX:
                 raise
-            time.sleep(random.uniform(0, PAUSE_FIRST_SECONDS * 2**attempt))
+            time.sleep(random.uniform(0, PAUSE_FIRST.total_seconds() * 2 ** (attempt - 1)))
             attempt += 1
 
 
