@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ FAMILY = "import os, signal; os.fork(); print(os.getpid(), flush=True); signal.p
 def supervise_servers(directory: Path) -> None:
     with running_servers(directory, os.environ) as servers:
         print(json.dumps(describe(servers, directory)), flush=True)  # noqa: T201
-        signal.pause()
+        wait()
 
 
 def supervise_family(directory: Path, *, guarded: bool) -> None:
@@ -35,7 +36,13 @@ def supervise_family(directory: Path, *, guarded: bool) -> None:
         guarded=guarded,
     ):
         print(json.dumps({"pids": [int(pid) for pid in log.read_text().split()]}), flush=True)  # noqa: T201
-        signal.pause()
+        wait()
+
+
+def wait() -> None:
+    """Wait for a signal. One that comes just before `signal.pause` begins to wait would not end it."""
+    while True:
+        time.sleep(0.1)
 
 
 def describe(servers: Servers, directory: Path) -> dict[str, object]:
@@ -53,6 +60,7 @@ def describe(servers: Servers, directory: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     target = Path(sys.argv[1])
     if len(sys.argv) == 2:
         supervise_servers(target)
