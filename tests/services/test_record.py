@@ -101,16 +101,6 @@ def test_a_correction_of_what_is_not_billed_makes_no_entry(connection: Connectio
     assert post_batch(connection, at=START + DAY).entries == 0
 
 
-def test_a_known_session_stays_whose_it_is_whoever_comes_first_in_a_batch(connection: Connection) -> None:
-    held = session_report(attribution_id=team("a"))
-    record(connection, held)
-    foreign = stopped_report(instance_id=held.instance_id, attribution_id=team("b"))
-    own = stopped_report(instance_id=held.instance_id, attribution_id=team("a"))
-    done = record(connection, foreign, own)
-    assert counts(done) == (0, 1, 0, 1)
-    assert [refused.index for refused in done.rejections] == [0]
-
-
 def test_a_session_of_another_account_is_refused_with_the_reason(connection: Connection) -> None:
     first = session_report(attribution_id=team("a"))
     record(connection, first)
