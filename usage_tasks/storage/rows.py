@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -34,22 +35,26 @@ def sql_list(values: Iterable[str]) -> str:
     return ", ".join(f"'{value}'" for value in values)
 
 
+# To find the parameters in a long statement takes as long as a short round trip; there are only so many statements.
+_parsed = lru_cache(maxsize=512)(text)
+
+
 def fetch(connection: Connection, statement: str, **parameters: object) -> Sequence[Row[tuple[object, ...]]]:
     """Run one statement and return its rows."""
-    return connection.execute(text(statement), parameters).all()
+    return connection.execute(_parsed(statement), parameters).all()
 
 
 def fetch_one(connection: Connection, statement: str, **parameters: object) -> Row[tuple[object, ...]]:
     """Run one statement that answers with exactly one row."""
-    return connection.execute(text(statement), parameters).one()
+    return connection.execute(_parsed(statement), parameters).one()
 
 
 def execute(connection: Connection, statement: str, **parameters: object) -> int:
     """Run one statement and return how many rows it changed."""
-    return connection.execute(text(statement), parameters).rowcount
+    return connection.execute(_parsed(statement), parameters).rowcount
 
 
 def execute_many(connection: Connection, statement: str, rows: Iterable[Mapping[str, object]]) -> None:
     """Run one statement once a row, in one round trip; nothing where there is no row."""
     if parameters := [dict(row) for row in rows]:
-        connection.execute(text(statement), parameters)
+        connection.execute(_parsed(statement), parameters)
