@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 from uuid import UUID, uuid5
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from usage_tasks.domain.accounts import Account, Actor, AttributionId, parse_attribution
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.grants import GrantTerms
 from usage_tasks.domain.payments import Amounts, Invoice, InvoiceStatus, StripeCustomerId, StripeInvoiceId
+from usage_tasks.domain.rating import PriceVersion
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.services.grant import grant_credits
 from usage_tasks.services.reconcile import post_batch
@@ -107,6 +108,25 @@ def record(connection: Connection, *reports: SessionReport, at: datetime = START
     batch = [replace(report, index=index) for index, report in enumerate(reports)]
     raw = [str(report) for report in batch]
     return record_reports(connection, batch, [], raw=raw, limits=LIMITS, at=at, actor=SYSTEM)
+
+
+def add_version(connection: Connection, workspace_class: str, version: PriceVersion) -> None:
+    """Add a price as it is: a class's first version need not hold from the beginning of time."""
+    connection.execute(
+        text(
+            "INSERT INTO price_version "
+            "(workspace_class, effective_from, credits_per_minute, minimum_cents, rounding_seconds, actor) "
+            "VALUES (:workspace_class, :effective_from, :credits_per_minute, :minimum_cents, :rounding_seconds, :actor)"
+        ),
+        {
+            "workspace_class": workspace_class,
+            "effective_from": version.effective_from,
+            "credits_per_minute": version.credits_per_minute,
+            "minimum_cents": version.rule.minimum_cents,
+            "rounding_seconds": version.rule.rounding_seconds,
+            "actor": SYSTEM,
+        },
+    )
 
 
 def used(connection: Connection, attribution_id: AttributionId, credit_cents: int, *, at: datetime) -> None:

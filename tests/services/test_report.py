@@ -2,6 +2,7 @@ import base64
 import json
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -9,11 +10,26 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Connection, text
 
-from tests.factories import DAY, HOUR, START, SYSTEM, account_of, make_id, record, session_report, stopped_report, team
+from tests.factories import (
+    DAY,
+    HOUR,
+    START,
+    SYSTEM,
+    account_of,
+    add_version,
+    make_id,
+    record,
+    session_report,
+    stopped_report,
+    team,
+)
 from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.prices import ALL_TIME
+from usage_tasks.domain.rating import ChargeRule, PriceVersion
 from usage_tasks.services.read_usage import get_standing
 from usage_tasks.services.reconcile import cap_batch, post_batch
 from usage_tasks.services.report import UsageReport, parse_token, report_usage
@@ -55,12 +71,8 @@ def test_a_range_takes_its_own_part_of_a_session_and_the_parts_sum_to_the_whole(
 
 
 def test_a_minimum_accrues_with_the_first_second_and_a_step_as_it_begins(connection: Connection) -> None:
-    connection.execute(
-        text(
-            "INSERT INTO price_version (workspace_class, effective_from, credits_per_minute, minimum_cents, "
-            "rounding_seconds, actor) VALUES ('steps', '1970-01-01Z', 1, 150, 60, 'service:tests')"
-        )
-    )
+    rule = ChargeRule(minimum_cents=CreditCents(150), rounding_seconds=60)
+    add_version(connection, "steps", PriceVersion(effective_from=ALL_TIME, credits_per_minute=Decimal(1), rule=rule))
     record(connection, stopped_report(200 * timedelta(seconds=1), workspace_class="steps"))
     edges = [0, 1, 60, 61, 119, 121, 180, 181, 200, 1000]
     spans = [(START + timedelta(seconds=a), START + timedelta(seconds=b)) for a, b in pairwise(edges)]

@@ -12,8 +12,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
-from tests.factories import DAY, HOUR, START, SYSTEM, make_id, record, session_report, stopped_report, team, used
+from tests.factories import (
+    DAY,
+    HOUR,
+    START,
+    SYSTEM,
+    add_version,
+    make_id,
+    record,
+    session_report,
+    stopped_report,
+    team,
+    used,
+)
 from usage_tasks.domain.ledger import EntryKind
+from usage_tasks.domain.rating import PriceVersion
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.storage.balances import get_balance, list_balances
 from usage_tasks.storage.entries import Entry, append_entries
@@ -192,3 +205,27 @@ def test_a_session_that_turns_out_to_have_started_later_costs_nothing_before(con
         at_hours = [get_balance(connection, team(), at=START + hour * HOUR) for hour in (0, 1, 2, 3, 4)]
         assert at_hours == [0, 0, 0, 3000, 3000]
         post_stopped(connection, at=START + DAY, limit=100)
+
+
+def test_of_a_session_that_lost_its_price_what_was_posted_is_what_counts(connection: Connection) -> None:
+    add_version(connection, "gold", PriceVersion(effective_from=START + DAY, credits_per_minute=Decimal(1)))
+    wrong = stopped_report(2 * HOUR, workspace_class="large")
+    record(connection, wrong)
+    post_stopped(connection, at=START + DAY, limit=100)
+    gold = {"instance_id": wrong.instance_id, "workspace_class": "gold", "observed_at": START + DAY}
+    record(connection, stopped_report(3 * HOUR, **gold))
+    assert post_stopped(connection, at=START + DAY, limit=100).entries == 0
+    at_hours = [get_balance(connection, team(), at=START + hour * HOUR) for hour in (1, 2, 3)]
+    assert at_hours == [0, 6000, 6000]
+
+
+def test_the_server_plans_a_balance_once_and_not_at_each_question(connection: Connection) -> None:
+    for number in range(200):
+        used(connection, team(number % 10), 100 + number, at=START + HOUR)
+        record(connection, session_report(instance_id=make_id(("runs", number)), attribution_id=team(number % 10)))
+    connection.execute(text("ANALYZE"))
+    for _ in range(20):
+        get_balance(connection, team(3), at=START + DAY)
+    plans = "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%carried_cents%'"
+    custom, generic = connection.execute(text(plans)).one()
+    assert custom <= 5 < generic

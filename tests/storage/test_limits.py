@@ -1,9 +1,11 @@
 """Announcements against the domain's levels, and once whatever happens."""
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
 from threading import Barrier
 from typing import Any
 
@@ -12,15 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, exc, text
 
-from tests.factories import DAY, START, SYSTEM, team, used
+from tests.factories import DAY, HOUR, START, SYSTEM, add_version, make_id, record, session_report, team, used
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy, reached_levels
-from usage_tasks.storage.engine import Database
+from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
+from usage_tasks.storage.balances import get_balance
+from usage_tasks.storage.engine import Database, rehearsal
 from usage_tasks.storage.entries import Entry, append_entries
 from usage_tasks.storage.limits import announce_crossings, find_thresholds, put_thresholds
+from usage_tasks.storage.sessions import post_stopped
 
 NOW = START + DAY
 PERCENTS = st.lists(st.sampled_from([1, 50, 80, 99, 100, 101, 120, 1000]), max_size=4, unique=True)
@@ -29,6 +34,23 @@ OPEN = text(
     "INSERT INTO cost_center (attribution_id, version, billing_strategy, spending_limit, cycle_anchor_at, "
     "cycle_number, cycle_started_at, next_billing_at, actor) "
     "VALUES (:account, 1, :strategy, :limit, :start, 0, :start, :end, 'service:tests')"
+)
+
+INSTANTS = st.one_of(
+    st.integers(-12, 30).map(lambda hours: START + hours * HOUR),
+    st.timedeltas(timedelta(0), DAY).map(lambda offset: START + offset),
+    st.integers(-40, 3).map(lambda halves: NOW + timedelta(milliseconds=500 * halves)),
+)
+RUNNING = st.tuples(st.sampled_from(["small", "large"]), INSTANTS, st.none() | INSTANTS)
+VERSIONS = st.builds(
+    PriceVersion,
+    effective_from=st.just(START - DAY) | INSTANTS,
+    credits_per_minute=st.decimals(0, 3, places=10),
+    rule=st.builds(
+        ChargeRule,
+        minimum_cents=st.sampled_from([0, 1, 700]).map(CreditCents),
+        rounding_seconds=st.sampled_from([1, 60, 86_400]),
+    ),
 )
 
 
@@ -112,6 +134,84 @@ def test_the_database_announces_the_levels_that_the_domain_says_are_reached(
     assert found == sorted(expected, key=lambda each: each[0])
     assert announce(connection, policy) == 0
     savepoint.rollback()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    accounts=st.lists(st.lists(RUNNING, min_size=1, max_size=4), min_size=1, max_size=4),
+    versions=st.lists(VERSIONS, max_size=3, unique_by=lambda version: version.effective_from),
+    short_by=st.sampled_from([0, 0, 1]),
+    posts_at=st.none() | INSTANTS,
+)
+def test_whoever_has_reached_a_level_is_told_to_the_cent_however_the_sessions_are_priced(
+    connection: Connection,
+    accounts: list[list[tuple[str, datetime, datetime | None]]],
+    versions: list[PriceVersion],
+    short_by: int,
+    posts_at: datetime | None,
+) -> None:
+    with rehearsal(connection):
+        for version in versions:
+            add_version(connection, "small", version)
+        for number, sessions in enumerate(accounts):
+            for other, (workspace_class, started_at, stopped_at) in enumerate(sessions):
+                facts = {"instance_id": make_id((number, other)), "attribution_id": team(number)}
+                when = {"started_at": started_at, "stopped_at": stopped_at}
+                record(connection, session_report(workspace_class=workspace_class, **facts, **when))
+        if posts_at is not None:
+            post_stopped(connection, at=posts_at, limit=100)
+        expected = {}
+        for number in range(len(accounts)):
+            balance = get_balance(connection, team(number), at=NOW)
+            limit = balance + short_by
+            connection.execute(
+                text("UPDATE cost_center SET spending_limit = :limit WHERE attribution_id = :account"),
+                {"limit": limit, "account": team(number)},
+            )
+            expected[team(number)] = len(reached_levels(balance, limit, (1,), HardLimitGrace()))
+        assert announce(connection, LimitPolicy(thresholds=(1,))) == sum(expected.values())
+        found = Counter(row.payload["attribution_id"] for row in told(connection))
+        assert found == Counter(expected)
+
+
+@pytest.mark.parametrize(
+    ("price", "rule", "duration", "cents"),
+    [
+        ("0.1", PER_SECOND, timedelta(seconds=3), 1),  # half a cent, rounded up
+        ("0.0001", PER_SECOND, timedelta(minutes=50), 1),
+        ("0.6", PER_SECOND, timedelta(seconds=1.5), 2),  # half a second, rounded up
+        ("0.1", replace(PER_SECOND, rounding_seconds=86_400), timedelta(minutes=1), 14_400),
+        ("0", replace(PER_SECOND, minimum_cents=CreditCents(700)), timedelta(seconds=1), 700),
+    ],
+)
+def test_a_level_that_is_reached_to_the_cent_is_announced(
+    connection: Connection, price: str, rule: ChargeRule, duration: timedelta, cents: int
+) -> None:
+    version = PriceVersion(effective_from=START, credits_per_minute=Decimal(price), rule=rule)
+    add_version(connection, "odd", version)
+    for name, limit in (("at", cents), ("below", cents + 1)):
+        report = session_report(attribution_id=team(name), workspace_class="odd", started_at=NOW - duration)
+        record(connection, report)
+        connection.execute(
+            text("UPDATE cost_center SET spending_limit = :limit WHERE attribution_id = :account"),
+            {"limit": limit, "account": team(name)},
+        )
+    assert announce(connection, LimitPolicy(thresholds=(1,))) == 1
+    assert told(connection)[0].payload["attribution_id"] == team("at")
+
+
+def test_an_entry_that_takes_effect_later_hides_nothing(connection: Connection) -> None:
+    open_account(connection, team(), limit=10, balance=1_000)
+    later = Entry(
+        attribution_id=team(),
+        key="invoice:later",
+        kind=EntryKind.INVOICE,
+        credit_cents=-1_000,
+        effective_at=NOW + DAY,
+        description="an invoice to come",
+    )
+    append_entries(connection, [later])
+    assert announce(connection) == 4
 
 
 def test_an_announcement_says_what_a_platform_needs(connection: Connection) -> None:

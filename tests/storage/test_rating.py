@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
-from tests.factories import START, SYSTEM, make_id
+from tests.factories import START, add_version, make_id
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.prices import ALL_TIME
 from usage_tasks.domain.rating import ChargeRule, PriceVersion, rate
@@ -21,11 +21,6 @@ RATE = f"""
     ), {RATED}
     SELECT instance_id, credit_cents FROM rated
 """  # noqa: S608 - a constant
-PUBLISH = text(
-    "INSERT INTO price_version "
-    "(workspace_class, effective_from, credits_per_minute, actor, minimum_cents, rounding_seconds) "
-    "VALUES (:workspace_class, :effective_from, :credits_per_minute, :actor, :minimum_cents, :rounding_seconds)"
-)
 # Few enough seconds that instants coincide with prices' edges, and halves of a second that tie.
 COARSE = st.integers(-3, 20).map(lambda halves: timedelta(milliseconds=500 * halves))
 FINE = st.timedeltas(timedelta(days=-1), timedelta(days=40))
@@ -66,18 +61,6 @@ def cases(draw: st.DrawFn) -> Case:
 def rated(connection: Connection, examples: Sequence[Case]) -> list[int]:
     """Rate each example under a class of its own, in one statement; leave nothing."""
     ids = [make_id(number) for number in range(len(examples))]
-    versions = [
-        {
-            "workspace_class": str(number),
-            "effective_from": version.effective_from,
-            "credits_per_minute": version.credits_per_minute,
-            "actor": SYSTEM,
-            "minimum_cents": version.rule.minimum_cents,
-            "rounding_seconds": version.rule.rounding_seconds,
-        }
-        for number, example in enumerate(examples)
-        for version in example.versions
-    ]
     sessions = [
         {
             "instance_id": ids[number],
@@ -88,7 +71,9 @@ def rated(connection: Connection, examples: Sequence[Case]) -> list[int]:
         for number, example in enumerate(examples)
     ]
     savepoint = connection.begin_nested()
-    connection.execute(PUBLISH, versions)
+    for number, example in enumerate(examples):
+        for version in example.versions:
+            add_version(connection, str(number), version)
     found = {
         row.instance_id: row.credit_cents for row in connection.execute(text(RATE), {"sessions": as_json(sessions)})
     }

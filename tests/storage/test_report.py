@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
-from tests.factories import DAY, START, SYSTEM, make_id, team
-from tests.storage.test_rating import MINIMUMS, PRICES, PUBLISH, STEPS
+from tests.factories import DAY, START, add_version, make_id, team
+from tests.storage.test_rating import MINIMUMS, PRICES, STEPS
 from usage_tasks.domain.accrual import accrued, split
 from usage_tasks.domain.prices import ALL_TIME
 from usage_tasks.domain.rating import ChargeRule, PriceVersion, rate
@@ -74,21 +74,6 @@ NUMBERED = st.lists(cases(), min_size=1, max_size=8).map(
 RANGES = st.builds(lambda start, length: (start, start + length), INSTANTS, st.timedeltas(timedelta(0), 3 * DAY))
 
 
-def publish(connection: Connection, workspace_class: str, versions: Sequence[PriceVersion]) -> None:
-    rows = [
-        {
-            "workspace_class": workspace_class,
-            "effective_from": version.effective_from,
-            "credits_per_minute": version.credits_per_minute,
-            "actor": SYSTEM,
-            "minimum_cents": version.rule.minimum_cents,
-            "rounding_seconds": version.rule.rounding_seconds,
-        }
-        for version in versions
-    ]
-    connection.execute(PUBLISH, rows)
-
-
 def report(
     connection: Connection, start: datetime, end: datetime, at: datetime, *groups: Group, **asked: Any
 ) -> tuple[Sequence[UsageRow], UsageTotals]:
@@ -123,7 +108,8 @@ def test_the_database_splits_as_the_domain_does(
     start, end = asked
     savepoint = connection.begin_nested()
     for each in examples:
-        publish(connection, f"class {each.number}", each.versions)
+        for version in each.versions:
+            add_version(connection, f"class {each.number}", version)
         connection.execute(INSERT, each.row())
     post_batch(connection, at=tick)  # some are in the ledger, some are not: the report must not see the difference
     rows, totals = report(connection, start, end, at, Group.DAY, Group.WORKSPACE_CLASS)

@@ -8,66 +8,63 @@ from sqlalchemy import Connection, Row
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.storage.grants import AVAILABLE
-from usage_tasks.storage.rating import RATED
-from usage_tasks.storage.rows import execute, fetch, fetch_one
+from usage_tasks.storage.rating import RATED, has_price
+from usage_tasks.storage.rows import fetch, fetch_one
+
+# Entries that take effect later than an account is asked for, less what the sessions of them had cost by then. An open
+# session is less by all that was posted of it anyhow.
+_LATER = f"""
+    WITH entry AS MATERIALIZED (
+        SELECT instance_id, credit_cents FROM ledger_entry
+        WHERE attribution_id = a.attribution_id AND effective_at > (SELECT a.at)
+    ), session AS (
+        SELECT w.instance_id, w.workspace_class, w.started_at, LEAST(w.ended_at, a.at) AS until
+        FROM workspace_instance w
+        WHERE w.instance_id IN (SELECT instance_id FROM entry) AND NOT EXISTS (
+            SELECT 1 FROM open_session o WHERE o.attribution_id = a.attribution_id AND o.instance_id = w.instance_id
+        )
+    ), {RATED}
+    SELECT (
+               SELECT COALESCE(sum(e.credit_cents), 0) FROM entry e WHERE NOT EXISTS (
+                   SELECT 1 FROM open_session s
+                   WHERE s.attribution_id = a.attribution_id AND s.instance_id = e.instance_id AND {has_price("s")}
+               )
+           ) - COALESCE(sum(r.credit_cents - (
+               SELECT COALESCE(sum(e.credit_cents), 0) FROM ledger_entry e
+               WHERE e.attribution_id = a.attribution_id AND e.effective_at <= a.at
+                   AND e.key >= 'session:' || r.instance_id || ':' AND e.key < 'session:' || r.instance_id || ';'
+           )), 0)
+    FROM rated r
+"""
 
 
-def with_balances(asked: str) -> str:
+def with_balances(asked: str, *, inlined: bool = False) -> str:
     """Compose the CTEs that end in `balance(attribution_id, at, credit_cents, gross_cents)`.
 
-    `asked` is a query of (attribution_id, at), one row an account. `gross_cents` is what is open; `credit_cents` is
+    `asked` is a query of (attribution_id, at), one row an account; one of constants is better inlined, so that the
+    planner sees that there is one account, and groups nothing. `gross_cents` is what is open; `credit_cents` is
     less by what the account's grants would pay of it, were they settled then. A session counts by its price up to
     `at` while it is open or has an entry effective later than `at`; else its entries, all earlier, are its price.
     """
     return f"""
-    asked AS ({asked}),
-    later AS MATERIALIZED (
-        -- OFFSET 0: by the index, account by account, whatever the planner believes of a long history.
-        SELECT a.attribution_id, a.at, e.instance_id, e.credit_cents
-        FROM asked a
-        JOIN account_balance b ON b.attribution_id = a.attribution_id AND b.latest_effective_at > a.at
-        CROSS JOIN LATERAL (
-            SELECT instance_id, credit_cents FROM ledger_entry
-            WHERE attribution_id = a.attribution_id AND effective_at > a.at
-            OFFSET 0
-        ) AS e
-    ),
+    asked AS {"NOT MATERIALIZED" if inlined else "MATERIALIZED"} ({asked}),
     session AS (
-        SELECT a.attribution_id, a.at, o.instance_id, o.workspace_class, o.started_at, o.revision > 1 AS posted,
-               LEAST(o.ended_at, a.at) AS until
+        SELECT a.attribution_id, o.instance_id, o.workspace_class, o.started_at, LEAST(o.ended_at, a.at) AS until,
+               o.posted_cents
         FROM asked a JOIN open_session o ON o.attribution_id = a.attribution_id
         WHERE o.started_at < a.at OR o.revision > 1
-        UNION ALL
-        SELECT l.attribution_id, l.at, w.instance_id, w.workspace_class, w.started_at, true, LEAST(w.ended_at, l.at)
-        FROM (SELECT DISTINCT attribution_id, at, instance_id FROM later WHERE instance_id IS NOT NULL) AS l
-        CROSS JOIN LATERAL (
-            SELECT w.instance_id, w.workspace_class, w.started_at, w.ended_at FROM workspace_instance w
-            WHERE w.instance_id = l.instance_id AND NOT EXISTS (
-                SELECT 1 FROM open_session o
-                WHERE o.attribution_id = l.attribution_id AND o.instance_id = l.instance_id
-            )
-            OFFSET 0
-        ) AS w
     ),
     {RATED},
-    unposted AS (
-        SELECT r.attribution_id, sum(r.credit_cents - CASE WHEN NOT r.posted THEN 0 ELSE (
-            SELECT COALESCE(sum(e.credit_cents), 0) FROM ledger_entry e
-            WHERE e.attribution_id = r.attribution_id AND e.effective_at <= r.at
-                AND e.key >= 'session:' || r.instance_id || ':' AND e.key < 'session:' || r.instance_id || ';'
-        ) END) AS credit_cents
-        FROM rated r
-        GROUP BY r.attribution_id
-    ),
-    gross AS (
-        SELECT a.attribution_id, a.at,
-               (COALESCE(held.carried_cents, 0) + COALESCE(u.credit_cents, 0) - COALESCE(l.credit_cents, 0))::bigint
-                   AS credit_cents
+    gross AS MATERIALIZED (
+        SELECT a.attribution_id, a.at, (
+                   COALESCE(b.carried_cents, 0) + COALESCE(u.credit_cents, 0)
+                   - CASE WHEN b.latest_effective_at > a.at THEN ({_LATER}) ELSE 0 END
+               )::bigint AS credit_cents
         FROM asked a
-        LEFT JOIN account_balance held USING (attribution_id)
-        LEFT JOIN unposted u USING (attribution_id)
-        LEFT JOIN (SELECT attribution_id, sum(credit_cents) AS credit_cents FROM later GROUP BY attribution_id) AS l
-            USING (attribution_id)
+        LEFT JOIN account_balance b USING (attribution_id)
+        LEFT JOIN (
+            SELECT attribution_id, sum(credit_cents - posted_cents) AS credit_cents FROM rated GROUP BY attribution_id
+        ) AS u USING (attribution_id)
     ),
     {AVAILABLE},
     balance AS (
@@ -89,8 +86,7 @@ _BALANCES = f"""
     SELECT attribution_id, credit_cents, gross_cents FROM balance
 """
 
-# Of one account the plan is always the same: the server keeps one for good, for to plan takes as long as to answer.
-_BALANCE = f"WITH {with_balances(_ASKED_ONE)} SELECT credit_cents FROM balance"
+_BALANCE = f"WITH {with_balances(_ASKED_ONE, inlined=True)} SELECT credit_cents FROM balance"
 
 
 def list_gross_balances(
@@ -119,7 +115,4 @@ def _fetch(
 
 def get_balance(connection: Connection, attribution_id: AttributionId, *, at: datetime) -> CreditCents:
     """Answer one account's balance at an instant, in credit cents, drafts and grants included."""
-    execute(connection, "SET LOCAL plan_cache_mode = force_generic_plan")
-    balance = fetch_one(connection, _BALANCE, account=attribution_id, at=at).credit_cents
-    execute(connection, "SET LOCAL plan_cache_mode = auto")
-    return CreditCents(balance)
+    return CreditCents(fetch_one(connection, _BALANCE, account=attribution_id, at=at).credit_cents)

@@ -14,16 +14,32 @@ from usage_tasks.domain.disputes import SETTLED
 from usage_tasks.domain.limits import Crossing, EntitlementReason, LimitPolicy
 from usage_tasks.storage.balances import with_balances
 from usage_tasks.storage.plans import Plan, planned, run_plan
+from usage_tasks.storage.rating import COST_AT_MOST
 from usage_tasks.storage.rows import execute, fetch, fetch_one, sql_list
 
+
+def _lowest_level(limit: str, thresholds: str) -> str:
+    """The least balance, in cents, at which an account has reached any level."""
+    return f"{limit} * LEAST(100, ({thresholds})[1])"
+
+
+# Most accounts are far from their levels. What their open sessions cost at most tells those apart that may have reached
+# one, and only these are rated session by session.
 # An account whose cycle has ended is judged after its reset, or after its invoice is booked.
-_JUDGED = """
-    SELECT attribution_id, CAST(:at AS timestamptz) AS at FROM cost_center
-    WHERE superseded_at IS NULL AND cycle_started_at <= :at AND next_billing_at > :at
+_JUDGED = f"""
+    SELECT c.attribution_id, CAST(:at AS timestamptz) AS at
+    FROM cost_center c
+    LEFT JOIN account_balance b ON b.attribution_id = c.attribution_id
+    LEFT JOIN ({COST_AT_MOST}) AS m ON m.attribution_id = c.attribution_id
+    LEFT JOIN limit_thresholds own ON own.attribution_id = c.attribution_id
+    WHERE c.superseded_at IS NULL AND c.cycle_started_at <= :at AND c.next_billing_at > :at AND (
+        b.latest_effective_at > :at OR COALESCE(b.carried_cents, 0) + COALESCE(m.credit_cents, 0)
+            >= {_lowest_level("c.spending_limit", "COALESCE(own.thresholds, CAST(:thresholds AS int[]))")}
+    )
 """
 
 # Materialized, so that a balance is computed once an account and not once a level.
-_LEVELS = """
+_LEVELS = f"""
     standing AS MATERIALIZED (
         SELECT c.attribution_id, c.cycle_started_at, c.spending_limit, b.at, b.credit_cents AS balance_cents,
                COALESCE(own.thresholds, CAST(:thresholds AS int[])) AS thresholds,
@@ -46,8 +62,8 @@ _LEVELS = """
             UNION ALL
             SELECT 'hard_limit', (s.hard_cents / NULLIF(s.spending_limit, 0))::int, s.hard_cents
         ) AS l
-        -- Most accounts are below their lowest level: one comparison settles them before their levels are made.
-        WHERE s.balance_cents >= s.spending_limit * LEAST(100, s.thresholds[1]) AND s.balance_cents >= l.level_cents
+        WHERE s.balance_cents >= {_lowest_level("s.spending_limit", "s.thresholds")}
+            AND s.balance_cents >= l.level_cents
     )
 """
 

@@ -9,6 +9,14 @@ def seconds_until(instant: str) -> str:
     return f"extract(epoch FROM {instant} - s.started_at)::bigint"
 
 
+def has_price(session: str) -> str:
+    """Whether a version was in force at the start of a row's session: without one it can't be rated."""
+    return f"""EXISTS (
+        SELECT 1 FROM price_version v
+        WHERE v.workspace_class = {session}.workspace_class AND v.effective_from <= {session}.started_at
+    )"""
+
+
 def _charged_until(instant: str) -> str:
     """The same, rounded up to whole steps of the version in force at the session's start."""
     return f"(({seconds_until(instant)})::bigint + r.rounding_seconds - 1) / r.rounding_seconds * r.rounding_seconds"
@@ -23,41 +31,48 @@ _STARTED = """
         AND (r.effective_until IS NULL OR r.effective_until > s.started_at)
 """
 _WITHIN_ONE = "(r.effective_until IS NULL OR r.effective_until > GREATEST(s.until, s.started_at))"
-
-
-def _cents(product: str, minimum: str) -> str:
-    return f"""GREATEST(
-        div(10 * {product} + 3, 6)::bigint,
-        {minimum}
-    )"""
-
-
 _MINIMUM = "CASE WHEN s.until - s.started_at >= interval '500 ms' THEN r.minimum_cents END"
 
 RATED = f"""
-    ended_period AS MATERIALIZED (
-        SELECT workspace_class, effective_from, effective_until, minimum_cents, rounding_seconds
-        FROM price_period WHERE effective_until IS NOT NULL
-    ), spanning AS (
-        SELECT s.instance_id, {_cents(f"sum({_SECONDS} * p.credits_per_minute)", f"max({_MINIMUM})")} AS credit_cents
-        FROM session s
-        JOIN ended_period r ON {_STARTED} AND NOT {_WITHIN_ONE}
-        JOIN price_period p ON p.workspace_class = s.workspace_class
-            AND p.effective_from <= GREATEST(s.until, s.started_at)
-            AND (p.effective_until IS NULL OR p.effective_until > s.started_at)
-        GROUP BY s.instance_id
-    ), rated AS (
-        -- Most sessions lie within one version: nothing to group.
-        SELECT s.*, {_cents(f"(GREATEST(0, {_charged_until('s.until')}) * r.credits_per_minute)", _MINIMUM)}
-                    AS credit_cents
-        FROM session s JOIN price_period r ON {_STARTED} AND {_WITHIN_ONE}
-        UNION ALL
-        SELECT s.*, m.credit_cents FROM session s JOIN spanning m ON m.instance_id = s.instance_id
+    period AS MATERIALIZED (SELECT * FROM price_period), rated AS (
+        -- Most sessions lie within one version: nothing to sum.
+        SELECT s.*, GREATEST(div(CASE
+                   WHEN {_WITHIN_ONE} THEN 10 * GREATEST(0, {_charged_until("s.until")}) * r.credits_per_minute
+                   ELSE (
+                       SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM period p
+                       WHERE p.workspace_class = s.workspace_class
+                           AND p.effective_from <= GREATEST(s.until, s.started_at)
+                           AND (p.effective_until IS NULL OR p.effective_until > s.started_at)
+                   )
+               END + 3, 6)::bigint, {_MINIMUM}) AS credit_cents
+        FROM session s JOIN period r ON {_STARTED}
     )
 """
 """A CTE `rated`, the columns of a CTE `session` and `credit_cents`.
 
-`session` has at least (instance_id, workspace_class, started_at, until), one row an instance; whoever rates a session
-up to several instants gives each row an `instance_id` of its own. A session without a price in force at its start has
-no row: it is not posted at a guessed one.
+`session` has at least (workspace_class, started_at, until). A session without a price in force at its start has no row:
+it is not posted at a guessed one.
+"""
+
+COST_AT_MOST = """
+    SELECT ran.attribution_id,
+           sum((ran.seconds + ran.sessions * top.rounding_seconds) * top.cents_per_second
+               + ran.sessions * (1 + top.minimum_cents)) AS credit_cents
+    FROM (
+        SELECT attribution_id, workspace_class, count(*) AS sessions,
+               extract(epoch FROM sum(GREATEST(LEAST(ended_at, :at), started_at) - started_at)) AS seconds
+        FROM open_session WHERE started_at < :at
+        GROUP BY attribution_id, workspace_class
+    ) AS ran
+    JOIN (
+        SELECT workspace_class, max(credits_per_minute) / 0.6 AS cents_per_second, max(minimum_cents) AS minimum_cents,
+               max(rounding_seconds) AS rounding_seconds
+        FROM price_version GROUP BY workspace_class
+    ) AS top USING (workspace_class)
+    GROUP BY ran.attribution_id
+"""
+"""A query of (attribution_id, credit_cents): never less than an account's open sessions cost up to `:at`.
+
+Their time in sum at the dearest price that their class ever had, and for each a step, the greatest minimum and a cent:
+hardly more than they cost where a class has one price to the second, at a fraction of the work of `RATED`.
 """

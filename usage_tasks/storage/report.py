@@ -114,8 +114,8 @@ def _statement(groups: Sequence[Group], *, one_account: bool, one_user: bool, pa
     return f"""
         WITH {_CANDIDATES.format(only=only, of_user=of_user)},
         session AS (
-            SELECT row_number() OVER () AS instance_id, s.attribution_id, s.user_id, s.workspace_id, s.workspace_class,
-                   s.started_at, c.cell, c.following, LEAST(c.edge, s.ran_until) AS until
+            SELECT s.attribution_id, s.user_id, s.workspace_id, s.workspace_class, s.started_at, c.cell, c.following,
+                   LEAST(c.edge, s.ran_until) AS until
             FROM ran s CROSS JOIN LATERAL ({_CELLS[Group.DAY in groups]}) AS c
         ), {RATED}, grouped AS (
             SELECT {keys}, sum(v.sign * s.credit_cents)::bigint AS credit_cents,

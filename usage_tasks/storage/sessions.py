@@ -12,7 +12,7 @@ from usage_tasks.domain.errors import InvariantError
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.prices import hold_prices
-from usage_tasks.storage.rating import RATED
+from usage_tasks.storage.rating import RATED, has_price
 from usage_tasks.storage.rows import fetch, fetch_one, rows_as_json
 from usage_tasks.storage.snapshots import lock_sources
 
@@ -167,13 +167,7 @@ class Posted:
 
 
 # A session without a price in force at its start stays open; rating has no row for it.
-_DUE = """
-    final_at <= :at AND GREATEST(ended_at, started_at) <= :at
-        AND EXISTS (
-            SELECT 1 FROM price_version v
-            WHERE v.workspace_class = held.workspace_class AND v.effective_from <= held.started_at
-        )
-"""
+_DUE = f"final_at <= :at AND GREATEST(ended_at, started_at) <= :at AND {has_price('held')}"
 
 _DUE_COLUMNS = """
     held.attribution_id, held.instance_id, held.workspace_class, held.started_at, held.revision, held.posted_cents,
