@@ -15,6 +15,7 @@ import psycopg
 from celery import Celery
 from psycopg import sql
 
+from tests.benchmarks.databases import copied
 from tests.benchmarks.measure import ROUNDS, Figure, median, seconds
 from tests.factories import START, make_id
 from usage_tasks import client
@@ -58,18 +59,18 @@ def report(tag: str, number: int) -> dict[str, str]:
     }
 
 
-def bench_recording(database_url: str, servers: Servers, directory: Path) -> Iterator[Figure]:
-    """Both ways, each beside a bare COPY of the same rows into a twin of the table."""
+def bench_recording(servers: Servers, template: str, directory: Path) -> Iterator[Figure]:
+    """Both ways, over a history, each beside a bare COPY of the same rows into a twin of the table."""
     environment = {
         **os.environ,
-        "DATABASE_URL": database_url,
         "REDIS_URL": servers.redis_url,
         "USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS": '{"small": 0.1, "medium": 0.2, "large": 0.5, "xlarge": 1}',
         "USAGE_DEFAULT_SPENDING_LIMIT": '{"forTeams": 500, "forUsers": 100}',
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    yield _by_task(environment, directory)
-    yield from _by_file(environment, directory)
+    with copied(servers.database_url, template) as url:
+        yield _by_task({**environment, "DATABASE_URL": url}, directory)
+    yield from _by_file(servers.database_url, template, environment, directory)
 
 
 def _by_task(environment: Mapping[str, str], directory: Path) -> Figure:
@@ -86,19 +87,21 @@ def _by_task(environment: Mapping[str, str], directory: Path) -> Figure:
     return _rate("record by task, batches of 1,000, one worker", rates[1:], floor[1:], at_least=10_000)
 
 
-def _by_file(environment: Mapping[str, str], directory: Path) -> Iterator[Figure]:
-    path, rates, floor, peaks = directory / "reports.csv", [], [], []
-    with psycopg.connect(environment["DATABASE_URL"]) as connection:
-        for number in range(ROUNDS):
-            _write(path, f"file {number}", LARGE)
-            taken, peak = _import(path, environment)
+def _by_file(server: str, template: str, environment: Mapping[str, str], directory: Path) -> Iterator[Figure]:
+    rates, floor, peaks, small = [], [], [], []
+    for number in range(ROUNDS):
+        with copied(server, template) as url:
+            asked = {**environment, "DATABASE_URL": url}
+            small.append(_import(_write(directory / "small.csv", "small", SMALL), asked)[1])
+        path = _write(directory / "large.csv", f"file {number}", LARGE)
+        with copied(server, template) as url:
+            taken, peak = _import(path, {**environment, "DATABASE_URL": url})
             rates.append(LARGE / taken)
             peaks.append(peak)
-            with path.open() as lines:
+            with psycopg.connect(url) as connection, path.open() as lines:
                 columns = next(lines).strip()
                 floor.append(LARGE / _copy_seconds(connection, columns, lines))
     yield _rate("usage-tasks import of 1,000,000, the whole process", rates, floor, at_least=50_000)
-    small = [_import(_write(path, f"memory {number}", SMALL), environment)[1] for number in range(ROUNDS)]
     ratio = median(peaks) / median(small)
     yield Figure(
         name="its memory",
