@@ -18,11 +18,16 @@ _LATER = f"""
         SELECT instance_id, credit_cents FROM ledger_entry
         WHERE attribution_id = a.attribution_id AND effective_at > (SELECT a.at)
     ), session AS (
-        SELECT w.instance_id, w.workspace_class, w.started_at, LEAST(w.ended_at, a.at) AS until
-        FROM workspace_instance w
-        WHERE w.instance_id IN (SELECT instance_id FROM entry) AND NOT EXISTS (
-            SELECT 1 FROM open_session o WHERE o.attribution_id = a.attribution_id AND o.instance_id = w.instance_id
-        )
+        -- OFFSET 0: each by its index, whatever the planner believes of a long history.
+        SELECT w.* FROM (SELECT DISTINCT instance_id FROM entry WHERE instance_id IS NOT NULL) AS l
+        CROSS JOIN LATERAL (
+            SELECT w.instance_id, w.workspace_class, w.started_at, LEAST(w.ended_at, a.at) AS until
+            FROM workspace_instance w
+            WHERE w.instance_id = l.instance_id AND NOT EXISTS (
+                SELECT 1 FROM open_session o WHERE o.attribution_id = a.attribution_id AND o.instance_id = w.instance_id
+            )
+            OFFSET 0
+        ) AS w
     ), {RATED}
     SELECT (
                SELECT COALESCE(sum(e.credit_cents), 0) FROM entry e WHERE NOT EXISTS (
