@@ -200,6 +200,16 @@ def test_a_level_that_is_reached_to_the_cent_is_announced(
     assert told(connection)[0].payload["attribution_id"] == team("at")
 
 
+def test_more_time_than_an_interval_holds_hides_nothing(connection: Connection) -> None:
+    record(connection, session_report())
+    since_1970 = """
+        INSERT INTO open_session (attribution_id, instance_id, workspace_class, started_at)
+        SELECT :account, md5(n::text)::uuid, 'small', '1970-01-01Z' FROM generate_series(1, 110000) AS n
+    """
+    connection.execute(text(since_1970), {"account": team()})
+    assert announce(connection) == 4
+
+
 def test_an_entry_that_takes_effect_later_hides_nothing(connection: Connection) -> None:
     open_account(connection, team(), limit=10, balance=1_000)
     later = Entry(

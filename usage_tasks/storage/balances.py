@@ -83,7 +83,7 @@ def with_balances(asked: str, *, inlined: bool = False) -> str:
     """
 
 
-_ASKED_ONE = "SELECT CAST(:account AS text) AS attribution_id, CAST(:at AS timestamptz) AS at"
+_ASKED_ONE = "SELECT (SELECT CAST(:account AS text)) AS attribution_id, CAST(:at AS timestamptz) AS at"
 _ASKED = "SELECT * FROM unnest(CAST(:accounts AS text[]), CAST(:instants AS timestamptz[])) AS t(attribution_id, at)"
 
 _BALANCES = f"""

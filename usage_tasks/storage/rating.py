@@ -34,18 +34,21 @@ _WITHIN_ONE = "(r.effective_until IS NULL OR r.effective_until > GREATEST(s.unti
 _MINIMUM = "CASE WHEN s.until - s.started_at >= interval '500 ms' THEN r.minimum_cents END"
 
 RATED = f"""
-    period AS MATERIALIZED (SELECT * FROM price_period), rated AS (
+    in_force AS MATERIALIZED (SELECT * FROM price_period), rated AS (
         -- Most sessions lie within one version: nothing to sum.
         SELECT s.*, GREATEST(div(CASE
                    WHEN {_WITHIN_ONE} THEN 10 * GREATEST(0, {_charged_until("s.until")}) * r.credits_per_minute
                    ELSE (
-                       SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM period p
-                       WHERE p.workspace_class = s.workspace_class
-                           AND p.effective_from <= GREATEST(s.until, s.started_at)
-                           AND (p.effective_until IS NULL OR p.effective_until > s.started_at)
+                       SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM (
+                           SELECT v.credits_per_minute, v.effective_from,
+                                  lead(v.effective_from) OVER (ORDER BY v.effective_from) AS effective_until
+                           FROM price_version v
+                           WHERE v.workspace_class = s.workspace_class AND v.effective_from >= r.effective_from
+                               AND v.effective_from <= GREATEST(s.until, s.started_at)
+                       ) AS p
                    )
                END + 3, 6)::bigint, {_MINIMUM}) AS credit_cents
-        FROM session s JOIN period r ON {_STARTED}
+        FROM session s JOIN in_force r ON {_STARTED}
     )
 """
 """A CTE `rated`, the columns of a CTE `session` and `credit_cents`.
@@ -54,25 +57,26 @@ RATED = f"""
 it is not posted at a guessed one.
 """
 
-COST_AT_MOST = """
+COST_AT_MOST = f"""
     SELECT ran.attribution_id,
            sum((ran.seconds + ran.sessions * top.rounding_seconds) * top.cents_per_second
                + ran.sessions * (1 + top.minimum_cents)) AS credit_cents
     FROM (
         SELECT attribution_id, workspace_class, count(*) AS sessions,
-               extract(epoch FROM sum(GREATEST(LEAST(ended_at, :at), started_at) - started_at)) AS seconds
-        FROM open_session WHERE started_at < :at
+               sum({seconds_until("GREATEST(LEAST(s.ended_at, :at), s.started_at)")}) AS seconds
+        FROM open_session s WHERE started_at < :at
         GROUP BY attribution_id, workspace_class
     ) AS ran
     JOIN (
         SELECT workspace_class, max(credits_per_minute) / 0.6 AS cents_per_second, max(minimum_cents) AS minimum_cents,
                max(rounding_seconds) AS rounding_seconds
-        FROM price_version GROUP BY workspace_class
+        FROM price_version WHERE effective_from < :at GROUP BY workspace_class
     ) AS top USING (workspace_class)
     GROUP BY ran.attribution_id
 """
-"""A query of (attribution_id, credit_cents): never less than an account's open sessions cost up to `:at`.
+"""A query of (attribution_id, credit_cents): never less than what an account's open sessions cost up to `:at`.
 
-Their time in sum at the dearest price that their class ever had, and for each a step, the greatest minimum and a cent:
-hardly more than they cost where a class has one price to the second, at a fraction of the work of `RATED`.
+Their seconds in sum at the dearest price that their class had until then, and for each a step, the greatest minimum and
+a cent: hardly more than they cost where a class has one price to the second, at a fraction of the work of `RATED`. What
+was posted of them is not taken off.
 """

@@ -122,7 +122,9 @@ def _statement(groups: Sequence[Group], *, one_account: bool, one_user: bool, pa
                    sum(v.sign * {seconds_until("s.until")})::bigint AS seconds,
                    count(*) FILTER (WHERE v.sign > 0) AS sessions,
                    count(*) FILTER (WHERE v.sign > 0 AND s.following IS NULL) AS last_cells
-            FROM rated s CROSS JOIN LATERAL (VALUES (s.cell, 1), (s.following, -1)) AS v(cell, sign)
+            -- OFFSET 0: a session is priced before its cells are told apart, not once a cell.
+            FROM (SELECT * FROM rated OFFSET 0) AS s
+            CROSS JOIN LATERAL (VALUES (s.cell, 1), (s.following, -1)) AS v(cell, sign)
             WHERE v.cell IS NOT NULL
             GROUP BY {", ".join(str(number) for number in range(1, len(groups) + 1))}
         ), shown AS (
