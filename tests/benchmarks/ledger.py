@@ -155,8 +155,8 @@ def bench_live_balance(database: Database) -> Iterator[Figure]:
     analyze(database)
     with database.transaction() as connection:
         get_balance(connection, account, at=NOW)
-        rounds = [seconds(lambda: get_balance(connection, account, at=NOW)) for _ in range(50)]
-        floor = [seconds(lambda: connection.execute(text("SELECT 1"))) for _ in range(50)]
+        rounds = [seconds(lambda: get_balance(connection, account, at=NOW)) for _ in range(200)]
+        floor = [seconds(lambda: connection.execute(text("SELECT 1"))) for _ in range(200)]
     yield Figure(
         name="live balance, 1,000 running on the account",
         value=median(rounds) * 1000,

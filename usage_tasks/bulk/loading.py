@@ -3,7 +3,7 @@
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -15,10 +15,10 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.bulk.reading import RowsOfFile, opened
-from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.import_reports import Chunk, OddRow, as_report, import_chunk
+from usage_tasks.services.import_reports import Chunk, Imported, OddRow, as_report, import_chunk
 from usage_tasks.services.record import Recorded
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.sessions import sum_merged
@@ -29,6 +29,7 @@ CHUNK_LINES: Final = 5_000
 LANES: Final = 2
 PARTS_MAX: Final = 2  # in work and read ahead
 ATTEMPTS_MAX: Final = 5
+OPENED_MAX: Final = 50_000  # accounts that are remembered, about
 PAUSE_FIRST: Final = timedelta(milliseconds=200)  # at most; it doubles
 
 # By the last digit of its session: a row's lane.
@@ -46,7 +47,7 @@ def import_file(
     """
     with opened(path) as rows, ExitStack() as stack:
         lanes = [stack.enter_context(ThreadPoolExecutor(1, "lane")) for _ in range(LANES)]
-        work = partial(_take_up, rt, at=at, actor=actor)
+        work = partial(_take_up, rt, opened=set(), at=at, actor=actor)
         parts: deque[Sequence[Future[Recorded]]] = deque()
         try:
             for chunks in _read(rows, chunk_lines):
@@ -69,7 +70,8 @@ def rehearse_file(
     """
     with opened(path) as rows, rt.transaction() as connection, rehearsal(connection):
         for chunks in _read(rows, chunk_lines):
-            yield _together([_merge(rt, connection, chunk, at=at, actor=actor) for chunk in chunks])
+            done = [_merge(rt, connection, chunk, opened=frozenset(), at=at, actor=actor) for chunk in chunks]
+            yield _together([each.recorded for each in done])
 
 
 def _together(done: Sequence[Recorded]) -> Recorded:
@@ -77,23 +79,40 @@ def _together(done: Sequence[Recorded]) -> Recorded:
     return Recorded(merged=sum_merged(each.merged for each in done), rejections=rejections)
 
 
-def _take_up(rt: Runtime, chunk: Chunk, *, at: datetime, actor: Actor) -> Recorded:
-    """Commit a chunk. Of two lanes that wait for one another, at accounts that both open, one goes again."""
+def _take_up(rt: Runtime, chunk: Chunk, *, opened: set[AttributionId], at: datetime, actor: Actor) -> Recorded:
+    """Commit a chunk. Of two lanes that wait for one another, at accounts that both open, one goes again.
+
+    Its accounts are remembered once it is committed: one that is open stays so.
+    """
     attempt = 1
     while True:
         try:
             with rt.transaction() as connection:
-                return _merge(rt, connection, chunk, at=at, actor=actor)
+                done = _merge(rt, connection, chunk, opened=opened, at=at, actor=actor)
+            break
         except RetryableError:
             if attempt == ATTEMPTS_MAX:
                 raise
             time.sleep(random.uniform(0, PAUSE_FIRST.total_seconds() * 2 ** (attempt - 1)))
             attempt += 1
+    if len(opened) < OPENED_MAX:
+        opened |= done.accounts
+    return done.recorded
 
 
-def _merge(rt: Runtime, connection: Connection, chunk: Chunk, *, at: datetime, actor: Actor) -> Recorded:
-    parse, limits = partial(parse_reports, at=at), rt.spending_limits
-    return import_chunk(connection, chunk, parse, limits=limits, at=at, latest=at + AHEAD_MAX, actor=actor)
+def _merge(
+    rt: Runtime, connection: Connection, chunk: Chunk, *, opened: Set[AttributionId], at: datetime, actor: Actor
+) -> Imported:
+    return import_chunk(
+        connection,
+        chunk,
+        partial(parse_reports, at=at),
+        opened=opened,
+        limits=rt.spending_limits,
+        at=at,
+        latest=at + AHEAD_MAX,
+        actor=actor,
+    )
 
 
 def _read(rows: RowsOfFile, chunk_lines: int) -> Iterator[Sequence[Chunk]]:

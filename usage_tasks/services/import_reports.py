@@ -1,6 +1,6 @@
 """Take up a chunk of a file of reports: the plain rows as a set, the others as a task's batch would."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -44,35 +44,42 @@ def as_report(header: Sequence[str], values: Sequence[str]) -> Mapping[str, str]
     return {name: value for name, value in zip(header, values, strict=True) if value}
 
 
+class Imported(NamedTuple):
+    """What a chunk did, and the accounts of its plain rows: open, once it is committed, and for good."""
+
+    recorded: Recorded
+    accounts: Set[AttributionId]
+
+
 def import_chunk(
     connection: Connection,
     chunk: Chunk,
     parse: Parse,
     *,
+    opened: Set[AttributionId],
     limits: SpendingLimits,
     at: datetime,
     latest: datetime,
     actor: Actor,
-) -> Recorded:
+) -> Imported:
     """Merge a chunk; it ends in the rows that `record_reports` would end in. A rejection's index is its line.
 
-    A row that was observed after `latest` is left to `parse` to judge; one that does not say when is of `at`.
+    `opened` are accounts that are known to be open: they are not looked up. A row that was observed after `latest` is
+    left to `parse` to judge; one that does not say when is of `at`.
     """
     plain = _choose_plain(chunk, prices.list_classes(connection), latest=latest)
     merged, foreign = staging.merge_plain(connection, plain, at=at)
     accounts = {AttributionId(row[staging.ACCOUNT]) for line, row in plain.items() if line not in foreign}
-    open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
+    open_accounts(connection, accounts - opened, limits=limits, at=at, actor=actor)
     lines = sorted([*chunk.odd, *(chunk.plain.keys() - plain.keys()), *foreign])
     if not lines:
-        return Recorded(merged=merged, rejections=[])
+        return Imported(Recorded(merged=merged, rejections=[]), accounts)
     rows = [chunk.report(line) for line in lines]
     reports, malformed = parse(rows)
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
     rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, actor=actor)
-    return Recorded(
-        merged=sum_merged([merged, rest.merged]),
-        rejections=[replace(each, index=lines[each.index]) for each in rest.rejections],
-    )
+    rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]
+    return Imported(Recorded(merged=sum_merged([merged, rest.merged]), rejections=rejections), accounts)
 
 
 def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) -> Mapping[int, PlainRow]:
