@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage, 75 try
 """
 
 import csv
+import gc
 import json
 import os
 import sys
@@ -55,6 +56,8 @@ _USAGE_ERROR: Final = 2
 _TRY_AGAIN: Final = os.EX_TEMPFAIL
 _SHOWN_MAX: Final = 100
 """How many refused rows of a file are shown; all of them are in quarantine."""
+_GARBAGE_AFTER: Final = 50_000
+"""An import makes many rows and no cycles: the collector, which looks after each 700 by itself, would look in vain."""
 
 cli = typer.Typer(
     help="Usage billing on Celery.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -269,6 +272,7 @@ def import_reports(
     ] = False,
 ) -> None:
     """Take up a file of reports of sessions, fast; safe to run again. Exit code 1 if rows were quarantined."""
+    gc.set_threshold(_GARBAGE_AFTER)
     rt = runtime()
     counts = {"inserted": 0, "updated": 0, "unchanged": 0, "quarantined": 0}
     try:
