@@ -17,12 +17,6 @@ from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.rating import COST_AT_MOST
 from usage_tasks.storage.rows import execute, fetch, fetch_one, sql_list
 
-
-def _lowest_level(limit: str, thresholds: str) -> str:
-    """The least balance, in cents, at which an account has reached any level."""
-    return f"{limit} * LEAST(100, ({thresholds})[1])"
-
-
 # Most accounts are far from their levels. What their open sessions cost at most tells those apart that may have reached
 # one, and only these are rated session by session.
 # An account whose cycle has ended is judged after its reset, or after its invoice is booked.
@@ -34,12 +28,12 @@ _JUDGED = f"""
     LEFT JOIN limit_thresholds own ON own.attribution_id = c.attribution_id
     WHERE c.superseded_at IS NULL AND c.cycle_started_at <= :at AND c.next_billing_at > :at AND (
         b.latest_effective_at > :at OR COALESCE(b.carried_cents, 0) + COALESCE(m.credit_cents, 0)
-            >= {_lowest_level("c.spending_limit", "COALESCE(own.thresholds, CAST(:thresholds AS int[]))")}
+            >= c.spending_limit * LEAST(100, (COALESCE(own.thresholds, CAST(:thresholds AS int[])))[1])
     )
 """
 
 # Materialized, so that a balance is computed once an account and not once a level.
-_LEVELS = f"""
+_LEVELS = """
     standing AS MATERIALIZED (
         SELECT c.attribution_id, c.cycle_started_at, c.spending_limit, b.at, b.credit_cents AS balance_cents,
                COALESCE(own.thresholds, CAST(:thresholds AS int[])) AS thresholds,
@@ -62,8 +56,7 @@ _LEVELS = f"""
             UNION ALL
             SELECT 'hard_limit', (s.hard_cents / NULLIF(s.spending_limit, 0))::int, s.hard_cents
         ) AS l
-        WHERE s.balance_cents >= {_lowest_level("s.spending_limit", "s.thresholds")}
-            AND s.balance_cents >= l.level_cents
+        WHERE s.balance_cents >= l.level_cents
     )
 """
 
