@@ -69,7 +69,9 @@ result_expires = 3600
 
 worker_prefetch_multiplier = 1
 worker_cancel_long_running_tasks_on_connection_loss = True  # else its redelivered copy runs beside it
-worker_soft_shutdown_timeout = 30  # after SIGTERM so long to finish, then what is left is handed on (tasks/stopping.py)
+worker_soft_shutdown_timeout = (
+    30  # after SIGTERM so long to finish, then what is left is handed on (worker/shutdown.py)
+)
 worker_enable_soft_shutdown_on_idle = False  # True sleeps the 30 s through with nothing to do
 worker_max_tasks_per_child = 1000
 worker_max_memory_per_child = 400_000
@@ -78,7 +80,7 @@ worker_send_task_events = False  # a fifth of the throughput; `-E` where Flower 
 
 beat_schedule = make_beat_schedule(_settings)
 # In memory: the database knows what is due, not a file of beat's. It writes a heartbeat too.
-beat_scheduler = "usage_tasks.tasks.heartbeat:BeatingScheduler"
+beat_scheduler = "usage_tasks.worker.heartbeat:BeatingScheduler"
 beat_max_loop_interval = 5
 timezone = "UTC"
 enable_utc = True

@@ -24,7 +24,7 @@ from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.settings import load_settings
 from usage_tasks.storage import migrate
 from usage_tasks.storage.engine import Database
-from usage_tasks.storage.prices import publish_prices
+from usage_tasks.storage.pricing.prices import publish_prices
 
 PRICES: Final = MappingProxyType(
     {

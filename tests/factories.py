@@ -15,10 +15,10 @@ from usage_tasks.domain.grants import GrantTerms
 from usage_tasks.domain.payments import Amounts, Invoice, InvoiceStatus, StripeCustomerId, StripeInvoiceId
 from usage_tasks.domain.rating import PriceVersion
 from usage_tasks.domain.sessions import SessionReport
-from usage_tasks.services.grant import grant_credits
-from usage_tasks.services.reconcile import post_batch
-from usage_tasks.services.record import Recorded, record_reports
-from usage_tasks.services.running import Healed, Snapshot, report_running
+from usage_tasks.services.ledger.grant_credits import grant_credits
+from usage_tasks.services.ledger.post_usage import post_batch
+from usage_tasks.services.sessions.record import Recorded, record_reports
+from usage_tasks.services.sessions.snapshot import Healed, Snapshot, report_running
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR: Final = timedelta(hours=1)

@@ -15,21 +15,21 @@ from usage_tasks.telemetry.logs import configure_logging
 app = Celery(
     "usage_tasks",
     include=[
-        "usage_tasks.tasks.usage",
-        "usage_tasks.tasks.running",
-        "usage_tasks.tasks.quarantine",
-        "usage_tasks.tasks.limits",
-        "usage_tasks.tasks.report",
-        "usage_tasks.tasks.prices",
-        "usage_tasks.tasks.explain",
-        "usage_tasks.tasks.credit",
+        "usage_tasks.tasks.usage.ledger",
+        "usage_tasks.tasks.usage.running",
+        "usage_tasks.tasks.usage.quarantine",
+        "usage_tasks.tasks.usage.limits",
+        "usage_tasks.tasks.usage.report",
+        "usage_tasks.tasks.usage.prices",
+        "usage_tasks.tasks.usage.explain",
+        "usage_tasks.tasks.usage.credit",
         "usage_tasks.tasks.directory",
-        "usage_tasks.tasks.billing",
-        "usage_tasks.tasks.invoicing",
-        "usage_tasks.tasks.payments",
-        "usage_tasks.tasks.metering",
-        "usage_tasks.tasks.stripe",
-        "usage_tasks.tasks.events",
+        "usage_tasks.tasks.billing.sync",
+        "usage_tasks.tasks.billing.invoices",
+        "usage_tasks.tasks.billing.payments",
+        "usage_tasks.tasks.billing.metering",
+        "usage_tasks.tasks.stripe.events",
+        "usage_tasks.tasks.stripe.review",
         "usage_tasks.tasks.maintenance",
     ],
 )
@@ -56,7 +56,7 @@ def _mend_broker(**_: object) -> None:
 
 @signals.worker_init.connect
 def _beat(**_: object) -> None:
-    from usage_tasks.tasks.heartbeat import WorkerHeartbeat  # noqa: PLC0415 - only a worker has a consumer
+    from usage_tasks.worker.heartbeat import WorkerHeartbeat  # noqa: PLC0415 - only a worker has a consumer
 
     app.steps["consumer"].add(WorkerHeartbeat)
 
@@ -71,7 +71,7 @@ def _serve_metrics(**_: object) -> None:
 
 @signals.worker_shutting_down.connect
 def _end_in_time(how: str = "", **_: object) -> None:
-    from usage_tasks.tasks.stopping import bound_warm_shutdown  # noqa: PLC0415 - only a worker stops
+    from usage_tasks.worker.shutdown import bound_warm_shutdown  # noqa: PLC0415 - only a worker stops
 
     bound_warm_shutdown(app, how)
 

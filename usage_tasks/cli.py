@@ -37,18 +37,19 @@ from usage_tasks.domain.durations import parse_duration
 from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError
 from usage_tasks.embedded.processes import StartError
 from usage_tasks.runtime import runtime
-from usage_tasks.services.grant import list_grants
-from usage_tasks.services.release import plan_release, release_session
-from usage_tasks.services.verify import grace_of
-from usage_tasks.services.verify import verify as run_verify
+from usage_tasks.services.ledger.grant_credits import list_grants
+from usage_tasks.services.operations.verify_ledger import grace_of
+from usage_tasks.services.operations.verify_ledger import verify as run_verify
+from usage_tasks.services.sessions.release_zombie import plan_release, release_session
 from usage_tasks.settings import SettingsError, load_settings
 from usage_tasks.storage import migrate as migrations
-from usage_tasks.storage import prices, zombies
+from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.rows import as_json
-from usage_tasks.tasks import explain as explain_tasks
-from usage_tasks.tasks import invoicing as invoicing_tasks
-from usage_tasks.tasks import prices as price_tasks
+from usage_tasks.storage.sessions import zombies
+from usage_tasks.tasks.billing import invoices as invoicing_tasks
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
+from usage_tasks.tasks.usage import explain as explain_tasks
+from usage_tasks.tasks.usage import prices as price_tasks
 from usage_tasks.telemetry.logs import configure_logging
 
 _ACTOR: Final = Actor("service:usage-tasks")

@@ -15,14 +15,14 @@ from sqlalchemy import Connection
 
 from usage_tasks.coordination.clock import Clock, SystemClock, TestClock
 from usage_tasks.coordination.pacer import Pacer
-from usage_tasks.coordination.snapshot import BalanceSnapshots
+from usage_tasks.coordination.published_balances import BalanceSnapshots
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
-from usage_tasks.services.billing_terms import BillingTerms
+from usage_tasks.services.payments.billing_terms import BillingTerms
 from usage_tasks.settings import Settings, load_settings, read_directory_key, read_stripe_credentials
 from usage_tasks.storage.engine import Database
-from usage_tasks.storage.jobs import Epoch, hold_epoch
+from usage_tasks.storage.operations.jobs import Epoch, hold_epoch
 from usage_tasks.stripe_gateway.live import LiveGateway
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 

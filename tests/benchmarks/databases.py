@@ -9,7 +9,7 @@ from tests.conftest import PRICES
 from tests.factories import START, SYSTEM
 from usage_tasks.storage import migrate
 from usage_tasks.storage.engine import Database
-from usage_tasks.storage.prices import publish_prices
+from usage_tasks.storage.pricing.prices import publish_prices
 
 
 @contextmanager

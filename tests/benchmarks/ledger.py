@@ -10,9 +10,9 @@ from tests.benchmarks import peer
 from tests.benchmarks.measure import ROUNDS, Figure, median, seconds
 from tests.benchmarks.population import NOW, add_cost_centers, add_sessions
 from tests.factories import DAY, START
-from usage_tasks.services.reconcile import BATCH, announce_limits, post_batch
-from usage_tasks.storage.balances import get_balance
+from usage_tasks.services.ledger.post_usage import BATCH, announce_limits, post_batch
 from usage_tasks.storage.engine import Database
+from usage_tasks.storage.ledger.balances import get_balance
 
 POSTED = 100_000
 ACCOUNTS = 5_000

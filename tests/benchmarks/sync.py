@@ -32,14 +32,14 @@ import stripe
 from tests.benchmarks import sdk
 from tests.benchmarks import simulator as peer
 from tests.benchmarks.measure import Figure, cpu_seconds, median, show
-from tests.billing.population import add_paying, charge_all
+from tests.stripe_world.population import add_paying, charge_all
 from usage_tasks.celery import app
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.coordination.pacer import KEY as PACER_KEY
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.embedded.processes import free_port
 from usage_tasks.embedded.servers import running_servers
-from usage_tasks.services.sync import report_quantities
+from usage_tasks.services.metering.decide_reports import report_quantities
 from usage_tasks.settings import Settings
 from usage_tasks.settings.values import CALLS_PER_SECOND_MAX
 from usage_tasks.storage import migrate

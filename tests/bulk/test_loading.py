@@ -22,9 +22,9 @@ from usage_tasks.coordination.clock import TestClock
 from usage_tasks.demo.quarter import load_quarter
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
-from usage_tasks.storage.sessions import merge_reports
-from usage_tasks.storage.staging import COLUMNS
-from usage_tasks.tasks import running, usage
+from usage_tasks.storage.sessions.bulk_copy import COLUMNS
+from usage_tasks.storage.sessions.merging import merge_reports
+from usage_tasks.tasks.usage import ledger, running
 
 FILE = Path(bulk.__file__).parents[1] / "demo/data/metacentrum-2013q1.csv.gz"
 AT = START + DAY
@@ -72,7 +72,7 @@ def load(rt: Runtime, path: Path) -> tuple[dict[str, int], list[tuple[int, str]]
 
 def record(rows: Sequence[dict[str, Any]]) -> Any:
     reports = [{key: value for key, value in row.items() if value} for row in rows]
-    return call(usage.record_instances, instances=reports, actor=SYSTEM, at=AT.isoformat())
+    return call(ledger.record_instances, instances=reports, actor=SYSTEM, at=AT.isoformat())
 
 
 def test_the_quarters_file_ends_in_exactly_the_rows_that_the_task_makes(rt: Runtime) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.factories import DAY, START, session_row
 from usage_tasks.bulk.reading import Part, RowsOfFile
-from usage_tasks.storage.staging import COLUMNS
+from usage_tasks.storage.sessions.bulk_copy import COLUMNS
 from usage_tasks.tasks.arguments import parse_reports
 
 PLAIN = session_row(source="eu", workspace_class="large")

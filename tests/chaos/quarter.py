@@ -17,13 +17,13 @@ from usage_tasks.demo.quarter import Session, load_quarter, reports_between
 from usage_tasks.demo.replay import BEGIN, END
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
-from usage_tasks.services.reconcile import BATCH, post_batch
-from usage_tasks.services.record import record_reports
-from usage_tasks.services.reset import reset_due
-from usage_tasks.services.verify import verify
+from usage_tasks.services.ledger.post_usage import BATCH, post_batch
+from usage_tasks.services.ledger.reset import reset_due
+from usage_tasks.services.operations.verify_ledger import verify
+from usage_tasks.services.sessions.record import record_reports
 from usage_tasks.storage import migrate
 from usage_tasks.storage.engine import Database
-from usage_tasks.storage.prices import publish_prices
+from usage_tasks.storage.pricing.prices import publish_prices
 from usage_tasks.tasks.arguments import parse_reports
 
 CREDITS_PER_MINUTE_EXACT: Final = {name: Decimal(str(price)) for name, price in CREDITS_PER_MINUTE.items()}

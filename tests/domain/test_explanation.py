@@ -1,4 +1,4 @@
-"""What an explanation says, word for word; tests/services holds the words to the ledger."""
+"""What an explanation says, word for word; tests/pricing holds the words to the ledger."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta

@@ -22,13 +22,13 @@ from sqlalchemy import Connection, Engine, event
 from tests.factories import DAY, HOUR, LIMITS, START, SYSTEM, make_id, session_report, team
 from usage_tasks.domain.accounts import parse_attribution
 from usage_tasks.domain.sessions import SessionReport
-from usage_tasks.services.cost_center import get_cost_center
-from usage_tasks.services.reconcile import announce_limits, post_batch
-from usage_tasks.services.record import record_reports
-from usage_tasks.services.reset import reset_account
-from usage_tasks.services.verify import verify
+from usage_tasks.services.ledger.cost_center import get_cost_center
+from usage_tasks.services.ledger.post_usage import announce_limits, post_batch
+from usage_tasks.services.ledger.reset import reset_account
+from usage_tasks.services.operations.verify_ledger import verify
+from usage_tasks.services.sessions.record import record_reports
 from usage_tasks.storage.engine import Database
-from usage_tasks.storage.prices import publish_prices
+from usage_tasks.storage.pricing.prices import publish_prices
 from usage_tasks.storage.rows import fetch
 
 MINUTES_MAX = 75 * 24 * 60

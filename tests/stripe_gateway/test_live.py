@@ -16,9 +16,9 @@ import requests
 import structlog
 from prometheus_client import REGISTRY
 
-from tests.billing.world import EVENT_NAME, KEY, StripeWorld, stripe_world
 from tests.factories import DAY, HOUR, make_id, team
 from tests.stripe_gateway.canned import answering, error
+from tests.stripe_world.world import EVENT_NAME, KEY, StripeWorld, stripe_world
 from usage_tasks.domain.disputes import DisputeId
 from usage_tasks.domain.errors import DeclinedError, NotFoundError, PermanentError, RetryableError
 from usage_tasks.domain.events import EventKind

@@ -19,8 +19,8 @@ import stripe
 from tests.stripe_simulator.contract import promised
 from tests.stripe_simulator.description import check_exchange, check_object
 from usage_tasks.stripe_simulator import Settings, serve
-from usage_tasks.stripe_simulator.routes import find
-from usage_tasks.stripe_simulator.server import Server
+from usage_tasks.stripe_simulator.http.server import Server
+from usage_tasks.stripe_simulator.operations.routes import find
 
 SECRET = "whsec_test_0123456789"
 KEY = "sk_test_simulator"

@@ -5,8 +5,8 @@ import pytest
 import stripe
 
 from tests.stripe_simulator.conftest import DECLINED, FIRST_END, SECOND_END, START, Account, unix
-from usage_tasks.stripe_simulator.periods import period_end
-from usage_tasks.stripe_simulator.server import Server
+from usage_tasks.stripe_simulator.http.server import Server
+from usage_tasks.stripe_simulator.time.periods import period_end
 
 HOUR = 3600
 

@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 from tests.stripe_simulator.contract import TABLE, rows
-from usage_tasks.stripe_simulator.routes import OPERATIONS
+from usage_tasks.stripe_simulator.operations.routes import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 

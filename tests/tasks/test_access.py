@@ -9,16 +9,16 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
+from tests.directory.test_update_directory import team_report, tell, user_report
 from tests.factories import DAY, HOUR, START, call, make_id, record, session_report, stopped_report, team, user
-from tests.services.test_cost_center import OTHER, STRIPE, put
-from tests.services.test_directory import team_report, tell, user_report
+from tests.ledger.test_cost_center import OTHER, STRIPE, put
 from tests.snapshot import snapshot
 from tests.tasks.test_task import as_if_delivered
 from usage_tasks.celery import app
 from usage_tasks.domain.access import AccessError, Role
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.reconcile import post_batch
+from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.settings import SettingsError
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS, task
 

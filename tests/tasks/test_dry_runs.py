@@ -34,8 +34,8 @@ from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.reconcile import cap_batch, post_batch
-from usage_tasks.tasks import running, usage
+from usage_tasks.services.ledger.post_usage import cap_batch, post_batch
+from usage_tasks.tasks.usage import ledger, running
 
 COLUMNS = ("attribution_id", "key", "kind", "credit_cents", "effective_at", "description")
 
@@ -77,8 +77,8 @@ def test_a_dry_ledger_run_answers_the_very_entries_and_announcements_and_writes_
         longer = {"instance_id": wrong.instance_id, "workspace_class": "xlarge", "observed_at": START + DAY}
         record(connection, stopped_report(2 * HOUR, **longer), used_report(team("b"), 50_000, at=START + 10 * HOUR))
     posted = entries(rt, "session", "adjustment")
-    plan = dry(rt, usage.reconcile_usage, START + DAY)
-    done = call(usage.reconcile_usage, at=(START + DAY).isoformat())
+    plan = dry(rt, ledger.reconcile_usage, START + DAY)
+    done = call(ledger.reconcile_usage, at=(START + DAY).isoformat())
     assert (done["entries"], done["credit_cents"]) == (2, 56_000)
     told = done["thresholds_reached"] + done["limits_reached"] + done["hard_limits_reached"]
     assert (plan["entries"]["rows"], plan["entries"]["credit_cents"]) == (2, 56_000)
@@ -98,7 +98,7 @@ def test_a_dry_ledger_run_answers_the_very_entries_and_announcements_and_writes_
         tuple(each) for each in crossed
     ]
     empty = {"rows": 0, "sample": []}
-    assert dry(rt, usage.reconcile_usage, START + DAY) == {
+    assert dry(rt, ledger.reconcile_usage, START + DAY) == {
         "zombies": {"capped": 0, "moved": 0, "lifted": 0},
         "expiries": {"cycles": 0, "accounts_failed": 0, "failed": [], "entries": empty | {"credit_cents": 0}},
         "entries": empty | {"credit_cents": 0},
@@ -117,8 +117,8 @@ def test_a_dry_ledger_run_reckons_with_the_zombies_it_would_cap_and_the_grants_t
         used(connection, team("granted"), 30_000, at=START + 10 * HOUR)
         give(connection, 1_000, attribution_id=team("granted"), expires_at=START + 20 * HOUR)
         record(connection, stopped_report(HOUR, attribution_id=team("plain"), workspace_class="xlarge"))
-    plan = dry(rt, usage.reconcile_usage, START + DAY)
-    done = call(usage.reconcile_usage, at=(START + DAY).isoformat())
+    plan = dry(rt, ledger.reconcile_usage, START + DAY)
+    done = call(ledger.reconcile_usage, at=(START + DAY).isoformat())
     assert plan["zombies"] == {"capped": done["zombies"], "moved": 0, "lifted": done["zombies_lifted"]}
     assert (done["zombies"], done["expiries"], done["entries"]) == (1, 1, 1)
     assert (plan["entries"]["rows"], plan["entries"]["credit_cents"]) == (done["entries"], done["credit_cents"])
@@ -132,7 +132,7 @@ def test_a_dry_ledger_run_reckons_with_the_zombies_it_would_cap_and_the_grants_t
 def test_a_dry_run_lists_a_hundred_and_counts_all(rt: Runtime) -> None:
     with rt.transaction() as connection:
         record(connection, *(used_report(team(n), 10, at=START + HOUR) for n in range(103)))
-    plan = dry(rt, usage.reconcile_usage, START + DAY)["entries"]
+    plan = dry(rt, ledger.reconcile_usage, START + DAY)["entries"]
     assert (plan["rows"], plan["credit_cents"], len(plan["sample"])) == (103, 1030, 100)
 
 
@@ -144,7 +144,7 @@ def test_a_dry_run_holds_up_no_report_and_no_posting(rt: Runtime) -> None:
         assert post_batch(connection, at=START + DAY).entries == 1
         # Would wait for the posting's locks, and for ever, if it took any.
         assert (
-            call(usage.reconcile_usage, at=(START + DAY).isoformat(), dry_run=True)["dry_run"]["entries"]["rows"] == 1
+            call(ledger.reconcile_usage, at=(START + DAY).isoformat(), dry_run=True)["dry_run"]["entries"]["rows"] == 1
         )
 
 
@@ -154,8 +154,8 @@ def test_a_dry_reset_answers_the_very_entries_of_every_cycle_and_writes_nothing(
         record(connection, at=START)
         for account, cents in (("a", 80_000), ("b", 100), ("c", 0)):
             used(connection, team(account), cents, at=START + DAY)
-    plan = dry(rt, usage.reset_usage, late)
-    assert call(usage.reset_usage, at=late.isoformat()) == {"cycles": plan["cycles"]}
+    plan = dry(rt, ledger.reset_usage, late)
+    assert call(ledger.reset_usage, at=late.isoformat()) == {"cycles": plan["cycles"]}
     written = entries(rt, "reset")
     assert [entry["credit_cents"] for entry in written if entry["attribution_id"] == team("a")] == [-50_000, -30_000]
     assert (plan["entries"]["rows"], plan["entries"]["credit_cents"]) == (3, -80_100)
@@ -164,7 +164,7 @@ def test_a_dry_reset_answers_the_very_entries_of_every_cycle_and_writes_nothing(
     )
     assert by_key == written
     assert (plan["accounts_failed"], plan["failed"]) == (0, [])
-    assert dry(rt, usage.reset_usage, late)["cycles"] == 0
+    assert dry(rt, ledger.reset_usage, late)["cycles"] == 0
 
 
 def test_a_dry_reset_names_the_accounts_that_would_fail(rt: Runtime) -> None:
@@ -178,7 +178,7 @@ def test_a_dry_reset_names_the_accounts_that_would_fail(rt: Runtime) -> None:
                 f"WHEN (NEW.kind = 'reset' AND NEW.attribution_id = '{team(1)}') EXECUTE FUNCTION no()"
             )
         )
-    plan = dry(rt, usage.reset_usage, add_months(START, 1) + DAY)
+    plan = dry(rt, ledger.reset_usage, add_months(START, 1) + DAY)
     assert (plan["cycles"], plan["entries"]["rows"], plan["accounts_failed"]) == (2, 2, 1)
     assert plan["failed"] == [[team(1), "database: P0001 no today"]]
 
@@ -194,7 +194,7 @@ def unchanged(rt: Runtime, do: Callable[[], Any]) -> Any:
 def test_a_dry_snapshot_answers_what_it_would_heal_and_whom_it_would_end(rt: Runtime) -> None:
     gone, refused = session_row(source="eu"), session_row(source="eu", workspace_class="gold")
     at = (START + HOUR).isoformat()
-    call(usage.record_instances, instances=[gone], actor=SYSTEM, at=START.isoformat())
+    call(ledger.record_instances, instances=[gone], actor=SYSTEM, at=START.isoformat())
     listed = {"source": "eu", "instances": [session_row(attribution_id=team("new")), refused], "actor": SYSTEM}
     plan = unchanged(rt, lambda: call(running.report_running, **listed, at=at, dry_run=True))["dry_run"]
     done = call(running.report_running, **listed, at=at)
@@ -213,7 +213,7 @@ def test_a_dry_snapshot_answers_what_it_would_heal_and_whom_it_would_end(rt: Run
 
 def test_a_dry_release_of_a_zombie_answers_the_cap_and_leaves_it(rt: Runtime) -> None:
     row = session_row()
-    call(usage.record_instances, instances=[row], actor=SYSTEM, at=START.isoformat())
+    call(ledger.record_instances, instances=[row], actor=SYSTEM, at=START.isoformat())
     TestClock(rt.redis).advance(START + DAY)
     with rt.transaction() as connection:
         cap_batch(connection, at=START + DAY, heartbeat_grace=HOUR, lifetime_max=None)
@@ -259,7 +259,7 @@ def test_what_a_dry_run_would_do_is_not_counted_as_done(rt: Runtime) -> None:
     with rt.transaction() as connection:
         record(connection, stopped_report(HOUR))
     before = counted()
-    dry(rt, usage.reconcile_usage, START + DAY)
+    dry(rt, ledger.reconcile_usage, START + DAY)
     assert counted() == before
-    call(usage.reconcile_usage, at=(START + DAY).isoformat())
+    call(ledger.reconcile_usage, at=(START + DAY).isoformat())
     assert counted() != before

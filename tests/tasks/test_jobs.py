@@ -17,11 +17,12 @@ from usage_tasks.coordination.lock import Hold, held
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleEpochError
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.reset import reset_due
-from usage_tasks.services.verify import grace_of
-from usage_tasks.storage.jobs import begin_epoch
-from usage_tasks.tasks import maintenance, usage
+from usage_tasks.services.ledger.reset import reset_due
+from usage_tasks.services.operations.verify_ledger import grace_of
+from usage_tasks.storage.operations.jobs import begin_epoch
+from usage_tasks.tasks import maintenance
 from usage_tasks.tasks.jobs import LEASE, Skipped, run_job
+from usage_tasks.tasks.usage import ledger
 
 PERIOD = timedelta(minutes=15)
 MONTH = add_months(START, 1)
@@ -213,17 +214,17 @@ def test_a_scheduled_tick_runs_the_job_once_a_period(
     with rt.transaction() as connection:
         record(connection, stopped_report(HOUR))
     shown = {"snapshot": "written", "snapshots_written": 1}
-    assert call(usage.reconcile_usage, scheduled=True) == QUIET_TICK | {"entries": 1, "credit_cents": 600} | shown
-    assert call(usage.reconcile_usage, scheduled=True) == {"skipped": 1}
-    assert call(usage.reconcile_usage) == QUIET_TICK | shown
+    assert call(ledger.reconcile_usage, scheduled=True) == QUIET_TICK | {"entries": 1, "credit_cents": 600} | shown
+    assert call(ledger.reconcile_usage, scheduled=True) == {"skipped": 1}
+    assert call(ledger.reconcile_usage) == QUIET_TICK | shown
     TestClock(rt.redis).advance(START + DAY + PERIOD)
-    assert call(usage.reconcile_usage, scheduled=True) == QUIET_TICK | shown
+    assert call(ledger.reconcile_usage, scheduled=True) == QUIET_TICK | shown
 
 
 def test_the_ledger_job_posts_batch_after_batch_and_announces(rt: Runtime) -> None:
     with rt.transaction() as connection:
         record(connection, *(used_report(team(), 25_000, at=START + 10 * HOUR) for _ in range(2)))
-    done = call(usage.reconcile_usage, at=(START + DAY).isoformat())
+    done = call(ledger.reconcile_usage, at=(START + DAY).isoformat())
     assert done == QUIET_TICK | {
         "entries": 2,
         "credit_cents": 50_000,
@@ -237,9 +238,9 @@ def test_the_reset_job_catches_up_and_ends(rt: Runtime) -> None:
     with rt.transaction() as connection:
         used(connection, team(), 80_000, at=START + HOUR)
     late = (START + 300 * DAY).isoformat()
-    first = call(usage.reset_usage, at=late)
+    first = call(ledger.reset_usage, at=late)
     assert first["cycles"] >= 9
-    assert call(usage.reset_usage, at=late) == {"cycles": 0}
+    assert call(ledger.reset_usage, at=late) == {"cycles": 0}
     assert call(maintenance.verify_ledger, at=late)
 
 
@@ -260,7 +261,7 @@ def test_an_account_that_fails_is_named_and_holds_up_no_other(rt: Runtime) -> No
             )
         )
     with pytest.raises(PermanentError) as failed:
-        call(usage.reset_usage, at=(MONTH + DAY).isoformat())
+        call(ledger.reset_usage, at=(MONTH + DAY).isoformat())
     assert str(failed.value).startswith("reset: 2 cycles ended, 1 accounts failed: ")
     assert f"{accounts[1]}: database: P0001 no reset today" in str(failed.value)
     with rt.transaction() as connection:
@@ -311,7 +312,7 @@ def test_what_verify_finds_is_a_metric_by_check_clean_or_not(rt: Runtime) -> Non
     with pytest.raises(InvariantError):
         call(maintenance.verify_ledger, at=at)
     assert (offenders("stopped_sessions_are_posted"), offenders("balances_equal_entries")) == (2, 0)
-    call(usage.reconcile_usage, at=at)
+    call(ledger.reconcile_usage, at=at)
     call(maintenance.verify_ledger, at=at)
     assert offenders("stopped_sessions_are_posted") == 0
     ended_at = REGISTRY.get_sample_value("usage_verify_ended_timestamp_seconds")

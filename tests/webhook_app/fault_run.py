@@ -27,11 +27,11 @@ from typing import Any, Final
 import psycopg
 from celery import Celery
 
-from tests.billing.bench import Bench
-from tests.billing.conftest import BEGIN
-from tests.billing.world import GRACE, KEY, StripeWorld, stripe_world
 from tests.conftest import PRICES
 from tests.factories import HOUR, SYSTEM, team
+from tests.stripe_world.bench import Bench
+from tests.stripe_world.fixtures import BEGIN
+from tests.stripe_world.world import GRACE, KEY, StripeWorld, stripe_world
 from tests.webhook_app.conftest import sign
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.cycles import add_months
@@ -39,11 +39,11 @@ from usage_tasks.embedded.postgres import running_postgres
 from usage_tasks.embedded.processes import child_process, free_port
 from usage_tasks.embedded.redis import running_redis
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.verify import verify
+from usage_tasks.services.operations.verify_ledger import verify
 from usage_tasks.settings import load_settings
 from usage_tasks.storage import migrate
 from usage_tasks.storage.engine import Database
-from usage_tasks.storage.prices import publish_prices
+from usage_tasks.storage.pricing.prices import publish_prices
 from usage_tasks.telemetry.logs import configure_logging
 
 SECRET: Final = "whsec_fault_run"

@@ -18,11 +18,11 @@ from usage_tasks.bulk.reading import RowsOfFile, opened
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.import_reports import Chunk, Imported, OddRow, as_report, import_chunk
-from usage_tasks.services.record import Recorded
+from usage_tasks.services.sessions.import_reports import Chunk, Imported, OddRow, as_report, import_chunk
+from usage_tasks.services.sessions.record import Recorded
 from usage_tasks.storage.engine import rehearsal
-from usage_tasks.storage.sessions import sum_merged
-from usage_tasks.storage.staging import COLUMNS, PlainRow
+from usage_tasks.storage.sessions.bulk_copy import COLUMNS, PlainRow
+from usage_tasks.storage.sessions.merging import sum_merged
 from usage_tasks.tasks.arguments import AHEAD_MAX, find_instance_id, parse_reports
 
 CHUNK_LINES: Final = 5_000

@@ -13,9 +13,10 @@ from rich.table import Table
 from usage_tasks.commands import OPERATOR
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.runtime import runtime
-from usage_tasks.storage import parked
+from usage_tasks.storage.payments import parked
 from usage_tasks.storage.rows import as_json
-from usage_tasks.tasks import checks, metering
+from usage_tasks.tasks import checks
+from usage_tasks.tasks.billing import metering
 
 _PAGE: Final = 1000
 _SHOWN_MAX: Final = 1000

@@ -21,7 +21,7 @@ from sqlalchemy import text
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.health import DIRECTORY_VARIABLE, check_heartbeats
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.job_standings import list_job_standings
+from usage_tasks.services.operations.job_standings import list_job_standings
 from usage_tasks.settings import Settings, SettingsError, load_settings, read_stripe_credentials
 from usage_tasks.storage.migrate import head_revision
 from usage_tasks.tasks.checks import check_now

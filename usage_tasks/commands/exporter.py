@@ -13,12 +13,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from usage_tasks.coordination.parking import count_parked
+from usage_tasks.coordination.dead_letters import count_parked
 from usage_tasks.coordination.queues import read_queues
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services.job_standings import list_job_standings
-from usage_tasks.storage.backlog import read_backlog
+from usage_tasks.services.operations.job_standings import list_job_standings
+from usage_tasks.storage.operations.backlog import read_backlog
 
 QUEUES: Final = ("usage", "billing", "stripe", "directory", "maintenance", "server")
 

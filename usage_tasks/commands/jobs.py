@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from usage_tasks.runtime import runtime
-from usage_tasks.services.job_standings import list_job_standings
+from usage_tasks.services.operations.job_standings import list_job_standings
 from usage_tasks.storage.rows import as_json
 
 

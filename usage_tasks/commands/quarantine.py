@@ -8,8 +8,8 @@ import typer
 
 from usage_tasks.commands import OPERATOR
 from usage_tasks.runtime import runtime
-from usage_tasks.storage import quarantine as stored
-from usage_tasks.tasks import quarantine as tasks
+from usage_tasks.storage.sessions import quarantine as stored
+from usage_tasks.tasks.usage import quarantine as tasks
 
 quarantine = typer.Typer(help="The reports of sessions that were refused.", invoke_without_command=True)
 

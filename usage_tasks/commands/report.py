@@ -14,8 +14,8 @@ from rich.table import Table
 
 from usage_tasks.commands import OPERATOR
 from usage_tasks.domain.credits import cents_to_credits
-from usage_tasks.storage.report import Group
-from usage_tasks.tasks import report as report_tasks
+from usage_tasks.storage.ledger.usage_report import Group
+from usage_tasks.tasks.usage import report as report_tasks
 
 _PAGE: Final = 10_000
 _FIGURES: Final = ("credit_cents", "seconds", "sessions")

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from usage_tasks.commands import OPERATOR
 from usage_tasks.runtime import runtime
-from usage_tasks.storage import inbox_review as stored
-from usage_tasks.storage.inbox_review import EventRow
+from usage_tasks.storage.inbox import review as stored
+from usage_tasks.storage.inbox.review import EventRow
 from usage_tasks.storage.rows import as_json
-from usage_tasks.tasks import events as tasks
+from usage_tasks.tasks.stripe import review as tasks
 
 webhooks = typer.Typer(help="Stripe's events, as they came and what became of them.", no_args_is_help=True)
 

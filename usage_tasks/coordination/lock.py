@@ -1,7 +1,7 @@
 """One holder at a time of a job's name: a lock in Redis that is renewed while its holder lives.
 
 It keeps others from trying. It does not keep them from writing: a holder that slept, or a Redis that was flushed, lets
-two believe that they hold it. What does is the epoch in PostgreSQL (storage/jobs.py, docs/adr/0018).
+two believe that they hold it. What does is the epoch in PostgreSQL (storage/operations/jobs.py, docs/adr/0018).
 """
 
 import threading

@@ -1,6 +1,6 @@
 """What a session costs: seconds under each price in force, added exactly, rounded once.
 
-The same rule stands once more as set-based SQL in storage/rating.py; a property test holds the two equal.
+The same rule stands once more as set-based SQL in storage/pricing/rating_sql.py; a property test holds the two equal.
 Source: docs/adr/0001-money-and-rating.md; steps and minimums docs/adr/0009-price-rules.md.
 """
 

@@ -7,8 +7,8 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.ledger import Contra, kinds_of
-from usage_tasks.storage.grants import spent
-from usage_tasks.storage.rating import RATED
+from usage_tasks.storage.ledger.grants import spent
+from usage_tasks.storage.pricing.rating_sql import RATED
 from usage_tasks.storage.rows import fetch, sql_list
 
 SAMPLE_MAX: Final = 10

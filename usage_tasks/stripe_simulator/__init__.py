@@ -20,17 +20,14 @@ Invariants:
 - No two processes drive one state: the file is locked.
 - Of a card's number the last four digits are kept, nothing else; a real card's number is refused.
 
-Modules, from the wire inwards: `server` and `app` (HTTP), `admin` (routes below /_simulator/), `switches` and `faults`
-(what they change), `simulator` (one request: key, idempotency, transaction), `forms` and `params` (what a request may
-hold), `routes` (the table of operations), `customers`, `search`, `catalog`, `meters`, `meter_events`, `subscriptions`,
-`invoices`, `payment_methods`, `payment_intents`, `refunds`, `credit_notes`, `alerts`, `history` (the operations),
-`replies` (lists and expansion), `billing`, `invoicing`, `collecting`, `metering`, `meter_errors`, `tiers`, `periods`
-(what time does), `payments`, `disputing`, `cards` (what a bank does), `documents` and `payment_documents` (shapes),
-`courier` (webhooks), `world` and `store` (the state).
+Folders, each importing only those after it: `http` (server, application, routes below /_simulator/), `simulator` (one
+request: key, idempotency, transaction), `operations` (one module an object), `time` (what time does), `bank` (what a
+bank does), `shapes` (objects and lists), `state` (store, world, switches, faults, webhooks), `wire` (forms, parameters,
+errors).
 """
 
-from usage_tasks.stripe_simulator.app import make_app
-from usage_tasks.stripe_simulator.server import serve
+from usage_tasks.stripe_simulator.http.app import make_app
+from usage_tasks.stripe_simulator.http.server import serve
 from usage_tasks.stripe_simulator.simulator import Settings, Simulator
 
 __all__ = ["Settings", "Simulator", "make_app", "serve"]

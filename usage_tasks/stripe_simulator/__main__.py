@@ -7,7 +7,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from usage_tasks.stripe_simulator.server import serve
+from usage_tasks.stripe_simulator.http.server import serve
 from usage_tasks.stripe_simulator.simulator import Settings
 
 log = logging.getLogger("usage_tasks.stripe_simulator")

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
-from usage_tasks.stripe_simulator import forms, params
-from usage_tasks.stripe_simulator.billing import run_due
-from usage_tasks.stripe_simulator.courier import Courier
-from usage_tasks.stripe_simulator.errors import ApiError
-from usage_tasks.stripe_simulator.faults import Faults
-from usage_tasks.stripe_simulator.operation import Call, Operation
-from usage_tasks.stripe_simulator.replies import expand
-from usage_tasks.stripe_simulator.routes import find
-from usage_tasks.stripe_simulator.store import Store
-from usage_tasks.stripe_simulator.switches import Mail, Searching, Switches, checked
-from usage_tasks.stripe_simulator.wire import API_VERSION, Form, Reply, Request, encode
-from usage_tasks.stripe_simulator.world import GLOBAL_CLOCK, THIN_EVENT, World
+from usage_tasks.stripe_simulator.operations.operation import Call, Operation
+from usage_tasks.stripe_simulator.operations.routes import find
+from usage_tasks.stripe_simulator.shapes.replies import expand
+from usage_tasks.stripe_simulator.state.courier import Courier
+from usage_tasks.stripe_simulator.state.faults import Faults
+from usage_tasks.stripe_simulator.state.store import Store
+from usage_tasks.stripe_simulator.state.switches import Mail, Searching, Switches, checked
+from usage_tasks.stripe_simulator.state.world import GLOBAL_CLOCK, THIN_EVENT, World
+from usage_tasks.stripe_simulator.time.billing import run_due
+from usage_tasks.stripe_simulator.wire import forms, params
+from usage_tasks.stripe_simulator.wire.errors import ApiError
+from usage_tasks.stripe_simulator.wire.wire import API_VERSION, Form, Reply, Request, encode
 
 _KEYS = ("sk_test_", "rk_test_")
 _REPLAYED = ("Idempotent-Replayed", "true")

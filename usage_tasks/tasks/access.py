@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.access import Role, user_of
 from usage_tasks.domain.accounts import Account, Actor, parse_actor, parse_attribution
 from usage_tasks.runtime import runtime
-from usage_tasks.services import access
+from usage_tasks.services.directory import access
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

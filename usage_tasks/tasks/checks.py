@@ -11,7 +11,7 @@ from celery import signals
 
 from usage_tasks.domain.errors import MisconfiguredError, RetryableError
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.stripe_check import ConfiguredPrice, check_stripe
+from usage_tasks.services.metering.check_setup import ConfiguredPrice, check_stripe
 from usage_tasks.settings import SettingsError, load_settings
 
 log = structlog.get_logger(__name__)

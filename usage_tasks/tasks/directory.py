@@ -23,8 +23,8 @@ from usage_tasks.domain.accounts import parse_actor, parse_uuid
 from usage_tasks.domain.directory import Member, TeamReport, UserReport, digest_email
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services import directory
-from usage_tasks.services.directory import Upserted
+from usage_tasks.services.directory import update_directory
+from usage_tasks.services.directory.update_directory import Upserted
 from usage_tasks.tasks.arguments import ActorText, Moment
 from usage_tasks.tasks.task import task
 
@@ -114,7 +114,7 @@ def upsert_users(
     now = rt.instant(at)
     reports = [_user(rt, index, each, at=now) for index, each in enumerate(users)]
     with rt.transaction() as connection:
-        return directory.upsert_users(connection, reports, at=now, actor=parse_actor(actor))
+        return update_directory.upsert_users(connection, reports, at=now, actor=parse_actor(actor))
 
 
 @task(name="directory.upsert_teams", time_limit=timedelta(minutes=1), needs=Role.SERVICE)
@@ -129,7 +129,7 @@ def upsert_teams(
         raise InvalidInputError("teams", f"{members} members", f"up to {MEMBERS_A_MESSAGE_MAX} in one message")
     reports = [_team(index, each, at=now) for index, each in enumerate(teams)]
     with rt.transaction() as connection:
-        return directory.upsert_teams(connection, reports, at=now, actor=parse_actor(actor))
+        return update_directory.upsert_teams(connection, reports, at=now, actor=parse_actor(actor))
 
 
 def _user(rt: Runtime, index: int, row: UserArguments, *, at: datetime) -> UserReport:

@@ -19,8 +19,8 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.schedules import due_slot
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.reset import ResetBatch
-from usage_tasks.storage import jobs
+from usage_tasks.services.ledger.reset import ResetBatch
+from usage_tasks.storage.operations import jobs
 
 Answer = TypeVar("Answer")
 Planned = TypeVar("Planned")

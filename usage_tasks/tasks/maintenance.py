@@ -8,8 +8,8 @@ from celery import current_app
 
 from usage_tasks.domain.errors import InvariantError
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services.verify import Verdict, grace_of, verify
-from usage_tasks.storage import outbox
+from usage_tasks.services.operations.verify_ledger import Verdict, grace_of, verify
+from usage_tasks.storage.operations import outbox
 from usage_tasks.tasks.arguments import Moment
 from usage_tasks.tasks.jobs import Skipped, run_job
 from usage_tasks.tasks.task import NEVER, task

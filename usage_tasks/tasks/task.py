@@ -16,9 +16,9 @@ from pydantic_core import to_jsonable_python
 from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.tasks.access import Needs, guard
-from usage_tasks.tasks.poison import check_redelivery
 from usage_tasks.telemetry.headers import REQUEST_ID
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
+from usage_tasks.worker.poison import check_redelivery
 
 log = structlog.get_logger(__name__)
 

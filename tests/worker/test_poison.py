@@ -1,0 +1,50 @@
+"""Messages that were taken again and again: counted, set aside, listed, replayed."""
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.factories import START, call
+from tests.tasks.test_task import ASKED, as_if_delivered
+from usage_tasks.cli import cli
+from usage_tasks.coordination.clock import TestClock
+from usage_tasks.coordination.dead_letters import REDELIVERIES_MAX, count_parked
+from usage_tasks.runtime import Runtime
+from usage_tasks.tasks.usage import ledger
+from usage_tasks.worker.poison import PoisonError
+
+
+def deliver(*, redelivered: bool) -> Any:
+    with as_if_delivered(ledger.get_balance, kwargs=ASKED, delivery_info={"redelivered": redelivered}):
+        return call(ledger.get_balance, **ASKED)
+
+
+def listed() -> list[dict[str, Any]]:
+    done = CliRunner().invoke(cli, ["poison", "list"])
+    assert done.exit_code == 0, done.output
+    return [json.loads(each) for each in done.stdout.splitlines()]
+
+
+def test_a_message_that_is_redelivered_too_often_is_parked_and_can_be_replayed(rt: Runtime) -> None:
+    TestClock(rt.redis).advance(START)
+    for _ in range(REDELIVERIES_MAX):
+        assert deliver(redelivered=True)["balance_cents"] == 0
+    assert count_parked(rt.redis) == 0
+    with pytest.raises(PoisonError, match="redelivered 6 times"):
+        deliver(redelivered=True)
+    (parked,) = listed()
+    assert (parked["task_id"], parked["task"], parked["kwargs"]) == ("a-task", "usage.get_balance", sorted(ASKED))
+    assert CliRunner().invoke(cli, ["poison", "replay", "nothing"]).exit_code == 2
+    assert CliRunner().invoke(cli, ["poison", "replay", "a-task"]).exit_code == 0
+    (message,) = rt.redis.lrange("usage:usage", 0, -1)
+    assert (json.loads(message)["headers"]["id"], listed()) == ("a-task", [])
+    assert deliver(redelivered=True)["balance_cents"] == 0
+
+
+def test_what_comes_first_hand_is_not_counted(rt: Runtime) -> None:
+    TestClock(rt.redis).advance(START)
+    for _ in range(REDELIVERIES_MAX + 1):
+        assert deliver(redelivered=False)["balance_cents"] == 0
+    assert not rt.redis.exists("usage:taken:a-task")

@@ -1,0 +1,31 @@
+"""Take up what the platform tells of its users and teams."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.directory import TeamReport, UserReport, latest_teams, latest_users
+from usage_tasks.storage.directory import people
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upserted:
+    """What became of reports: how many hold now, how many were old, known, or outdone in the same batch."""
+
+    applied: int
+    ignored: int
+
+
+def upsert_users(connection: Connection, reports: Sequence[UserReport], *, at: datetime, actor: Actor) -> Upserted:
+    """Let the latest report of each user hold, whatever order they come in."""
+    applied = people.upsert_users(connection, latest_users(reports), at=at, actor=actor)
+    return Upserted(applied=applied, ignored=len(reports) - applied)
+
+
+def upsert_teams(connection: Connection, reports: Sequence[TeamReport], *, at: datetime, actor: Actor) -> Upserted:
+    """Let the latest report of each team hold, its members as a whole, whatever order they come in."""
+    applied = people.upsert_teams(connection, latest_teams(reports), at=at, actor=actor)
+    return Upserted(applied=applied, ignored=len(reports) - applied)

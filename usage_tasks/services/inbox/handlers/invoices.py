@@ -1,0 +1,51 @@
+"""invoice.*: the invoice as it is now into the ledger; what went wrong with it is announced once."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId
+from usage_tasks.services.payments.context import Desk, Handler, Write, subject_of
+from usage_tasks.services.payments.reflect_invoice import Effect, reflect_invoice
+from usage_tasks.storage.inbox.events import InboxEvent
+from usage_tasks.storage.operations import outbox
+from usage_tasks.storage.payments import subscriptions
+
+# What the platform hears of an invoice that is still in this state when the event is handled.
+_ANNOUNCED: Final = {
+    "invoice.finalization_failed": (InvoiceStatus.DRAFT, "server.invoice_finalization_failed"),
+    "invoice.payment_action_required": (InvoiceStatus.OPEN, "server.payment_action_required"),
+}
+
+
+def _reflect(desk: Desk, event: InboxEvent) -> Write:
+    invoice = desk.stripe.get_invoice(StripeInvoiceId(subject_of(event)))
+    failed_at = event.created_at if event.type == "invoice.payment_failed" else None
+
+    def write(connection: Connection) -> Effect:
+        effect = reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at, failed_at=failed_at)
+        status, task = _ANNOUNCED.get(event.type, (None, ""))
+        if invoice.status is status and invoice.subscription_id is not None:
+            owner = subscriptions.find_subscription(connection, invoice.subscription_id)
+            if owner is not None:
+                payload = {"attribution_id": owner.attribution_id, "stripe_invoice_id": invoice.invoice_id}
+                outbox.announce(connection, key=f"{task}:{invoice.invoice_id}", task=task, payload=payload)
+        return effect
+
+    return write
+
+
+HANDLERS: Final[Mapping[str, Handler]] = dict.fromkeys(
+    (
+        "invoice.created",
+        "invoice.finalized",
+        "invoice.finalization_failed",
+        "invoice.paid",
+        "invoice.payment_failed",
+        "invoice.payment_action_required",
+        "invoice.voided",
+        "invoice.marked_uncollectible",
+    ),
+    _reflect,
+)

@@ -1,0 +1,20 @@
+"""customer.subscription.*: the subscription as it is now, compared by its id with the one that the account has."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from usage_tasks.domain.payments import StripeSubscriptionId
+from usage_tasks.services.payments.context import Desk, Handler, Write, subject_of
+from usage_tasks.services.payments.reflect_subscription import look_at_subscription, reflect_subscription
+from usage_tasks.storage.inbox.events import InboxEvent
+
+
+def _reflect(desk: Desk, event: InboxEvent) -> Write:
+    look = look_at_subscription(desk.stripe, StripeSubscriptionId(subject_of(event)))
+    return partial(reflect_subscription, look=look, terms=desk.terms, at=desk.at)
+
+
+HANDLERS: Final[Mapping[str, Handler]] = {
+    f"customer.subscription.{what}": _reflect for what in ("created", "updated", "deleted", "paused", "resumed")
+}

@@ -1,0 +1,111 @@
+"""Let grants pay what is open, for good: the one place where they are burnt.
+
+What is decided for a set of accounts is written together with the resets that follow from it: the ledger takes
+entries in the order of accounts, so that two workers wait for one another and never in a circle. The caller holds
+the accounts' cost centers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.cost_centers import CostCenter
+from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.errors import InvariantError
+from usage_tasks.domain.grants import Burn, OpenGrant, Settlement, settle
+from usage_tasks.domain.ledger import EntryKind, burn_key
+from usage_tasks.storage.ledger import balances, entries, grants
+from usage_tasks.storage.metering import decide as meter_reports
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What is decided for one account: what its grants do, and what they leave open."""
+
+    settlement: Settlement
+    burns: Sequence[Burn]
+    left_open: CreditCents
+
+
+def decide(
+    connection: Connection,
+    settlements: Sequence[Settlement],
+    open_grants: Mapping[AttributionId, Sequence[OpenGrant]],
+) -> Sequence[Settled]:
+    """Decide what the grants of each account pay at its instant."""
+    gross = balances.list_gross_balances(connection, [(each.attribution_id, each.at) for each in settlements])
+    granted = [each for each in settlements if each.attribution_id in open_grants]
+    payable = _list_payable(connection, granted, gross)
+    decided = []
+    for each in settlements:
+        account = each.attribution_id
+        burns = settle(open_grants.get(account, ()), payable.get(account, 0), at=each.at, ends_cycle=each.ends_cycle)
+        left = CreditCents(gross[account] - sum(burn.burnt_cents for burn in burns))
+        decided.append(Settled(settlement=each, burns=burns, left_open=left))
+    return decided
+
+
+def _list_payable(
+    connection: Connection, settlements: Sequence[Settlement], gross: Mapping[AttributionId, CreditCents]
+) -> Mapping[AttributionId, int]:
+    """Tell what grants may pay: what is open, is not settled by a later entry, and is not on an invoice to come.
+
+    A settlement may be told late, after an entry that takes effect later than it: what that one paid is paid.
+    """
+    if not settlements:
+        return {}
+    later = entries.list_latest_settled(connection, [(each.attribution_id, each.at) for each in settlements])
+    since = balances.list_gross_balances(connection, list(later.items()))
+    told = [(each.attribution_id, each.told_until) for each in settlements]
+    billed = meter_reports.list_awaiting_invoice(connection, told)
+    return {
+        account: min(gross[account], since.get(account, gross[account])) - billed.get(account, 0)
+        for account in (each.attribution_id for each in settlements)
+    }
+
+
+def write(
+    connection: Connection, decided: Sequence[Settled], further: Sequence[entries.Entry] = ()
+) -> Sequence[entries.Entry]:
+    """Book what was decided, and with it the entries that follow from it; answer all that was booked."""
+    burns = [(burn, each.settlement.at) for each in decided for burn in each.burns]
+    booked = [*(_burn_entry(burn, at) for burn, at in burns if burn.burnt_cents), *further]
+    if entries.append_entries(connection, booked) != len(booked):
+        raise InvariantError(f"settle: one of {[entry.key for entry in booked]} stands although it was not settled")
+    grants.append_lapses(connection, burns)
+    return booked
+
+
+def settle_now(connection: Connection, current: CostCenter, *, at: datetime, ends_cycle: bool) -> None:
+    """Let the grants of one account pay what is open at an instant."""
+    _settle_one(connection, current, at=at, told_until=at, ends_cycle=ends_cycle)
+
+
+def settle_closing(connection: Connection, current: CostCenter, *, period_end: datetime) -> None:
+    """Let the grants of a paying account pay what is open when a period ends, before its quantity is told."""
+    told_until = period_end - timedelta(seconds=1)  # what this period was told is about to be told anew
+    _settle_one(connection, current, at=period_end, told_until=told_until, ends_cycle=True)
+
+
+def _settle_one(
+    connection: Connection, current: CostCenter, *, at: datetime, told_until: datetime, ends_cycle: bool
+) -> None:
+    account = current.attribution_id
+    if not (open_grants := grants.list_open(connection, [account])):
+        return
+    settlement = Settlement(attribution_id=account, at=at, told_until=told_until, ends_cycle=ends_cycle)
+    write(connection, decide(connection, [settlement], open_grants))
+
+
+def _burn_entry(burn: Burn, at: datetime) -> entries.Entry:
+    return entries.Entry(
+        attribution_id=burn.grant.attribution_id,
+        key=burn_key(burn.grant.number, at),
+        kind=EntryKind.GRANT_BURN,
+        credit_cents=-burn.burnt_cents,
+        effective_at=at,
+        description=f"Paid by grant {burn.grant.number}",
+    )

@@ -1,0 +1,102 @@
+"""Set an account aside that no quantity can bill, and release it once somebody has seen to the reason.
+
+How an account is subscribed is learnt from what is looked up in Stripe anyway: when an event of a subscription comes,
+when one is made, and once a day. Source: docs/adr/0016.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.customers import StripeCustomer, find_obstacle
+from usage_tasks.domain.meter_errors import Verdict
+from usage_tasks.services.metering.decide_reports import Transaction
+from usage_tasks.services.metering.meter_errors import note
+from usage_tasks.storage.metering import queue
+from usage_tasks.storage.operations import audit
+from usage_tasks.storage.payments import customers, parked
+from usage_tasks.stripe_gateway.protocol import StripeGateway
+
+_AGE_MAX: Final = timedelta(days=34)
+"""Stripe takes events up to 35 days old; the release leaves a day to send it."""
+
+_REPORTS_MAX: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """How many reports of the account are sent anew, how many were too old for that, and why it is parked anew."""
+
+    sent_anew: int
+    dropped: int
+    parked_anew: str | None = None
+
+
+def park_if_unbillable(
+    connection: Connection, customer: StripeCustomer, *, our_prices: frozenset[str], actor: Actor
+) -> str | None:
+    """Park a customer's account where one quantity can't bill it, and announce that; answer the reason.
+
+    A look that finds nothing wrong releases nobody.
+    """
+    account = customers.find_account(connection, customer.customer_id)
+    if account is None:
+        return None
+    ours = our_prices | customers.list_prices(connection, account)
+    reason = find_obstacle(customer.subscriptions, ours)
+    parked.put_look(connection, customer.customer_id, reason=reason, looked_at=customer.fetched_at, actor=actor)
+    return reason
+
+
+def release(
+    transaction: Transaction,
+    stripe: StripeGateway,
+    account: AttributionId,
+    *,
+    our_prices: frozenset[str],
+    at: datetime,
+    actor: Actor,
+) -> Released:
+    """Let a parked account go; one that is parked for how it is subscribed is looked at again, and parked anew."""
+    with transaction() as connection:
+        customer_id = parked.find_parked_customer(connection, account)
+    customer = None if customer_id is None else stripe.get_customer(customer_id)
+    with transaction() as connection:
+        if customer is not None and parked.unpark_customer(connection, customer.customer_id):
+            reason = park_if_unbillable(connection, customer, our_prices=our_prices, actor=actor)
+            if reason is not None:
+                return Released(sent_anew=0, dropped=0, parked_anew=reason)
+            audit.append_audit(
+                connection,
+                at=at,
+                actor=actor,
+                action="stripe_customer.release",
+                attribution_id=account,
+                details={"stripe_customer_id": customer.customer_id},
+            )
+        return release_account(connection, account, at=at, actor=actor)
+
+
+def release_account(connection: Connection, attribution_id: AttributionId, *, at: datetime, actor: Actor) -> Released:
+    """Let an account's parked reports be sent anew; nothing where none is parked.
+
+    One that is overtaken or too old for Stripe is dropped: what it said is still open in the ledger, and the next
+    report tells it.
+    """
+    sent_anew = dropped = 0
+    for _ in range(_REPORTS_MAX):
+        report = queue.lock_report(connection, attribution_id, state="parked")
+        if report is None:
+            break
+        if report.overtaken or report.as_of < at - _AGE_MAX:
+            reason = "overtaken by a later one" if report.overtaken else "too old when it was released"
+            dropped += queue.drop_report(connection, report, reason=reason)
+            verdict = Verdict.DROP
+        else:
+            sent_anew += queue.send_anew(connection, report, after=timedelta(0), reason="released")
+            verdict = Verdict.SEND_ANEW
+        note(connection, [report], verdict, reason="released", at=at, actor=actor)
+    return Released(sent_anew=sent_anew, dropped=dropped)

@@ -1,0 +1,1 @@
+"""The running of the system itself: the standing of its jobs, and the verification of its ledger."""

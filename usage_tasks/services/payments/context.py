@@ -1,0 +1,36 @@
+"""What a handler works with, and what it answers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.errors import PermanentError
+from usage_tasks.services.metering.decide_reports import Transaction
+from usage_tasks.services.payments.billing_terms import BillingTerms
+from usage_tasks.services.payments.reflect_invoice import Effect
+from usage_tasks.storage.inbox.events import InboxEvent
+from usage_tasks.stripe_gateway.protocol import StripeGateway
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """Stripe to ask, the tables to look into, the terms that hold, and billing time."""
+
+    transaction: Transaction
+    stripe: StripeGateway
+    terms: BillingTerms
+    at: datetime
+
+
+Write = Callable[[Connection], Effect]
+Handler = Callable[[Desk, InboxEvent], Write]
+"""Fetches, and answers what to write; no transaction is open while it does."""
+
+
+def subject_of(event: InboxEvent) -> str:
+    """Answer the id of the object that an event is about; a PermanentError where it names none."""
+    if event.object_id is None:
+        raise PermanentError(f"event {event.event_id}: {event.type} without the id of its object")
+    return event.object_id

@@ -1,0 +1,165 @@
+"""What Stripe knows of who pays for an account: the customer, its tax state, its price, its next invoice."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.customers import PriceInformation, StripeCustomer
+from usage_tasks.domain.errors import InvalidInputError, PermanentError
+from usage_tasks.domain.payments import CURRENCIES, StripeSubscriptionId
+from usage_tasks.services.metering.decide_reports import Transaction
+from usage_tasks.storage.operations import audit
+from usage_tasks.storage.payments import customers
+from usage_tasks.stripe_gateway.protocol import StripeGateway
+
+
+def get_customer(
+    transaction: Transaction, stripe: StripeGateway, account: AttributionId, *, at: datetime, actor: Actor
+) -> StripeCustomer:
+    """Answer an account's customer as Stripe has it now: by the id that is stored, else by a search, which stores it.
+
+    Raises InvalidInputError where neither knows one.
+    """
+    with transaction() as connection:
+        row = customers.find_customer(connection, account)
+    if row is not None and row.customer_id is not None:
+        return stripe.get_customer(row.customer_id)
+    found = search_customer(stripe, account)
+    if found is None:
+        raise InvalidInputError("attribution_id", account, "an account with a Stripe customer")
+    adopt_customer(transaction, found, account, at=at, actor=actor)
+    return found
+
+
+def search_customer(stripe: StripeGateway, account: AttributionId) -> StripeCustomer | None:
+    """Find an account's customer by what it says in Stripe: for what was never stored, for a search is late.
+
+    Raises PermanentError where there are several: which one pays is a person's to say.
+    """
+    found = [one for one in stripe.search_customers(account) if not one.deleted and one.attribution_id == account]
+    if len(found) > 1:
+        told = ", ".join(one.customer_id for one in found)
+        raise PermanentError(f"customers of {account}: {told}: one is allowed")
+    return found[0] if found else None
+
+
+def adopt_customer(
+    transaction: Transaction, found: StripeCustomer, account: AttributionId, *, at: datetime, actor: Actor
+) -> None:
+    """Store a customer that was found in Stripe."""
+    if found.preferred_currency not in CURRENCIES:
+        allowed = f"{', '.join(CURRENCIES)}, in its metadata"
+        raise PermanentError(f"customer {found.customer_id}: currency {found.preferred_currency!r}: {allowed}")
+    with transaction() as connection:
+        if customers.adopt_customer(connection, account, found):
+            audit.append_audit(
+                connection,
+                at=at,
+                actor=actor,
+                action="stripe_customer.adopt",
+                attribution_id=account,
+                details={"stripe_customer_id": found.customer_id, "currency": found.preferred_currency},
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaxUpdate:
+    """Whether an account's subscriptions tell tax now, why, and how many of them had to be told."""
+
+    tax_state: str | None
+    automatic_tax: bool
+    updated: int
+
+
+def update_tax_state(
+    transaction: Transaction, stripe: StripeGateway, account: AttributionId, *, at: datetime, actor: Actor
+) -> TaxUpdate:
+    """Let an account's subscriptions tell tax where Stripe can place the customer, and not where it can't."""
+    customer = get_customer(transaction, stripe, account, at=at, actor=actor)
+    wanted = customer.automatic_tax
+    different = [one.subscription_id for one in customer.subscriptions if one.automatic_tax is not wanted]
+    if different:
+        _audit_tax(transaction, account, different, automatic_tax=wanted, at=at, actor=actor)
+    for subscription_id in different:
+        stripe.set_automatic_tax(subscription_id, enabled=wanted)
+    return TaxUpdate(tax_state=customer.tax_state, automatic_tax=wanted, updated=len(different))
+
+
+def _audit_tax(
+    transaction: Transaction,
+    account: AttributionId,
+    subscriptions: list[StripeSubscriptionId],
+    *,
+    automatic_tax: bool,
+    at: datetime,
+    actor: Actor,
+) -> None:
+    """Before the calls: one that is made and not audited would be worse than the other way round."""
+    with transaction() as connection:
+        audit.append_audit(
+            connection,
+            at=at,
+            actor=actor,
+            action="stripe_subscription.automatic_tax",
+            attribution_id=account,
+            details={"stripe_subscription_ids": subscriptions, "automatic_tax": automatic_tax},
+        )
+
+
+def get_price_information(
+    transaction: Transaction,
+    stripe: StripeGateway,
+    account: AttributionId,
+    *,
+    price_by_currency: dict[str, str],
+    currency: str | None,
+) -> PriceInformation:
+    """Answer the price an account pays, or would pay: in its customer's currency, else in the one asked for.
+
+    Raises InvalidInputError for a currency without a configured price, or without any currency to go by.
+    """
+    with transaction() as connection:
+        customer = customers.find_customer(connection, account)
+    wanted = currency if customer is None else customer.currency
+    priced = ", ".join(sorted(price_by_currency)) or "none"
+    if wanted is None or wanted not in price_by_currency:
+        raise InvalidInputError("currency", wanted, f"one that has a configured price: {priced}")
+    price = stripe.get_price(price_by_currency[wanted])
+    if price.currency != wanted:
+        raise PermanentError(f"price {price.price_id}: is in {price.currency!r} at Stripe, and configured for {wanted}")
+    return price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextInvoice:
+    """What an account's next invoice comes to as far as Stripe's meter knows by now; `total` in currency cents."""
+
+    currency: str
+    total: int
+    credits: Decimal
+    period_start: datetime
+    period_end: datetime
+
+
+def preview_invoice(
+    transaction: Transaction, stripe: StripeGateway, account: AttributionId, *, our_prices: frozenset[str]
+) -> NextInvoice:
+    """Ask Stripe what an account's next invoice comes to.
+
+    Raises InvalidInputError for an account without an open subscription.
+    """
+    with transaction() as connection:
+        customer = customers.find_customer(connection, account)
+        subscription = customers.find_open_subscription(connection, account)
+        ours = our_prices | customers.list_prices(connection, account)
+    if customer is None or customer.customer_id is None or subscription is None or subscription.subscription_id is None:
+        raise InvalidInputError("attribution_id", account, "an account with an open subscription")
+    preview = stripe.preview_invoice(customer.customer_id, subscription_id=subscription.subscription_id)
+    return NextInvoice(
+        currency=preview.currency,
+        total=preview.total,
+        credits=sum((line.quantity for line in preview.lines if line.price_id in ours), start=Decimal(0)),
+        period_start=preview.period_start,
+        period_end=preview.period_end,
+    )

@@ -1,0 +1,165 @@
+"""What an operator asks of Stripe: finalize a draft now, end a subscription now.
+
+Each is a row with its idempotency key before the call, leased by one worker during it, and settled after it together
+with what follows in the ledger. A crash anywhere leaves an open row: asking again, or the sweep, takes it up with the
+same key. One that Stripe refused is settled with the reason; asking again is a new one, under a new key.
+"""
+
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError, StaleEpochError
+from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeOperation, StripeSubscriptionId
+from usage_tasks.services.metering.decide_reports import report_quantities
+from usage_tasks.services.metering.send_reports import send_reports
+from usage_tasks.services.payments.context import Desk
+from usage_tasks.services.payments.reflect_invoice import Effect, reflect_invoice
+from usage_tasks.services.payments.reflect_subscription import look_at_subscription, reflect_subscription
+from usage_tasks.storage.operations import audit
+from usage_tasks.storage.payments import invoices, operator_actions, subscriptions
+from usage_tasks.storage.payments.operator_actions import Action
+
+LEASE: Final = timedelta(seconds=90)
+"""Longer than the calls of one action, each running into its time-out (10 s)."""
+
+SEND_LIMIT: Final = 50
+RESUME_LIMIT: Final = 20
+
+
+def finalize_invoice(desk: Desk, account: AttributionId, invoice_id: StripeInvoiceId, *, actor: Actor) -> Effect:
+    """Finalize an account's draft now, once its closing quantity is in Stripe; one that is final already is reflected.
+
+    Raises InvalidInputError for an invoice of nobody's or somebody else's.
+    """
+    invoice = desk.stripe.get_invoice(invoice_id)
+    with desk.transaction() as connection:
+        owner = None
+        if invoice.subscription_id is not None:
+            owner = subscriptions.find_subscription(connection, invoice.subscription_id)
+        if owner is None or owner.attribution_id != account:
+            raise InvalidInputError("stripe_invoice_id", invoice_id, f"an invoice of a subscription of {account}")
+        if invoice.status is not InvoiceStatus.DRAFT:
+            return reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at)
+        operation = StripeOperation.FINALIZE_INVOICE
+        action = operator_actions.reserve_action(connection, account, operation, invoice_id, actor=actor)
+    return perform(desk, action)
+
+
+def cancel_subscription(desk: Desk, account: AttributionId, *, actor: Actor) -> Effect:
+    """End an account's subscription now, with a last invoice; the account leaves stripe once that is booked.
+
+    One that has ended and waits for that is left alone.
+    Raises InvalidInputError for an account without an open subscription.
+    """
+    with desk.transaction() as connection:
+        held = subscriptions.find_open(connection, account)
+        if held is None:
+            raise InvalidInputError("attribution_id", account, "an account with an open subscription")
+        if held.stripe_ended_at is not None:
+            return Effect(outcome="subscription ended before")
+        operation = StripeOperation.CANCEL_SUBSCRIPTION
+        action = operator_actions.reserve_action(connection, account, operation, held.subscription_id, actor=actor)
+    return perform(desk, action)
+
+
+def resume_open(desk: Desk) -> tuple[int, int, list[tuple[str, str]]]:
+    """Take up actions that a worker left open; count those done and those put off, and list those that failed."""
+    with desk.transaction() as connection:
+        left = operator_actions.list_open(connection, limit=RESUME_LIMIT)
+    done, waiting, failed = 0, 0, []
+    for action in left:
+        try:
+            perform(desk, action)
+            done += 1
+        except RetryableError:
+            waiting += 1
+        except StaleEpochError:
+            raise  # another run does the work
+        except PermanentError as error:
+            failed.append((action.idempotency_key, str(error)))
+    return done, waiting, failed
+
+
+def perform(desk: Desk, action: Action) -> Effect:
+    """Make an open action's call and settle it; raise RetryableError where another worker is at it."""
+    try:
+        _prepare(desk, action)
+    except PermanentError as error:
+        _refuse(desk, action, error)
+        raise
+    with desk.transaction() as connection:
+        if not operator_actions.claim_action(connection, action, lease=LEASE):
+            raise RetryableError(f"stripe action {action.idempotency_key}: another worker is at it")
+    try:
+        match action.operation:
+            case StripeOperation.FINALIZE_INVOICE:
+                return _finalize(desk, action, StripeInvoiceId(action.object_id))
+            case StripeOperation.CANCEL_SUBSCRIPTION:
+                return _cancel(desk, action, StripeSubscriptionId(action.object_id))
+    except RetryableError:
+        with desk.transaction() as connection:
+            operator_actions.release_action(connection, action)
+        raise
+    except PermanentError as error:
+        _refuse(desk, action, error)
+        raise
+
+
+def _prepare(desk: Desk, action: Action) -> None:
+    """Bring into Stripe what the invoice to come is to bill; raise RetryableError while it is not there."""
+    if action.operation is StripeOperation.CANCEL_SUBSCRIPTION:
+        # What is used by now goes ahead of the end; the draft of the last invoice brings the rest, to the second.
+        with desk.transaction() as connection:
+            report_quantities(connection, at=desk.at - timedelta(seconds=2), only=action.attribution_id)
+        send_reports(desk.transaction, desk.stripe, limit=SEND_LIMIT)
+        return
+    invoice = desk.stripe.get_invoice(StripeInvoiceId(action.object_id))
+    if invoice.status is not InvoiceStatus.DRAFT:
+        return
+    with desk.transaction() as connection:
+        reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at)
+    send_reports(desk.transaction, desk.stripe, limit=SEND_LIMIT)
+    with desk.transaction() as connection:
+        if invoices.has_unsent_quantity(connection, action.attribution_id, before=invoice.period_end):
+            raise RetryableError(f"invoice {invoice.invoice_id}: its closing quantity is not in Stripe yet")
+
+
+def _refuse(desk: Desk, action: Action, error: PermanentError) -> None:
+    with desk.transaction() as connection:
+        operator_actions.settle_action(connection, action, error=str(error))
+
+
+def _finalize(desk: Desk, action: Action, invoice_id: StripeInvoiceId) -> Effect:
+    invoice = desk.stripe.get_invoice(invoice_id)
+    if invoice.status is InvoiceStatus.DRAFT:
+        desk.stripe.finalize_invoice(invoice_id, idempotency_key=action.idempotency_key)
+        invoice = desk.stripe.get_invoice(invoice_id)
+    with desk.transaction() as connection:
+        effect = reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at)
+        _settle(connection, desk, action)
+    return effect
+
+
+def _cancel(desk: Desk, action: Action, subscription_id: StripeSubscriptionId) -> Effect:
+    desk.stripe.cancel_subscription(subscription_id)
+    look = look_at_subscription(desk.stripe, subscription_id)
+    with desk.transaction() as connection:
+        effect = reflect_subscription(connection, look, terms=desk.terms, at=desk.at)
+        _settle(connection, desk, action)
+    return effect
+
+
+def _settle(connection: Connection, desk: Desk, action: Action) -> None:
+    if not operator_actions.settle_action(connection, action):
+        return
+    audit.append_audit(
+        connection,
+        at=desk.at,
+        actor=action.actor,
+        action=f"stripe.{action.operation}",
+        attribution_id=action.attribution_id,
+        details={"object_id": action.object_id, "idempotency_key": action.idempotency_key},
+    )

@@ -1,0 +1,139 @@
+"""Follow a dispute: block who is responsible while it stands against the account, let them go when it does not.
+
+One transaction a look. Whom it blocks is remembered with it, so that exactly those are let go, whoever owns the team by
+then; who is blocked by another dispute too stays blocked. Source: SEMANTICS, Stripe; docs/adr/0017.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor, AttributionId, parse_attribution
+from usage_tasks.domain.disputes import Dispute, DisputeStatus, blocks, follow
+from usage_tasks.services.directory.owners import owners_of
+from usage_tasks.storage.operations import audit, outbox
+from usage_tasks.storage.payments import customers, disputes
+
+BLOCK_USER: Final = "server.block_user"
+UNBLOCK_USER: Final = "server.unblock_user"
+BLOCK_ACCOUNT: Final = "server.block_account"
+UNBLOCK_ACCOUNT: Final = "server.unblock_account"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisputeOutcome:
+    """How a dispute stands, and how many users this look blocked or let go."""
+
+    status: str | None
+    blocked: int = 0
+    unblocked: int = 0
+
+
+def reflect_dispute(connection: Connection, dispute: Dispute, *, at: datetime, actor: Actor) -> DisputeOutcome:
+    """Bring blocks to where a dispute stands; nothing for one that is not of a customer of ours."""
+    account = None
+    if dispute.customer_id is not None:
+        account = customers.find_account(connection, dispute.customer_id)
+    if account is None:
+        return DisputeOutcome(status=None)
+    disputes.lock_all(connection)
+    held = disputes.find_dispute(connection, dispute.dispute_id)
+    status = follow(None if held is None else held.status, dispute.status)
+    responsible: Sequence[UUID] = () if held is None else held.blocked_user_ids
+    if blocks(status) and not responsible:
+        responsible = owners_of(connection, parse_attribution(account))
+    whole = (held is not None and held.blocked_account) or (blocks(status) and not responsible)
+    disputes.put_dispute(
+        connection, account, dispute, status=status, blocked_user_ids=responsible, blocked_account=whole
+    )
+    act = _block if blocks(status) else _unblock
+    outcome = act(connection, account, dispute, status=status, users=responsible, whole=whole, at=at)
+    if held is None or held.status is not status or outcome.blocked:
+        audit.append_audit(
+            connection,
+            at=at,
+            actor=actor,
+            action=f"stripe_dispute.{status}",
+            attribution_id=account,
+            details={
+                "stripe_dispute_id": dispute.dispute_id,
+                "reason": dispute.reason,
+                "blocked": outcome.blocked,
+                "unblocked": outcome.unblocked,
+            },
+        )
+    return outcome
+
+
+def _block(
+    connection: Connection,
+    account: AttributionId,
+    dispute: Dispute,
+    *,
+    status: DisputeStatus,
+    users: Sequence[UUID],
+    whole: bool,
+    at: datetime,
+) -> DisputeOutcome:
+    blocked = _announce(connection, BLOCK_USER, account, dispute, users, at=at)
+    if whole:  # the platform has not told who owns the team: it must find out itself
+        _announce_account(connection, BLOCK_ACCOUNT, account, dispute, at)
+    return DisputeOutcome(status=status, blocked=blocked)
+
+
+def _unblock(
+    connection: Connection,
+    account: AttributionId,
+    dispute: Dispute,
+    *,
+    status: DisputeStatus,
+    users: Sequence[UUID],
+    whole: bool,
+    at: datetime,
+) -> DisputeOutcome:
+    """Let go of whom nothing else blocks; who was never blocked by this dispute hears nothing."""
+    others = disputes.list_blocked_by_others(connection, dispute.dispute_id)
+    free = [user_id for user_id in users if user_id not in others]
+    unblocked = _announce(connection, UNBLOCK_USER, account, dispute, free, at=at)
+    if whole and not disputes.is_blocked_by_others(connection, account, dispute.dispute_id):
+        _announce_account(connection, UNBLOCK_ACCOUNT, account, dispute, at)
+    return DisputeOutcome(status=status, unblocked=unblocked)
+
+
+def _announce(
+    connection: Connection,
+    task: str,
+    account: AttributionId,
+    dispute: Dispute,
+    users: Iterable[UUID],
+    *,
+    at: datetime,
+) -> int:
+    told = 0
+    for user_id in users:  # a handful: a team's owners
+        payload = {
+            "user_id": str(user_id),
+            "attribution_id": account,
+            "stripe_dispute_id": dispute.dispute_id,
+            "reason": "dispute",
+            "at": at.isoformat(),
+        }
+        key = f"{task}:{dispute.dispute_id}:{user_id}"
+        told += outbox.announce(connection, key=key, task=task, payload=payload)
+    return told
+
+
+def _announce_account(
+    connection: Connection, task: str, account: AttributionId, dispute: Dispute, at: datetime
+) -> None:
+    payload = {
+        "attribution_id": account,
+        "stripe_dispute_id": dispute.dispute_id,
+        "reason": "dispute",
+        "at": at.isoformat(),
+    }
+    outbox.announce(connection, key=f"{task}:{dispute.dispute_id}", task=task, payload=payload)

@@ -1,0 +1,156 @@
+"""Reflect what went back: credit notes move credits from invoiced to forgiven, refunds move money only.
+
+A credit note on lines of ours says that those credits are not to be paid. They stay used: what the invoice bills less
+is forgiven in the same statement, so that the balance, and with it what the next period bills, moves at no instant.
+An invoice that nobody pays is reversed by what its notes leave, or left: then they take their credits off the reversal.
+Source: docs/adr/0017.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.errors import RetryableError
+from usage_tasks.domain.invoices import KnownInvoice
+from usage_tasks.domain.ledger import invoice_key
+from usage_tasks.domain.payments import Invoice, StripeInvoiceId
+from usage_tasks.domain.reversals import (
+    FORGIVEN_KIND,
+    INVOICED_KIND,
+    CreditNote,
+    Refund,
+    credited_cents,
+    is_refund_news,
+    offset_keys,
+    reversal_keys,
+)
+from usage_tasks.storage.ledger import cost_centers, entries
+from usage_tasks.storage.ledger.entries import Entry
+from usage_tasks.storage.operations import audit, outbox
+from usage_tasks.storage.payments import customers, disputes, invoices
+
+REFUND_FAILED: Final = "server.refund_failed"
+
+
+def reflect_credit_note(
+    connection: Connection,
+    note: CreditNote,
+    invoice: Invoice,
+    *,
+    our_prices: frozenset[str],
+    at: datetime,
+    actor: Actor,
+) -> str:
+    """Move the credits that a note takes off an invoice; answer what came of it.
+
+    Raises RetryableError while the invoice is not booked.
+    """
+    account = customers.find_account(connection, note.customer_id)
+    if account is None or invoice.subscription_id is None:
+        return "not of a subscription of ours"
+    if cost_centers.find_current(connection, account) is not None:
+        # Always the cost center before the balance, as resets and switches do: no two wait for one another.
+        cost_centers.lock_current(connection, account)
+    booked = entries.find_entry(connection, account, invoice_key(note.invoice_id))
+    if booked is None:
+        raise RetryableError(f"credit note {note.credit_note_id}: its invoice {note.invoice_id} is not booked yet")
+    known = invoices.get_invoice(connection, account, note.invoice_id)
+    ours = our_prices | customers.list_prices(connection, account)
+    moved = _append(connection, booked, known, note, cents=credited_cents(note, invoice, ours))
+    if moved:
+        audit.append_audit(
+            connection,
+            at=at,
+            actor=actor,
+            action=f"stripe_credit_note.{'void' if note.voided else 'create'}",
+            attribution_id=account,
+            details={
+                "stripe_credit_note_id": note.credit_note_id,
+                "stripe_invoice_id": note.invoice_id,
+                "credit_cents": moved,
+                "amount": note.amount,
+                "currency": note.currency,
+            },
+        )
+    return f"{moved} credit cents {'billed after all' if note.voided else 'forgiven'}" if moved else "no effect"
+
+
+def _append(connection: Connection, booked: Entry, known: KnownInvoice, note: CreditNote, *, cents: int) -> int:
+    """Append a note's two entries, and for a voided one their opposites too; answer the cents that moved now.
+
+    A voided note has both pairs, also where its creation was never told: what was fetched before it was voided then
+    finds its entries there. Never more is taken off than the invoice and its other notes leave.
+    """
+    made = min(cents, known.left_cents)
+    moved = made if made > 0 and _append_pairs(connection, booked, known, note, made, voided=False) else 0
+    if not note.voided:
+        return moved
+    keys = reversal_keys(note.invoice_id, note.credit_note_id)
+    stands = entries.find_entry(connection, booked.attribution_id, keys[0])
+    if stands is None:
+        return 0
+    undone = _append_pairs(connection, booked, known, note, stands.credit_cents, voided=True)
+    return undone * stands.credit_cents - moved
+
+
+def _append_pairs(
+    connection: Connection, booked: Entry, known: KnownInvoice, note: CreditNote, cents: int, *, voided: bool
+) -> bool:
+    """Append what the invoice bills less, and what is forgiven, as of its own instant; tell whether that is new.
+
+    Where the invoice is reversed already, both are taken off its reversal, so that together they stay what it bills.
+    """
+    amount = -cents if voided else cents
+    what = f"Credit note {note.credit_note_id} of invoice {note.invoice_id}{', voided' if voided else ''}"
+    told = replace(booked, description=what)
+    pair = _pair(told, reversal_keys(note.invoice_id, note.credit_note_id, voided=voided), amount)
+    if not entries.append_entries(connection, pair):
+        return False
+    if known.reversed_at is not None:
+        told = replace(told, effective_at=known.reversed_at)
+        offset = _pair(told, offset_keys(note.invoice_id, note.credit_note_id, voided=voided), -amount)
+        entries.append_entries(connection, offset)
+    return True
+
+
+def _pair(told: Entry, keys: tuple[str, str], cents: int) -> list[Entry]:
+    """Two entries at one instant, so that no balance moves: off what is invoiced, on what is forgiven."""
+    first = replace(told, key=keys[0], kind=INVOICED_KIND, credit_cents=cents)
+    return [first, replace(first, key=keys[1], kind=FORGIVEN_KIND, credit_cents=-cents)]
+
+
+def reflect_refund(
+    connection: Connection, refund: Refund, invoice_id: StripeInvoiceId | None, *, at: datetime, actor: Actor
+) -> str:
+    """Remember how a refund stands; of one that failed the platform hears, for the money is with us again."""
+    account: AttributionId | None = None
+    if refund.customer_id is not None:
+        account = customers.find_account(connection, refund.customer_id)
+    if account is None:
+        return "not a customer of ours"
+    held = disputes.find_refund_status(connection, account, refund.refund_id)
+    if not is_refund_news(held, refund.status):
+        return "known"
+    if not disputes.put_refund(connection, account, refund, invoice_id=invoice_id, replaces=held, at=at):
+        raise RetryableError(f"refund {refund.refund_id}: another worker is at it")
+    details = {
+        "stripe_refund_id": refund.refund_id,
+        "stripe_invoice_id": invoice_id,
+        "amount": refund.amount,
+        "currency": refund.currency,
+    }
+    audit.append_audit(
+        connection,
+        at=at,
+        actor=actor,
+        action=f"stripe_refund.{refund.status}",
+        attribution_id=account,
+        details=details,
+    )
+    if refund.status == "failed":
+        payload = {"attribution_id": account, **details, "at": at.isoformat()}
+        outbox.announce(connection, key=f"{REFUND_FAILED}:{refund.refund_id}", task=REFUND_FAILED, payload=payload)
+    return f"refund is {refund.status}"

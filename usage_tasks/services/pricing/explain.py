@@ -1,0 +1,104 @@
+"""Explain a session or a ledger entry: facts, seconds x price, S, cents, and what was posted by which entry."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Account, AttributionId, parse_attribution, parse_uuid
+from usage_tasks.domain.errors import InvalidInputError, InvariantError
+from usage_tasks.domain.explanation import (
+    ExplainedEntry,
+    SessionExplanation,
+    SessionFacts,
+    SettlementExplanation,
+    explain_session,
+    session_in_words,
+    settlement_in_words,
+)
+from usage_tasks.domain.ledger import EntryKind
+from usage_tasks.domain.rating import rate
+from usage_tasks.storage.ledger import balances, explanation
+from usage_tasks.storage.pricing import prices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """The numbers, and the same numbers in words."""
+
+    numbers: SessionExplanation | SettlementExplanation
+    text: str
+
+
+def explain_instance(connection: Connection, instance_id: UUID, *, at: datetime) -> Explained:
+    """Explain a session as of an instant: its price up to then, what is posted of it, what is not.
+
+    Raises InvalidInputError for a session that was never reported.
+    """
+    return _session(connection, _get_session(connection, instance_id), at=at, entry=None)
+
+
+def explain_entry(connection: Connection, attribution_id: AttributionId, key: str, *, at: datetime) -> Explained:
+    """Explain an entry of an account; of usage its whole session.
+
+    Raises InvalidInputError for a key that does not stand, and for an instant before the entry takes effect.
+    """
+    found = explanation.find_entry(connection, attribution_id, key)
+    if found is None:
+        raise InvalidInputError("entry_key", key, f"the key of an entry of {attribution_id}")
+    entry, instance_id = found
+    if entry.effective_at > at:
+        raise InvalidInputError("at", at.isoformat(), f"{entry.effective_at.isoformat()}, its effect, or later")
+    if instance_id is not None:
+        return _session(connection, _get_session(connection, instance_id), at=at, entry=entry)
+    return _settlement(connection, attribution_id, entry)
+
+
+def find_subject(
+    connection: Connection, attribution_id: str | None, entry_key: str | None, instance_id: str | None
+) -> tuple[Account | None, UUID | None]:
+    """Answer whose account an explanation would be of and, where it is of one session, whose session that is."""
+    session = None if instance_id is None else parse_uuid(instance_id)
+    account = None if attribution_id is None else parse_attribution(attribution_id)
+    if account is not None and entry_key is not None:
+        found = explanation.find_entry(connection, account.attribution_id, entry_key)
+        session = None if found is None else found[1]
+    owner = None if session is None else explanation.find_owner(connection, session)
+    if owner is None:
+        return account, None
+    return account or parse_attribution(owner.attribution_id), owner.user_id
+
+
+def _get_session(connection: Connection, instance_id: UUID) -> SessionFacts:
+    facts = explanation.find_session(connection, instance_id)
+    if facts is None:
+        raise InvalidInputError("instance_id", str(instance_id), "a session that was reported")
+    return facts
+
+
+def _session(connection: Connection, facts: SessionFacts, *, at: datetime, entry: ExplainedEntry | None) -> Explained:
+    versions = [each.version for each in prices.list_versions(connection, facts.workspace_class)]
+    until = at if facts.ended_at is None else min(facts.ended_at, at)
+    try:
+        rating = rate(facts.started_at, until, versions)
+    except ValueError as error:
+        raise InvariantError(f"session {facts.instance_id}: class {facts.workspace_class}: {error}") from error
+    entries = explanation.list_session_entries(connection, facts, at=at)
+    numbers = explain_session(facts, rating, entries, at=at, entry=entry)
+    return Explained(numbers=numbers, text=session_in_words(numbers))
+
+
+def _settlement(connection: Connection, attribution_id: AttributionId, entry: ExplainedEntry) -> Explained:
+    limit = None
+    if entry.kind == EntryKind.RESET:
+        limit = explanation.find_limit_of_ended_cycle(connection, attribution_id, ended_at=entry.effective_at)
+    after = balances.get_balance(connection, attribution_id, at=entry.effective_at)
+    numbers = SettlementExplanation(
+        attribution_id=attribution_id,
+        entry=entry,
+        balance_before_cents=after - entry.credit_cents,
+        balance_after_cents=after,
+        spending_limit=limit,
+    )
+    return Explained(numbers=numbers, text=settlement_in_words(numbers))

@@ -1,0 +1,98 @@
+"""Take up a chunk of a file of reports: the plain rows as a set, the others as a task's batch would."""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.services.ledger.cost_center import open_accounts
+from usage_tasks.services.sessions.record import Recorded, record_reports
+from usage_tasks.storage.pricing import prices
+from usage_tasks.storage.sessions import bulk_copy
+from usage_tasks.storage.sessions.bulk_copy import PlainRow
+from usage_tasks.storage.sessions.merging import sum_merged
+
+Parse = Callable[[Sequence[object]], tuple[list[SessionReport], list[Rejection]]]
+
+
+class OddRow(NamedTuple):
+    """A row that is to be looked at as a task would, and its session where that can be told."""
+
+    row: object
+    instance_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Some rows of a file by their lines: those that can be copied, and the others."""
+
+    plain: dict[int, PlainRow]
+    odd: dict[int, OddRow]
+
+    def report(self, line: int) -> object:
+        """Answer a row as a task would get it."""
+        return self.odd[line].row if line in self.odd else as_report(bulk_copy.COLUMNS, self.plain[line])
+
+
+def as_report(header: Sequence[str], values: Sequence[str]) -> Mapping[str, str]:
+    """Name a row's values; an empty one is one that is left out."""
+    return {name: value for name, value in zip(header, values, strict=True) if value}
+
+
+class Imported(NamedTuple):
+    """What a chunk did, and the accounts of its plain rows: open, once it is committed, and for good."""
+
+    recorded: Recorded
+    accounts: Set[AttributionId]
+
+
+def import_chunk(
+    connection: Connection,
+    chunk: Chunk,
+    parse: Parse,
+    *,
+    opened: Set[AttributionId],
+    limits: SpendingLimits,
+    at: datetime,
+    latest: datetime,
+    actor: Actor,
+) -> Imported:
+    """Merge a chunk; it ends in the rows that `record_reports` would end in. A rejection's index is its line.
+
+    `opened` are accounts that are known to be open: they are not looked up. A row that was observed after `latest` is
+    left to `parse` to judge; one that does not say when is of `at`.
+    """
+    plain = _choose_plain(chunk, prices.list_classes(connection), latest=latest)
+    merged, foreign = bulk_copy.merge_plain(connection, plain, at=at)
+    accounts = {AttributionId(row[bulk_copy.ACCOUNT]) for line, row in plain.items() if line not in foreign}
+    open_accounts(connection, accounts - opened, limits=limits, at=at, actor=actor)
+    lines = sorted([*chunk.odd, *(chunk.plain.keys() - plain.keys()), *foreign])
+    if not lines:
+        return Imported(Recorded(merged=merged, rejections=[]), accounts)
+    rows = [chunk.report(line) for line in lines]
+    reports, malformed = parse(rows)
+    kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
+    rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, actor=actor)
+    rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]
+    return Imported(Recorded(merged=sum_merged([merged, rest.merged]), rejections=rejections), accounts)
+
+
+def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) -> Mapping[int, PlainRow]:
+    """Leave out what is to be looked at row by row.
+
+    That is a class without a price, a session that the chunk gives to two accounts, and one of which a row could not be
+    read plainly or is of an observation that may have yet to come: instants of UTC have the order of their text.
+    """
+    second = latest.astimezone(UTC).isoformat()[: len("2026-01-01T00:00:00")]
+    apart = {str(each.instance_id) for each in chunk.odd.values() if each.instance_id is not None}
+    apart |= {row[0] for row in chunk.plain.values() if row[bulk_copy.OBSERVED] >= second}
+    owners = {row[0]: row[bulk_copy.ACCOUNT] for row in chunk.plain.values()}
+    if len(owners) < len(chunk.plain):
+        apart |= {row[0] for row in chunk.plain.values() if owners[row[0]] != row[bulk_copy.ACCOUNT]}
+    return {line: row for line, row in chunk.plain.items() if row[0] not in apart and row[bulk_copy.CLASS] in classes}

@@ -1,0 +1,201 @@
+"""Release what was refused: each report is taken up as if it came now, and what still fails stays, with the reason."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.services.sessions.record import take_up
+from usage_tasks.storage.engine import rehearsal
+from usage_tasks.storage.operations import audit
+from usage_tasks.storage.sessions import quarantine, source_snapshots
+from usage_tasks.storage.sessions.merging import Merged
+from usage_tasks.storage.sessions.quarantine import QuarantinedReport, Selection
+
+BATCH: Final = 500
+SAMPLE_MAX: Final = 100
+
+Parse = Callable[[object, str | None], SessionReport | Rejection]
+"""Reads one report, of the snapshot of a source where it was in one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StillRefused:
+    """A report that stays in quarantine, and why it is refused now."""
+
+    id: str
+    field: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """What became of the reports that were meant: taken up and so released, or refused once more, some of them listed.
+
+    `inserted`, `updated` and `unchanged` say what the released ones added to what was known.
+    """
+
+    released: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    still_refused: int = 0
+    sample: Sequence[StillRefused] = ()
+
+    def __add__(self, other: "Released") -> "Released":
+        """Add two batches up."""
+        return Released(
+            released=self.released + other.released,
+            inserted=self.inserted + other.inserted,
+            updated=self.updated + other.updated,
+            unchanged=self.unchanged + other.unchanged,
+            still_refused=self.still_refused + other.still_refused,
+            sample=[*self.sample, *other.sample][:SAMPLE_MAX],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseBatch:
+    """What a batch did, and the last report of it; None where nothing was left to look at."""
+
+    done: Released
+    last: QuarantinedReport | None
+
+
+def release_batch(
+    connection: Connection,
+    selection: Selection,
+    parse: Parse,
+    *,
+    after: QuarantinedReport | None,
+    limits: SpendingLimits,
+    at: datetime,
+    actor: Actor,
+) -> ReleaseBatch:
+    """Take up the next of the reports that are meant, the oldest first, and note it in the audit."""
+    held, taken = _take_batch(connection, selection, parse, after=after, limits=limits, at=at, actor=actor)
+    good = [each for number, each in enumerate(held) if number not in taken.refused]
+    removed = quarantine.remove(connection, good)
+    quarantine.note_reasons(connection, [(held[number], why) for number, why in sorted(taken.refused.items())])
+    if removed:
+        _audit(connection, "quarantine.released", sorted(removed), at=at, actor=actor)
+    return ReleaseBatch(done=_summary(held, taken, released=len(removed)), last=held[-1] if held else None)
+
+
+def plan_release(
+    connection: Connection, selection: Selection, parse: Parse, *, limits: SpendingLimits, at: datetime, actor: Actor
+) -> Released:
+    """Answer what releasing would do, by doing it and taking it back; until this ends, sessions are held."""
+    done = Released()
+    after = None
+    with rehearsal(connection):
+        while True:
+            held, taken = _take_batch(connection, selection, parse, after=after, limits=limits, at=at, actor=actor)
+            if not held:
+                return done
+            done += _summary(held, taken, released=len(held) - len(taken.refused))
+            after = held[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """What taking up a batch did, and why some of it is refused, by place."""
+
+    merged: Sequence[Merged]
+    refused: Mapping[int, Rejection]
+
+
+def _take_batch(
+    connection: Connection,
+    selection: Selection,
+    parse: Parse,
+    *,
+    after: QuarantinedReport | None,
+    limits: SpendingLimits,
+    at: datetime,
+    actor: Actor,
+) -> tuple[Sequence[QuarantinedReport], _Taken]:
+    quarantine.lock_releases(connection)
+    held = quarantine.list_selected(connection, selection, after=after, limit=BATCH)
+    read = [parse(_content(each), each.snapshot_source) for each in held]
+    reports = [replace(each, index=number) for number, each in enumerate(read) if isinstance(each, SessionReport)]
+    refused = {number: each for number, each in enumerate(read) if isinstance(each, Rejection)}
+    # All at once and in order: a merge locks those of its own reports only.
+    source_snapshots.lock_sources(connection, {each.source for each in reports if each.source is not None})
+    merged = []
+    for seen_at, part in _by_snapshot(held, reports):
+        taken = take_up(connection, part, limits=limits, at=at, actor=actor, seen_at=seen_at)
+        merged.append(taken.merged)
+        refused |= {each.index: each for each in taken.rejections}
+    return held, _Taken(merged=merged, refused=refused)
+
+
+def _by_snapshot(
+    held: Sequence[QuarantinedReport], reports: Sequence[SessionReport]
+) -> Sequence[tuple[datetime | None, list[SessionReport]]]:
+    """Part reports by the instant at which a snapshot listed them; those that came by themselves have none."""
+    parts: dict[datetime | None, list[SessionReport]] = {}
+    for report in reports:
+        row = held[report.index]
+        parts.setdefault(None if row.snapshot_source is None else row.sent_at, []).append(report)
+    return list(parts.items())
+
+
+def _summary(held: Sequence[QuarantinedReport], taken: _Taken, *, released: int) -> Released:
+    sample = [
+        StillRefused(id=held[number].digest, field=why.field, reason=why.reason)
+        for number, why in sorted(taken.refused.items())[:SAMPLE_MAX]
+    ]
+    return Released(
+        released=released,
+        inserted=sum(each.inserted for each in taken.merged),
+        updated=sum(each.updated for each in taken.merged),
+        unchanged=sum(each.unchanged for each in taken.merged),
+        still_refused=len(taken.refused),
+        sample=sample,
+    )
+
+
+def _content(held: QuarantinedReport) -> object:
+    """Answer a report as it was sent, without the line that a file's row is kept with.
+
+    What does not say when it was seen was seen when it was sent, not now.
+    """
+    report = json.loads(held.report)
+    if isinstance(report, dict) and report.keys() == {"line", "row"}:
+        report = report["row"]
+    if isinstance(report, dict) and report.get("observed_at") is None:
+        report = report | {"observed_at": held.sent_at.isoformat()}
+    return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropBatch:
+    """Reports that were dropped, and the last that was looked at; None where nothing was left."""
+
+    dropped: Sequence[QuarantinedReport]
+    last: QuarantinedReport | None
+
+
+def drop_batch(
+    connection: Connection, selection: Selection, *, after: QuarantinedReport | None, at: datetime, actor: Actor
+) -> DropBatch:
+    """Remove the next of the reports that are meant for good, and note it in the audit."""
+    quarantine.lock_releases(connection)
+    held = quarantine.list_selected(connection, selection, after=after, limit=BATCH)
+    removed = quarantine.remove(connection, held)
+    if removed:
+        _audit(connection, "quarantine.dropped", sorted(removed), at=at, actor=actor)
+    dropped = [each for each in held if each.digest in removed]
+    return DropBatch(dropped=dropped, last=held[-1] if held else None)
+
+
+def _audit(connection: Connection, action: str, ids: Sequence[str], *, at: datetime, actor: Actor) -> None:
+    details = {"reports": len(ids), "ids": ids}
+    audit.append_audit(connection, at=at, actor=actor, action=action, attribution_id=None, details=details)

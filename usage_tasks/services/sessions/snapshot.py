@@ -1,0 +1,107 @@
+"""Take up a snapshot of what runs: renew, take up what is unknown, end what is missing. Source: docs/adr/0008."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.services.sessions.record import Recorded, record_reports
+from usage_tasks.storage.engine import rehearsal
+from usage_tasks.storage.plans import NOTHING, Plan
+from usage_tasks.storage.sessions import source_snapshots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything that ran in a source at an instant: the rows as they came, and how each was read."""
+
+    source: str
+    taken_at: datetime
+    reports: Sequence[SessionReport]
+    malformed: Sequence[Rejection]
+    raw: Sequence[object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healed:
+    """What a snapshot did. Where it is not `complete`, some row did not say whose session it is: nothing was ended."""
+
+    recorded: Recorded
+    ended: int
+    complete: bool
+
+
+def report_running(
+    connection: Connection,
+    snapshot: Snapshot,
+    find_instance_id: Callable[[object], UUID | None],
+    *,
+    limits: SpendingLimits,
+    actor: Actor,
+) -> Healed:
+    """Merge a snapshot's rows, then end the sessions of its source that nobody has seen since it was taken.
+
+    A refused row still says that its session runs.
+    """
+    recorded, complete = _take_up(connection, snapshot, find_instance_id, limits=limits, actor=actor)
+    ended = 0
+    if complete:
+        ended = source_snapshots.end_missing(connection, snapshot.source, taken_at=snapshot.taken_at, actor=actor)
+    return Healed(recorded=recorded, ended=ended, complete=complete)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealingPlan:
+    """What a snapshot would do, and which sessions it would end."""
+
+    recorded: Recorded
+    ended: Plan
+    complete: bool
+
+
+def plan_running(
+    connection: Connection,
+    snapshot: Snapshot,
+    find_instance_id: Callable[[object], UUID | None],
+    *,
+    limits: SpendingLimits,
+    actor: Actor,
+) -> HealingPlan:
+    """Answer what `report_running` would do, by doing it and taking it back."""
+    with rehearsal(connection):
+        recorded, complete = _take_up(connection, snapshot, find_instance_id, limits=limits, actor=actor)
+        ended = NOTHING
+        if complete:
+            ended = source_snapshots.plan_missing(connection, snapshot.source, taken_at=snapshot.taken_at)
+    return HealingPlan(recorded=recorded, ended=ended, complete=complete)
+
+
+def _take_up(
+    connection: Connection,
+    snapshot: Snapshot,
+    find_instance_id: Callable[[object], UUID | None],
+    *,
+    limits: SpendingLimits,
+    actor: Actor,
+) -> tuple[Recorded, bool]:
+    """Merge what a snapshot lists and renew what it lists in vain; tell whether each row says whose session it is."""
+    source_snapshots.lock_source(connection, snapshot.source)
+    recorded = record_reports(
+        connection,
+        snapshot.reports,
+        snapshot.malformed,
+        raw=snapshot.raw,
+        limits=limits,
+        at=snapshot.taken_at,
+        actor=actor,
+        snapshot_source=snapshot.source,
+    )
+    listed = [find_instance_id(snapshot.raw[refused.index]) for refused in recorded.rejections]
+    known = {instance_id for instance_id in listed if instance_id is not None}
+    source_snapshots.renew(connection, known, seen_at=snapshot.taken_at)
+    return recorded, None not in listed

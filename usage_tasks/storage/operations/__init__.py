@@ -1,0 +1,1 @@
+"""Jobs, backlog, outbox and audit: tables that every context writes through these modules."""

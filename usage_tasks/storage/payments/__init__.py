@@ -1,0 +1,1 @@
+"""Stripe's customers, subscriptions, invoices, holds and disputes, and what the system did about them."""

@@ -1,0 +1,82 @@
+"""The rule of domain/rating.py once more, as set-based SQL: `p` is a version while it ran, `r` the one at its start.
+
+A property test holds the two equal (tests/pricing/test_rating_sql.py).
+"""
+
+
+def seconds_until(instant: str) -> str:
+    """Elapsed whole seconds since the session's start, to the nearest, half up as a cast from numeric rounds."""
+    return f"extract(epoch FROM {instant} - s.started_at)::bigint"
+
+
+def has_price(session: str) -> str:
+    """Whether a version was in force at the start of a row's session: without one it can't be rated."""
+    return f"""EXISTS (
+        SELECT 1 FROM price_version v
+        WHERE v.workspace_class = {session}.workspace_class AND v.effective_from <= {session}.started_at
+    )"""
+
+
+def _charged_until(instant: str) -> str:
+    """The same, rounded up to whole steps of the version in force at the session's start."""
+    return f"(({seconds_until(instant)})::bigint + r.rounding_seconds - 1) / r.rounding_seconds * r.rounding_seconds"
+
+
+_BEGIN = _charged_until("GREATEST(p.effective_from, s.started_at)")
+_END = _charged_until("LEAST(p.effective_until, s.until)")
+_SECONDS = f"GREATEST(0, {_END} - {_BEGIN})"
+
+_STARTED = """
+    r.workspace_class = s.workspace_class AND r.effective_from <= s.started_at
+        AND (r.effective_until IS NULL OR r.effective_until > s.started_at)
+"""
+_WITHIN_ONE = "(r.effective_until IS NULL OR r.effective_until > GREATEST(s.until, s.started_at))"
+_MINIMUM = "CASE WHEN s.until - s.started_at >= interval '500 ms' THEN r.minimum_cents END"
+
+RATED = f"""
+    in_force AS MATERIALIZED (SELECT * FROM price_period), rated AS (
+        -- Most sessions lie within one version: nothing to sum.
+        SELECT s.*, GREATEST(div(CASE
+                   WHEN {_WITHIN_ONE} THEN 10 * GREATEST(0, {_charged_until("s.until")}) * r.credits_per_minute
+                   ELSE (
+                       SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM (
+                           SELECT v.credits_per_minute, v.effective_from,
+                                  lead(v.effective_from) OVER (ORDER BY v.effective_from) AS effective_until
+                           FROM price_version v
+                           WHERE v.workspace_class = s.workspace_class AND v.effective_from >= r.effective_from
+                               AND v.effective_from <= GREATEST(s.until, s.started_at)
+                       ) AS p
+                   )
+               END + 3, 6)::bigint, {_MINIMUM}) AS credit_cents
+        FROM session s JOIN in_force r ON {_STARTED}
+    )
+"""
+"""A CTE `rated`, the columns of a CTE `session` and `credit_cents`.
+
+`session` has at least (workspace_class, started_at, until). A session without a price in force at its start has no row:
+it is not posted at a guessed one.
+"""
+
+COST_AT_MOST = f"""
+    SELECT ran.attribution_id,
+           sum((ran.seconds + ran.sessions * top.rounding_seconds) * top.cents_per_second
+               + ran.sessions * (1 + top.minimum_cents)) AS credit_cents
+    FROM (
+        SELECT attribution_id, workspace_class, count(*) AS sessions,
+               sum({seconds_until("GREATEST(LEAST(s.ended_at, :at), s.started_at)")}) AS seconds
+        FROM open_session s WHERE started_at < :at
+        GROUP BY attribution_id, workspace_class
+    ) AS ran
+    JOIN (
+        SELECT workspace_class, max(credits_per_minute) / 0.6 AS cents_per_second, max(minimum_cents) AS minimum_cents,
+               max(rounding_seconds) AS rounding_seconds
+        FROM price_version WHERE effective_from < :at GROUP BY workspace_class
+    ) AS top USING (workspace_class)
+    GROUP BY ran.attribution_id
+"""
+"""A query of (attribution_id, credit_cents): never less than what an account's open sessions cost up to `:at`.
+
+Their seconds in sum at the dearest price that their class had until then, and for each a step, the greatest minimum and
+a cent: hardly more than they cost where a class has one price to the second, at a fraction of the work of `RATED`. What
+was posted of them is not taken off.
+"""

@@ -1,0 +1,244 @@
+"""Workspace instances: what was reported of each session, merged so that the order of reports does not matter."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.errors import InvariantError
+from usage_tasks.domain.sessions import SessionReport
+from usage_tasks.storage.plans import Plan, planned, run_plan
+from usage_tasks.storage.pricing.prices import hold_prices
+from usage_tasks.storage.pricing.rating_sql import RATED, has_price
+from usage_tasks.storage.rows import fetch, fetch_one, rows_as_json
+from usage_tasks.storage.sessions.source_snapshots import lock_sources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What a batch of reports did: rows that are new, rows whose facts changed, reports that brought no new fact."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+
+
+def sum_merged(parts: Iterable[Merged]) -> Merged:
+    """Add up what several batches did."""
+    counted = [(each.inserted, each.updated, each.unchanged) for each in parts]
+    inserted, updated, unchanged = map(sum, zip(*counted, strict=True))
+    return Merged(inserted=inserted, updated=updated, unchanged=unchanged)
+
+
+def _rank(row: str) -> str:
+    """A total order of reports, so that any order of arrival ends in the same facts.
+
+    A stop outranks no stop, then the later observation holds; the rest only breaks ties.
+    """
+    finality = f"({row}.stopped_at IS NOT NULL)::int * 2 + ({row}.stopping_at IS NOT NULL)::int"
+    ties = ("stopped_at", "stopping_at", "created_at")
+    optional = ", ".join(f"COALESCE({row}.{column}, '-infinity')" for column in ties)
+    rest = ", ".join(f"{row}.{column}" for column in ("started_at", "workspace_class", "user_id", "workspace_id"))
+    return f"ROW({finality}, {row}.observed_at, {optional}, {rest})"
+
+
+_FACTS = ("user_id", "workspace_id", "workspace_class", "created_at", "started_at", "stopping_at", "stopped_at")
+_COLUMNS = ", ".join((*_FACTS, "observed_at"))
+_NEWER = "ROW(EXCLUDED.source_seen_at, EXCLUDED.source) > ROW(held.source_seen_at, held.source)"
+
+
+def _facts(row: str) -> str:
+    return ", ".join(f"{row}.{column}" for column in (*_FACTS, "observed_at"))
+
+
+_INTO = f"(instance_id, attribution_id, {_COLUMNS}, last_seen_at, source, source_seen_at, missed_at)"
+
+
+def merging(reports: str) -> str:
+    """Compose the statement that merges rows of reports and counts them; `reports` is a query of the rows.
+
+    Of a session's facts the greatest report's hold; its proof of life, its source and the snapshot that misses it merge
+    each by itself (docs/adr/0008). A sign of life lifts the heartbeat's cap, a reported end every cap. The parameter
+    `seen_at` is the instant of the snapshot that lists the rows, or null.
+    """
+    return f"""
+    WITH told AS (
+        SELECT r.*, GREATEST(r.observed_at, CAST(:seen_at AS timestamptz)) AS seen_at FROM ({reports}) AS r
+    ), report AS (
+        SELECT DISTINCT ON (r.instance_id) r.*,
+               max(CASE WHEN r.stopped_at IS NULL THEN r.seen_at END) OVER same AS last_seen_at,
+               max(CASE WHEN r.source IS NOT NULL THEN r.seen_at END) OVER same AS source_seen_at,
+               first_value(r.source) OVER (
+                   PARTITION BY r.instance_id ORDER BY r.source IS NULL, r.seen_at DESC, r.source COLLATE "C" DESC
+               ) AS latest_source
+        FROM told r
+        WINDOW same AS (PARTITION BY r.instance_id)
+        ORDER BY r.instance_id, {_rank("r")} DESC
+    ), written AS (
+        INSERT INTO workspace_instance AS held {_INTO}
+        SELECT r.instance_id, r.attribution_id, {_facts("r")}, r.last_seen_at, r.latest_source, r.source_seen_at,
+               s.taken_at
+        FROM report r LEFT JOIN source_snapshot s ON s.source = r.latest_source ORDER BY r.instance_id
+        ON CONFLICT (instance_id) DO UPDATE SET
+            ({_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, capped_at, cap_reason, recorded_at) = (
+                SELECT {_facts("f")}, n.last_seen_at,
+                       CASE WHEN n.moved THEN EXCLUDED.source ELSE held.source END,
+                       CASE WHEN n.moved THEN EXCLUDED.source_seen_at ELSE held.source_seen_at END,
+                       CASE WHEN EXCLUDED.source = held.source THEN GREATEST(held.missed_at, EXCLUDED.missed_at)
+                            WHEN n.moved THEN EXCLUDED.missed_at ELSE held.missed_at END,
+                       CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.capped_at END,
+                       CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.cap_reason END,
+                       clock_timestamp()
+                FROM (
+                    SELECT {_rank("EXCLUDED")} > {_rank("held")} AS greater,
+                           GREATEST(held.last_seen_at, EXCLUDED.last_seen_at) AS last_seen_at,
+                           EXCLUDED.source IS NOT NULL AND (held.source IS NULL OR {_NEWER}) AS moved,
+                           held.cap_reason = 'lifetime'
+                               OR EXCLUDED.last_seen_at <= held.last_seen_at
+                               OR EXCLUDED.last_seen_at IS NULL AS capped
+                ) AS n,
+                LATERAL (
+                    SELECT {_facts("EXCLUDED")} WHERE n.greater UNION ALL SELECT {_facts("held")} WHERE NOT n.greater
+                ) AS f({_COLUMNS})
+            )
+        WHERE held.attribution_id = EXCLUDED.attribution_id AND (
+            {_rank("EXCLUDED")} > {_rank("held")}
+            OR held.stopped_at IS NULL AND (
+                EXCLUDED.last_seen_at > held.last_seen_at
+                OR EXCLUDED.source IS NOT NULL AND (held.source IS NULL OR {_NEWER})
+            )
+        )
+        RETURNING held.instance_id, (xmax = 0) AS inserted, {_facts("held")}
+    )
+    SELECT count(*) FILTER (WHERE inserted) AS inserted, (
+               SELECT count(*) FROM written w JOIN report r USING (instance_id)
+               WHERE NOT w.inserted AND ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")})
+           ) AS updated
+    FROM written
+    """
+
+
+_MERGE = merging("""
+    SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
+        instance_id uuid, attribution_id text, user_id uuid, workspace_id text, workspace_class text,
+        created_at timestamptz, started_at timestamptz, stopping_at timestamptz, stopped_at timestamptz,
+        observed_at timestamptz, source text)
+""")
+
+
+def merge_reports(
+    connection: Connection, reports: Sequence[SessionReport], *, seen_at: datetime | None = None
+) -> Merged:
+    """Write what a batch of reports adds to what is known; a final session whose bill changes is open again.
+
+    With `seen_at` the batch is a snapshot of what ran then. A report for a session of another account changes nothing:
+    see `list_foreign`.
+    """
+    lock_sources(connection, {report.source for report in reports if report.source is not None})
+    row = fetch_one(connection, _MERGE, reports=rows_as_json(reports), seen_at=seen_at)
+    return Merged(inserted=row.inserted, updated=row.updated, unchanged=len(reports) - row.inserted - row.updated)
+
+
+def list_foreign(connection: Connection, reports: Sequence[SessionReport]) -> Mapping[UUID, AttributionId]:
+    """Name the sessions of a batch that stand on another account than reported, with the account they stand on."""
+    statement = """
+        SELECT held.instance_id, held.attribution_id
+        FROM workspace_instance held
+        JOIN unnest(CAST(:instances AS uuid[]), CAST(:accounts AS text[])) AS r(instance_id, attribution_id)
+            ON r.instance_id = held.instance_id AND r.attribution_id <> held.attribution_id
+    """
+    instances = [report.instance_id for report in reports]
+    accounts = [report.attribution_id for report in reports]
+    return {
+        row.instance_id: row.attribution_id
+        for row in fetch(connection, statement, instances=instances, accounts=accounts)
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posted:
+    """What one batch of posting did: entries appended and their sum in credit cents."""
+
+    entries: int
+    credit_cents: int
+
+
+# A session without a price in force at its start stays open; rating has no row for it.
+_DUE = f"final_at <= :at AND GREATEST(ended_at, started_at) <= :at AND {has_price('held')}"
+
+_DUE_COLUMNS = """
+    held.attribution_id, held.instance_id, held.workspace_class, held.started_at, held.revision, held.posted_cents,
+    GREATEST(held.ended_at, held.started_at) AS until,
+    GREATEST(held.ended_at, held.started_at, held.settled_at) AS effective_at
+"""
+
+
+def posted_of(session: str) -> str:
+    """Compose a query of what a session's entries come to, one row (entries, credit_cents, settled_at)."""
+    return f"""
+        SELECT count(*)::int AS entries, sum(credit_cents)::bigint AS credit_cents, max(effective_at) AS settled_at
+        FROM ledger_entry
+        WHERE attribution_id = {session}.attribution_id
+            AND key >= 'session:' || {session}.instance_id || ':' AND key < 'session:' || {session}.instance_id || ';'
+    """
+
+
+ENTRIES = """
+    SELECT r.attribution_id, 'session:' || r.instance_id || ':' || r.revision AS key,
+           CASE WHEN r.revision = 1 THEN 'session' ELSE 'adjustment' END AS kind,
+           r.credit_cents - r.posted_cents AS credit_cents, r.effective_at,
+           CASE WHEN r.revision = 1 THEN 'Session of class ' ELSE 'Correction of a session of class ' END
+               || r.workspace_class AS description,
+           r.instance_id
+    FROM rated r
+"""
+"""The ledger entries of rated sessions, of each the one of its next revision. Posting and plans share it."""
+
+# What is claimed is taken out where it lies, and only what came out is rated: a row that moved meanwhile, because its
+# facts were corrected between the look and the lock, stays for the next batch.
+_POST = f"""
+    WITH claimed AS (
+        SELECT held.ctid FROM open_session AS held WHERE {_DUE}
+        LIMIT :limit FOR UPDATE OF held SKIP LOCKED
+    ), session AS (
+        DELETE FROM open_session AS held USING claimed WHERE held.ctid = claimed.ctid
+        RETURNING {_DUE_COLUMNS}
+    ), {RATED}, posted AS (
+        INSERT INTO ledger_entry
+            (attribution_id, key, kind, credit_cents, effective_at, description, instance_id)
+        {ENTRIES}
+        -- As the indexes have them, so that each page is touched once a batch; but for the word that accounts begin
+        -- with: sorting compares the first bytes.
+        ORDER BY substr(r.attribution_id, 6), r.instance_id
+        RETURNING credit_cents
+    )
+    SELECT count(*) AS entries, COALESCE(sum(credit_cents), 0)::bigint AS credit_cents,
+           (SELECT count(*) FROM session) AS taken
+    FROM posted
+"""
+
+_PLAN = f"""
+    WITH session AS (SELECT {_DUE_COLUMNS} FROM open_session AS held WHERE {_DUE}), {RATED}, entry AS ({ENTRIES})
+    {planned("entry", order="effective_at, attribution_id, key", money=True)}
+"""
+
+
+def post_stopped(connection: Connection, *, at: datetime, limit: int) -> Posted:
+    """Post up to `limit` sessions that had stopped by `at` and whose latest facts are not in the ledger.
+
+    A stop is a reported or an inferred one.
+    Sessions that another worker is posting are left to it. A session posted twice breaks the ledger's key.
+    """
+    hold_prices(connection)
+    row = fetch_one(connection, _POST, at=at, limit=limit)
+    if row.entries != row.taken:
+        raise InvariantError(f"posting: {row.taken} sessions were taken out and {row.entries} entries written")
+    return Posted(entries=row.entries, credit_cents=row.credit_cents)
+
+
+def plan_stopped(connection: Connection, *, at: datetime) -> Plan:
+    """Answer every entry that `post_stopped` would append, those of sessions in other workers' hands included."""
+    return run_plan(connection, _PLAN, at=at)

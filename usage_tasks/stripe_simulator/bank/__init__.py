@@ -1,0 +1,1 @@
+"""What a bank does: cards, payments, disputes."""

@@ -1,0 +1,1 @@
+"""The HTTP side: the server, the application, and the routes below /_simulator/."""

@@ -1,0 +1,1 @@
+"""What time does: cycles, drafts, collection, meter sums, errors told later."""

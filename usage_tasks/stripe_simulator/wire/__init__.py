@@ -1,0 +1,1 @@
+"""Forms, parameters and errors as they travel."""

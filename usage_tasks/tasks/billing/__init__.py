@@ -1,0 +1,1 @@
+"""Tasks of the queue `billing`: their names begin with `billing.`."""

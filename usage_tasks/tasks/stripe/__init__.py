@@ -1,0 +1,1 @@
+"""Tasks of the queue `stripe`: their names begin with `stripe.`."""

@@ -1,0 +1,1 @@
+"""Tasks of the queue `usage`: their names begin with `usage.`."""

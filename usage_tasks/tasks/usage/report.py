@@ -1,0 +1,58 @@
+"""`usage.report`: usage over any range, split exactly at its edges. A ledger task: no network."""
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field, StrictInt, StrictStr
+
+from usage_tasks.domain.access import Role
+from usage_tasks.domain.accounts import parse_actor, parse_attribution
+from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.runtime import runtime
+from usage_tasks.services.ledger import report_usage as report
+from usage_tasks.services.ledger.report_usage import UsageReport
+from usage_tasks.storage.ledger.usage_report import Group
+from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
+from usage_tasks.tasks.task import NEVER, task
+
+_TOKEN_LENGTH_MAX = 4_000
+
+PageToken = Annotated[StrictStr, Field(max_length=_TOKEN_LENGTH_MAX)]
+GroupBy = Annotated[list[Group], Field(min_length=1, max_length=len(Group))]
+
+
+# Never tried again by itself: what took too long would take as long, and whoever asked can ask for less.
+@task(name="usage.report", time_limit=timedelta(minutes=4), retry=NEVER, needs=Role.MEMBER)
+def report_usage(
+    actor: ActorText,
+    start: Moment,
+    end: Moment,
+    attribution_id: Attribution | None = None,
+    group_by: GroupBy | None = None,
+    page_token: PageToken | None = None,
+    limit: StrictInt = report.LIMIT_DEFAULT,
+    at: Moment | None = None,
+) -> UsageReport:
+    """Sum usage in [start, end) by groups, by day unless told, of one account; a member of a team sees their own part.
+
+    Without an account it is that of all, for services and administrators. A page's token goes on as of the first
+    page's instant.
+    """
+    rt = runtime()
+    place = None if page_token is None else report.parse_token(page_token)
+    if place is not None and at is not None and at != place.at:
+        raise InvalidInputError(
+            "at", at.isoformat(), f"{place.at.isoformat()}, as of which the first page was, or none"
+        )
+    with rt.transaction() as connection:
+        return report.report_usage(
+            connection,
+            None if attribution_id is None else parse_attribution(attribution_id),
+            actor=parse_actor(actor),
+            start=start,
+            end=end,
+            at=rt.instant(at if place is None else place.at),
+            group_by=group_by or [Group.DAY],
+            after=None if place is None else place.after,
+            limit=limit,
+        )

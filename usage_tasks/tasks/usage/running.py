@@ -1,0 +1,127 @@
+"""`usage.*` on what runs: snapshots that heal lost reports, zombies released. Ledger tasks: no network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from usage_tasks.domain.access import Role
+from usage_tasks.domain.accounts import parse_actor, parse_uuid
+from usage_tasks.domain.sessions import Rejection
+from usage_tasks.runtime import runtime
+from usage_tasks.services.sessions import release_zombie
+from usage_tasks.services.sessions import snapshot as running
+from usage_tasks.services.sessions.record import Recorded
+from usage_tasks.storage.plans import Plan
+from usage_tasks.storage.sessions.zombies import Zombie
+from usage_tasks.tasks.arguments import (
+    SNAPSHOT_MAX,
+    ActorText,
+    Moment,
+    Name,
+    RawReport,
+    UuidText,
+    find_instance_id,
+    parse_reports,
+)
+from usage_tasks.tasks.jobs import DryRun
+from usage_tasks.tasks.task import task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotAnswer:
+    """What a snapshot healed: sessions taken up, sessions ended for they were missing, and what became of the rest.
+
+    Where it is not `complete`, a row did not even say whose session it is, and so nothing was ended.
+    """
+
+    inserted: int
+    updated: int
+    unchanged: int
+    ended: int
+    complete: bool
+    quarantined: int
+    rejections: Sequence[Rejection]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotPlan:
+    """What a snapshot would do, as a SnapshotAnswer says it, and which sessions it would end."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+    ended: Plan
+    complete: bool
+    quarantined: int
+    rejections: Sequence[Rejection]
+
+
+@task(name="usage.report_running", time_limit=timedelta(minutes=2), needs=Role.ADMINISTRATOR)
+def report_running(
+    source: Name,
+    instances: Annotated[list[RawReport], Field(max_length=SNAPSHOT_MAX)],
+    actor: ActorText,
+    at: Moment,
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+) -> SnapshotAnswer | DryRun[SnapshotPlan]:
+    """Take up the full list of what ran in a source at an instant, which may not be left out; safe to send again.
+
+    Sessions of that source that are not in it and were not seen since end at their last proof of life.
+    """
+    rt = runtime()
+    taken_at = rt.instant(at)
+    reports, malformed = parse_reports(instances, at=taken_at, source=source)
+    snapshot = running.Snapshot(source=source, taken_at=taken_at, reports=reports, malformed=malformed, raw=instances)
+    heal: dict[str, Any] = {"limits": rt.spending_limits, "actor": parse_actor(actor)}
+    with rt.transaction() as connection:
+        if dry_run:
+            plan = running.plan_running(connection, snapshot, find_instance_id, **heal)
+            return DryRun(dry_run=SnapshotPlan(**_counts(plan.recorded), ended=plan.ended, complete=plan.complete))
+        done = running.report_running(connection, snapshot, find_instance_id, **heal)
+    return SnapshotAnswer(**_counts(done.recorded), ended=done.ended, complete=done.complete)
+
+
+def _counts(recorded: Recorded) -> dict[str, Any]:
+    return {
+        "inserted": recorded.merged.inserted,
+        "updated": recorded.merged.updated,
+        "unchanged": recorded.merged.unchanged,
+        "quarantined": len(recorded.rejections),
+        "rejections": recorded.rejections,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseAnswer:
+    """What was lifted: the reason and the instant up to which the session had accrued; null where it had no cap."""
+
+    instance_id: str
+    released: str | None
+    capped_at: datetime | None
+
+
+@task(name="usage.release_session", time_limit=timedelta(seconds=30), needs=Role.ADMINISTRATOR)
+def release_session(
+    instance_id: UuidText,
+    actor: ActorText,
+    at: Moment | None = None,
+    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+) -> ReleaseAnswer | DryRun[ReleaseAnswer]:
+    """Let a capped session accrue again by its facts; it is not capped again for the same reason."""
+    rt = runtime()
+    session, who = parse_uuid(instance_id), parse_actor(actor)
+    with rt.transaction() as connection:
+        if dry_run:
+            return DryRun(dry_run=_answer(instance_id, release_zombie.plan_release(connection, session)))
+        return _answer(instance_id, release_zombie.release_session(connection, session, at=rt.instant(at), actor=who))
+
+
+def _answer(instance_id: str, zombie: Zombie | None) -> ReleaseAnswer:
+    return ReleaseAnswer(
+        instance_id=instance_id,
+        released=None if zombie is None else zombie.cap_reason.value,
+        capped_at=None if zombie is None else zombie.capped_at,
+    )
