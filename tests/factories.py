@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Final
 from uuid import UUID, uuid5
 
 from sqlalchemy import Connection, text
@@ -151,9 +151,7 @@ def see(connection: Connection, source: str, taken_at: datetime, *reports: Sessi
     rows = [replace(report, index=index, source=source) for index, report in enumerate(reports)]
     raw = [{"instance_id": str(row.instance_id), "row": str(row)} for row in rows]
     snapshot = Snapshot(source=source, taken_at=taken_at, reports=rows, malformed=[], raw=raw)
-    return report_running(
-        connection, snapshot, lambda row: UUID(cast("dict[str, str]", row)["instance_id"]), limits=LIMITS, actor=SYSTEM
-    )
+    return report_running(connection, snapshot, limits=LIMITS, actor=SYSTEM)
 
 
 def give(connection: Connection, credit_cents: int, *, at: datetime = START, **terms: Any) -> int:

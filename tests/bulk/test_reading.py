@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.factories import DAY, START, session_row
 from usage_tasks.bulk.reading import Part, RowsOfFile
 from usage_tasks.storage.sessions.bulk_copy import COLUMNS
-from usage_tasks.tasks.arguments import parse_reports
+from usage_tasks.wire.session_reports import parse_reports
 
 PLAIN = session_row(source="eu", workspace_class="large")
 TEXTS = st.text(st.sampled_from("a-,\"'\\ \r\n\t\u00e4\u0660"), max_size=4)

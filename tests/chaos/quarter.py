@@ -24,7 +24,7 @@ from usage_tasks.services.sessions.record import record_reports
 from usage_tasks.storage import migrate
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.pricing.prices import publish_prices
-from usage_tasks.tasks.arguments import parse_reports
+from usage_tasks.wire.session_reports import parse_reports
 
 CREDITS_PER_MINUTE_EXACT: Final = {name: Decimal(str(price)) for name, price in CREDITS_PER_MINUTE.items()}
 ACTOR: Final = "service:chaos"

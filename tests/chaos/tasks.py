@@ -9,8 +9,8 @@ from celery import shared_task
 
 from usage_tasks.domain.access import Role
 from usage_tasks.runtime import runtime
-from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
 from usage_tasks.tasks.task import DATABASE, LOST_WORKER_DELAY_SECONDS, Retry, task
+from usage_tasks.wire.values import ActorText, Attribution, Moment
 
 ONCE_MORE = Retry(attempts_max=1, first=timedelta(seconds=1), longest=timedelta(seconds=1))
 

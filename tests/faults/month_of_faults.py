@@ -45,8 +45,8 @@ from usage_tasks.storage import migrate
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.inbox import events as inbox
 from usage_tasks.storage.pricing.prices import publish_prices
-from usage_tasks.tasks.arguments import parse_reports
 from usage_tasks.telemetry.logs import configure_logging
+from usage_tasks.wire.session_reports import parse_reports
 
 MONTH: Final = datetime(2013, 3, 1, tzinfo=UTC)
 """The quarter's busiest."""

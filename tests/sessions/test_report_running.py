@@ -7,9 +7,9 @@ from sqlalchemy import text
 from tests.factories import HOUR, START, call, session_row, team
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.sessions.quarantine import list_quarantined
-from usage_tasks.tasks import arguments
 from usage_tasks.tasks.task import ArgumentsError
 from usage_tasks.tasks.usage import ledger, running
+from usage_tasks.wire import session_reports
 
 ACTOR = "service:tests"
 
@@ -78,7 +78,7 @@ def test_a_row_that_names_another_source_is_refused(rt: Runtime) -> None:
 def test_a_snapshot_over_its_size_is_refused_whole_and_ends_nothing(rt: Runtime) -> None:
     record(session_row(source="eu"))
     with pytest.raises(ArgumentsError, match="instances: List should have at most 20000 items"):
-        report(*[None] * (arguments.SNAPSHOT_MAX + 1))
+        report(*[None] * (session_reports.SNAPSHOT_MAX + 1))
     assert ended(rt) == 0
 
 

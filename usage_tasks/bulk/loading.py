@@ -23,7 +23,7 @@ from usage_tasks.services.sessions.record import Recorded
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.sessions.bulk_copy import COLUMNS, PlainRow
 from usage_tasks.storage.sessions.merging import sum_merged
-from usage_tasks.tasks.arguments import AHEAD_MAX, find_instance_id, parse_reports
+from usage_tasks.wire.session_reports import find_instance_id
 
 CHUNK_LINES: Final = 5_000
 LANES: Final = 2
@@ -106,11 +106,9 @@ def _merge(
     return import_chunk(
         connection,
         chunk,
-        partial(parse_reports, at=at),
         opened=opened,
         limits=rt.spending_limits,
         at=at,
-        latest=at + AHEAD_MAX,
         actor=actor,
     )
 

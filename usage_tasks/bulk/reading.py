@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TextIO
 
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.storage.sessions.bulk_copy import COLUMNS
-from usage_tasks.tasks.arguments import NAME_LENGTH_MAX
+from usage_tasks.wire.values import NAME_LENGTH_MAX
 
 REQUIRED: Final = COLUMNS[:6]
 

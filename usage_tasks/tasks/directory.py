@@ -25,8 +25,8 @@ from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.directory import update_directory
 from usage_tasks.services.directory.update_directory import Upserted
-from usage_tasks.tasks.arguments import ActorText, Moment
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, Moment
 
 USERS_MAX: Final = 5_000
 TEAMS_MAX: Final = 1_000

@@ -10,10 +10,10 @@ from usage_tasks.domain.errors import InvariantError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.operations.verify_ledger import Verdict, grace_of, verify
 from usage_tasks.storage.operations import outbox
-from usage_tasks.tasks.arguments import Moment
 from usage_tasks.tasks.jobs import Skipped, run_job
 from usage_tasks.tasks.task import NEVER, task
 from usage_tasks.telemetry.metrics import VERIFIED_AT, VERIFY_OFFENDERS
+from usage_tasks.wire.values import Moment
 
 DISPATCH_LIMIT: Final = 100
 LEASE: Final = timedelta(minutes=2)

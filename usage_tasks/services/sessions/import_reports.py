@@ -1,6 +1,6 @@
 """Take up a chunk of a file of reports: the plain rows as a set, the others as a task's batch would."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -10,15 +10,13 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
-from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.ledger.cost_center import open_accounts
 from usage_tasks.services.sessions.record import Recorded, record_reports
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import bulk_copy
 from usage_tasks.storage.sessions.bulk_copy import PlainRow
 from usage_tasks.storage.sessions.merging import sum_merged
-
-Parse = Callable[[Sequence[object]], tuple[list[SessionReport], list[Rejection]]]
+from usage_tasks.wire.session_reports import AHEAD_MAX, parse_reports
 
 
 class OddRow(NamedTuple):
@@ -55,20 +53,18 @@ class Imported(NamedTuple):
 def import_chunk(
     connection: Connection,
     chunk: Chunk,
-    parse: Parse,
     *,
     opened: Set[AttributionId],
     limits: SpendingLimits,
     at: datetime,
-    latest: datetime,
     actor: Actor,
 ) -> Imported:
     """Merge a chunk; it ends in the rows that `record_reports` would end in. A rejection's index is its line.
 
-    `opened` are accounts that are known to be open: they are not looked up. A row that was observed after `latest` is
-    left to `parse` to judge; one that does not say when is of `at`.
+    `opened` are accounts that are known to be open: they are not looked up. A row that was observed after
+    `at` plus AHEAD_MAX is left to `parse_reports` to judge; one that does not say when is of `at`.
     """
-    plain = _choose_plain(chunk, prices.list_classes(connection), latest=latest)
+    plain = _choose_plain(chunk, prices.list_classes(connection), latest=at + AHEAD_MAX)
     merged, foreign = bulk_copy.merge_plain(connection, plain, at=at)
     accounts = {AttributionId(row[bulk_copy.ACCOUNT]) for line, row in plain.items() if line not in foreign}
     open_accounts(connection, accounts - opened, limits=limits, at=at, actor=actor)
@@ -76,7 +72,7 @@ def import_chunk(
     if not lines:
         return Imported(Recorded(merged=merged, rejections=[]), accounts)
     rows = [chunk.report(line) for line in lines]
-    reports, malformed = parse(rows)
+    reports, malformed = parse_reports(rows, at=at)
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
     rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, actor=actor)
     rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]

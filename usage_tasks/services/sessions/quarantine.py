@@ -1,7 +1,7 @@
 """Release what was refused: each report is taken up as if it came now, and what still fails stays, with the reason."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -17,12 +17,10 @@ from usage_tasks.storage.operations import audit
 from usage_tasks.storage.sessions import quarantine, source_snapshots
 from usage_tasks.storage.sessions.merging import Merged
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport, Selection
+from usage_tasks.wire.session_reports import parse_reports
 
 BATCH: Final = 500
 SAMPLE_MAX: Final = 100
-
-Parse = Callable[[object, str | None], SessionReport | Rejection]
-"""Reads one report, of the snapshot of a source where it was in one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +69,6 @@ class ReleaseBatch:
 def release_batch(
     connection: Connection,
     selection: Selection,
-    parse: Parse,
     *,
     after: QuarantinedReport | None,
     limits: SpendingLimits,
@@ -79,7 +76,7 @@ def release_batch(
     actor: Actor,
 ) -> ReleaseBatch:
     """Take up the next of the reports that are meant, the oldest first, and note it in the audit."""
-    held, taken = _take_batch(connection, selection, parse, after=after, limits=limits, at=at, actor=actor)
+    held, taken = _take_batch(connection, selection, after=after, limits=limits, at=at, actor=actor)
     good = [each for number, each in enumerate(held) if number not in taken.refused]
     removed = quarantine.remove(connection, good)
     quarantine.note_reasons(connection, [(held[number], why) for number, why in sorted(taken.refused.items())])
@@ -89,14 +86,14 @@ def release_batch(
 
 
 def plan_release(
-    connection: Connection, selection: Selection, parse: Parse, *, limits: SpendingLimits, at: datetime, actor: Actor
+    connection: Connection, selection: Selection, *, limits: SpendingLimits, at: datetime, actor: Actor
 ) -> Released:
     """Answer what releasing would do, by doing it and taking it back; until this ends, sessions are held."""
     done = Released()
     after = None
     with rehearsal(connection):
         while True:
-            held, taken = _take_batch(connection, selection, parse, after=after, limits=limits, at=at, actor=actor)
+            held, taken = _take_batch(connection, selection, after=after, limits=limits, at=at, actor=actor)
             if not held:
                 return done
             done += _summary(held, taken, released=len(held) - len(taken.refused))
@@ -114,7 +111,6 @@ class _Taken:
 def _take_batch(
     connection: Connection,
     selection: Selection,
-    parse: Parse,
     *,
     after: QuarantinedReport | None,
     limits: SpendingLimits,
@@ -123,7 +119,7 @@ def _take_batch(
 ) -> tuple[Sequence[QuarantinedReport], _Taken]:
     quarantine.lock_releases(connection)
     held = quarantine.list_selected(connection, selection, after=after, limit=BATCH)
-    read = [parse(_content(each), each.snapshot_source) for each in held]
+    read = [_read(each, at=at) for each in held]
     reports = [replace(each, index=number) for number, each in enumerate(read) if isinstance(each, SessionReport)]
     refused = {number: each for number, each in enumerate(read) if isinstance(each, Rejection)}
     # All at once and in order: a merge locks those of its own reports only.
@@ -160,6 +156,12 @@ def _summary(held: Sequence[QuarantinedReport], taken: _Taken, *, released: int)
         still_refused=len(taken.refused),
         sample=sample,
     )
+
+
+def _read(held: QuarantinedReport, *, at: datetime) -> SessionReport | Rejection:
+    """Read a report again, of the snapshot of a source if it came in one."""
+    reports, rejections = parse_reports([_content(held)], at=at, source=held.snapshot_source)
+    return (reports or rejections)[0]
 
 
 def _content(held: QuarantinedReport) -> object:

@@ -1,9 +1,8 @@
 """Take up a snapshot of what runs: renew, take up what is unknown, end what is missing. Source: docs/adr/0008."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -14,6 +13,7 @@ from usage_tasks.services.sessions.record import Recorded, record_reports
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.plans import NOTHING, Plan
 from usage_tasks.storage.sessions import source_snapshots
+from usage_tasks.wire.session_reports import find_instance_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,6 @@ class Healed:
 def report_running(
     connection: Connection,
     snapshot: Snapshot,
-    find_instance_id: Callable[[object], UUID | None],
     *,
     limits: SpendingLimits,
     actor: Actor,
@@ -48,7 +47,7 @@ def report_running(
 
     A refused row still says that its session runs.
     """
-    recorded, complete = _take_up(connection, snapshot, find_instance_id, limits=limits, actor=actor)
+    recorded, complete = _take_up(connection, snapshot, limits=limits, actor=actor)
     ended = 0
     if complete:
         ended = source_snapshots.end_missing(connection, snapshot.source, taken_at=snapshot.taken_at, actor=actor)
@@ -67,14 +66,13 @@ class HealingPlan:
 def plan_running(
     connection: Connection,
     snapshot: Snapshot,
-    find_instance_id: Callable[[object], UUID | None],
     *,
     limits: SpendingLimits,
     actor: Actor,
 ) -> HealingPlan:
     """Answer what `report_running` would do, by doing it and taking it back."""
     with rehearsal(connection):
-        recorded, complete = _take_up(connection, snapshot, find_instance_id, limits=limits, actor=actor)
+        recorded, complete = _take_up(connection, snapshot, limits=limits, actor=actor)
         ended = NOTHING
         if complete:
             ended = source_snapshots.plan_missing(connection, snapshot.source, taken_at=snapshot.taken_at)
@@ -84,7 +82,6 @@ def plan_running(
 def _take_up(
     connection: Connection,
     snapshot: Snapshot,
-    find_instance_id: Callable[[object], UUID | None],
     *,
     limits: SpendingLimits,
     actor: Actor,

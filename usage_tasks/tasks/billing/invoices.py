@@ -18,10 +18,10 @@ from usage_tasks.services.payments.dunning import Dunned
 from usage_tasks.services.payments.dunning import advance_dunning as advance
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.plans import Plan
-from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
 from usage_tasks.tasks.billing.sync import send_meter_events
 from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, Attribution, Moment
 
 _SHOWN_MAX: Final = 10
 

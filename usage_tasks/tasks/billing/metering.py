@@ -16,11 +16,11 @@ from usage_tasks.services.metering.drift import SETTLED_FOR, Compared, Question,
 from usage_tasks.services.metering.parked import Released, release
 from usage_tasks.storage.payments import parked
 from usage_tasks.storage.payments.parked import ParkedAccount
-from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
 from usage_tasks.tasks.billing.sync import SEND_THREADS, send_meter_events
 from usage_tasks.tasks.jobs import Skipped, run_job
 from usage_tasks.tasks.task import NEVER, task
 from usage_tasks.telemetry.metrics import METER_DRIFT
+from usage_tasks.wire.values import ActorText, Attribution, Moment
 
 ACCOUNTS_MAX: Final = 10_000
 """One message compares so many accounts; the rest is a message of its own."""

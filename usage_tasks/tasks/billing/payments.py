@@ -15,9 +15,9 @@ from usage_tasks.services.payments import customers, holds
 from usage_tasks.services.payments.customers import NextInvoice, TaxUpdate
 from usage_tasks.services.payments.holds import Released
 from usage_tasks.services.payments.reflect_dispute import DisputeOutcome, reflect_dispute
-from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
 from usage_tasks.tasks.billing.sync import price_by_currency
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, Attribution, Moment
 
 RELEASE_LIMIT: Final = 100
 

@@ -20,9 +20,9 @@ from usage_tasks.settings import SettingsError
 from usage_tasks.storage.metering import queue
 from usage_tasks.storage.plans import Plan
 from usage_tasks.tasks import checks
-from usage_tasks.tasks.arguments import ActorText, Attribution, Credits, Moment, Name, UuidText
 from usage_tasks.tasks.jobs import DryRun, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, Attribution, Credits, Moment, Name, UuidText
 
 SEND_LIMIT: Final = 50_000
 SEND_THREADS: Final = 16

@@ -16,10 +16,10 @@ from usage_tasks.services.inbox import review_events as review
 from usage_tasks.services.inbox.backfill_events import Backfilled
 from usage_tasks.services.inbox.backfill_events import backfill_events as backfill
 from usage_tasks.services.inbox.review_events import REVIEW_MAX, Reviewed
-from usage_tasks.tasks.arguments import ActorText, Moment
 from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.stripe.events import EventId, have_applied
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, Moment
 
 BACKFILL_JOB: Final = "stripe.backfill_events"
 

@@ -13,8 +13,8 @@ from usage_tasks.runtime import runtime
 from usage_tasks.services.ledger import add_credit_note as credit_note
 from usage_tasks.services.ledger import grant_credits as grant
 from usage_tasks.services.ledger.cost_center import get_cost_center
-from usage_tasks.tasks.arguments import ActorText, Attribution, CapText, CreditText, Description, Moment, Name, UuidText
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, Attribution, CapText, CreditText, Description, Moment, Name, UuidText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import runtime
 from usage_tasks.services.pricing import explain
 from usage_tasks.services.pricing.explain import Explained
-from usage_tasks.tasks.arguments import ActorText, Attribution, Moment, Name, UuidText
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, Attribution, Moment, Name, UuidText
 
 
 def _judge(connection: Connection, actor: Actor, arguments: Mapping[str, Any]) -> tuple[Account | None, Role]:

@@ -15,19 +15,12 @@ from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.directory import access
 from usage_tasks.services.ledger import cost_center, post_usage, read_usage, reset
 from usage_tasks.services.sessions import record
-from usage_tasks.tasks.arguments import (
-    REPORTS_MAX,
-    ActorText,
-    Attribution,
-    Credits,
-    Moment,
-    RawReport,
-    parse_reports,
-)
 from usage_tasks.tasks.jobs import BATCHES_MAX, DryRun, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.task import task
 from usage_tasks.tasks.usage.publish_balances import SnapshotOutcome, show_balances
 from usage_tasks.tasks.usage.quarantine import show_waiting
+from usage_tasks.wire.session_reports import REPORTS_MAX, RawReport, parse_reports
+from usage_tasks.wire.values import ActorText, Attribution, Credits, Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from usage_tasks.domain.accounts import parse_actor, parse_attribution
 from usage_tasks.domain.limits import THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
 from usage_tasks.runtime import runtime
 from usage_tasks.services.limits import entitlement
-from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, Attribution, Moment
 
 Percent = Annotated[int, Field(strict=True, ge=1, le=THRESHOLD_PERCENT_MAX)]
 

@@ -9,9 +9,9 @@ from usage_tasks.domain.prices import AskedPrice
 from usage_tasks.runtime import runtime
 from usage_tasks.services.pricing import add_price
 from usage_tasks.services.pricing.add_price import PriceChange
-from usage_tasks.tasks.arguments import ActorText, MinimumText, Moment, Name, PriceText, RoundingSeconds
 from usage_tasks.tasks.jobs import DryRun
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, MinimumText, Moment, Name, PriceText, RoundingSeconds
 
 
 @task(name="usage.add_price_version", time_limit=timedelta(minutes=4), needs=Role.ADMINISTRATOR)

@@ -10,15 +10,14 @@ from pydantic import Field, StrictStr, StringConstraints
 from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import Actor, parse_actor
 from usage_tasks.domain.errors import InvalidInputError
-from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.sessions import quarantine
-from usage_tasks.services.sessions.quarantine import Parse, Released
+from usage_tasks.services.sessions.quarantine import Released
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport, Selection, count_waiting, list_selected
-from usage_tasks.tasks.arguments import ActorText, Moment, parse_reports
 from usage_tasks.tasks.jobs import BATCHES_MAX, DryRun
 from usage_tasks.tasks.task import task
 from usage_tasks.telemetry.metrics import QUARANTINED
+from usage_tasks.wire.values import ActorText, Moment
 
 IDS_MAX: Final = 1_000
 
@@ -45,22 +44,21 @@ def release_quarantined(
     rt = runtime()
     selection = _selection(ids, field, reason, everything=everything)
     now, who = rt.instant(at), parse_actor(actor)
-    parse = _reader(now)
     if dry_run:
         with rt.transaction() as connection:
-            plan = quarantine.plan_release(connection, selection, parse, limits=rt.spending_limits, at=now, actor=who)
+            plan = quarantine.plan_release(connection, selection, limits=rt.spending_limits, at=now, actor=who)
         return DryRun(dry_run=plan)
-    done = _release(rt, selection, parse, at=now, actor=who)
+    done = _release(rt, selection, at=now, actor=who)
     show_waiting(rt)
     return done
 
 
-def _release(rt: Runtime, selection: Selection, parse: Parse, *, at: datetime, actor: Actor) -> Released:
+def _release(rt: Runtime, selection: Selection, *, at: datetime, actor: Actor) -> Released:
     done, after = Released(), None
     for _ in range(BATCHES_MAX):
         with rt.transaction() as connection:
             batch = quarantine.release_batch(
-                connection, selection, parse, after=after, limits=rt.spending_limits, at=at, actor=actor
+                connection, selection, after=after, limits=rt.spending_limits, at=at, actor=actor
             )
         done, after = done + batch.done, batch.last
         if after is None:
@@ -122,11 +120,3 @@ def _selection(ids: Sequence[str] | None, field: str | None, reason: str | None,
     if chosen == everything:
         raise InvalidInputError("everything", everything, "true, or else one or more of ids, field and reason")
     return Selection(digests=ids, field=field, reason=reason)
-
-
-def _reader(at: datetime) -> Parse:
-    def read(report: object, source: str | None) -> SessionReport | Rejection:
-        reports, rejections = parse_reports([report], at=at, source=source)
-        return (reports or rejections)[0]
-
-    return read

@@ -12,8 +12,8 @@ from usage_tasks.runtime import runtime
 from usage_tasks.services.ledger import report_usage as report
 from usage_tasks.services.ledger.report_usage import UsageReport
 from usage_tasks.storage.ledger.usage_report import Group
-from usage_tasks.tasks.arguments import ActorText, Attribution, Moment
 from usage_tasks.tasks.task import NEVER, task
+from usage_tasks.wire.values import ActorText, Attribution, Moment
 
 _TOKEN_LENGTH_MAX = 4_000
 

@@ -16,18 +16,10 @@ from usage_tasks.services.sessions import snapshot as running
 from usage_tasks.services.sessions.record import Recorded
 from usage_tasks.storage.plans import Plan
 from usage_tasks.storage.sessions.zombies import Zombie
-from usage_tasks.tasks.arguments import (
-    SNAPSHOT_MAX,
-    ActorText,
-    Moment,
-    Name,
-    RawReport,
-    UuidText,
-    find_instance_id,
-    parse_reports,
-)
 from usage_tasks.tasks.jobs import DryRun
 from usage_tasks.tasks.task import task
+from usage_tasks.wire.session_reports import SNAPSHOT_MAX, RawReport, parse_reports
+from usage_tasks.wire.values import ActorText, Moment, Name, UuidText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +70,9 @@ def report_running(
     heal: dict[str, Any] = {"limits": rt.spending_limits, "actor": parse_actor(actor)}
     with rt.transaction() as connection:
         if dry_run:
-            plan = running.plan_running(connection, snapshot, find_instance_id, **heal)
+            plan = running.plan_running(connection, snapshot, **heal)
             return DryRun(dry_run=SnapshotPlan(**_counts(plan.recorded), ended=plan.ended, complete=plan.complete))
-        done = running.report_running(connection, snapshot, find_instance_id, **heal)
+        done = running.report_running(connection, snapshot, **heal)
     return SnapshotAnswer(**_counts(done.recorded), ended=done.ended, complete=done.complete)
 
 

@@ -1,0 +1,107 @@
+"""Session reports as they travel: read one by one, so that a bad one does not refuse its batch."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from usage_tasks.domain.accounts import AttributionId, parse_uuid
+from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.wire.values import Attribution, Moment, Name, UuidText
+
+REPORTS_MAX: Final = 5_000
+"""How many reports one message may hold."""
+
+SNAPSHOT_MAX: Final = 20_000
+"""How many running sessions one source may list; a snapshot can't be taken apart, a source can."""
+
+AHEAD_MAX: Final = timedelta(days=1)
+"""How far ahead of the present a report may have been observed: it would bar every correction until then."""
+
+
+class ReportArguments(BaseModel):
+    """One report of a session. A running session has neither stopping_at nor stopped_at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="SessionReport")
+
+    instance_id: UuidText
+    workspace_id: Name
+    user_id: UuidText
+    attribution_id: Attribution
+    workspace_class: Name
+    started_at: Moment
+    created_at: Moment | None = None
+    stopping_at: Moment | None = None
+    stopped_at: Moment | None = None
+    observed_at: Moment | None = Field(default=None, description="when the sender saw this; the default is now")
+    source: Name | None = Field(default=None, description="the cluster or region that runs it")
+
+
+RawReport = Annotated[Any, WithJsonSchema(ReportArguments.model_json_schema())]
+"""A report as it came: each is read on its own, so that a bad one does not refuse its batch."""
+
+
+def parse_reports(
+    raw: Sequence[object], *, at: datetime, source: str | None = None
+) -> tuple[list[SessionReport], list[Rejection]]:
+    """Read each report of a batch on its own: the good ones, and for each bad one its index, field and reason.
+
+    With `source` the batch lists what runs there: a report that names another one is bad.
+    """
+    reports, rejections = [], []
+    for index, row in enumerate(raw):
+        try:
+            report = _report(index, ReportArguments.model_validate(row), at=at, source=source)
+        except ValidationError as error:
+            rejections.append(_rejection(index, row, error))
+            continue
+        if report.observed_at > at + AHEAD_MAX:
+            reason = f"{report.observed_at.isoformat()} is not allowed: at most a day after {at.isoformat()}"
+            rejections.append(Rejection(index=index, field="observed_at", reason=reason))
+        elif source is not None and report.source != source:
+            reason = f"{report.source!a} is not allowed: {source!a}, whose snapshot this is"
+            rejections.append(Rejection(index=index, field="source", reason=reason))
+        else:
+            reports.append(report)
+    return reports, rejections
+
+
+def find_instance_id(row: object) -> UUID | None:
+    """Tell whose report a row is that can't be read otherwise."""
+    try:
+        return parse_uuid(row["instance_id"]) if isinstance(row, dict) else None
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _report(index: int, row: ReportArguments, *, at: datetime, source: str | None) -> SessionReport:
+    return SessionReport(
+        index=index,
+        instance_id=UUID(row.instance_id),
+        workspace_id=row.workspace_id,
+        user_id=UUID(row.user_id),
+        attribution_id=AttributionId(row.attribution_id),
+        workspace_class=row.workspace_class,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        stopping_at=row.stopping_at,
+        stopped_at=row.stopped_at,
+        observed_at=row.observed_at or at,
+        source=row.source or source,
+    )
+
+
+def _rejection(index: int, row: object, error: ValidationError) -> Rejection:
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(map(str, first["loc"])) or "report"
+    if not isinstance(row, dict):
+        return Rejection(index=index, field="report", reason=f"{row!a:.200} is not allowed: an object")
+    if first["type"] == "missing":
+        stopped = next((name for name in ("stopped_at", "stopping_at") if row.get(name)), None)
+        tail = f", although {stopped} is given" if field == "started_at" and stopped else ""
+        return Rejection(index=index, field=field, reason=f"is missing{tail}")
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] == "value_error" else f"{first['input']!a:.200} is not allowed: "
+    return Rejection(index=index, field=ascii(field)[1:-1], reason=shown + message)
