@@ -12,7 +12,7 @@ from tests.stripe_world.world import GRACE
 from usage_tasks.domain.accounts import parse_attribution
 from usage_tasks.domain.cost_centers import BillingStrategy
 from usage_tasks.domain.cycles import add_months
-from usage_tasks.services.inbox.receive_event import read_event
+from usage_tasks.services.inbox.parse_event import parse_event
 from usage_tasks.services.ledger.cost_center import set_cost_center
 from usage_tasks.services.payments.holds import create_hold
 from usage_tasks.storage.inbox import events
@@ -299,7 +299,7 @@ def _complaint_arrives(bench: Bench) -> dict[str, Any]:
         told = list(world.store.scan(THIN_EVENT))
     for event in told:
         with bench.transaction() as connection:
-            events.store_event(connection, read_event(event["id"], json.dumps(event)))
+            events.store_event(connection, parse_event(event["id"], json.dumps(event)))
     return {}
 
 

@@ -34,7 +34,7 @@ from usage_tasks.demo.quarter import Session, load_quarter, reports_between
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.embedded.servers import running_servers
-from usage_tasks.services.inbox.receive_event import read_event
+from usage_tasks.services.inbox.parse_event import parse_event
 from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.services.metering.drift import Question, report_drift
 from usage_tasks.services.metering.meter_errors import handle_meter_errors
@@ -255,7 +255,7 @@ class Month:
                 self._late.append((at + HOUR, event))
         self.random.shuffle(due)
         for event in due:
-            arrived = read_event(event["id"], json.dumps(event))
+            arrived = parse_event(event["id"], json.dumps(event))
             with self.bench.transaction() as connection:
                 inbox.store_event(connection, arrived)
 
@@ -263,7 +263,7 @@ class Month:
         """Let the job run until it finds nothing any more."""
         for _ in range(_ROUNDS_MAX):
             time_passes(self.bench)
-            done = self._insist(lambda: reconcile_invoices(self.bench.desk(at)))
+            done = self._insist(lambda: reconcile_invoices(self.bench.context(at)))
             self.result.differences += [f"{what}: {reason}" for what, reason in done.failed]
             if done.finished and not done.retried and not done.entries:
                 return

@@ -19,7 +19,8 @@ from usage_tasks.domain.errors import (
     StaleVersionError,
 )
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.inbox.apply_events import Applied, parse_event
+from usage_tasks.services.inbox.apply_events import Applied
+from usage_tasks.services.inbox.parse_event import parse_event
 from usage_tasks.storage.inbox.events import store_event
 from usage_tasks.tasks.stripe import events as tasks
 

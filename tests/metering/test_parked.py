@@ -186,10 +186,10 @@ def test_a_subscription_whose_event_never_came_is_found_by_the_daily_look(
 ) -> None:
     customer, _ = pay(bench)
     subscribe(bench, customer)
-    reconcile_invoices(bench.desk(NOON))
+    reconcile_invoices(bench.context(NOON))
     assert parked(bench) == {}
     bench.execute("UPDATE stripe_subscription SET checked_at = checked_at - interval '1 day'")
-    reconcile_invoices(bench.desk(NOON))
+    reconcile_invoices(bench.context(NOON))
     assert list(parked(bench)) == [ONE]
 
 

@@ -18,8 +18,8 @@ from usage_tasks.coordination.pacer import FAILURES_MAX, WAIT_MAX, Pacer
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.domain.payments import MeterEvent
+from usage_tasks.domain.retries import backoff
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.metering.decide_reports import backoff
 from usage_tasks.services.metering.send_reports import CLAIM_LIMIT, LEASE, PARKED_IN_A_ROW_MAX, Sent, pause_after
 from usage_tasks.storage.metering import queue
 from usage_tasks.storage.metering.queue import Outcome, Settlement

@@ -133,9 +133,9 @@ def test_a_deleted_customer_ends_and_the_account_may_have_another(bench: Bench) 
 def test_an_end_whose_event_was_lost_is_found_by_the_next_look(bench: Bench) -> None:
     cancelled(bench, invoice_now=False)
     bench.world.new_events()
-    assert reconcile_invoices(bench.desk(ENDED)).fetched == 0  # looked at within the day
+    assert reconcile_invoices(bench.context(ENDED)).fetched == 0  # looked at within the day
     bench.execute("UPDATE stripe_subscription SET checked_at = checked_at - interval '2 days'")
-    reconcile_invoices(bench.desk(ENDED))
+    reconcile_invoices(bench.context(ENDED))
     assert (center(bench).billing_strategy, center(bench).cycle_started_at) == ("other", ENDED)
 
 

@@ -32,11 +32,11 @@ def drafted(bench: Bench) -> StripeInvoiceId:
 
 
 def finalize(bench: Bench, invoice_id: StripeInvoiceId, stripe: Any = None, **options: Any) -> Any:
-    return finalize_invoice(bench.desk(PERIOD_END, stripe, **options), ACCOUNT, invoice_id, actor=SYSTEM)
+    return finalize_invoice(bench.context(PERIOD_END, stripe, **options), ACCOUNT, invoice_id, actor=SYSTEM)
 
 
 def cancel(bench: Bench, stripe: Any = None, **options: Any) -> Any:
-    return cancel_subscription(bench.desk(ENDED, stripe, **options), ACCOUNT, actor=SYSTEM)
+    return cancel_subscription(bench.context(ENDED, stripe, **options), ACCOUNT, actor=SYSTEM)
 
 
 def using(bench: Bench) -> str:
@@ -85,7 +85,7 @@ def test_a_draft_waits_until_its_quantity_is_in_stripe(bench: Bench) -> None:
 def test_an_invoice_of_somebody_else_is_refused(bench: Bench) -> None:
     invoice_id = drafted(bench)
     with pytest.raises(InvalidInputError, match="stripe_invoice_id"):
-        finalize_invoice(bench.desk(PERIOD_END), team("another"), invoice_id, actor=SYSTEM)
+        finalize_invoice(bench.context(PERIOD_END), team("another"), invoice_id, actor=SYSTEM)
     assert actions(bench) == []
 
 
@@ -113,9 +113,9 @@ def test_a_crash_around_a_call_of_cancelling_ends_in_one_last_invoice(bench: Ben
 
     with pytest.raises(CrashError):
         cancel(bench, Crashing(bench.stripe))
-    assert resume_open(bench.desk(ENDED)) == (0, 0, [])  # its lease is not over
+    assert resume_open(bench.context(ENDED)) == (0, 0, [])  # its lease is not over
     free_leases(bench)
-    assert resume_open(bench.desk(ENDED)) == (1, 0, [])
+    assert resume_open(bench.context(ENDED)) == (1, 0, [])
     assert actions(bench) == [(1, True, None)]
     bench.handle_all(ENDED)
     bench.send()

@@ -51,23 +51,23 @@ class Refusing(Wrapped):
 
 def test_every_invoice_whose_event_never_came_is_booked_once_and_in_order(bench: Bench) -> None:
     lost(bench, ACCOUNT)
-    done = reconcile_invoices(bench.desk(SECOND))
+    done = reconcile_invoices(bench.context(SECOND))
     assert (done.fetched, done.entries, done.invoiced_cents, done.failed, done.finished) == (3, 3, 1700, (), True)
     assert bench.invoice_entries(ACCOUNT) == [-1200, -500]
     assert bench.rows("SELECT next_billing_at FROM cost_center WHERE superseded_at IS NULL")[0][0] == add_months(
         BEGIN, 3
     )
     assert bench.verified(SECOND).clean
-    again = reconcile_invoices(bench.desk(SECOND + HOUR))
+    again = reconcile_invoices(bench.context(SECOND + HOUR))
     assert (again.fetched, again.entries) == (0, 0)  # nothing differs: one list, no look at an invoice
 
 
 def test_a_webhook_and_reconciliation_at_once_book_an_invoice_once(bench: Bench) -> None:
     lost(bench, ACCOUNT)
     bench.receive(types="")
-    at_once(lambda: bench.handle_all(SECOND), *[lambda: reconcile_invoices(bench.desk(SECOND))] * 2)
+    at_once(lambda: bench.handle_all(SECOND), *[lambda: reconcile_invoices(bench.context(SECOND))] * 2)
     bench.handle_all(SECOND)
-    reconcile_invoices(bench.desk(SECOND + HOUR))
+    reconcile_invoices(bench.context(SECOND + HOUR))
     assert bench.invoice_entries(ACCOUNT) == [-1200, -500]
     assert bench.verified(SECOND).clean
 
@@ -75,19 +75,19 @@ def test_a_webhook_and_reconciliation_at_once_book_an_invoice_once(bench: Bench)
 def test_invoices_of_foreign_subscriptions_are_left_alone(bench: Bench) -> None:
     customer, seat = bench.pay(ACCOUNT), bench.world.flat_price()
     bench.world.v1.subscriptions.create({"customer": customer, "items": [{"price": seat, "quantity": 7}]})
-    done = reconcile_invoices(bench.desk(BEGIN, our_prices=frozenset({seat})))
+    done = reconcile_invoices(bench.context(BEGIN, our_prices=frozenset({seat})))
     assert (done.fetched, bench.invoice_entries(ACCOUNT)) == (0, [])
 
 
 def test_one_that_fails_holds_up_no_other_account_and_is_looked_at_again_however_old(bench: Bench) -> None:
     broken = next(i for i in lost(bench, ACCOUNT, OTHER)[2:] if i in first_full_invoices(bench))
     refused = Refusing(bench, broken, PermanentError("odd"))
-    done = reconcile_invoices(bench.desk(SECOND, refused))
+    done = reconcile_invoices(bench.context(SECOND, refused))
     assert (done.failed, done.retried, done.entries) == ([(broken, "odd")], 1, 4)  # its successor waits for it
     late = SECOND + 60 * DAY
     bench.world.advance(SECOND + 20 * DAY)
-    reconcile_invoices(bench.desk(late, refused))
-    healed = reconcile_invoices(bench.desk(late + HOUR))
+    reconcile_invoices(bench.context(late, refused))
+    healed = reconcile_invoices(bench.context(late + HOUR))
     assert (healed.entries, healed.failed, healed.retried) == (2, (), 0)
     assert bench.invoice_entries(ACCOUNT) == bench.invoice_entries(OTHER) == [-1200, -500]
 
@@ -99,10 +99,10 @@ def first_full_invoices(bench: Bench) -> set[str]:
 def test_a_long_list_is_walked_in_bounded_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     lost(bench, ACCOUNT)
     monkeypatch.setattr(reconciling, "PAGE", 1)
-    runs = [reconcile_invoices(bench.desk(SECOND), pages=1) for _ in range(3)]
+    runs = [reconcile_invoices(bench.context(SECOND), pages=1) for _ in range(3)]
     assert [(run.finished, run.goes_on) for run in runs] == [(False, True), (False, True), (True, False)]
     assert bench.invoice_entries(ACCOUNT) == [-1200]  # the newest came first and was put off
-    reconcile_invoices(bench.desk(SECOND), pages=10)
+    reconcile_invoices(bench.context(SECOND), pages=10)
     assert bench.invoice_entries(ACCOUNT) == [-1200, -500]
 
 
@@ -113,9 +113,9 @@ def test_when_stripe_is_away_a_run_ends_early_and_the_next_one_finds_all(bench: 
         def get_invoice(self, invoice_id: StripeInvoiceId) -> Any:
             raise RetryableError(invoice_id)
 
-    done = reconcile_invoices(bench.desk(SECOND, Away(bench.stripe)))
+    done = reconcile_invoices(bench.context(SECOND, Away(bench.stripe)))
     assert (done.retried, done.fetched, done.goes_on) == (3, 0, False)
-    assert reconcile_invoices(bench.desk(SECOND)).entries == 6
+    assert reconcile_invoices(bench.context(SECOND)).entries == 6
 
 
 def test_what_may_still_change_is_looked_at_again(bench: Bench) -> None:
@@ -125,21 +125,21 @@ def test_what_may_still_change_is_looked_at_again(bench: Bench) -> None:
     bench.world.advance(FIRST)
     bench.handle_all(FIRST)
     bench.world.advance(FIRST + 20 * DAY)  # the walk has long passed it
-    reconcile_invoices(bench.desk(FIRST + 20 * DAY))
+    reconcile_invoices(bench.context(FIRST + 20 * DAY))
     bench.world.v1.invoices.void_invoice(bench.world.invoices()[-1].id)
-    assert reconcile_invoices(bench.desk(FIRST + 20 * DAY)) == Reconciled()
+    assert reconcile_invoices(bench.context(FIRST + 20 * DAY)) == Reconciled()
     bench.execute("UPDATE stripe_invoice SET checked_at = checked_at - interval '1 day'")
-    assert reconcile_invoices(bench.desk(FIRST + 20 * DAY)).entries == 2
+    assert reconcile_invoices(bench.context(FIRST + 20 * DAY)).entries == 2
     assert sorted(bench.moves(ACCOUNT)) == [("invoice", -1200), ("invoice_reversal", 1200), ("write_off", -1200)]
 
 
 def test_a_dry_run_says_what_would_be_booked_and_books_nothing(bench: Bench) -> None:
     lost(bench, ACCOUNT)
-    plan = plan_reconciliation(bench.desk(SECOND))
+    plan = plan_reconciliation(bench.context(SECOND))
     assert (plan.rows, plan.credit_cents, len(plan.sample)) == (3, -1700, 3)
     assert bench.invoice_entries(ACCOUNT) == []
     assert bench.rows("SELECT 1 FROM stripe_invoice") == []
-    assert plan_reconciliation(bench.desk(SECOND)) == plan
+    assert plan_reconciliation(bench.context(SECOND)) == plan
 
 
 def test_the_task_ends_in_error_with_counts_if_an_invoice_failed(bench: Bench, rt: Runtime, broker: str) -> None:

@@ -58,7 +58,7 @@ def handle(bench: Bench, *prefixes: str, backwards: bool = False) -> list[str]:
 def apply(bench: Bench, event: Any) -> str:
     subject = json.loads(str(event))["data"]["object"].get("id")
     arrived = InboxEvent(event_id=event.id, type=event.type, object_id=subject, created_at=BEGIN)
-    write = HANDLERS[event.type](bench.desk(at=BEGIN), arrived)
+    write = HANDLERS[event.type](bench.context(at=BEGIN), arrived)
     with bench.transaction() as connection:
         return write(connection).outcome
 

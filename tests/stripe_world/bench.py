@@ -17,16 +17,17 @@ from usage_tasks.domain.accounts import AttributionId, parse_attribution
 from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.payments import NewCustomer
-from usage_tasks.services.inbox.apply_events import Applied, apply_events, parse_event
+from usage_tasks.services.inbox.apply_events import Applied, apply_events
+from usage_tasks.services.inbox.parse_event import parse_event
 from usage_tasks.services.ledger.post_usage import post_batch
-from usage_tasks.services.metering.decide_reports import Transaction, report_quantities
+from usage_tasks.services.metering.decide_reports import report_quantities
 from usage_tasks.services.metering.send_reports import Sent, send_reports
 from usage_tasks.services.operations.verify_ledger import Verdict, verify
 from usage_tasks.services.payments.billing_terms import BillingTerms
-from usage_tasks.services.payments.context import Desk
+from usage_tasks.services.payments.context import StripeContext
 from usage_tasks.services.payments.subscribe import create_customer, create_subscription
 from usage_tasks.services.sessions.record import record_reports
-from usage_tasks.storage.engine import Database
+from usage_tasks.storage.engine import Database, Transaction
 from usage_tasks.storage.inbox import events as inbox
 from usage_tasks.storage.ledger import balances
 from usage_tasks.storage.ledger.entries import Entry, append_entries
@@ -189,9 +190,9 @@ class Bench:
         given: dict[str, Any] = {"our_prices": self.world.our_prices, "limits": LIMITS, "dunning": DUNNING} | options
         return BillingTerms(**given)
 
-    def desk(self, at: datetime, stripe: StripeGateway | None = None, **options: Any) -> Desk:
+    def context(self, at: datetime, stripe: StripeGateway | None = None, **options: Any) -> StripeContext:
         transaction = options.pop("transaction", None) or self.transaction
-        return Desk(transaction=transaction, stripe=stripe or self.stripe, terms=self.terms(**options), at=at)
+        return StripeContext(transaction=transaction, stripe=stripe or self.stripe, terms=self.terms(**options), at=at)
 
     def receive_and_apply(self, at: datetime) -> Applied:
         self.receive()

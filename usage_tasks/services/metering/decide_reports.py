@@ -1,7 +1,5 @@
 """Bring Stripe's meter to the ledger's balance: decide every account's report in one statement; send.py sends them."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,12 +13,7 @@ from usage_tasks.storage.ledger import cost_centers
 from usage_tasks.storage.metering import decide
 from usage_tasks.storage.plans import Plan
 
-Transaction = Callable[[], AbstractContextManager[Connection]]
-
 _ACTOR: Final = Actor("service:billing.sync")
-
-_RETRY_FIRST: Final = timedelta(seconds=5)
-_RETRY_MAX: Final = timedelta(minutes=10)
 
 
 def report_quantities(connection: Connection, *, at: datetime, only: AttributionId | None = None) -> int:
@@ -63,9 +56,3 @@ def settle_period(
         else:
             burn_grants.settle_closing(connection, current, period_end=period_end)
     return current
-
-
-def backoff(attempts: int, *, first: timedelta = _RETRY_FIRST) -> timedelta:
-    """How long to wait after so many attempts: doubling, capped."""
-    doublings: int = min(attempts - 1, 10)
-    return min(_RETRY_MAX, first * (1 << doublings))

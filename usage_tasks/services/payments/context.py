@@ -7,15 +7,15 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from usage_tasks.domain.errors import PermanentError
-from usage_tasks.services.metering.decide_reports import Transaction
 from usage_tasks.services.payments.billing_terms import BillingTerms
 from usage_tasks.services.payments.reflect_invoice import Effect
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.inbox.events import InboxEvent
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
+class StripeContext:
     """Stripe to ask, the tables to look into, the terms that hold, and billing time."""
 
     transaction: Transaction
@@ -25,7 +25,7 @@ class Desk:
 
 
 Write = Callable[[Connection], Effect]
-Handler = Callable[[Desk, InboxEvent], Write]
+Handler = Callable[[StripeContext, InboxEvent], Write]
 """Fetches, and answers what to write; no transaction is open while it does."""
 
 

@@ -15,7 +15,7 @@ from usage_tasks.domain.errors import InvalidInputError, PermanentError, Retryab
 from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeOperation, StripeSubscriptionId
 from usage_tasks.services.metering.decide_reports import report_quantities
 from usage_tasks.services.metering.send_reports import send_reports
-from usage_tasks.services.payments.context import Desk
+from usage_tasks.services.payments.context import StripeContext
 from usage_tasks.services.payments.reflect_invoice import Effect, reflect_invoice
 from usage_tasks.services.payments.reflect_subscription import look_at_subscription, reflect_subscription
 from usage_tasks.storage.operations import audit
@@ -29,32 +29,34 @@ SEND_LIMIT: Final = 50
 RESUME_LIMIT: Final = 20
 
 
-def finalize_invoice(desk: Desk, account: AttributionId, invoice_id: StripeInvoiceId, *, actor: Actor) -> Effect:
+def finalize_invoice(
+    context: StripeContext, account: AttributionId, invoice_id: StripeInvoiceId, *, actor: Actor
+) -> Effect:
     """Finalize an account's draft now, once its closing quantity is in Stripe; one that is final already is reflected.
 
     Raises InvalidInputError for an invoice of nobody's or somebody else's.
     """
-    invoice = desk.stripe.get_invoice(invoice_id)
-    with desk.transaction() as connection:
+    invoice = context.stripe.get_invoice(invoice_id)
+    with context.transaction() as connection:
         owner = None
         if invoice.subscription_id is not None:
             owner = subscriptions.find_subscription(connection, invoice.subscription_id)
         if owner is None or owner.attribution_id != account:
             raise InvalidInputError("stripe_invoice_id", invoice_id, f"an invoice of a subscription of {account}")
         if invoice.status is not InvoiceStatus.DRAFT:
-            return reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at)
+            return reflect_invoice(connection, invoice, terms=context.terms, at=context.at)
         operation = StripeOperation.FINALIZE_INVOICE
         action = operator_actions.reserve_action(connection, account, operation, invoice_id, actor=actor)
-    return perform(desk, action)
+    return perform(context, action)
 
 
-def cancel_subscription(desk: Desk, account: AttributionId, *, actor: Actor) -> Effect:
+def cancel_subscription(context: StripeContext, account: AttributionId, *, actor: Actor) -> Effect:
     """End an account's subscription now, with a last invoice; the account leaves stripe once that is booked.
 
     One that has ended and waits for that is left alone.
     Raises InvalidInputError for an account without an open subscription.
     """
-    with desk.transaction() as connection:
+    with context.transaction() as connection:
         held = subscriptions.find_open(connection, account)
         if held is None:
             raise InvalidInputError("attribution_id", account, "an account with an open subscription")
@@ -62,17 +64,17 @@ def cancel_subscription(desk: Desk, account: AttributionId, *, actor: Actor) -> 
             return Effect(outcome="subscription ended before")
         operation = StripeOperation.CANCEL_SUBSCRIPTION
         action = operator_actions.reserve_action(connection, account, operation, held.subscription_id, actor=actor)
-    return perform(desk, action)
+    return perform(context, action)
 
 
-def resume_open(desk: Desk) -> tuple[int, int, list[tuple[str, str]]]:
+def resume_open(context: StripeContext) -> tuple[int, int, list[tuple[str, str]]]:
     """Take up actions that a worker left open; count those done and those put off, and list those that failed."""
-    with desk.transaction() as connection:
+    with context.transaction() as connection:
         left = operator_actions.list_open(connection, limit=RESUME_LIMIT)
     done, waiting, failed = 0, 0, []
     for action in left:
         try:
-            perform(desk, action)
+            perform(context, action)
             done += 1
         except RetryableError:
             waiting += 1
@@ -83,81 +85,81 @@ def resume_open(desk: Desk) -> tuple[int, int, list[tuple[str, str]]]:
     return done, waiting, failed
 
 
-def perform(desk: Desk, action: Action) -> Effect:
+def perform(context: StripeContext, action: Action) -> Effect:
     """Make an open action's call and settle it; raise RetryableError where another worker is at it."""
     try:
-        _prepare(desk, action)
+        _prepare(context, action)
     except PermanentError as error:
-        _refuse(desk, action, error)
+        _refuse(context, action, error)
         raise
-    with desk.transaction() as connection:
+    with context.transaction() as connection:
         if not operator_actions.claim_action(connection, action, lease=LEASE):
             raise RetryableError(f"stripe action {action.idempotency_key}: another worker is at it")
     try:
         match action.operation:
             case StripeOperation.FINALIZE_INVOICE:
-                return _finalize(desk, action, StripeInvoiceId(action.object_id))
+                return _finalize(context, action, StripeInvoiceId(action.object_id))
             case StripeOperation.CANCEL_SUBSCRIPTION:
-                return _cancel(desk, action, StripeSubscriptionId(action.object_id))
+                return _cancel(context, action, StripeSubscriptionId(action.object_id))
     except RetryableError:
-        with desk.transaction() as connection:
+        with context.transaction() as connection:
             operator_actions.release_action(connection, action)
         raise
     except PermanentError as error:
-        _refuse(desk, action, error)
+        _refuse(context, action, error)
         raise
 
 
-def _prepare(desk: Desk, action: Action) -> None:
+def _prepare(context: StripeContext, action: Action) -> None:
     """Bring into Stripe what the invoice to come is to bill; raise RetryableError while it is not there."""
     if action.operation is StripeOperation.CANCEL_SUBSCRIPTION:
         # What is used by now goes ahead of the end; the draft of the last invoice brings the rest, to the second.
-        with desk.transaction() as connection:
-            report_quantities(connection, at=desk.at - timedelta(seconds=2), only=action.attribution_id)
-        send_reports(desk.transaction, desk.stripe, limit=SEND_LIMIT)
+        with context.transaction() as connection:
+            report_quantities(connection, at=context.at - timedelta(seconds=2), only=action.attribution_id)
+        send_reports(context.transaction, context.stripe, limit=SEND_LIMIT)
         return
-    invoice = desk.stripe.get_invoice(StripeInvoiceId(action.object_id))
+    invoice = context.stripe.get_invoice(StripeInvoiceId(action.object_id))
     if invoice.status is not InvoiceStatus.DRAFT:
         return
-    with desk.transaction() as connection:
-        reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at)
-    send_reports(desk.transaction, desk.stripe, limit=SEND_LIMIT)
-    with desk.transaction() as connection:
+    with context.transaction() as connection:
+        reflect_invoice(connection, invoice, terms=context.terms, at=context.at)
+    send_reports(context.transaction, context.stripe, limit=SEND_LIMIT)
+    with context.transaction() as connection:
         if invoices.has_unsent_quantity(connection, action.attribution_id, before=invoice.period_end):
             raise RetryableError(f"invoice {invoice.invoice_id}: its closing quantity is not in Stripe yet")
 
 
-def _refuse(desk: Desk, action: Action, error: PermanentError) -> None:
-    with desk.transaction() as connection:
+def _refuse(context: StripeContext, action: Action, error: PermanentError) -> None:
+    with context.transaction() as connection:
         operator_actions.settle_action(connection, action, error=str(error))
 
 
-def _finalize(desk: Desk, action: Action, invoice_id: StripeInvoiceId) -> Effect:
-    invoice = desk.stripe.get_invoice(invoice_id)
+def _finalize(context: StripeContext, action: Action, invoice_id: StripeInvoiceId) -> Effect:
+    invoice = context.stripe.get_invoice(invoice_id)
     if invoice.status is InvoiceStatus.DRAFT:
-        desk.stripe.finalize_invoice(invoice_id, idempotency_key=action.idempotency_key)
-        invoice = desk.stripe.get_invoice(invoice_id)
-    with desk.transaction() as connection:
-        effect = reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at)
-        _settle(connection, desk, action)
+        context.stripe.finalize_invoice(invoice_id, idempotency_key=action.idempotency_key)
+        invoice = context.stripe.get_invoice(invoice_id)
+    with context.transaction() as connection:
+        effect = reflect_invoice(connection, invoice, terms=context.terms, at=context.at)
+        _settle(connection, context, action)
     return effect
 
 
-def _cancel(desk: Desk, action: Action, subscription_id: StripeSubscriptionId) -> Effect:
-    desk.stripe.cancel_subscription(subscription_id)
-    look = look_at_subscription(desk.stripe, subscription_id)
-    with desk.transaction() as connection:
-        effect = reflect_subscription(connection, look, terms=desk.terms, at=desk.at)
-        _settle(connection, desk, action)
+def _cancel(context: StripeContext, action: Action, subscription_id: StripeSubscriptionId) -> Effect:
+    context.stripe.cancel_subscription(subscription_id)
+    look = look_at_subscription(context.stripe, subscription_id)
+    with context.transaction() as connection:
+        effect = reflect_subscription(connection, look, terms=context.terms, at=context.at)
+        _settle(connection, context, action)
     return effect
 
 
-def _settle(connection: Connection, desk: Desk, action: Action) -> None:
+def _settle(connection: Connection, context: StripeContext, action: Action) -> None:
     if not operator_actions.settle_action(connection, action):
         return
     audit.append_audit(
         connection,
-        at=desk.at,
+        at=context.at,
         actor=action.actor,
         action=f"stripe.{action.operation}",
         attribution_id=action.attribution_id,

@@ -14,7 +14,7 @@ from typing import Final
 
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleEpochError, StaleVersionError
 from usage_tasks.domain.payments import ListedInvoice, StripeInvoiceId, StripeSubscriptionId
-from usage_tasks.services.payments.context import Desk, Write
+from usage_tasks.services.payments.context import StripeContext, Write
 from usage_tasks.services.payments.reflect_invoice import reflect_invoice
 from usage_tasks.services.payments.reflect_subscription import look_at_subscription, reflect_subscription
 from usage_tasks.storage.engine import rehearsal
@@ -70,11 +70,11 @@ class _Listed:
     cursor: str | None
 
 
-def reconcile_invoices(desk: Desk, *, pages: int = PAGES_MAX, recheck: int = RECHECK_LIMIT) -> Reconciled:
+def reconcile_invoices(context: StripeContext, *, pages: int = PAGES_MAX, recheck: int = RECHECK_LIMIT) -> Reconciled:
     """Walk up to so many pages of Stripe's list, look at up to so many known invoices again; reflect what differs."""
-    with desk.transaction() as connection:
+    with context.transaction() as connection:
         held = list_progress.get_walk(connection, WALK)
-    listed = _list_candidates(desk, held, pages=pages)
+    listed = _list_candidates(context, held, pages=pages)
     done, left = Reconciled(), list(listed.candidates)
     failed_since = held.failed_since
     for _ in range(FETCHES_MAX):
@@ -82,44 +82,44 @@ def reconcile_invoices(desk: Desk, *, pages: int = PAGES_MAX, recheck: int = REC
             break
         candidate = left.pop(0)
         before = (done.retried, len(done.failed))
-        done = _reflect(desk, candidate.invoice_id, done)
+        done = _reflect(context, candidate.invoice_id, done)
         if (done.retried, len(done.failed)) != before:
             failed_since = min(failed_since or candidate.created_at, candidate.created_at)
     if left:  # in the order of their creation: the first is the oldest
         failed_since = min(failed_since or left[0].created_at, left[0].created_at)
-    with desk.transaction() as connection:
+    with context.transaction() as connection:
         list_progress.put_walk(connection, WALK, _moved(held, listed, failed_since), expected=held)
     if not done.stopped:
-        with desk.transaction() as connection:
+        with context.transaction() as connection:
             unsettled = invoices.list_unsettled(
                 connection, limit=recheck, recheck=RECHECK, recheck_given_up=RECHECK_GIVEN_UP
             )
         for invoice_id in unsettled:
-            done = done if done.stopped else _reflect(desk, invoice_id, done)
-        with desk.transaction() as connection:
+            done = done if done.stopped else _reflect(context, invoice_id, done)
+        with context.transaction() as connection:
             open_ones = subscriptions.list_unchecked(connection, limit=recheck, recheck=RECHECK_SUBSCRIPTION)
         for subscription_id in open_ones:
-            done = done if done.stopped else _check_subscription(desk, subscription_id, done)
+            done = done if done.stopped else _check_subscription(context, subscription_id, done)
     finished = listed.cursor is None and not left
     further = not done.stopped and (listed.cursor is not None or done.fetched > 0)
     return replace(done, finished=finished, goes_on=not finished and further)
 
 
-def plan_reconciliation(desk: Desk, *, pages: int = PAGES_MAX) -> Plan:
+def plan_reconciliation(context: StripeContext, *, pages: int = PAGES_MAX) -> Plan:
     """Answer what a whole new walk would book, by doing it and taking it back; one that fails is in the sample."""
-    with desk.transaction() as connection:
+    with context.transaction() as connection:
         held = list_progress.get_walk(connection, WALK)
     fresh = Walk(since=held.since, until=None, cursor=None, failed_since=None)
-    listed = _list_candidates(desk, fresh, pages=pages)
-    fetched = [desk.stripe.get_invoice(candidate.invoice_id) for candidate in listed.candidates]
+    listed = _list_candidates(context, fresh, pages=pages)
+    fetched = [context.stripe.get_invoice(candidate.invoice_id) for candidate in listed.candidates]
     rows = cents = 0
     sample: list[dict[str, object]] = []
-    with desk.transaction() as connection, rehearsal(connection):
+    with context.transaction() as connection, rehearsal(connection):
         for invoice in fetched:
             told: dict[str, object] = {"stripe_invoice_id": invoice.invoice_id, "status": invoice.status.value}
             try:
                 with connection.begin_nested():
-                    effect = reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at)
+                    effect = reflect_invoice(connection, invoice, terms=context.terms, at=context.at)
             except (PermanentError, InvariantError, RetryableError) as error:
                 told["error"] = str(error)
             else:
@@ -129,13 +129,13 @@ def plan_reconciliation(desk: Desk, *, pages: int = PAGES_MAX) -> Plan:
     return Plan(rows=rows, credit_cents=cents, sample=sample[:SAMPLE_MAX])
 
 
-def _list_candidates(desk: Desk, held: Walk, *, pages: int) -> _Listed:
+def _list_candidates(context: StripeContext, held: Walk, *, pages: int) -> _Listed:
     """List invoices of ours that stand differently from what is stored, oldest first."""
-    until, cursor = held.until or desk.at, held.cursor
+    until, cursor = held.until or context.at, held.cursor
     candidates: list[ListedInvoice] = []
     for _ in range(pages):
         try:
-            page = desk.stripe.list_invoices(
+            page = context.stripe.list_invoices(
                 created_from=held.since,
                 created_until=until,
                 after=None if cursor is None else StripeInvoiceId(cursor),
@@ -143,10 +143,10 @@ def _list_candidates(desk: Desk, held: Walk, *, pages: int) -> _Listed:
             )
         except PermanentError:
             # The invoice that the last page ended with may be gone: the next run walks anew.
-            with desk.transaction() as connection:
+            with context.transaction() as connection:
                 list_progress.put_walk(connection, WALK, replace(held, until=None, cursor=None), expected=held)
             raise
-        candidates += _differing(desk, page.invoices)
+        candidates += _differing(context, page.invoices)
         cursor = page.invoices[-1].invoice_id if page.more else None
         if cursor is None:
             break
@@ -157,8 +157,8 @@ def _age(listed: ListedInvoice) -> tuple[datetime, str]:
     return listed.created_at, listed.invoice_id
 
 
-def _differing(desk: Desk, page: Sequence[ListedInvoice]) -> Sequence[ListedInvoice]:
-    with desk.transaction() as connection:
+def _differing(context: StripeContext, page: Sequence[ListedInvoice]) -> Sequence[ListedInvoice]:
+    with context.transaction() as connection:
         asked = {listed.subscription_id for listed in page if listed.subscription_id is not None}
         ours = subscriptions.list_ours(connection, sorted(asked))
         mine = [listed for listed in page if listed.subscription_id in ours]
@@ -175,22 +175,22 @@ def _moved(held: Walk, listed: _Listed, failed_since: datetime | None) -> Walk:
     return Walk(since=since, until=None, cursor=None, failed_since=None)
 
 
-def _reflect(desk: Desk, invoice_id: StripeInvoiceId, done: Reconciled) -> Reconciled:
+def _reflect(context: StripeContext, invoice_id: StripeInvoiceId, done: Reconciled) -> Reconciled:
     try:
-        invoice = desk.stripe.get_invoice(invoice_id)
+        invoice = context.stripe.get_invoice(invoice_id)
     except (RetryableError, PermanentError) as error:
         return _unfetched(done, invoice_id, error)
-    reflected = partial(reflect_invoice, invoice=invoice, terms=desk.terms, at=desk.at)
-    return _written(desk, invoice_id, reflected, done)
+    reflected = partial(reflect_invoice, invoice=invoice, terms=context.terms, at=context.at)
+    return _written(context, invoice_id, reflected, done)
 
 
-def _check_subscription(desk: Desk, subscription_id: StripeSubscriptionId, done: Reconciled) -> Reconciled:
+def _check_subscription(context: StripeContext, subscription_id: StripeSubscriptionId, done: Reconciled) -> Reconciled:
     try:
-        look = look_at_subscription(desk.stripe, subscription_id)
+        look = look_at_subscription(context.stripe, subscription_id)
     except (RetryableError, PermanentError) as error:
         return _unfetched(done, subscription_id, error)
-    reflected = partial(reflect_subscription, look=look, terms=desk.terms, at=desk.at)
-    return _written(desk, subscription_id, reflected, done)
+    reflected = partial(reflect_subscription, look=look, terms=context.terms, at=context.at)
+    return _written(context, subscription_id, reflected, done)
 
 
 def _unfetched(done: Reconciled, what: str, error: RetryableError | PermanentError) -> Reconciled:
@@ -199,10 +199,10 @@ def _unfetched(done: Reconciled, what: str, error: RetryableError | PermanentErr
     return replace(done, failed=[*done.failed, (what, str(error))], unanswered=0)
 
 
-def _written(desk: Desk, what: str, write: Write, done: Reconciled) -> Reconciled:
+def _written(context: StripeContext, what: str, write: Write, done: Reconciled) -> Reconciled:
     """Write what follows from what was fetched, alone in a transaction, and count it."""
     try:
-        with desk.transaction() as connection:
+        with context.transaction() as connection:
             effect = write(connection)
     except StaleEpochError:
         raise  # another run does the work

@@ -24,12 +24,12 @@ class InboxEvent:
     attempts: int = 0
 
 
-def store_event(connection: Connection, event: EventNotice | InboxEvent) -> bool:
+def store_event(connection: Connection, event: EventNotice) -> bool:
     """Store an event unless it stands already; tell whether it is new."""
     return store_events(connection, [event], source=EventSource.WEBHOOK) == 1
 
 
-def store_events(connection: Connection, events: Sequence[EventNotice | InboxEvent], *, source: EventSource) -> int:
+def store_events(connection: Connection, events: Sequence[EventNotice], *, source: EventSource) -> int:
     """Store the events that do not stand already; return how many are new. In one order, so that none waits twice."""
     statement = """
         INSERT INTO stripe_event (event_id, type, object_id, created_at, source)

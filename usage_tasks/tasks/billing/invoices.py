@@ -13,7 +13,7 @@ from usage_tasks.domain.payments import StripeInvoiceId
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.payments import operator_actions
 from usage_tasks.services.payments import reconcile_invoices as reconciling
-from usage_tasks.services.payments.context import Desk
+from usage_tasks.services.payments.context import StripeContext
 from usage_tasks.services.payments.dunning import Dunned
 from usage_tasks.services.payments.dunning import advance_dunning as advance
 from usage_tasks.storage.engine import rehearsal
@@ -57,9 +57,9 @@ def reconcile_invoices(
         return DryRun(dry_run=reconciling.plan_reconciliation(_desk(rt.instant(at))))
 
     def work(fenced: Runtime, now: datetime) -> ReconcileAnswer:
-        desk = _desk(now, fenced)
-        taken_up, waiting, refused = operator_actions.resume_open(desk)
-        done = reconciling.reconcile_invoices(desk)
+        context = _desk(now, fenced)
+        taken_up, waiting, refused = operator_actions.resume_open(context)
+        done = reconciling.reconcile_invoices(context)
         if done.reports:
             send_meter_events.apply_async(ignore_result=True)
         if done.goes_on:
@@ -143,9 +143,9 @@ def advance_dunning(
     )
 
 
-def _desk(at: datetime, rt: Runtime | None = None) -> Desk:
+def _desk(at: datetime, rt: Runtime | None = None) -> StripeContext:
     rt = rt or runtime()
-    return Desk(transaction=rt.transaction, stripe=rt.stripe, terms=rt.billing_terms, at=at)
+    return StripeContext(transaction=rt.transaction, stripe=rt.stripe, terms=rt.billing_terms, at=at)
 
 
 def _answer(outcome: str, entries: int, *, reports: int) -> ActionAnswer:

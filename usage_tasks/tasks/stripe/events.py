@@ -10,7 +10,7 @@ from usage_tasks.coordination import debounce
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.inbox import apply_events as applying
-from usage_tasks.services.inbox.receive_event import read_event
+from usage_tasks.services.inbox.parse_event import parse_event
 from usage_tasks.storage.inbox import events
 from usage_tasks.tasks.billing.sync import send_meter_events
 from usage_tasks.tasks.task import task
@@ -33,7 +33,7 @@ class ReceiveAnswer:
 def receive_event(event_id: EventId, payload: Payload) -> ReceiveAnswer:
     """Store a verified event of Stripe's in the inbox, once, and have it applied."""
     rt = runtime()
-    event = read_event(event_id, payload)
+    event = parse_event(event_id, payload)
     with rt.transaction() as connection:
         new = events.store_event(connection, event)
     have_applied(rt)

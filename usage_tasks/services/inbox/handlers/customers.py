@@ -10,7 +10,7 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.customers import StripeCustomer
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.domain.payments import StripeCustomerId
-from usage_tasks.services.payments.context import Desk, Handler, Write, subject_of
+from usage_tasks.services.payments.context import Handler, StripeContext, Write, subject_of
 from usage_tasks.services.payments.reflect_invoice import Effect
 from usage_tasks.services.payments.reflect_subscription import ADOPT_AFTER, look_at_subscription, reflect_subscription
 from usage_tasks.storage.inbox.events import InboxEvent
@@ -20,13 +20,13 @@ from usage_tasks.storage.payments import customers, subscriptions
 _ACTOR: Final = Actor("service:stripe.apply_events")
 
 
-def _create(desk: Desk, event: InboxEvent) -> Write:
-    customer = desk.stripe.get_customer(StripeCustomerId(subject_of(event)))
+def _create(context: StripeContext, event: InboxEvent) -> Write:
+    customer = context.stripe.get_customer(StripeCustomerId(subject_of(event)))
 
     def write(connection: Connection) -> Effect:
         stored = _store_unanswered(connection, customer)
         if stored is not None:
-            _audit(connection, stored, customer.customer_id, action="stripe_customer.adopt", at=desk.at)
+            _audit(connection, stored, customer.customer_id, action="stripe_customer.adopt", at=context.at)
         return Effect(
             outcome="nothing to store" if stored is None else "customer of ours stored, whose answer was lost"
         )
@@ -47,21 +47,21 @@ def _store_unanswered(connection: Connection, customer: StripeCustomer) -> Attri
     return account if customers.complete_customer(connection, account, customer.customer_id) else None
 
 
-def _delete(desk: Desk, event: InboxEvent) -> Write:
+def _delete(context: StripeContext, event: InboxEvent) -> Write:
     customer_id = StripeCustomerId(subject_of(event))
-    with desk.transaction() as connection:
+    with context.transaction() as connection:
         account = customers.find_account(connection, customer_id)
         held = None if account is None else subscriptions.find_open(connection, account)
-    look = None if held is None else look_at_subscription(desk.stripe, held.subscription_id)
+    look = None if held is None else look_at_subscription(context.stripe, held.subscription_id)
 
     def write(connection: Connection) -> Effect:
         if account is None:
             return Effect(outcome="not a customer of ours")
         effect = Effect(outcome="customer is gone")
         if look is not None:
-            effect = reflect_subscription(connection, look, terms=desk.terms, at=desk.at)
+            effect = reflect_subscription(connection, look, terms=context.terms, at=context.at)
         if subscriptions.mark_customer_deleted(connection, customer_id, at=event.created_at):
-            _audit(connection, account, customer_id, action="stripe_customer.delete", at=desk.at)
+            _audit(connection, account, customer_id, action="stripe_customer.delete", at=context.at)
         return effect
 
     return write

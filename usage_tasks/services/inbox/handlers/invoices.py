@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId
-from usage_tasks.services.payments.context import Desk, Handler, Write, subject_of
+from usage_tasks.services.payments.context import Handler, StripeContext, Write, subject_of
 from usage_tasks.services.payments.reflect_invoice import Effect, reflect_invoice
 from usage_tasks.storage.inbox.events import InboxEvent
 from usage_tasks.storage.operations import outbox
@@ -19,12 +19,12 @@ _ANNOUNCED: Final = {
 }
 
 
-def _reflect(desk: Desk, event: InboxEvent) -> Write:
-    invoice = desk.stripe.get_invoice(StripeInvoiceId(subject_of(event)))
+def _reflect(context: StripeContext, event: InboxEvent) -> Write:
+    invoice = context.stripe.get_invoice(StripeInvoiceId(subject_of(event)))
     failed_at = event.created_at if event.type == "invoice.payment_failed" else None
 
     def write(connection: Connection) -> Effect:
-        effect = reflect_invoice(connection, invoice, terms=desk.terms, at=desk.at, failed_at=failed_at)
+        effect = reflect_invoice(connection, invoice, terms=context.terms, at=context.at, failed_at=failed_at)
         status, task = _ANNOUNCED.get(event.type, (None, ""))
         if invoice.status is status and invoice.subscription_id is not None:
             owner = subscriptions.find_subscription(connection, invoice.subscription_id)

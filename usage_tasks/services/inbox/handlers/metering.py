@@ -6,14 +6,14 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.services.metering.meter_errors import handle_meter_errors
-from usage_tasks.services.payments.context import Desk, Handler, Write
+from usage_tasks.services.payments.context import Handler, StripeContext, Write
 from usage_tasks.services.payments.reflect_invoice import Effect
 from usage_tasks.storage.inbox.events import InboxEvent
 
 
-def _take_up(desk: Desk, event: InboxEvent) -> Write:
+def _take_up(context: StripeContext, event: InboxEvent) -> Write:
     # In a transaction of its own: taken up twice, nothing happens twice.
-    done = handle_meter_errors(desk.transaction, desk.stripe, event.event_id, at=desk.at)
+    done = handle_meter_errors(context.transaction, context.stripe, event.event_id, at=context.at)
     told = f"sent anew {done.sent_anew}, parked {done.parked}, dropped {done.dropped}, doubted {done.doubted}"
 
     def write(_connection: Connection) -> Effect:

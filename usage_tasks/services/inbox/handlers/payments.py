@@ -13,7 +13,7 @@ from usage_tasks.domain.errors import NotFoundError, PermanentError
 from usage_tasks.domain.payments import StripeCustomerId
 from usage_tasks.domain.reversals import CreditNoteId, RefundId
 from usage_tasks.domain.stripe_objects import EventFacts
-from usage_tasks.services.payments.context import Desk, Handler, Write, subject_of
+from usage_tasks.services.payments.context import Handler, StripeContext, Write, subject_of
 from usage_tasks.services.payments.customers import update_tax_state
 from usage_tasks.services.payments.reflect_dispute import reflect_dispute
 from usage_tasks.services.payments.reflect_invoice import Effect
@@ -26,11 +26,11 @@ ALERT: Final = "server.usage_alert_triggered"
 _ACTOR: Final = Actor("service:stripe.apply_events")
 
 
-def _dispute(desk: Desk, event: InboxEvent) -> Write:
-    dispute = desk.stripe.get_dispute(DisputeId(subject_of(event)))
+def _dispute(context: StripeContext, event: InboxEvent) -> Write:
+    dispute = context.stripe.get_dispute(DisputeId(subject_of(event)))
 
     def write(connection: Connection) -> str:
-        outcome = reflect_dispute(connection, dispute, at=desk.at, actor=_ACTOR)
+        outcome = reflect_dispute(connection, dispute, at=context.at, actor=_ACTOR)
         if outcome.status is None:
             return "not a customer of ours"
         return f"dispute is {outcome.status}: {outcome.blocked} blocked, {outcome.unblocked} let go"
@@ -38,39 +38,39 @@ def _dispute(desk: Desk, event: InboxEvent) -> Write:
     return _told(write)
 
 
-def _refund(desk: Desk, event: InboxEvent) -> Write:
-    refund = desk.stripe.get_refund(RefundId(subject_of(event)))
-    paid = None if refund.payment_intent_id is None else desk.stripe.find_invoice_of(refund.payment_intent_id)
-    return _told(partial(reflect_refund, refund=refund, invoice_id=paid, at=desk.at, actor=_ACTOR))
+def _refund(context: StripeContext, event: InboxEvent) -> Write:
+    refund = context.stripe.get_refund(RefundId(subject_of(event)))
+    paid = None if refund.payment_intent_id is None else context.stripe.find_invoice_of(refund.payment_intent_id)
+    return _told(partial(reflect_refund, refund=refund, invoice_id=paid, at=context.at, actor=_ACTOR))
 
 
-def _credit_note(desk: Desk, event: InboxEvent) -> Write:
-    note = desk.stripe.get_credit_note(CreditNoteId(subject_of(event)))
-    invoice = desk.stripe.get_invoice(note.invoice_id)
-    ours = desk.terms.our_prices
-    return _told(partial(reflect_credit_note, note=note, invoice=invoice, our_prices=ours, at=desk.at, actor=_ACTOR))
+def _credit_note(context: StripeContext, event: InboxEvent) -> Write:
+    note = context.stripe.get_credit_note(CreditNoteId(subject_of(event)))
+    invoice = context.stripe.get_invoice(note.invoice_id)
+    ours = context.terms.our_prices
+    return _told(partial(reflect_credit_note, note=note, invoice=invoice, our_prices=ours, at=context.at, actor=_ACTOR))
 
 
-def _customer(desk: Desk, event: InboxEvent) -> Write:
+def _customer(context: StripeContext, event: InboxEvent) -> Write:
     """Only a change of address can change where the customer is taxed; what Stripe forgot may have been one."""
     try:
-        facts = desk.stripe.get_event(event.event_id)
+        facts = context.stripe.get_event(event.event_id)
     except NotFoundError:
         customer_id = StripeCustomerId(subject_of(event))
     else:
         if "address" not in facts.changed:
             return _nothing("the address did not change")
         customer_id = facts.customer_id or StripeCustomerId(subject_of(event))
-    with desk.transaction() as connection:
+    with context.transaction() as connection:
         account = customers.find_account(connection, customer_id)
     if account is None:
         return _nothing("not a customer of ours")
-    done = update_tax_state(desk.transaction, desk.stripe, account, at=desk.at, actor=_ACTOR)
+    done = update_tax_state(context.transaction, context.stripe, account, at=context.at, actor=_ACTOR)
     return _nothing(f"automatic tax {'on' if done.automatic_tax else 'off'}: {done.updated} subscriptions changed")
 
 
-def _alert(desk: Desk, event: InboxEvent) -> Write:
-    return _told(partial(_tell_alert, facts=desk.stripe.get_event(event.event_id), at=desk.at))
+def _alert(context: StripeContext, event: InboxEvent) -> Write:
+    return _told(partial(_tell_alert, facts=context.stripe.get_event(event.event_id), at=context.at))
 
 
 def _tell_alert(connection: Connection, facts: EventFacts, at: datetime) -> str:

@@ -5,14 +5,14 @@ from functools import partial
 from typing import Final
 
 from usage_tasks.domain.payments import StripeSubscriptionId
-from usage_tasks.services.payments.context import Desk, Handler, Write, subject_of
+from usage_tasks.services.payments.context import Handler, StripeContext, Write, subject_of
 from usage_tasks.services.payments.reflect_subscription import look_at_subscription, reflect_subscription
 from usage_tasks.storage.inbox.events import InboxEvent
 
 
-def _reflect(desk: Desk, event: InboxEvent) -> Write:
-    look = look_at_subscription(desk.stripe, StripeSubscriptionId(subject_of(event)))
-    return partial(reflect_subscription, look=look, terms=desk.terms, at=desk.at)
+def _reflect(context: StripeContext, event: InboxEvent) -> Write:
+    look = look_at_subscription(context.stripe, StripeSubscriptionId(subject_of(event)))
+    return partial(reflect_subscription, look=look, terms=context.terms, at=context.at)
 
 
 HANDLERS: Final[Mapping[str, Handler]] = {
