@@ -17,7 +17,7 @@ from usage_tasks.domain.rating import PriceVersion
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.services.ledger.grant_credits import grant_credits
 from usage_tasks.services.ledger.post_usage import post_batch
-from usage_tasks.services.sessions.record import Recorded, record_reports
+from usage_tasks.services.sessions.record import RecordedBatch, record_reports
 from usage_tasks.services.sessions.snapshot import Healed, Snapshot, report_running
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -103,7 +103,7 @@ def account_of(attribution_id: AttributionId) -> Account:
     return parse_attribution(attribution_id)
 
 
-def record(connection: Connection, *reports: SessionReport, at: datetime = START) -> Recorded:
+def record(connection: Connection, *reports: SessionReport, at: datetime = START) -> RecordedBatch:
     """Take up well-formed reports as one batch."""
     batch = [replace(report, index=index) for index, report in enumerate(reports)]
     raw = [str(report) for report in batch]

@@ -30,7 +30,7 @@ from usage_tasks.commands.poison import poison
 from usage_tasks.commands.quarantine import quarantine
 from usage_tasks.commands.report import report
 from usage_tasks.commands.webhooks import webhooks
-from usage_tasks.demo.command import Plan, run_demo
+from usage_tasks.demo.command import DemoPlan, run_demo
 from usage_tasks.domain.accounts import Actor, parse_attribution, parse_uuid
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
@@ -334,7 +334,7 @@ def demo(
     step = parse_duration(tick)
     if not timedelta(minutes=10) <= step <= timedelta(days=28):
         raise typer.BadParameter(f"{tick!r} is not allowed: from 10m to 672h", param_hint="--tick")
-    plan = Plan(directory=data, tick=step, keep=keep, replays=replays, kill_worker=kill_worker, json_file=json_file)
+    plan = DemoPlan(directory=data, tick=step, keep=keep, replays=replays, kill_worker=kill_worker, json_file=json_file)
     raise typer.Exit(run_demo(plan, out))
 
 

@@ -51,14 +51,14 @@ def check_heartbeats(directory: Path, kind: str, *, live: bool) -> list[tuple[st
 def _judge(file: Path, *, live: bool) -> str | None:
     try:
         age = time.time() - file.stat().st_mtime
-        told = json.loads(file.read_text())
+        heartbeat = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         return f"its heartbeat cannot be read: {error}"
-    if not _exists(told["pid"]):
-        return f"process {told['pid']} is gone"
+    if not _exists(heartbeat["pid"]):
+        return f"process {heartbeat['pid']} is gone"
     if age <= (LIVE_SECONDS_MAX if live else READY_SECONDS_MAX):
         return None
-    if live and not _reaches(told["broker"]):
+    if live and not _reaches(heartbeat["broker"]):
         return None
     return f"its last heartbeat is {age:.0f} s old"
 

@@ -4,15 +4,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.factories import team
-from usage_tasks.domain.drift import Standing, window_of
-from usage_tasks.domain.meter_errors import Verdict, judge_meter_error
+from usage_tasks.domain.drift import MeterStanding, window_of
+from usage_tasks.domain.meter_errors import MeterErrorVerdict, judge_meter_error
 from usage_tasks.domain.payments import StripeCustomerId
 
 MINUTE = timedelta(minutes=1)
 CYCLE = datetime(2026, 1, 31, 10, 0, 37, tzinfo=UTC)
 TOLD = datetime(2026, 2, 3, 12, 30, 20, tzinfo=UTC)
 AT = datetime(2026, 2, 3, 13, 0, 5, tzinfo=UTC)
-STANDING = Standing(
+STANDING = MeterStanding(
     attribution_id=team(),
     customer_id=StripeCustomerId("cus_1"),
     subscribed=True,
@@ -45,7 +45,7 @@ def test_the_meter_is_not_asked_beyond_the_next_report() -> None:
         (SILENT, CYCLE + timedelta(seconds=22)),
     ],
 )
-def test_a_minute_that_is_not_over_or_holds_another_report_says_nothing(standing: Standing, at: datetime) -> None:
+def test_a_minute_that_is_not_over_or_holds_another_report_says_nothing(standing: MeterStanding, at: datetime) -> None:
     assert window_of(standing, at=at) is None
 
 
@@ -59,22 +59,22 @@ def test_before_the_first_report_the_meter_is_asked_without_the_minute_of_the_cl
 def test_what_nobody_is_to_blame_for_is_sent_anew_after_growing_pauses_and_parked_in_the_end(code: str) -> None:
     pauses = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
     for resends, pause in enumerate(pauses):
-        assert judge_meter_error(code, resends=resends) == (Verdict.SEND_ANEW, pause)
-    assert judge_meter_error(code, resends=len(pauses)) == (Verdict.PARK, timedelta(0))
+        assert judge_meter_error(code, resends=resends) == (MeterErrorVerdict.SEND_ANEW, pause)
+    assert judge_meter_error(code, resends=len(pauses)) == (MeterErrorVerdict.PARK, timedelta(0))
 
 
 @pytest.mark.parametrize(
     ("code", "verdict"),
     [
-        ("meter_event_customer_not_found", Verdict.PARK),
-        ("meter_event_no_customer_defined", Verdict.PARK),
-        ("meter_event_invalid_value", Verdict.PARK),
-        ("meter_event_value_not_found", Verdict.PARK),
-        ("timestamp_too_far_in_past", Verdict.DROP),
-        ("a code of the future", Verdict.PARK),
+        ("meter_event_customer_not_found", MeterErrorVerdict.PARK),
+        ("meter_event_no_customer_defined", MeterErrorVerdict.PARK),
+        ("meter_event_invalid_value", MeterErrorVerdict.PARK),
+        ("meter_event_value_not_found", MeterErrorVerdict.PARK),
+        ("timestamp_too_far_in_past", MeterErrorVerdict.DROP),
+        ("a code of the future", MeterErrorVerdict.PARK),
     ],
 )
 def test_what_another_try_cannot_mend_is_dropped_where_it_is_too_old_and_else_parked(
-    code: str, verdict: Verdict
+    code: str, verdict: MeterErrorVerdict
 ) -> None:
     assert judge_meter_error(code, resends=0) == (verdict, timedelta(0))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage_tasks.domain.durations import format_duration, parse_duration
+from usage_tasks.domain.durations import parse_duration
 
 GO_DURATION_MAX = timedelta(microseconds=(2**63 - 1) // 1_000)
 
@@ -96,6 +96,31 @@ def test_the_longest_text_is_read() -> None:
     assert parse_duration("0" * 198 + "7s") == timedelta(seconds=7)
 
 
+_MILLISECOND = 1_000
+_SECOND = 1_000_000
+
+
+def format_duration(duration: timedelta) -> str:
+    """Oracle: write a duration as Go's Duration.String does: `1h30m0s`, `1.5s`, `100ms`, `0s`."""
+    microseconds = duration // timedelta(microseconds=1)
+    if microseconds == 0:
+        return "0s"
+    sign, magnitude = ("-" if microseconds < 0 else ""), abs(microseconds)
+    if magnitude < _MILLISECOND:
+        return f"{sign}{magnitude}\N{MICRO SIGN}s"
+    if magnitude < _SECOND:
+        return f"{sign}{_with_fraction(magnitude, _MILLISECOND, digits=3)}ms"
+    minutes_all, rest = divmod(magnitude, 60 * _SECOND)
+    hours, minutes = divmod(minutes_all, 60)
+    text = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{sign}{text}{_with_fraction(rest, _SECOND, digits=6)}s"
+
+
+def _with_fraction(value: int, unit: int, *, digits: int) -> str:
+    whole, rest = divmod(value, unit)
+    return f"{whole}.{rest:0{digits}d}".rstrip("0") if rest else str(whole)
+
+
 @pytest.mark.parametrize(
     ("duration", "text"),
     [
@@ -116,6 +141,7 @@ def test_the_longest_text_is_read() -> None:
 )
 def test_a_duration_is_written_as_go_writes_it(duration: timedelta, text: str) -> None:
     assert format_duration(duration) == text
+    assert parse_duration(text) == duration
 
 
 @given(st.timedeltas(min_value=-GO_DURATION_MAX, max_value=GO_DURATION_MAX))

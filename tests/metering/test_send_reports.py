@@ -22,7 +22,7 @@ from usage_tasks.domain.retries import backoff
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.metering.send_reports import CLAIM_LIMIT, LEASE, PARKED_IN_A_ROW_MAX, Sent, pause_after
 from usage_tasks.storage.metering import queue
-from usage_tasks.storage.metering.queue import Outcome, Settlement
+from usage_tasks.storage.metering.queue import ClaimSettlement, ReportOutcome
 from usage_tasks.stripe_gateway.live import CALL_SECONDS_MAX, LiveGateway
 from usage_tasks.tasks.billing import sync
 
@@ -111,7 +111,7 @@ def test_an_older_report_that_comes_in_while_one_is_in_flight_waits_for_it(bench
     )
     assert claim(bench) == []
     with bench.transaction() as connection:
-        queue.settle_reports(connection, [Settlement(report=held, outcome=Outcome.UNSENT)], actor=SYSTEM)
+        queue.settle_reports(connection, [ClaimSettlement(report=held, outcome=ReportOutcome.UNSENT)], actor=SYSTEM)
     assert [report.identifier for report in claim(bench)] == ["closing"]
 
 
@@ -274,8 +274,10 @@ def test_a_worker_that_is_late_does_not_undo_what_another_settled(bench: Bench) 
     lease_ends(bench)
     assert bench.send().accepted == 1
     with bench.transaction() as connection:
-        for outcome in (Outcome.PARKED, Outcome.RETRY, Outcome.UNSENT):
-            queue.settle_reports(connection, [Settlement(report=late, outcome=outcome, error="late")], actor=SYSTEM)
+        for outcome in (ReportOutcome.PARKED, ReportOutcome.RETRY, ReportOutcome.UNSENT):
+            queue.settle_reports(
+                connection, [ClaimSettlement(report=late, outcome=outcome, error="late")], actor=SYSTEM
+            )
     assert bench.reports() == [(NOON, 5, "accepted")]
 
 
@@ -285,12 +287,14 @@ def test_a_worker_that_is_late_does_not_end_the_claim_of_another(bench: Bench) -
     lease_ends(bench)
     (held,) = claim(bench)
     with bench.transaction() as connection:
-        for outcome in (Outcome.PARKED, Outcome.RETRY, Outcome.UNSENT):
-            queue.settle_reports(connection, [Settlement(report=late, outcome=outcome, error="late")], actor=SYSTEM)
+        for outcome in (ReportOutcome.PARKED, ReportOutcome.RETRY, ReportOutcome.UNSENT):
+            queue.settle_reports(
+                connection, [ClaimSettlement(report=late, outcome=outcome, error="late")], actor=SYSTEM
+            )
     assert bench.rows("SELECT state, claimed_until FROM meter_report") == [("pending", held.claimed_until)]
     # That Stripe took it is true, whoever says so.
     with bench.transaction() as connection:
-        queue.settle_reports(connection, [Settlement(report=late, outcome=Outcome.ACCEPTED)], actor=SYSTEM)
+        queue.settle_reports(connection, [ClaimSettlement(report=late, outcome=ReportOutcome.ACCEPTED)], actor=SYSTEM)
     assert bench.reports() == [(NOON, 5, "accepted")]
 
 

@@ -10,7 +10,7 @@ from tests.stripe_world.fixtures import BEGIN
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import DeclinedError, InvalidInputError
 from usage_tasks.domain.holds import Hold, PaymentIntentId
-from usage_tasks.services.payments.holds import Released, create_hold, release_due, use_hold
+from usage_tasks.services.payments.holds import ReleasedHolds, create_hold, release_due, use_hold
 
 ACCOUNT = team("holds")
 
@@ -49,7 +49,7 @@ def audited(bench: Bench, account: AttributionId) -> list[str]:
     return [row.action for row in found if row.action.startswith("payment_hold.")]
 
 
-def sweep(bench: Bench, hours: float = 2) -> Released:
+def sweep(bench: Bench, hours: float = 2) -> ReleasedHolds:
     bench.execute("UPDATE payment_hold SET claimed_until = NULL")
     return release_due(bench.transaction, bench.stripe, at=BEGIN + hours * HOUR, limit=1000)
 
@@ -128,10 +128,10 @@ def test_the_sweep_lets_go_after_an_hour_and_not_before(bench: Bench) -> None:
     bench.customer(ACCOUNT)
     made = hold(bench)
     confirm(bench, made)
-    assert sweep(bench, 0.9) == Released(released=0, retried=0, failed=0)
+    assert sweep(bench, 0.9) == ReleasedHolds(released=0, retried=0, failed=0)
     hold(bench, at=BEGIN + HOUR / 2)  # asked for again: the payer is still there
-    assert sweep(bench, 1.1) == Released(released=0, retried=0, failed=0)
-    assert sweep(bench, 1.5) == Released(released=1, retried=0, failed=0)
+    assert sweep(bench, 1.1) == ReleasedHolds(released=0, retried=0, failed=0)
+    assert sweep(bench, 1.5) == ReleasedHolds(released=1, retried=0, failed=0)
     assert intents(bench, ACCOUNT)[0].status == "canceled"
     with pytest.raises(InvalidInputError, match="canceled"):
         use(bench, made)
@@ -146,7 +146,7 @@ def test_a_hold_that_stripe_let_go_or_forgot_is_released(bench: Bench) -> None:
     bench.execute(
         "UPDATE payment_hold SET stripe_payment_intent_id = 'pi_x' WHERE attribution_id = :a", a=team("other")
     )
-    assert sweep(bench) == Released(released=2, retried=0, failed=0)
+    assert sweep(bench) == ReleasedHolds(released=2, retried=0, failed=0)
 
 
 def test_sweeps_at_once_let_go_of_each_hold_once(bench: Bench) -> None:

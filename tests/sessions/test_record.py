@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from tests.factories import DAY, HOUR, START, make_id, record, session_report, stopped_report, team, user
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.services.ledger.post_usage import post_batch
-from usage_tasks.services.sessions.record import Recorded
+from usage_tasks.services.sessions.record import RecordedBatch
 from usage_tasks.storage.sessions.quarantine import list_quarantined
 
 MINUTE = timedelta(minutes=1)
@@ -26,7 +26,7 @@ def rows(connection: Connection, statement: str) -> list[tuple[object, ...]]:
     return [tuple(row) for row in connection.execute(text(statement))]
 
 
-def counts(done: Recorded) -> tuple[int, int, int, int]:
+def counts(done: RecordedBatch) -> tuple[int, int, int, int]:
     return done.merged.inserted, done.merged.updated, done.merged.unchanged, len(done.rejections)
 
 

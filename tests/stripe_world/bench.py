@@ -22,7 +22,7 @@ from usage_tasks.services.inbox.parse_event import parse_event
 from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.services.metering.decide_reports import report_quantities
 from usage_tasks.services.metering.send_reports import Sent, send_reports
-from usage_tasks.services.operations.verify_ledger import Verdict, verify
+from usage_tasks.services.operations.verify_ledger import VerificationVerdict, verify
 from usage_tasks.services.payments.billing_terms import BillingTerms
 from usage_tasks.services.payments.context import StripeContext
 from usage_tasks.services.payments.subscribe import create_customer, create_subscription
@@ -233,7 +233,7 @@ class Bench:
         statement = "SELECT task FROM outbox WHERE payload->>'attribution_id' = :account ORDER BY outbox_id"
         return [row.task.removeprefix("server.") for row in self.rows(statement, account=account)]
 
-    def verified(self, at: datetime) -> Verdict:
+    def verified(self, at: datetime) -> VerificationVerdict:
         with self.database.transaction() as connection:
             return verify(connection, at=at)
 

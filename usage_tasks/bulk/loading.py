@@ -19,7 +19,7 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.sessions.import_reports import Chunk, Imported, OddRow, as_report, import_chunk
-from usage_tasks.services.sessions.record import Recorded
+from usage_tasks.services.sessions.record import RecordedBatch
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.sessions.bulk_copy import COLUMNS, PlainRow
 from usage_tasks.storage.sessions.merging import sum_merged
@@ -38,7 +38,7 @@ _LANES: Final = {digit: int(digit, 16) % LANES for digit in "0123456789abcdef"}
 
 def import_file(
     rt: Runtime, path: Path, *, at: datetime, actor: Actor, chunk_lines: int = CHUNK_LINES
-) -> Iterator[Recorded]:
+) -> Iterator[RecordedBatch]:
     """Take up a CSV file, `.gz` or not, with a header of report fields in any order; yield what each part of it did.
 
     Parts are yielded in the file's order, each after it was committed; memory holds a few. An empty field is one that
@@ -48,7 +48,7 @@ def import_file(
     with opened(path) as rows, ExitStack() as stack:
         lanes = [stack.enter_context(ThreadPoolExecutor(1, "lane")) for _ in range(LANES)]
         work = partial(_take_up, rt, opened=set(), at=at, actor=actor)
-        parts: deque[Sequence[Future[Recorded]]] = deque()
+        parts: deque[Sequence[Future[RecordedBatch]]] = deque()
         try:
             for chunks in _read(rows, chunk_lines):
                 parts.append([lane.submit(work, chunk) for lane, chunk in zip(lanes, chunks, strict=True)])
@@ -63,7 +63,7 @@ def import_file(
 
 def rehearse_file(
     rt: Runtime, path: Path, *, at: datetime, actor: Actor, chunk_lines: int = CHUNK_LINES
-) -> Iterator[Recorded]:
+) -> Iterator[RecordedBatch]:
     """Answer what `import_file` would do, part by part, by doing it in one transaction and taking that back.
 
     What reports the same sessions waits meanwhile. Raises as `import_file` does.
@@ -74,12 +74,12 @@ def rehearse_file(
             yield _together([each.recorded for each in done])
 
 
-def _together(done: Sequence[Recorded]) -> Recorded:
+def _together(done: Sequence[RecordedBatch]) -> RecordedBatch:
     rejections = sorted(chain.from_iterable(each.rejections for each in done), key=lambda rejection: rejection.index)
-    return Recorded(merged=sum_merged(each.merged for each in done), rejections=rejections)
+    return RecordedBatch(merged=sum_merged(each.merged for each in done), rejections=rejections)
 
 
-def _take_up(rt: Runtime, chunk: Chunk, *, opened: set[AttributionId], at: datetime, actor: Actor) -> Recorded:
+def _take_up(rt: Runtime, chunk: Chunk, *, opened: set[AttributionId], at: datetime, actor: Actor) -> RecordedBatch:
     """Commit a chunk. Of two lanes that wait for one another, at accounts that both open, one goes again.
 
     Its accounts are remembered once it is committed: one that is open stays so.

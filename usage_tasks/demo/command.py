@@ -26,7 +26,7 @@ _MIDDLE: Final = datetime.fromisoformat("2013-03-01T00:00:00Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class DemoPlan:
     """What a run of the demo is to do. Without a directory the data is in a temporary one."""
 
     directory: Path | None
@@ -37,7 +37,7 @@ class Plan:
     json_file: Path | None
 
 
-def run_demo(plan: Plan, console: Console) -> int:
+def run_demo(plan: DemoPlan, console: Console) -> int:
     """Run the whole demo; answer 0 only if everything that must hold does."""
     # An orderly end on SIGTERM too: what was started ends with its block.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -61,11 +61,11 @@ def run_demo(plan: Plan, console: Console) -> int:
 
 
 def _replay_and_compare(
-    installation: Installation, sessions: Sequence[Session], plan: Plan, console: Console
+    installation: Installation, sessions: Sequence[Session], plan: DemoPlan, console: Console
 ) -> list[str]:
     """Replay as often as planned; answer what does not hold, a later replay that adds an entry included."""
     problems: list[str] = []
-    outcomes: list[report.Outcome] = []
+    outcomes: list[report.DemoOutcome] = []
     for number in range(1, plan.replays + 1):
         killing = plan.kill_worker and number == 1
         _replay_once(installation, sessions, tick=plan.tick, kill_worker=killing, console=console)

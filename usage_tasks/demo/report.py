@@ -44,7 +44,7 @@ _COUNTS = """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class DemoOutcome:
     """What the tables and the stand-in say at the end."""
 
     accounts: Sequence[Mapping[str, Any]]
@@ -98,7 +98,7 @@ class Outcome:
         return [problem for problem, holds in checks.items() if not holds]
 
 
-def collect(installation: Installation) -> Outcome:
+def collect(installation: Installation) -> DemoOutcome:
     """Ask the tables, the stand-in and `maintenance.verify`."""
     findings: Sequence[Mapping[str, Any]] = ()
     verify_error = None
@@ -107,7 +107,7 @@ def collect(installation: Installation) -> Outcome:
     except Exception as error:  # noqa: BLE001 - whatever the task failed with is the verdict
         verify_error = str(error)
     with psycopg.connect(installation.database_url, row_factory=dict_row) as connection:
-        return Outcome(
+        return DemoOutcome(
             accounts=connection.execute(_ACCOUNTS).fetchall(),
             ledger_invoices=connection.execute(_INVOICES).fetchall(),
             stand_in_invoices=installation.stand_in.finalized_invoices(),
@@ -117,7 +117,7 @@ def collect(installation: Installation) -> Outcome:
         )
 
 
-def show(outcome: Outcome, installation: Installation, console: Console) -> None:
+def show(outcome: DemoOutcome, installation: Installation, console: Console) -> None:
     """Print the tables."""
     console.print(_accounts_table(outcome))
     console.print(_invoices_table(outcome))
@@ -147,7 +147,7 @@ def _credits(cents: int) -> str:
     return f"{Decimal(cents).scaleb(-2):.2f}"
 
 
-def _accounts_table(outcome: Outcome) -> Table:
+def _accounts_table(outcome: DemoOutcome) -> Table:
     table = _table("Accounts, in credits: used = invoiced + covered + forgiven + carried")
     columns = ("used", "invoiced", "covered", "forgiven", "carried")
     table.add_column("account")
@@ -166,7 +166,7 @@ def _accounts_table(outcome: Outcome) -> Table:
     return table
 
 
-def _invoices_table(outcome: Outcome) -> Table:
+def _invoices_table(outcome: DemoOutcome) -> Table:
     table = _table("Invoices, in credits: the stand-in's beside the ledger's")
     table.add_column("account")
     for column in ("invoices", "stand-in", "ledger", "difference"):

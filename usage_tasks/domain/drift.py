@@ -28,7 +28,7 @@ class DriftKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class MeterStanding:
     """What is known of a paying account: its latest report that Stripe has had time to count, and what came after it.
 
     Without such a report in the cycle, `as_of` and `identifier` are None and `quantity` is 0. `next_as_of` is the next
@@ -61,7 +61,7 @@ class Drift:
     reason: str = ""
 
 
-def window_of(standing: Standing, *, at: datetime) -> tuple[datetime, datetime] | None:
+def window_of(standing: MeterStanding, *, at: datetime) -> tuple[datetime, datetime] | None:
     """The whole minutes in which the meter's last value is the standing's quantity; None where there are none yet.
 
     From the report's own minute, in which it is the last, to the minute of the next one. Before the first report of a

@@ -1,4 +1,4 @@
-"""Durations as Go writes and reads them: `90s`, `1h30m`, `1.5h`, `100ms`.
+"""Durations as Go reads them: `90s`, `1h30m`, `1.5h`, `100ms`.
 
 The configuration file is the original's, and Go's `time.ParseDuration` defines what its strings mean.
 Go counts nanoseconds, a `timedelta` microseconds: what is finer is cut off, towards zero.
@@ -18,9 +18,6 @@ _NANOSECONDS: Final = {
     "m": 60 * 1_000_000_000,
     "h": 3600 * 1_000_000_000,
 }
-# In microseconds, for writing.
-_MILLISECOND: Final = 1_000
-_SECOND: Final = 1_000_000
 _NANOSECONDS_MAX: Final = 2**63 - 1
 _TEXT_LENGTH_MAX: Final = 200
 # Only ASCII digits: \d would let other scripts' digits pass, which Go refuses.
@@ -43,22 +40,6 @@ def parse_duration(text: str) -> timedelta:
     return -magnitude if negative else magnitude
 
 
-def format_duration(duration: timedelta) -> str:
-    """Write a duration as Go's Duration.String does: `1h30m0s`, `1.5s`, `100ms`, `0s`."""
-    microseconds = duration // timedelta(microseconds=1)
-    if microseconds == 0:
-        return "0s"
-    sign, magnitude = ("-" if microseconds < 0 else ""), abs(microseconds)
-    if magnitude < _MILLISECOND:
-        return f"{sign}{magnitude}\N{MICRO SIGN}s"
-    if magnitude < _SECOND:
-        return f"{sign}{_with_fraction(magnitude, _MILLISECOND, digits=3)}ms"
-    minutes_all, rest = divmod(magnitude, 60 * _SECOND)
-    hours, minutes = divmod(minutes_all, 60)
-    text = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
-    return f"{sign}{text}{_with_fraction(rest, _SECOND, digits=6)}s"
-
-
 def _sum_terms(text: str, terms: str) -> int:
     nanoseconds, position = 0, 0
     while position < len(terms):
@@ -78,8 +59,3 @@ def _term_nanoseconds(whole: str, fraction: str, unit: int) -> int:
     # The nearest nanosecond, so that 0.3333333333333333333h is 20 minutes, as in Go's own tests.
     scale = int("1" + "0" * len(fraction))
     return int(whole or "0") * unit + (2 * int(fraction or "0") * unit + scale) // (2 * scale)
-
-
-def _with_fraction(value: int, unit: int, *, digits: int) -> str:
-    whole, rest = divmod(value, unit)
-    return f"{whole}.{rest:0{digits}d}".rstrip("0") if rest else str(whole)

@@ -15,7 +15,7 @@ _PASSING: Final = frozenset({"no_meter", "archived_meter", "timestamp_in_future"
 _TOO_LATE: Final = "timestamp_too_far_in_past"
 
 
-class Verdict(StrEnum):
+class MeterErrorVerdict(StrEnum):
     """What becomes of a report whose event failed."""
 
     SEND_ANEW = "send_anew"
@@ -24,10 +24,10 @@ class Verdict(StrEnum):
     PARK = "park"
 
 
-def judge_meter_error(code: str, *, resends: int) -> tuple[Verdict, timedelta]:
+def judge_meter_error(code: str, *, resends: int) -> tuple[MeterErrorVerdict, timedelta]:
     """Say what becomes of a report by the error's code, and how long to wait. Unknown codes need somebody to look."""
     if code == _TOO_LATE:
-        return Verdict.DROP, timedelta(0)
+        return MeterErrorVerdict.DROP, timedelta(0)
     if code in _PASSING and resends < RESENDS_MAX:
-        return Verdict.SEND_ANEW, _PAUSES[resends]
-    return Verdict.PARK, timedelta(0)
+        return MeterErrorVerdict.SEND_ANEW, _PAUSES[resends]
+    return MeterErrorVerdict.PARK, timedelta(0)

@@ -10,13 +10,13 @@ or a key.
 from usage_tasks.settings.credentials import StripeCredentials, read_directory_key, read_stripe_credentials
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.load import load_settings
-from usage_tasks.settings.model import AccountKind, Settings, SpendingLimits, StripePrices
+from usage_tasks.settings.model import AccountKind, Settings, SpendingLimitSettings, StripePrices
 
 __all__ = [
     "AccountKind",
     "Settings",
     "SettingsError",
-    "SpendingLimits",
+    "SpendingLimitSettings",
     "StripeCredentials",
     "StripePrices",
     "load_settings",

@@ -78,7 +78,7 @@ class ClassRule(_Section):
     rounding_step: RoundingStep = timedelta(seconds=1)
 
 
-class SpendingLimits(_Section):
+class SpendingLimitSettings(_Section):
     """Credits an account may use in a cycle before it pays, where nobody has set a limit for it."""
 
     for_teams: LimitCredits = Field(description=_LIMIT)
@@ -86,7 +86,7 @@ class SpendingLimits(_Section):
     min_for_users_on_stripe: LimitCredits = Field(default=0, description=_LIMIT)
 
 
-class HardLimitGrace(_Section):
+class HardLimitGraceSettings(_Section):
     """How far above its spending limit an account may go before nothing starts any more: credits, or a percentage."""
 
     credits: LimitCredits = Field(default=0, description=_LIMIT)
@@ -172,7 +172,7 @@ class Dunning(_Section):
         )
 
 
-class Server(_Section):
+class ServerSettings(_Section):
     """Where the webhook receiver listens."""
 
     address: Text = Field(default="127.0.0.1", description="the host name or IP address to bind")
@@ -186,7 +186,7 @@ class Server(_Section):
     )
 
 
-class Database(_Section):
+class DatabaseSettings(_Section):
     """The PostgreSQL that holds the ledger."""
 
     url: DatabaseUrl = Field(
@@ -228,13 +228,16 @@ class Settings(_Section):
         f"{CREDITS_PER_MINUTE_MAX} with at most {FRACTIONAL_DIGITS_MAX} fractional digits"
     )
     workspace_class_rules: Mapping[Text, ClassRule] = Field(default_factory=dict, description=_CLASS_RULES)
-    default_spending_limit: SpendingLimits = Field(description='an object such as {"forTeams": 500, "forUsers": 100}')
+    default_spending_limit: SpendingLimitSettings = Field(
+        description='an object such as {"forTeams": 500, "forUsers": 100}'
+    )
     limit_thresholds: Thresholds = Field(
         default=(50, 80, 100),
         description=_THRESHOLDS,
     )
-    hard_limit_grace: HardLimitGrace = Field(
-        default_factory=HardLimitGrace, description='an object with either "credits" or "percent": {"percent": 10}'
+    hard_limit_grace: HardLimitGraceSettings = Field(
+        default_factory=HardLimitGraceSettings,
+        description='an object with either "credits" or "percent": {"percent": 10}',
     )
     dunning: Dunning = Field(
         default_factory=Dunning,
@@ -252,8 +255,12 @@ class Settings(_Section):
     )
     stripe_meter_event_name: Text = Field(default="usage_credits", description="the event name of Stripe's meter")
     stripe_calls_per_second: int = Field(default=80, ge=1, le=CALLS_PER_SECOND_MAX, description=_CALLS_PER_SECOND)
-    server: Server = Field(default_factory=Server, description='an object such as {"address": "0.0.0.0", "port": 3000}')
-    database: Database = Field(default_factory=Database, description='an object such as {"url": "postgresql://..."}')
+    server: ServerSettings = Field(
+        default_factory=ServerSettings, description='an object such as {"address": "0.0.0.0", "port": 3000}'
+    )
+    database: DatabaseSettings = Field(
+        default_factory=DatabaseSettings, description='an object such as {"url": "postgresql://..."}'
+    )
     redis: Redis = Field(default_factory=Redis, description='an object with either "address" or "url"')
     server_address: Text | None = Field(default=None, description="host:port of the platform's server")
     gitpod_host: Text | None = Field(default=None, description="the host name of the platform")

@@ -15,7 +15,7 @@ SAMPLE_MAX: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class VerificationFinding:
     """What one check found: how many rows offend, and a bounded sample of them."""
 
     check: str
@@ -233,7 +233,7 @@ CHECKS: Final = {
 }
 
 
-def run_checks(connection: Connection, *, at: datetime, grace: timedelta) -> list[Finding]:
+def run_checks(connection: Connection, *, at: datetime, grace: timedelta) -> list[VerificationFinding]:
     """Run every check; one that is clean has 0 offenders."""
     findings = []
     for name, offending in CHECKS.items():
@@ -244,5 +244,5 @@ def run_checks(connection: Connection, *, at: datetime, grace: timedelta) -> lis
         """
         parameters = {"at": at, "grace": grace} if ":at" in offending else {}
         row = fetch(connection, statement, sample=SAMPLE_MAX, **parameters)[0]
-        findings.append(Finding(check=name, offenders=row.offenders, sample=tuple(row.sample)))
+        findings.append(VerificationFinding(check=name, offenders=row.offenders, sample=tuple(row.sample)))
     return findings

@@ -235,16 +235,16 @@ def translate(error: stripe.StripeError, operation: str) -> UsageError:
     """Say in our words what Stripe's error means; the message has Stripe's code and request id, never a secret."""
     status = error.http_status or 0
     code = error.error.code if error.error is not None else None
-    told = f"stripe {operation}: {type(error).__name__} {status} {code or ''} request {error.request_id}"
+    description = f"stripe {operation}: {type(error).__name__} {status} {code or ''} request {error.request_id}"
     # The SDK raises APIError also for an answer that it can't read, such as a proxy's page or half a reply.
     busy = isinstance(error, stripe.APIConnectionError | stripe.RateLimitError | stripe.APIError)
     if busy or status >= _HTTP_SERVER_ERROR or status == _HTTP_CONFLICT or code == "lock_timeout":
-        return RetryableError(told, retry_after=_retry_after(error))
+        return RetryableError(description, retry_after=_retry_after(error))
     if isinstance(error, stripe.CardError):
-        return DeclinedError(told, decline_code=getattr(error.error, "decline_code", None) or code)
+        return DeclinedError(description, decline_code=getattr(error.error, "decline_code", None) or code)
     # Stripe's message may repeat a value: of a payer that would be personal.
     message = "" if operation.startswith(_PERSONAL) else _UNSPEAKABLE.sub("...", error.user_message or "")
-    return _permanent(error, code)(f"{told}: {message}")
+    return _permanent(error, code)(f"{description}: {message}")
 
 
 def _permanent(error: stripe.StripeError, code: str | None) -> type[PermanentError]:

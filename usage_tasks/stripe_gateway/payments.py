@@ -195,15 +195,15 @@ class PaymentCalls:
 
     def get_event(self, event_id: str) -> EventFacts:
         found = self._call("events.retrieve", lambda client: client.v1.events.retrieve(event_id))
-        told: dict[str, Any] = found.data.object.to_dict(for_json=True)
+        fetched: dict[str, Any] = found.data.object.to_dict(for_json=True)
         before = getattr(found.data, "previous_attributes", None)
-        payer = told.get("id") if told.get("object") == "customer" else told.get("customer")
+        payer = fetched.get("id") if fetched.get("object") == "customer" else fetched.get("customer")
         return EventFacts(
             event_id=found.id,
             type=found.type,
-            object_id=told.get("id"),
+            object_id=fetched.get("id"),
             customer_id=StripeCustomerId(payer) if isinstance(payer, str) else None,
             changed=frozenset() if before is None else frozenset(before.to_dict()),
-            alert_id=(told.get("alert") or {}).get("id"),
-            value=told.get("value"),
+            alert_id=(fetched.get("alert") or {}).get("id"),
+            value=fetched.get("value"),
         )

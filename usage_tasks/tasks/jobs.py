@@ -99,6 +99,6 @@ def run_job(
             outcome, summary = "done", answer
             return answer
         finally:
-            told = to_jsonable_python(summary)
+            stored = to_jsonable_python(summary)
             with rt.transaction() as connection:
-                jobs.finish_slot(connection, job, slot, attempt=attempt, outcome=outcome, summary=told)
+                jobs.finish_slot(connection, job, slot, attempt=attempt, outcome=outcome, summary=stored)

@@ -8,7 +8,7 @@ from celery import current_app
 
 from usage_tasks.domain.errors import InvariantError
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services.operations.verify_ledger import Verdict, grace_of, verify
+from usage_tasks.services.operations.verify_ledger import VerificationVerdict, grace_of, verify
 from usage_tasks.storage.operations import outbox
 from usage_tasks.tasks.jobs import Skipped, run_job
 from usage_tasks.tasks.task import NEVER, task
@@ -23,12 +23,12 @@ LEASE: Final = timedelta(minutes=2)
 def verify_ledger(
     at: Moment | None = None,
     scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-) -> Verdict | Skipped:
+) -> VerificationVerdict | Skipped:
     """Check every invariant of the tables; fails, with a sample, if any is broken."""
     rt = runtime()
     grace = grace_of(rt.settings.controller_schedule) if at is None else timedelta(0)
 
-    def work(rt: Runtime, now: datetime) -> Verdict:
+    def work(rt: Runtime, now: datetime) -> VerificationVerdict:
         with rt.transaction() as connection:
             return verify(connection, at=now, grace=grace)
 

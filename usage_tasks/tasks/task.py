@@ -168,11 +168,11 @@ def _checked_call(checked: Callable[..., object], args: tuple[object, ...], kwar
         return checked(*args, **kwargs)
     except ValidationError as error:
         # Values are left out: an argument may hold what must not be logged.
-        told = "; ".join(
+        problems = "; ".join(
             f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}"
             for each in error.errors(include_input=False, include_url=False, include_context=False)
         )
-        raise ArgumentsError(told) from None
+        raise ArgumentsError(problems) from None
 
 
 def _count_rows(name: str, summary: object) -> dict[str, int]:

@@ -59,8 +59,8 @@ def _list_payable(
         return {}
     later = entries.list_latest_settled(connection, [(each.attribution_id, each.at) for each in settlements])
     since = balances.list_gross_balances(connection, list(later.items()))
-    told = [(each.attribution_id, each.told_until) for each in settlements]
-    billed = meter_reports.list_awaiting_invoice(connection, told)
+    sent = [(each.attribution_id, each.told_until) for each in settlements]
+    billed = meter_reports.list_awaiting_invoice(connection, sent)
     return {
         account: min(gross[account], since.get(account, gross[account])) - billed.get(account, 0)
         for account in (each.attribution_id for each in settlements)

@@ -13,7 +13,7 @@ from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.grants import GrantTerms, check_terms, pay_now
 from usage_tasks.services.ledger.cost_center import get_cost_center
 from usage_tasks.storage.ledger import balances, cost_centers, grants
-from usage_tasks.storage.ledger.grants import GrantAsOf, HeldGrant, Movement
+from usage_tasks.storage.ledger.grants import GrantAsOf, GrantMovement, HeldGrant
 from usage_tasks.storage.operations import audit
 
 GRANTS_MAX: Final = 1_000
@@ -70,7 +70,7 @@ class GrantStanding:
     effective_at: datetime
     expires_at: datetime | None
     rollover_cap_cents: int | None
-    movements: Sequence[Movement]
+    movements: Sequence[GrantMovement]
 
 
 def list_grants(connection: Connection, account: Account, *, at: datetime) -> Sequence[GrantStanding]:
@@ -82,7 +82,7 @@ def list_grants(connection: Connection, account: Account, *, at: datetime) -> Se
     return [_standing(each, movements.get(each.open.number, ()), pending.get(each.open.number, 0)) for each in held]
 
 
-def _standing(held: GrantAsOf, movements: Sequence[Movement], pending_cents: int) -> GrantStanding:
+def _standing(held: GrantAsOf, movements: Sequence[GrantMovement], pending_cents: int) -> GrantStanding:
     return GrantStanding(
         number=held.open.number,
         idempotency_key=held.key,

@@ -11,7 +11,7 @@ from usage_tasks.storage.engine import translate
 Item = TypeVar("Item")
 
 
-def in_halves(
+def bisect_failures(
     connection: Connection, items: Sequence[Item], work: Callable[[Sequence[Item]], None]
 ) -> list[tuple[Item, str]]:
     """Do the work on all items at once; where that fails, on each half, down to the items that fail alone.
@@ -31,5 +31,5 @@ def in_halves(
         if len(items) == 1:
             return [(items[0], str(reason))]
         middle = len(items) // 2
-        return in_halves(connection, items[:middle], work) + in_halves(connection, items[middle:], work)
+        return bisect_failures(connection, items[:middle], work) + bisect_failures(connection, items[middle:], work)
     return []

@@ -22,7 +22,7 @@ PER_PAGE_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class BalanceStanding:
     """An account's balance at an instant against its limit; `remaining_cents` may be negative."""
 
     balance_cents: CreditCents
@@ -43,11 +43,11 @@ class UsagePage:
     total_pages: int
 
 
-def get_standing(connection: Connection, account: Account, *, at: datetime) -> Standing:
+def get_standing(connection: Connection, account: Account, *, at: datetime) -> BalanceStanding:
     """Answer an account's live balance at `at`, drafts included, beside its current limit."""
     current = cost_centers.get_current(connection, account.attribution_id)
     balance = balances.get_balance(connection, account.attribution_id, at=at)
-    return Standing(
+    return BalanceStanding(
         balance_cents=balance,
         spending_limit=current.spending_limit,
         remaining_cents=remaining_cents(balance, current.spending_limit),

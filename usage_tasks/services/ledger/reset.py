@@ -17,7 +17,7 @@ from usage_tasks.domain.cost_centers import CostCenter, covered_by_reset
 from usage_tasks.domain.grants import OpenGrant, Settlement, next_settlement
 from usage_tasks.domain.ledger import EntryKind, reset_key
 from usage_tasks.services.ledger import burn_grants
-from usage_tasks.services.ledger.isolation import in_halves
+from usage_tasks.services.ledger.isolation import bisect_failures
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.ledger import cost_centers, grants
 from usage_tasks.storage.ledger.entries import Entry
@@ -134,7 +134,7 @@ def _take_batch(connection: Connection, due: Sequence[CostCenter], *, at: dateti
     def take(part: Sequence[Step]) -> None:
         written.extend(_take_steps(connection, part, open_grants, actor=_SYSTEM_ACTOR))
 
-    failures = in_halves(connection, steps, take)
+    failures = bisect_failures(connection, steps, take)
     failed = {current.attribution_id: reason for (current, _), reason in failures}
     ends = [settlement.ends_cycle for current, settlement in steps if current.attribution_id not in failed]
     return ResetBatch(cycles=ends.count(True), expiries=ends.count(False), failed=list(failed.items()), entries=written)

@@ -28,11 +28,11 @@ def check_stripe(stripe: StripeGateway, prices: Sequence[ConfiguredPrice], *, ev
     problems = _meter_problems(meter, event_name)
     for configured in prices:
         found = stripe.find_usage_price(configured.price_id)
-        told = f"{configured.key}: price {configured.price_id}"
+        subject = f"{configured.key}: price {configured.price_id}"
         if found is None:
-            problems.append(f"{told}: there is none in Stripe under this key")
+            problems.append(f"{subject}: there is none in Stripe under this key")
         else:
-            problems += [f"{told}: {problem}" for problem in _price_problems(found, configured, meter)]
+            problems += [f"{subject}: {problem}" for problem in _price_problems(found, configured, meter)]
     if problems:
         raise MisconfiguredError("Stripe is not set up as the settings say; " + "; ".join(problems))
 
@@ -40,12 +40,12 @@ def check_stripe(stripe: StripeGateway, prices: Sequence[ConfiguredPrice], *, ev
 def _meter_problems(meter: Meter | None, event_name: str) -> list[str]:
     if meter is None:
         return [f"stripeMeterEventName: no meter takes events of the name {event_name!r}"]
-    told = f"stripeMeterEventName: meter {meter.meter_id} of {event_name!r}"
+    subject = f"stripeMeterEventName: meter {meter.meter_id} of {event_name!r}"
     problems = []
     if not meter.active:
-        problems.append(f"{told}: is inactive, must be active")
+        problems.append(f"{subject}: is inactive, must be active")
     if meter.formula != "last":
-        problems.append(f"{told}: its formula is {meter.formula!r}, must be 'last'")
+        problems.append(f"{subject}: its formula is {meter.formula!r}, must be 'last'")
     return problems
 
 

@@ -30,19 +30,19 @@ def plan_quantities(connection: Connection, *, at: datetime) -> Plan:
 
 def report_closing_quantity(connection: Connection, attribution_id: AttributionId, *, period_end: datetime) -> int:
     """Add the report that closes a period: the balance at its end, dated just inside it; 0 where that is known."""
-    settle_period(connection, attribution_id, period_end=period_end, told=False)
+    settle_period(connection, attribution_id, period_end=period_end, already_sent=False)
     return decide.report_changes(
         connection, at=period_end, as_of=period_end - timedelta(seconds=1), closing=True, only=attribution_id
     )
 
 
 def settle_period(
-    connection: Connection, attribution_id: AttributionId, *, period_end: datetime, told: bool
+    connection: Connection, attribution_id: AttributionId, *, period_end: datetime, already_sent: bool
 ) -> CostCenter | None:
     """Hold an account and let its grants pay what is open when a period of Stripe's ends; None for an unknown account.
 
-    `told`: what the period was told is billed by now, and not the grants' to pay. Twice pays nothing twice; an invoice
-    in the middle of a cycle ends none.
+    `already_sent`: Stripe has billed the period's quantity by now, so grants do not pay it. Twice pays nothing twice;
+    an invoice in the middle of a cycle ends none.
     """
     if cost_centers.find_current(connection, attribution_id) is None:
         return None
@@ -51,7 +51,7 @@ def settle_period(
     reset_account(connection, attribution_id, at=period_end, actor=_ACTOR)
     current = cost_centers.get_current(connection, attribution_id)
     if current.billing_strategy is BillingStrategy.STRIPE and current.next_billing_at <= period_end:
-        if told:
+        if already_sent:
             burn_grants.settle_now(connection, current, at=period_end, ends_cycle=True)
         else:
             burn_grants.settle_closing(connection, current, period_end=period_end)

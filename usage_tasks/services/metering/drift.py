@@ -17,9 +17,9 @@ from typing import Final, TypeAlias
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
-from usage_tasks.domain.drift import Drift, DriftKind, Standing, window_of
+from usage_tasks.domain.drift import Drift, DriftKind, MeterStanding, window_of
 from usage_tasks.domain.errors import AccessDeniedError, MisconfiguredError, NotAdmittedError, PermanentError
-from usage_tasks.domain.meter_errors import RESENDS_MAX, Verdict
+from usage_tasks.domain.meter_errors import RESENDS_MAX, MeterErrorVerdict
 from usage_tasks.services.metering.decide_reports import report_quantities
 from usage_tasks.services.metering.meter_errors import note
 from usage_tasks.storage.engine import Transaction
@@ -118,7 +118,7 @@ def report_drift(
 
 def _compare(
     transaction: Transaction,
-    page: Sequence[Standing],
+    page: Sequence[MeterStanding],
     owed: Mapping[AttributionId, "_Owed"],
     answers: Sequence[Answer],
     question: Question,
@@ -144,7 +144,9 @@ class _Owed:
     overdue: bool
 
 
-def _list_owed(connection: Connection, page: Sequence[Standing], question: Question) -> Mapping[AttributionId, _Owed]:
+def _list_owed(
+    connection: Connection, page: Sequence[MeterStanding], question: Question
+) -> Mapping[AttributionId, _Owed]:
     accounts = [standing.attribution_id for standing in page]
     at = question.at.replace(microsecond=0)
     now, before = (list_owed(connection, accounts, at=moment) for moment in (at, at - question.lag))
@@ -169,7 +171,7 @@ def _get_meter(stripe: StripeGateway, event_name: str) -> str:
     return meter.meter_id
 
 
-def _ask(stripe: StripeGateway, meter_id: str, standing: Standing, *, at: datetime) -> Answer:
+def _ask(stripe: StripeGateway, meter_id: str, standing: MeterStanding, *, at: datetime) -> Answer:
     """What Stripe's meter says of a standing's window; why it would not say; None where there is nothing to ask yet."""
     window = window_of(standing, at=at)
     if window is None or standing.customer_id is None:
@@ -182,7 +184,7 @@ def _ask(stripe: StripeGateway, meter_id: str, standing: Standing, *, at: dateti
         return str(error)
 
 
-def _judge(standing: Standing, owed: _Owed, answer: Answer) -> Drift | None:
+def _judge(standing: MeterStanding, owed: _Owed, answer: Answer) -> Drift | None:
     """Say what is astray of an account; the one that matters most, where there are several."""
     kind, stripe, reason = None, None, ""
     if isinstance(answer, Decimal) and answer != standing.quantity:
@@ -209,7 +211,7 @@ def _judge(standing: Standing, owed: _Owed, answer: Answer) -> Drift | None:
 
 
 def _repair(
-    transaction: Transaction, standing: Standing, answer: Answer, drift: Drift | None, question: Question
+    transaction: Transaction, standing: MeterStanding, answer: Answer, drift: Drift | None, question: Question
 ) -> int:
     """Send anew what Stripe did not count, or report what is owed; clear the doubts about what was looked up."""
     kind = None if drift is None else drift.kind
@@ -226,7 +228,7 @@ def _repair(
     return repaired
 
 
-def _send_anew(connection: Connection, standing: Standing, question: Question) -> int:
+def _send_anew(connection: Connection, standing: MeterStanding, question: Question) -> int:
     reason = "stripe's meter did not count it"
     for report in queue.lock_by_identifiers(connection, [standing.identifier or ""]):
         if report.state != "accepted" or report.overtaken:
@@ -235,6 +237,6 @@ def _send_anew(connection: Connection, standing: Standing, question: Question) -
             queue.park_report(connection, report, reason=f"{reason}, sent anew or not", actor=question.actor)
             continue
         if queue.send_anew(connection, report, after=timedelta(0), reason=reason):
-            note(connection, [report], Verdict.SEND_ANEW, reason=reason, at=question.at, actor=question.actor)
+            note(connection, [report], MeterErrorVerdict.SEND_ANEW, reason=reason, at=question.at, actor=question.actor)
             return 1
     return 0

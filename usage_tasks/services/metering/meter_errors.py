@@ -13,7 +13,7 @@ from typing import Final, assert_never
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
-from usage_tasks.domain.meter_errors import Verdict, judge_meter_error
+from usage_tasks.domain.meter_errors import MeterErrorVerdict, judge_meter_error
 from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.metering import queue
 from usage_tasks.storage.metering.queue import SentReport
@@ -43,37 +43,39 @@ def handle_meter_errors(
     transaction: Transaction, stripe: StripeGateway, event_id: str, *, at: datetime
 ) -> MeterErrorsHandled:
     """Fetch a thin event of the types v1.billing.meter.* and deal with the reports that it is about."""
-    told = stripe.get_meter_errors(event_id)
-    counts = dict.fromkeys(Verdict, 0)
-    code_of = {identifier: each.code for each in told.errors for identifier in each.identifiers}
+    summary = stripe.get_meter_errors(event_id)
+    counts = dict.fromkeys(MeterErrorVerdict, 0)
+    code_of = {identifier: each.code for each in summary.errors for identifier in each.identifiers}
     with transaction() as connection:
         found = queue.lock_by_identifiers(connection, sorted(code_of))
         for report in found:
             counts[deal_with(connection, report, code_of[report.identifier], at=at, actor=ACTOR)] += 1
         doubted = 0
-        if any(each.count > len(each.identifiers) for each in told.errors):
-            doubted = queue.doubt_accepted(connection, since=told.starts_at - _SLACK, until=told.ends_at + _SLACK)
+        if any(each.count > len(each.identifiers) for each in summary.errors):
+            doubted = queue.doubt_accepted(connection, since=summary.starts_at - _SLACK, until=summary.ends_at + _SLACK)
     return MeterErrorsHandled(
-        sent_anew=counts[Verdict.SEND_ANEW],
-        parked=counts[Verdict.PARK],
-        dropped=counts[Verdict.DROP],
+        sent_anew=counts[MeterErrorVerdict.SEND_ANEW],
+        parked=counts[MeterErrorVerdict.PARK],
+        dropped=counts[MeterErrorVerdict.DROP],
         doubted=doubted,
         unknown=len(code_of) - len(found),
     )
 
 
-def deal_with(connection: Connection, report: SentReport, code: str, *, at: datetime, actor: Actor) -> Verdict:
+def deal_with(
+    connection: Connection, report: SentReport, code: str, *, at: datetime, actor: Actor
+) -> MeterErrorVerdict:
     """Let a report that failed by a code of Stripe's go the way that the domain says, and note it."""
     verdict, after = judge_meter_error(code, resends=report.resends)
     reason = f"stripe could not count it: {code}"
     if report.overtaken:
-        verdict, reason = Verdict.DROP, f"{reason}; overtaken by a later one"
+        verdict, reason = MeterErrorVerdict.DROP, f"{reason}; overtaken by a later one"
     match verdict:
-        case Verdict.SEND_ANEW:
+        case MeterErrorVerdict.SEND_ANEW:
             queue.send_anew(connection, report, after=after, reason=reason)
-        case Verdict.DROP:
+        case MeterErrorVerdict.DROP:
             queue.drop_report(connection, report, reason=reason)
-        case Verdict.PARK:
+        case MeterErrorVerdict.PARK:
             # Parking notes and announces itself.
             queue.park_report(connection, report, reason=reason, actor=actor)
             return verdict

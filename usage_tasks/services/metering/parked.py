@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.customers import StripeCustomer, find_obstacle
-from usage_tasks.domain.meter_errors import Verdict
+from usage_tasks.domain.meter_errors import MeterErrorVerdict
 from usage_tasks.services.metering.meter_errors import note
 from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.metering import queue
@@ -27,7 +27,7 @@ _REPORTS_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Released:
+class ReleasedAccounts:
     """How many reports of the account are sent anew, how many were too old for that, and why it is parked anew."""
 
     sent_anew: int
@@ -59,7 +59,7 @@ def release(
     our_prices: frozenset[str],
     at: datetime,
     actor: Actor,
-) -> Released:
+) -> ReleasedAccounts:
     """Let a parked account go; one that is parked for how it is subscribed is looked at again, and parked anew."""
     with transaction() as connection:
         customer_id = parked.find_parked_customer(connection, account)
@@ -68,7 +68,7 @@ def release(
         if customer is not None and parked.unpark_customer(connection, customer.customer_id):
             reason = park_if_unbillable(connection, customer, our_prices=our_prices, actor=actor)
             if reason is not None:
-                return Released(sent_anew=0, dropped=0, parked_anew=reason)
+                return ReleasedAccounts(sent_anew=0, dropped=0, parked_anew=reason)
             audit.append_audit(
                 connection,
                 at=at,
@@ -80,7 +80,9 @@ def release(
         return release_account(connection, account, at=at, actor=actor)
 
 
-def release_account(connection: Connection, attribution_id: AttributionId, *, at: datetime, actor: Actor) -> Released:
+def release_account(
+    connection: Connection, attribution_id: AttributionId, *, at: datetime, actor: Actor
+) -> ReleasedAccounts:
     """Let an account's parked reports be sent anew; nothing where none is parked.
 
     One that is overtaken or too old for Stripe is dropped: what it said is still open in the ledger, and the next
@@ -94,9 +96,9 @@ def release_account(connection: Connection, attribution_id: AttributionId, *, at
         if report.overtaken or report.as_of < at - _AGE_MAX:
             reason = "overtaken by a later one" if report.overtaken else "too old when it was released"
             dropped += queue.drop_report(connection, report, reason=reason)
-            verdict = Verdict.DROP
+            verdict = MeterErrorVerdict.DROP
         else:
             sent_anew += queue.send_anew(connection, report, after=timedelta(0), reason="released")
-            verdict = Verdict.SEND_ANEW
+            verdict = MeterErrorVerdict.SEND_ANEW
         note(connection, [report], verdict, reason="released", at=at, actor=actor)
-    return Released(sent_anew=sent_anew, dropped=dropped)
+    return ReleasedAccounts(sent_anew=sent_anew, dropped=dropped)

@@ -19,7 +19,7 @@ from usage_tasks.domain.payments import MeterEvent
 from usage_tasks.domain.retries import backoff
 from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.metering import queue
-from usage_tasks.storage.metering.queue import ClaimedReport, Outcome, Settlement
+from usage_tasks.storage.metering.queue import ClaimedReport, ClaimSettlement, ReportOutcome
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 CLAIM_LIMIT: Final = 4
@@ -99,7 +99,7 @@ class _Run:
         self._transaction, self._stripe, self._limit, self._pause_after = transaction, stripe, limit, pause_after
         self._gives_up_at = time.monotonic() + longest.total_seconds()
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(Outcome, 0)
+        self._counts = dict.fromkeys(ReportOutcome, 0)
         self._parked_in_a_row = 0
         self._put_off: set[str] = set()
         self._halted: str | None = None
@@ -127,11 +127,11 @@ class _Run:
         while claimed:
             claimed = self._exchange([self._send(report) for report in claimed])
 
-    def _exchange(self, settlements: Sequence[Settlement]) -> Sequence[ClaimedReport]:
+    def _exchange(self, settlements: Sequence[ClaimSettlement]) -> Sequence[ClaimedReport]:
         """Settle what was sent and claim the next, in one transaction; who found no turn sleeps before it claims."""
         with self._lock:
             self._count(settlements)
-        naps = [each.after.total_seconds() for each in settlements if each.outcome is Outcome.UNSENT]
+        naps = [each.after.total_seconds() for each in settlements if each.outcome is ReportOutcome.UNSENT]
         nap = max(naps, default=0.0)
         may_claim = not nap and not self.is_over()
         if not settlements and not may_claim:
@@ -145,31 +145,31 @@ class _Run:
         time.sleep(nap)
         return self._exchange(())
 
-    def _send(self, report: ClaimedReport) -> Settlement:
+    def _send(self, report: ClaimedReport) -> ClaimSettlement:
         if self._halted is not None:
-            return Settlement(report=report, outcome=Outcome.UNSENT)
+            return ClaimSettlement(report=report, outcome=ReportOutcome.UNSENT)
         try:
             self._stripe.send_meter_event(_event(report))
         except (NotAdmittedError, AccessDeniedError) as error:
             after = _nap(error)
             if not after:
                 self._halted = str(error)
-            return Settlement(report=report, outcome=Outcome.UNSENT, error=str(error), after=after)
+            return ClaimSettlement(report=report, outcome=ReportOutcome.UNSENT, error=str(error), after=after)
         except RetryableError as error:
             after = max(self._pause_after(report.attempts), error.retry_after or timedelta(0))
-            return Settlement(report=report, outcome=Outcome.RETRY, error=str(error), after=after)
+            return ClaimSettlement(report=report, outcome=ReportOutcome.RETRY, error=str(error), after=after)
         except PermanentError as error:
-            return Settlement(report=report, outcome=Outcome.PARKED, error=str(error))
-        return Settlement(report=report, outcome=Outcome.ACCEPTED)
+            return ClaimSettlement(report=report, outcome=ReportOutcome.PARKED, error=str(error))
+        return ClaimSettlement(report=report, outcome=ReportOutcome.ACCEPTED)
 
-    def _count(self, settlements: Sequence[Settlement]) -> None:
+    def _count(self, settlements: Sequence[ClaimSettlement]) -> None:
         for each in settlements:
             self._counts[each.outcome] += 1
-            if each.outcome is Outcome.RETRY:
+            if each.outcome is ReportOutcome.RETRY:
                 self._put_off.add(each.report.identifier)
-            elif each.outcome is not Outcome.UNSENT:
+            elif each.outcome is not ReportOutcome.UNSENT:
                 self._put_off.discard(each.report.identifier)
-                self._parked_in_a_row = self._parked_in_a_row + 1 if each.outcome is Outcome.PARKED else 0
+                self._parked_in_a_row = self._parked_in_a_row + 1 if each.outcome is ReportOutcome.PARKED else 0
         if self._parked_in_a_row >= PARKED_IN_A_ROW_MAX:
             self._halted = f"{self._parked_in_a_row} accounts were refused one after the other"
 
@@ -178,7 +178,7 @@ class _Run:
         return self._halted is not None or self._has_more()
 
     def _has_more(self) -> bool:
-        handled = sum(count for outcome, count in self._counts.items() if outcome is not Outcome.UNSENT)
+        handled = sum(count for outcome, count in self._counts.items() if outcome is not ReportOutcome.UNSENT)
         return handled >= self._limit or time.monotonic() >= self._gives_up_at
 
     def due_again_in(self) -> timedelta | None:
@@ -196,9 +196,9 @@ class _Run:
     def sent(self) -> Sent:
         """The counts by now."""
         return Sent(
-            accepted=self._counts[Outcome.ACCEPTED],
-            retried=self._counts[Outcome.RETRY],
-            parked=self._counts[Outcome.PARKED],
+            accepted=self._counts[ReportOutcome.ACCEPTED],
+            retried=self._counts[ReportOutcome.RETRY],
+            parked=self._counts[ReportOutcome.PARKED],
             waiting=len(self._put_off),
             halted=self._halted,
             more=self._halted is None and self._has_more(),

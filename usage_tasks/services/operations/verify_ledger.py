@@ -7,15 +7,15 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from usage_tasks.storage.verification import Finding, run_checks
+from usage_tasks.storage.verification import VerificationFinding, run_checks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class VerificationVerdict:
     """What every check found at an instant."""
 
     at: datetime
-    findings: Sequence[Finding]
+    findings: Sequence[VerificationFinding]
 
     @property
     def clean(self) -> bool:
@@ -42,6 +42,6 @@ def grace_of(period: timedelta | None) -> timedelta:
     return max(GRACE, _TICKS_PER_GRACE * (period or timedelta(0)))
 
 
-def verify(connection: Connection, *, at: datetime, grace: timedelta = timedelta(0)) -> Verdict:
+def verify(connection: Connection, *, at: datetime, grace: timedelta = timedelta(0)) -> VerificationVerdict:
     """Run every check; sessions that had stopped by `at` must be posted, but for those of the last `grace`."""
-    return Verdict(at=at, findings=run_checks(connection, at=at, grace=grace))
+    return VerificationVerdict(at=at, findings=run_checks(connection, at=at, grace=grace))

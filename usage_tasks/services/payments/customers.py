@@ -39,8 +39,8 @@ def search_customer(stripe: StripeGateway, account: AttributionId) -> StripeCust
     """
     found = [one for one in stripe.search_customers(account) if not one.deleted and one.attribution_id == account]
     if len(found) > 1:
-        told = ", ".join(one.customer_id for one in found)
-        raise PermanentError(f"customers of {account}: {told}: one is allowed")
+        names = ", ".join(one.customer_id for one in found)
+        raise PermanentError(f"customers of {account}: {names}: one is allowed")
     return found[0] if found else None
 
 

@@ -32,7 +32,7 @@ _ATTEMPTS_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Released:
+class ReleasedHolds:
     """How a run of releasing ended."""
 
     released: int
@@ -122,7 +122,7 @@ def _adopt(stripe: StripeGateway, row: HoldRow, hold: Hold) -> None:
     raise InvalidInputError("hold_payment_intent_id", hold.payment_intent_id, allowed)
 
 
-def release_due(transaction: Transaction, stripe: StripeGateway, *, at: datetime, limit: int) -> Released:
+def release_due(transaction: Transaction, stripe: StripeGateway, *, at: datetime, limit: int) -> ReleasedHolds:
     """Let go of up to about `limit` holds that were left open; one that fails holds up no other."""
     released = retried = failed = 0
     while released + retried + failed < limit:
@@ -138,7 +138,7 @@ def release_due(transaction: Transaction, stripe: StripeGateway, *, at: datetime
                 retried += 1  # until its lease ends
             except PermanentError:
                 failed += 1
-    return Released(released=released, retried=retried, failed=failed)
+    return ReleasedHolds(released=released, retried=retried, failed=failed)
 
 
 def _release(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, at: datetime) -> None:

@@ -116,16 +116,16 @@ def plan_reconciliation(context: StripeContext, *, pages: int = PAGES_MAX) -> Pl
     sample: list[dict[str, object]] = []
     with context.transaction() as connection, rehearsal(connection):
         for invoice in fetched:
-            told: dict[str, object] = {"stripe_invoice_id": invoice.invoice_id, "status": invoice.status.value}
+            row: dict[str, object] = {"stripe_invoice_id": invoice.invoice_id, "status": invoice.status.value}
             try:
                 with connection.begin_nested():
                     effect = reflect_invoice(connection, invoice, terms=context.terms, at=context.at)
             except (PermanentError, InvariantError, RetryableError) as error:
-                told["error"] = str(error)
+                row["error"] = str(error)
             else:
                 rows, cents = rows + effect.entries, cents - effect.invoiced_cents
-                told |= {"entries": effect.entries, "invoiced_cents": effect.invoiced_cents}
-            sample.append(told)
+                row |= {"entries": effect.entries, "invoiced_cents": effect.invoiced_cents}
+            sample.append(row)
     return Plan(rows=rows, credit_cents=cents, sample=sample[:SAMPLE_MAX])
 
 

@@ -113,7 +113,7 @@ def _announce(
     *,
     at: datetime,
 ) -> int:
-    told = 0
+    announced = 0
     for user_id in users:  # a handful: a team's owners
         payload = {
             "user_id": str(user_id),
@@ -123,8 +123,8 @@ def _announce(
             "at": at.isoformat(),
         }
         key = f"{task}:{dispute.dispute_id}:{user_id}"
-        told += outbox.announce(connection, key=key, task=task, payload=payload)
-    return told
+        announced += outbox.announce(connection, key=key, task=task, payload=payload)
+    return announced
 
 
 def _announce_account(

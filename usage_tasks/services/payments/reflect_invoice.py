@@ -104,7 +104,7 @@ def _book(connection: Connection, known: KnownInvoice, invoice: Invoice, at: dat
     account, moves = known.attribution_id, movements(known)
     current = None
     if entries.find_entry(connection, account, moves[0].key) is None:
-        current = settle_period(connection, account, period_end=invoice.period_end, told=True)
+        current = settle_period(connection, account, period_end=invoice.period_end, already_sent=True)
     booked = entries.append_entries(connection, [_entry(account, move) for move in moves])
     if not booked:
         return Effect(outcome="invoice was booked before")

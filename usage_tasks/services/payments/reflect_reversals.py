@@ -105,20 +105,20 @@ def _append_pairs(
     """
     amount = -cents if voided else cents
     what = f"Credit note {note.credit_note_id} of invoice {note.invoice_id}{', voided' if voided else ''}"
-    told = replace(booked, description=what)
-    pair = _pair(told, reversal_keys(note.invoice_id, note.credit_note_id, voided=voided), amount)
+    reversed_entry = replace(booked, description=what)
+    pair = _pair(reversed_entry, reversal_keys(note.invoice_id, note.credit_note_id, voided=voided), amount)
     if not entries.append_entries(connection, pair):
         return False
     if known.reversed_at is not None:
-        told = replace(told, effective_at=known.reversed_at)
-        offset = _pair(told, offset_keys(note.invoice_id, note.credit_note_id, voided=voided), -amount)
+        reversed_entry = replace(reversed_entry, effective_at=known.reversed_at)
+        offset = _pair(reversed_entry, offset_keys(note.invoice_id, note.credit_note_id, voided=voided), -amount)
         entries.append_entries(connection, offset)
     return True
 
 
-def _pair(told: Entry, keys: tuple[str, str], cents: int) -> list[Entry]:
+def _pair(reversed_entry: Entry, keys: tuple[str, str], cents: int) -> list[Entry]:
     """Two entries at one instant, so that no balance moves: off what is invoiced, on what is forgiven."""
-    first = replace(told, key=keys[0], kind=INVOICED_KIND, credit_cents=cents)
+    first = replace(reversed_entry, key=keys[0], kind=INVOICED_KIND, credit_cents=cents)
     return [first, replace(first, key=keys[1], kind=FORGIVEN_KIND, credit_cents=-cents)]
 
 

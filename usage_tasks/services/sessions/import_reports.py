@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.services.ledger.cost_center import open_accounts
-from usage_tasks.services.sessions.record import Recorded, record_reports
+from usage_tasks.services.sessions.record import RecordedBatch, record_reports
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import bulk_copy
 from usage_tasks.storage.sessions.bulk_copy import PlainRow
@@ -46,7 +46,7 @@ def as_report(header: Sequence[str], values: Sequence[str]) -> Mapping[str, str]
 class Imported(NamedTuple):
     """What a chunk did, and the accounts of its plain rows: open, once it is committed, and for good."""
 
-    recorded: Recorded
+    recorded: RecordedBatch
     accounts: Set[AttributionId]
 
 
@@ -70,13 +70,13 @@ def import_chunk(
     open_accounts(connection, accounts - opened, limits=limits, at=at, actor=actor)
     lines = sorted([*chunk.odd, *(chunk.plain.keys() - plain.keys()), *foreign])
     if not lines:
-        return Imported(Recorded(merged=merged, rejections=[]), accounts)
+        return Imported(RecordedBatch(merged=merged, rejections=[]), accounts)
     rows = [chunk.report(line) for line in lines]
     reports, malformed = parse_reports(rows, at=at)
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
     rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, actor=actor)
     rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]
-    return Imported(Recorded(merged=sum_merged([merged, rest.merged]), rejections=rejections), accounts)
+    return Imported(RecordedBatch(merged=sum_merged([merged, rest.merged]), rejections=rejections), accounts)
 
 
 def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) -> Mapping[int, PlainRow]:

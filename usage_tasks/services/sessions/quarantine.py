@@ -33,7 +33,7 @@ class StillRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Released:
+class ReleasedReports:
     """What became of the reports that were meant: taken up and so released, or refused once more, some of them listed.
 
     `inserted`, `updated` and `unchanged` say what the released ones added to what was known.
@@ -46,9 +46,9 @@ class Released:
     still_refused: int = 0
     sample: Sequence[StillRefused] = ()
 
-    def __add__(self, other: "Released") -> "Released":
+    def __add__(self, other: "ReleasedReports") -> "ReleasedReports":
         """Add two batches up."""
-        return Released(
+        return ReleasedReports(
             released=self.released + other.released,
             inserted=self.inserted + other.inserted,
             updated=self.updated + other.updated,
@@ -62,7 +62,7 @@ class Released:
 class ReleaseBatch:
     """What a batch did, and the last report of it; None where nothing was left to look at."""
 
-    done: Released
+    done: ReleasedReports
     last: QuarantinedReport | None
 
 
@@ -87,9 +87,9 @@ def release_batch(
 
 def plan_release(
     connection: Connection, selection: Selection, *, limits: SpendingLimits, at: datetime, actor: Actor
-) -> Released:
+) -> ReleasedReports:
     """Answer what releasing would do, by doing it and taking it back; until this ends, sessions are held."""
-    done = Released()
+    done = ReleasedReports()
     after = None
     with rehearsal(connection):
         while True:
@@ -143,12 +143,12 @@ def _by_snapshot(
     return list(parts.items())
 
 
-def _summary(held: Sequence[QuarantinedReport], taken: _Taken, *, released: int) -> Released:
+def _summary(held: Sequence[QuarantinedReport], taken: _Taken, *, released: int) -> ReleasedReports:
     sample = [
         StillRefused(id=held[number].digest, field=why.field, reason=why.reason)
         for number, why in sorted(taken.refused.items())[:SAMPLE_MAX]
     ]
-    return Released(
+    return ReleasedReports(
         released=released,
         inserted=sum(each.inserted for each in taken.merged),
         updated=sum(each.updated for each in taken.merged),

@@ -17,7 +17,7 @@ from usage_tasks.storage.sessions.merging import Merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class RecordedBatch:
     """What became of a batch: what was merged, what was refused and why, in the batch's order."""
 
     merged: Merged
@@ -34,7 +34,7 @@ def record_reports(
     at: datetime,
     actor: Actor,
     snapshot_source: str | None = None,
-) -> Recorded:
+) -> RecordedBatch:
     """Merge the good reports of a batch and quarantine the others; an account's first session opens it.
 
     `malformed` are the rows of `raw` that could not even be read. With `snapshot_source` the batch is a snapshot of
@@ -45,7 +45,7 @@ def record_reports(
     rejections = sorted([*malformed, *taken.rejections], key=lambda each: each.index)
     refused = [(each, raw[each.index]) for each in rejections]
     quarantine.quarantine(connection, refused, at=at, actor=actor, snapshot_source=snapshot_source)
-    return Recorded(merged=taken.merged, rejections=rejections)
+    return RecordedBatch(merged=taken.merged, rejections=rejections)
 
 
 def take_up(
@@ -56,7 +56,7 @@ def take_up(
     at: datetime,
     actor: Actor,
     seen_at: datetime | None,
-) -> Recorded:
+) -> RecordedBatch:
     """Merge the good reports of those that could be read; say why the others are refused, and keep none of them.
 
     With `seen_at` they are of a snapshot of what ran then.
@@ -73,7 +73,7 @@ def take_up(
     names = {report.attribution_id for report in own if report.index not in refused}
     open_accounts(connection, names, limits=limits, at=at, actor=actor)
     merged = Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - len(foreign))
-    return Recorded(merged=merged, rejections=[*unknown_class, *contradicting, *foreign])
+    return RecordedBatch(merged=merged, rejections=[*unknown_class, *contradicting, *foreign])
 
 
 def _split_by_class(

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import Rejection, SessionReport
-from usage_tasks.services.sessions.record import Recorded, record_reports
+from usage_tasks.services.sessions.record import RecordedBatch, record_reports
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.plans import NOTHING, Plan
 from usage_tasks.storage.sessions import source_snapshots
@@ -31,7 +31,7 @@ class Snapshot:
 class Healed:
     """What a snapshot did. Where it is not `complete`, some row did not say whose session it is: nothing was ended."""
 
-    recorded: Recorded
+    recorded: RecordedBatch
     ended: int
     complete: bool
 
@@ -58,7 +58,7 @@ def report_running(
 class HealingPlan:
     """What a snapshot would do, and which sessions it would end."""
 
-    recorded: Recorded
+    recorded: RecordedBatch
     ended: Plan
     complete: bool
 
@@ -85,7 +85,7 @@ def _take_up(
     *,
     limits: SpendingLimits,
     actor: Actor,
-) -> tuple[Recorded, bool]:
+) -> tuple[RecordedBatch, bool]:
     """Merge what a snapshot lists and renew what it lists in vain; tell whether each row says whose session it is."""
     source_snapshots.lock_source(connection, snapshot.source)
     recorded = record_reports(

@@ -117,18 +117,3 @@ def mark_parked(connection: Connection, event_id: str, *, reason: str) -> None:
         event=event_id,
         reason=reason,
     )
-
-
-def count_by_state(connection: Connection) -> dict[str, int]:
-    """Count the events of each state."""
-    row = fetch_one(
-        connection,
-        """
-        SELECT count(*) FILTER (WHERE state = 'pending') AS pending,
-               count(*) FILTER (WHERE state = 'applied') AS applied,
-               count(*) FILTER (WHERE state = 'parked') AS parked,
-               count(*) FILTER (WHERE state = 'dropped') AS dropped
-        FROM stripe_event
-        """,
-    )
-    return {"pending": row.pending, "applied": row.applied, "parked": row.parked, "dropped": row.dropped}

@@ -163,7 +163,7 @@ def list_as_of(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Movement:
+class GrantMovement:
     """What took cents from a grant: `burn`, usage of the cycle from `cycle_started_at`; or why they lapsed."""
 
     at: datetime
@@ -174,7 +174,7 @@ class Movement:
 
 def list_movements(
     connection: Connection, attribution_id: AttributionId, *, at: datetime
-) -> Mapping[int, Sequence[Movement]]:
+) -> Mapping[int, Sequence[GrantMovement]]:
     """List what took cents from each grant of an account by an instant, oldest first, by the grant's number.
 
     The cycle of a burn is the last one that had started before it.
@@ -192,8 +192,8 @@ def list_movements(
         FROM grant_lapse WHERE attribution_id = :account AND lapsed_at <= :at
         ORDER BY at, number, what
     """
-    found: dict[int, list[Movement]] = defaultdict(list)
+    found: dict[int, list[GrantMovement]] = defaultdict(list)
     for row in fetch(connection, statement, account=attribution_id, at=at):
         movement = {**row._mapping}
-        found[movement.pop("number")].append(Movement(**movement))
+        found[movement.pop("number")].append(GrantMovement(**movement))
     return found

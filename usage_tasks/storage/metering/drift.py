@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.drift import Standing
+from usage_tasks.domain.drift import MeterStanding
 from usage_tasks.storage.rows import fetch
 
 # What was dropped without ever having been sent is none of Stripe's.
@@ -51,10 +51,10 @@ def list_standings(
     doubted: bool,
     after: AttributionId | str,
     limit: int,
-) -> Sequence[Standing]:
+) -> Sequence[MeterStanding]:
     """List the paying accounts by name, from behind one of them; with `doubted` only those Stripe may not have counted.
 
     A report counts as settled so long after Stripe took it: its summaries follow its events after a while.
     """
     rows = fetch(connection, _STANDINGS, at=at, settled_for=settled_for, doubted=doubted, after=after, limit=limit)
-    return [Standing(**row._mapping) for row in rows]
+    return [MeterStanding(**row._mapping) for row in rows]

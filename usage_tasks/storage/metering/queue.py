@@ -30,7 +30,7 @@ class ClaimedReport:
     customer_id: StripeCustomerId
 
 
-class Outcome(StrEnum):
+class ReportOutcome(StrEnum):
     """How sending a report ended. An unsent one was claimed and not tried."""
 
     ACCEPTED = "accepted"
@@ -40,11 +40,11 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class ClaimSettlement:
     """A report with its outcome: why it was not accepted, and when it is due again."""
 
     report: ClaimedReport
-    outcome: Outcome
+    outcome: ReportOutcome
     error: str | None = None
     after: timedelta = field(default=timedelta(0))
 
@@ -151,7 +151,7 @@ _ANNOUNCE_PARKED = """
 """
 
 
-def settle_reports(connection: Connection, settlements: Sequence[Settlement], *, actor: Actor) -> None:
+def settle_reports(connection: Connection, settlements: Sequence[ClaimSettlement], *, actor: Actor) -> None:
     """Write down how each report of a claim ended; who is parked is announced."""
     reports = [each.report for each in settlements]
     execute(

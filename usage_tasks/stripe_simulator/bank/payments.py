@@ -135,8 +135,8 @@ def refusal(intent: JsonObject) -> ApiError:
     """The error that tells of an attempt which failed; what it did stands."""
     error = intent["last_payment_error"]
     refused = ApiError(error["message"], status=402, kind="card_error", code=error["code"])
-    told = {name: value for name, value in error.items() if name not in {"message", "type", "code"}}
-    refused.body["error"] |= {**told, "payment_intent": intent}
+    details = {name: value for name, value in error.items() if name not in {"message", "type", "code"}}
+    refused.body["error"] |= {**details, "payment_intent": intent}
     return refused
 
 

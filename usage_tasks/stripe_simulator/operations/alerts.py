@@ -36,8 +36,8 @@ def tell(world: World, *, meter: str, customer: str, timestamp: int, at: int) ->
         sql = "INSERT INTO metadata (type, key, value, id) VALUES ('billing.alert', 'told', :customer, :alert)"
         if world.store.execute(f"{sql} ON CONFLICT DO NOTHING", customer=customer, alert=alert["id"]) == 0:
             continue
-        told = {"object": "billing.alert_triggered", "alert": alert, "created": at, "customer": customer}
-        world.emit("billing.alert.triggered", {**told, "livemode": False, "value": int(used)}, at=at)
+        alerted = {"object": "billing.alert_triggered", "alert": alert, "created": at, "customer": customer}
+        world.emit("billing.alert.triggered", {**alerted, "livemode": False, "value": int(used)}, at=at)
 
 
 def _create(call: Call) -> JsonObject:

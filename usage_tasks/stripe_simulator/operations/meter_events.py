@@ -37,8 +37,8 @@ def _create_event(call: Call) -> JsonObject:
     # A bad event is stored too, for no meter: its identifier has been used.
     world.store.execute(_INSERT, identifier=identifier, received=received, **counted)
     if counted["meter"]:
-        told = {"meter": counted["meter"], "customer": counted["customer"], "timestamp": counted["timestamp"]}
-        alerts.tell(world, **told, at=received)
+        reading = {"meter": counted["meter"], "customer": counted["customer"], "timestamp": counted["timestamp"]}
+        alerts.tell(world, **reading, at=received)
     given = params.get("timestamp")
     event = {"object": "billing.meter_event", "event_name": params["event_name"], "identifier": identifier}
     timestamp = counted["timestamp"] if given is None else given

@@ -29,7 +29,7 @@ InvoiceId = Annotated[str, StringConstraints(strict=True, pattern=r"^in_[A-Za-z0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReconcileAnswer:
+class ReconcileInvoicesAnswer:
     """What the invoice job did: invoices and subscriptions fetched, entries booked, credits invoiced, reports added.
 
     `retried` are left to the next run; `actions` of operators were taken up again; `unfinished` is 1 where the walk
@@ -50,13 +50,13 @@ def reconcile_invoices(
     at: Moment | None = None,
     scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
     dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-) -> ReconcileAnswer | Skipped | DryRun[Plan]:
+) -> ReconcileInvoicesAnswer | Skipped | DryRun[Plan]:
     """Book every invoice of ours whose event never came; fails at the end, with counts, if any cannot be."""
     rt = runtime()
     if dry_run:
         return DryRun(dry_run=reconciling.plan_reconciliation(_desk(rt.instant(at))))
 
-    def work(fenced: Runtime, now: datetime) -> ReconcileAnswer:
+    def work(fenced: Runtime, now: datetime) -> ReconcileInvoicesAnswer:
         context = _desk(now, fenced)
         taken_up, waiting, refused = operator_actions.resume_open(context)
         done = reconciling.reconcile_invoices(context)
@@ -70,7 +70,7 @@ def reconcile_invoices(
             raise PermanentError(
                 f"invoices: {len(failed)} failed, {done.retried} put off, {done.fetched} reflected: {shown}"
             )
-        return ReconcileAnswer(
+        return ReconcileInvoicesAnswer(
             fetched=done.fetched,
             entries=done.entries,
             invoiced_cents=done.invoiced_cents,

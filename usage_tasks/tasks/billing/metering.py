@@ -13,7 +13,7 @@ from usage_tasks.domain.drift import Drift
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.metering.drift import SETTLED_FOR, Compared, Question, report_drift
-from usage_tasks.services.metering.parked import Released, release
+from usage_tasks.services.metering.parked import ReleasedAccounts, release
 from usage_tasks.storage.payments import parked
 from usage_tasks.storage.payments.parked import ParkedAccount
 from usage_tasks.tasks.billing.sync import SEND_THREADS, send_meter_events
@@ -156,7 +156,7 @@ def list_parked(actor: ActorText, limit: ListLimit = 100, after: Attribution | N
 
 
 @task(name="billing.release_parked", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
-def release_parked(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> Released:
+def release_parked(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> ReleasedAccounts:
     """Let a parked account's reports be sent anew, and its sync go on; nothing where none is parked.
 
     One that is parked for how it is subscribed is looked at in Stripe first: `parked_anew` says why it stays parked.

@@ -13,7 +13,7 @@ from usage_tasks.domain.errors import PermanentError
 from usage_tasks.runtime import runtime
 from usage_tasks.services.payments import customers, holds
 from usage_tasks.services.payments.customers import NextInvoice, TaxUpdate
-from usage_tasks.services.payments.holds import Released
+from usage_tasks.services.payments.holds import ReleasedHolds
 from usage_tasks.services.payments.reflect_dispute import DisputeOutcome, reflect_dispute
 from usage_tasks.tasks.billing.sync import price_by_currency
 from usage_tasks.tasks.task import task
@@ -76,7 +76,7 @@ def create_hold_payment_intent(attribution_id: Attribution, actor: ActorText, at
 
 
 @task(name="billing.release_holds", time_limit=timedelta(minutes=4))
-def release_holds(at: Moment | None = None) -> Released:
+def release_holds(at: Moment | None = None) -> ReleasedHolds:
     """Let go of holds that were left open for an hour; fails at the end if Stripe refused any."""
     rt = runtime()
     done = holds.release_due(rt.transaction, rt.stripe, at=rt.instant(at), limit=RELEASE_LIMIT)

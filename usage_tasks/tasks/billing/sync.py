@@ -91,11 +91,11 @@ def send_meter_events() -> send_reports.Sent:
         send_meter_events.apply_async(ignore_result=True)
     if sent.parked:
         checks.forget(rt)  # the set-up may have changed: the next run looks at it before it sends
-    told = f"meter events: {sent.parked} parked, {sent.retried} put off, {sent.accepted} accepted"
+    counts = f"meter events: {sent.parked} parked, {sent.retried} put off, {sent.accepted} accepted"
     if sent.parked:
-        raise PermanentError(told if sent.halted is None else f"{told}; stopped: {sent.halted}")
+        raise PermanentError(counts if sent.halted is None else f"{counts}; stopped: {sent.halted}")
     if sent.halted is not None or sent.waiting:
-        raise RetryableError(f"{told}, {sent.waiting} waiting; stopped: {sent.halted}")
+        raise RetryableError(f"{counts}, {sent.waiting} waiting; stopped: {sent.halted}")
     return sent
 
 

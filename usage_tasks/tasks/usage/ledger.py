@@ -175,7 +175,7 @@ def reset_usage(
 
 
 @task(name="usage.get_balance", time_limit=timedelta(seconds=30), needs=Role.OWNER)
-def get_balance(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> read_usage.Standing:
+def get_balance(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> read_usage.BalanceStanding:
     """Answer an account's live balance at an instant, beside its limit."""
     rt = runtime()
     account = parse_attribution(attribution_id)

@@ -12,7 +12,7 @@ from usage_tasks.domain.accounts import Actor, parse_actor
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.sessions import quarantine
-from usage_tasks.services.sessions.quarantine import Released
+from usage_tasks.services.sessions.quarantine import ReleasedReports
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport, Selection, count_waiting, list_selected
 from usage_tasks.tasks.jobs import BATCHES_MAX, DryRun
 from usage_tasks.tasks.task import task
@@ -35,7 +35,7 @@ def release_quarantined(
     everything: bool = False,  # noqa: FBT001, FBT002 - a wire argument
     dry_run: bool = True,  # noqa: FBT001, FBT002 - a wire argument
     at: Moment | None = None,
-) -> Released | DryRun[Released]:
+) -> ReleasedReports | DryRun[ReleasedReports]:
     """Take up refused reports as if they came now; what still fails stays, with the reason that holds now.
 
     All that fit `ids`, `field` and `reason`, a part of the text; with none of them `everything` must be true. A dry
@@ -53,8 +53,8 @@ def release_quarantined(
     return done
 
 
-def _release(rt: Runtime, selection: Selection, *, at: datetime, actor: Actor) -> Released:
-    done, after = Released(), None
+def _release(rt: Runtime, selection: Selection, *, at: datetime, actor: Actor) -> ReleasedReports:
+    done, after = ReleasedReports(), None
     for _ in range(BATCHES_MAX):
         with rt.transaction() as connection:
             batch = quarantine.release_batch(

@@ -13,7 +13,7 @@ from usage_tasks.domain.sessions import Rejection
 from usage_tasks.runtime import runtime
 from usage_tasks.services.sessions import release_zombie
 from usage_tasks.services.sessions import snapshot as running
-from usage_tasks.services.sessions.record import Recorded
+from usage_tasks.services.sessions.record import RecordedBatch
 from usage_tasks.storage.plans import Plan
 from usage_tasks.storage.sessions.zombies import Zombie
 from usage_tasks.tasks.jobs import DryRun
@@ -76,7 +76,7 @@ def report_running(
     return SnapshotAnswer(**_counts(done.recorded), ended=done.ended, complete=done.complete)
 
 
-def _counts(recorded: Recorded) -> dict[str, Any]:
+def _counts(recorded: RecordedBatch) -> dict[str, Any]:
     return {
         "inserted": recorded.merged.inserted,
         "updated": recorded.merged.updated,

@@ -14,10 +14,10 @@ from usage_tasks.storage.inbox.events import InboxEvent
 def _take_up(context: StripeContext, event: InboxEvent) -> Write:
     # In a transaction of its own: taken up twice, nothing happens twice.
     done = handle_meter_errors(context.transaction, context.stripe, event.event_id, at=context.at)
-    told = f"sent anew {done.sent_anew}, parked {done.parked}, dropped {done.dropped}, doubted {done.doubted}"
+    counts = f"sent anew {done.sent_anew}, parked {done.parked}, dropped {done.dropped}, doubted {done.doubted}"
 
     def write(_connection: Connection) -> Effect:
-        return Effect(outcome=f"meter errors: {told}, unknown {done.unknown}", reports=done.sent_anew)
+        return Effect(outcome=f"meter errors: {counts}, unknown {done.unknown}", reports=done.sent_anew)
 
     return write
 
