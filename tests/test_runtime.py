@@ -7,7 +7,7 @@ import pytest
 from tests.factories import START, call, team
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.tasks.usage import ledger
+from usage_tasks.tasks.usage import accounts
 
 
 def test_without_a_test_clock_an_instant_that_has_not_come_is_refused(
@@ -18,7 +18,7 @@ def test_without_a_test_clock_an_instant_that_has_not_come_is_refused(
     runtime.cache_clear()
     future = datetime.now(UTC) + timedelta(days=3650)
     with pytest.raises(InvalidInputError, match=r"at: .* is not allowed: now, "):
-        call(ledger.get_cost_center, attribution_id=team(), actor="service:tests", at=future.isoformat())
+        call(accounts.get_cost_center, attribution_id=team(), actor="service:tests", at=future.isoformat())
     assert runtime().instant(START) == START
     runtime().database.dispose()
     assert rt.instant(future) == future

@@ -16,7 +16,8 @@ app = Celery(
     "usage_tasks",
     include=[
         "usage_tasks.tasks.usage.ledger",
-        "usage_tasks.tasks.usage.running",
+        "usage_tasks.tasks.usage.sessions",
+        "usage_tasks.tasks.usage.accounts",
         "usage_tasks.tasks.usage.quarantine",
         "usage_tasks.tasks.usage.limits",
         "usage_tasks.tasks.usage.report",
@@ -26,6 +27,7 @@ app = Celery(
         "usage_tasks.tasks.directory",
         "usage_tasks.tasks.billing.sync",
         "usage_tasks.tasks.billing.invoices",
+        "usage_tasks.tasks.billing.customers",
         "usage_tasks.tasks.billing.payments",
         "usage_tasks.tasks.billing.metering",
         "usage_tasks.tasks.stripe.events",

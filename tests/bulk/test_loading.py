@@ -24,7 +24,7 @@ from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.sessions.bulk_copy import COLUMNS
 from usage_tasks.storage.sessions.merging import merge_reports
-from usage_tasks.tasks.usage import ledger, running
+from usage_tasks.tasks.usage import sessions
 
 FILE = Path(bulk.__file__).parents[1] / "demo/data/metacentrum-2013q1.csv.gz"
 AT = START + DAY
@@ -72,7 +72,7 @@ def load(rt: Runtime, path: Path) -> tuple[dict[str, int], list[tuple[int, str]]
 
 def record(rows: Sequence[dict[str, Any]]) -> Any:
     reports = [{key: value for key, value in row.items() if value} for row in rows]
-    return call(ledger.record_instances, instances=reports, actor=SYSTEM, at=AT.isoformat())
+    return call(sessions.record_instances, instances=reports, actor=SYSTEM, at=AT.isoformat())
 
 
 def test_the_quarters_file_ends_in_exactly_the_rows_that_the_task_makes(rt: Runtime) -> None:
@@ -235,7 +235,7 @@ def test_new_rows_that_another_adds_meanwhile_are_merged(rt: Runtime, tmp_path: 
 
 def test_a_session_that_the_latest_snapshot_misses_is_missed_from_the_start(rt: Runtime, tmp_path: Path) -> None:
     late = AT - HOUR
-    call(running.report_running, source="eu", instances=[], at=late.isoformat(), actor=SYSTEM)
+    call(sessions.report_running, source="eu", instances=[], at=late.isoformat(), actor=SYSTEM)
     rows = [session_row(source=source, observed_at=START) for source in ("eu", "us", "")]
     load(rt, write(tmp_path / "file.csv", rows))
     imported = held(rt)

@@ -14,7 +14,7 @@ from usage_tasks.services.ledger.reset import reset_due
 from usage_tasks.services.operations.verify_ledger import verify
 from usage_tasks.storage.ledger.balances import get_balance
 from usage_tasks.tasks.task import ArgumentsError
-from usage_tasks.tasks.usage import credit, ledger
+from usage_tasks.tasks.usage import accounts, credit
 
 NOTE: dict[str, Any] = {
     "attribution_id": team(),
@@ -63,7 +63,7 @@ def notes(rt: Runtime) -> list[tuple[object, ...]]:
 
 
 def balance(rt: Runtime, at: object = NOTE["at"]) -> int:
-    return int(call(ledger.get_balance, attribution_id=team(), actor="service:tests", at=at)["balance_cents"])
+    return int(call(accounts.get_balance, attribution_id=team(), actor="service:tests", at=at)["balance_cents"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tests.factories import DAY, START, call, record, team, used_report
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks.task import ArgumentsError
-from usage_tasks.tasks.usage import credit, ledger
+from usage_tasks.tasks.usage import accounts, credit, ledger
 
 GRANT: dict[str, Any] = {
     "attribution_id": team(),
@@ -115,7 +115,7 @@ def test_the_ledger_job_settles_what_expired_before_it_judges_limits(rt: Runtime
     with rt.transaction() as connection:
         record(connection, used_report(team(), 50_000, at=START + DAY))  # the limit is 500 credits
     at = (START + 12 * DAY).isoformat()
-    assert call(ledger.get_balance, attribution_id=team(), actor="service:tests", at=at)["balance_cents"] == 0
+    assert call(accounts.get_balance, attribution_id=team(), actor="service:tests", at=at)["balance_cents"] == 0
     done = call(ledger.reconcile_usage, at=at)
     assert (done["limits_reached"], done["expiries"]) == (0, 0)  # the read has settled it
 

@@ -22,7 +22,7 @@ from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks.task import ArgumentsError
-from usage_tasks.tasks.usage import ledger, prices, quarantine, running
+from usage_tasks.tasks.usage import ledger, prices, quarantine, sessions
 
 OPERATOR = "service:operator"
 NOW = START + 3 * DAY
@@ -40,7 +40,7 @@ def stopped(number: int = 0, **fields: Any) -> dict[str, Any]:
 
 
 def send(*rows: Any, at: datetime = START + HOUR) -> Any:
-    return call(ledger.record_instances, instances=[*rows], actor=SYSTEM, at=at.isoformat())
+    return call(sessions.record_instances, instances=[*rows], actor=SYSTEM, at=at.isoformat())
 
 
 def price(workspace_class: str = "gold") -> None:
@@ -143,7 +143,7 @@ def test_a_row_of_a_snapshot_is_released_as_one_seen_to_run_in_its_source(rt: Ru
     row = session_row(workspace_class="gold", observed_at=START)
     for hours in (1, 2):
         at = (START + hours * HOUR).isoformat()
-        call(running.report_running, source="eu", instances=[row], actor=SYSTEM, at=at)
+        call(sessions.report_running, source="eu", instances=[row], actor=SYSTEM, at=at)
     price()
     assert release()["inserted"] == 1
     ((_, _, _, _, _, last_seen_at, source, ended_at),) = facts(rt)
@@ -154,7 +154,7 @@ def test_a_row_of_an_earlier_snapshot_than_the_latest_has_ended_at_its_proof_of_
     rows = [session_row(workspace_class="gold", observed_at=START)]
     for hours, listed in ((1, rows), (2, [])):
         at = (START + hours * HOUR).isoformat()
-        call(running.report_running, source="eu", instances=listed, actor=SYSTEM, at=at)
+        call(sessions.report_running, source="eu", instances=listed, actor=SYSTEM, at=at)
     price()
     release()
     assert [row[-1] for row in facts(rt)] == [START + HOUR]

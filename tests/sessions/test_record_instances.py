@@ -8,7 +8,7 @@ from sqlalchemy import text
 from tests.factories import HOUR, QUIET_TICK, START, call, session_row, team, user
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport, list_quarantined
-from usage_tasks.tasks.usage import ledger
+from usage_tasks.tasks.usage import accounts, ledger, sessions
 
 ACTOR = "service:tests"
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - what the test is about
@@ -53,7 +53,7 @@ MALFORMED: list[tuple[object, str, str]] = [
 
 
 def record(*rows: object, at: datetime = START) -> dict[str, Any]:
-    answer = call(ledger.record_instances, instances=list(rows), actor=ACTOR, at=at.isoformat())
+    answer = call(sessions.record_instances, instances=list(rows), actor=ACTOR, at=at.isoformat())
     assert isinstance(answer, dict)
     return answer
 
@@ -117,11 +117,11 @@ def test_a_report_travels_into_the_balance_the_list_and_the_ledger(rt: Runtime) 
     record(session_row(workspace_class="xlarge", stopped_at=START + HOUR), session_row(attribution_id=user()))
     asked = {"attribution_id": team(), "actor": ACTOR, "at": at}
     standing = {"balance_cents": 6000, "spending_limit": 500, "remaining_cents": 44_000, "limit_state": "below"}
-    assert call(ledger.get_balance, **asked) == standing
+    assert call(accounts.get_balance, **asked) == standing
     assert call(ledger.reconcile_usage, at=at) == QUIET_TICK | {"entries": 1, "credit_cents": 6000}
     assert call(ledger.reconcile_usage, at=at) == QUIET_TICK
-    assert call(ledger.get_balance, **asked) == standing
-    page = call(ledger.list_usage, **asked, start=START.isoformat(), end=(START + timedelta(days=1)).isoformat())
+    assert call(accounts.get_balance, **asked) == standing
+    page = call(accounts.list_usage, **asked, start=START.isoformat(), end=(START + timedelta(days=1)).isoformat())
     (entry,) = page["entries"]
     assert (entry["credit_cents"], entry["draft"], entry["effective_at"]) == (6000, False, "2026-01-01T01:00:00Z")
 

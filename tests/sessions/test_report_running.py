@@ -8,7 +8,7 @@ from tests.factories import HOUR, START, call, session_row, team
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.sessions.quarantine import list_quarantined
 from usage_tasks.tasks.task import ArgumentsError
-from usage_tasks.tasks.usage import ledger, running
+from usage_tasks.tasks.usage import sessions
 from usage_tasks.wire import session_reports
 
 ACTOR = "service:tests"
@@ -16,11 +16,11 @@ ACTOR = "service:tests"
 
 def report(*rows: object, at: object = START + HOUR, source: str = "eu") -> Any:
     moment = at.isoformat() if hasattr(at, "isoformat") else at
-    return call(running.report_running, source=source, instances=list(rows), actor=ACTOR, at=moment)
+    return call(sessions.report_running, source=source, instances=list(rows), actor=ACTOR, at=moment)
 
 
 def record(*rows: object) -> Any:
-    return call(ledger.record_instances, instances=list(rows), actor=ACTOR, at=START.isoformat())
+    return call(sessions.record_instances, instances=list(rows), actor=ACTOR, at=START.isoformat())
 
 
 def ended(rt: Runtime) -> int:

@@ -35,7 +35,7 @@ from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.ledger.post_usage import cap_batch, post_batch
-from usage_tasks.tasks.usage import ledger, running
+from usage_tasks.tasks.usage import ledger, sessions
 
 COLUMNS = ("attribution_id", "key", "kind", "credit_cents", "effective_at", "description")
 
@@ -194,37 +194,37 @@ def unchanged(rt: Runtime, do: Callable[[], Any]) -> Any:
 def test_a_dry_snapshot_answers_what_it_would_heal_and_whom_it_would_end(rt: Runtime) -> None:
     gone, refused = session_row(source="eu"), session_row(source="eu", workspace_class="gold")
     at = (START + HOUR).isoformat()
-    call(ledger.record_instances, instances=[gone], actor=SYSTEM, at=START.isoformat())
+    call(sessions.record_instances, instances=[gone], actor=SYSTEM, at=START.isoformat())
     listed = {"source": "eu", "instances": [session_row(attribution_id=team("new")), refused], "actor": SYSTEM}
-    plan = unchanged(rt, lambda: call(running.report_running, **listed, at=at, dry_run=True))["dry_run"]
-    done = call(running.report_running, **listed, at=at)
+    plan = unchanged(rt, lambda: call(sessions.report_running, **listed, at=at, dry_run=True))["dry_run"]
+    done = call(sessions.report_running, **listed, at=at)
     assert (done["inserted"], done["ended"], done["quarantined"], done["complete"]) == (1, 1, 1, True)
     assert plan | {"ended": plan["ended"]["rows"]} == done
     assert [(each["instance_id"], each["ends_at"]) for each in plan["ended"]["sample"]] == [
         (gone["instance_id"], "2026-01-01T00:00:00+00:00")
     ]
-    again = call(running.report_running, **listed, at=at, dry_run=True)["dry_run"]
+    again = call(sessions.report_running, **listed, at=at, dry_run=True)["dry_run"]
     assert (again["inserted"], again["ended"]["rows"]) == (0, 0)
     unreadable = listed | {"instances": ["x"]}
     later = (START + DAY).isoformat()
-    torn = call(running.report_running, **unreadable, at=later, dry_run=True)["dry_run"]
+    torn = call(sessions.report_running, **unreadable, at=later, dry_run=True)["dry_run"]
     assert (torn["complete"], torn["ended"]["rows"]) == (False, 0)
 
 
 def test_a_dry_release_of_a_zombie_answers_the_cap_and_leaves_it(rt: Runtime) -> None:
     row = session_row()
-    call(ledger.record_instances, instances=[row], actor=SYSTEM, at=START.isoformat())
+    call(sessions.record_instances, instances=[row], actor=SYSTEM, at=START.isoformat())
     TestClock(rt.redis).advance(START + DAY)
     with rt.transaction() as connection:
         cap_batch(connection, at=START + DAY, heartbeat_grace=HOUR, lifetime_max=None)
     asked = {"instance_id": row["instance_id"], "actor": SYSTEM}
-    plan = unchanged(rt, lambda: call(running.release_session, **asked, dry_run=True))
+    plan = unchanged(rt, lambda: call(sessions.release_session, **asked, dry_run=True))
     shown = unchanged(rt, lambda: CliRunner().invoke(cli, ["release", row["instance_id"], "--dry-run"]))
     assert "would be released: heartbeat at 2026-01-01 01:00:00+00:00" in " ".join(shown.output.split())
-    assert plan == {"dry_run": call(running.release_session, **asked)}
+    assert plan == {"dry_run": call(sessions.release_session, **asked)}
     assert plan["dry_run"]["released"] == "heartbeat"
     with pytest.raises(InvalidInputError, match="a session that was reported"):
-        call(running.release_session, instance_id=session_row()["instance_id"], actor=SYSTEM, dry_run=True)
+        call(sessions.release_session, instance_id=session_row()["instance_id"], actor=SYSTEM, dry_run=True)
 
 
 def test_a_dry_import_counts_what_an_import_then_does_over_all_its_chunks(rt: Runtime, tmp_path: Path) -> None:

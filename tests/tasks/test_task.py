@@ -14,12 +14,12 @@ from usage_tasks.celery import app
 from usage_tasks.domain.errors import DeclinedError, PermanentError, RetryableError
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks import directory, maintenance
-from usage_tasks.tasks.billing import payments, sync
+from usage_tasks.tasks.billing import customers, payments, sync
 from usage_tasks.tasks.stripe import events
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS, DATABASE, ArgumentsError, Retry, task
-from usage_tasks.tasks.usage import credit, ledger
+from usage_tasks.tasks.usage import accounts, credit, ledger, sessions
 
-MODULES = (sync, credit, directory, maintenance, payments, events, ledger)
+MODULES = (sync, accounts, credit, customers, directory, maintenance, payments, events, ledger, sessions)
 ASKED = {"attribution_id": team(), "actor": "service:tests", "at": START.isoformat()}
 RANGE = {"start": START.isoformat(), "end": START.isoformat()}
 BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
@@ -70,7 +70,7 @@ def test_bad_arguments_fail_at_once_by_their_names_and_are_not_tried_again(
     rt: Runtime, subtests: pytest.Subtests
 ) -> None:
     for name, arguments, told in BAD_ARGUMENTS:
-        task = getattr(ledger, name)
+        task = getattr(sessions if name == "record_instances" else accounts, name)
         with subtests.test(told), as_if_delivered(task):
             with pytest.raises(ArgumentsError) as refused:
                 task(**arguments)
@@ -80,15 +80,15 @@ def test_bad_arguments_fail_at_once_by_their_names_and_are_not_tried_again(
 
 
 def test_a_refused_value_is_not_tried_again(rt: Runtime) -> None:
-    with as_if_delivered(ledger.list_usage), pytest.raises(PermanentError, match="page: -1 is not allowed"):
-        call(ledger.list_usage, **ASKED, **RANGE, page=-1)
+    with as_if_delivered(accounts.list_usage), pytest.raises(PermanentError, match="page: -1 is not allowed"):
+        call(accounts.list_usage, **ASKED, **RANGE, page=-1)
     assert rt.redis.llen("usage:usage") == 0
 
 
 def test_what_may_succeed_later_is_tried_again_under_the_same_id(rt: Runtime) -> None:
     arguments = {"instances": [session_row()], "actor": "service:tests"}  # the test clock stands nowhere yet
-    with as_if_delivered(ledger.record_instances, kwargs=arguments), pytest.raises(CeleryRetry) as again:
-        call(ledger.record_instances, **arguments)
+    with as_if_delivered(sessions.record_instances, kwargs=arguments), pytest.raises(CeleryRetry) as again:
+        call(sessions.record_instances, **arguments)
     assert isinstance(again.value.exc, RetryableError)
     (message,) = rt.redis.lrange("usage:usage", 0, -1)
     headers = json.loads(message)["headers"]
@@ -99,8 +99,8 @@ def test_what_may_succeed_later_is_tried_again_under_the_same_id(rt: Runtime) ->
 def test_after_the_last_attempt_the_error_stands(rt: Runtime) -> None:
     arguments = {"instances": [], "actor": "service:tests"}
     attempts = {"retries": DATABASE.attempts_max, "kwargs": arguments}
-    with as_if_delivered(ledger.record_instances, **attempts), pytest.raises(RetryableError, match="test clock"):
-        call(ledger.record_instances, **arguments)
+    with as_if_delivered(sessions.record_instances, **attempts), pytest.raises(RetryableError, match="test clock"):
+        call(sessions.record_instances, **arguments)
     assert rt.redis.llen("usage:usage") == 0
 
 

@@ -12,13 +12,13 @@ from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.coordination.dead_letters import REDELIVERIES_MAX, count_parked
 from usage_tasks.runtime import Runtime
-from usage_tasks.tasks.usage import ledger
+from usage_tasks.tasks.usage import accounts
 from usage_tasks.worker.poison import PoisonError
 
 
 def deliver(*, redelivered: bool) -> Any:
-    with as_if_delivered(ledger.get_balance, kwargs=ASKED, delivery_info={"redelivered": redelivered}):
-        return call(ledger.get_balance, **ASKED)
+    with as_if_delivered(accounts.get_balance, kwargs=ASKED, delivery_info={"redelivered": redelivered}):
+        return call(accounts.get_balance, **ASKED)
 
 
 def listed() -> list[dict[str, Any]]:

@@ -1,64 +1,25 @@
-"""`usage.*`: sessions in, the ledger and its cycles, balances and cost centers out. Ledger tasks: no network."""
+"""The jobs `usage.reconcile` and `usage.reset`: usage posted, cycles ended. Ledger tasks: no network."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, StrictInt
+import structlog
 
-from usage_tasks.domain.access import Role
-from usage_tasks.domain.accounts import parse_actor, parse_attribution
-from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
-from usage_tasks.domain.sessions import Rejection
+from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime, runtime
-from usage_tasks.services.directory import access
-from usage_tasks.services.ledger import cost_center, post_usage, read_usage, reset
-from usage_tasks.services.sessions import record
+from usage_tasks.services.ledger import post_usage, reset
+from usage_tasks.services.limits.publish_balances import PAGE, write_snapshots
 from usage_tasks.tasks.jobs import BATCHES_MAX, DryRun, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.task import task
-from usage_tasks.tasks.usage.publish_balances import SnapshotOutcome, show_balances
 from usage_tasks.tasks.usage.quarantine import show_waiting
-from usage_tasks.wire.session_reports import REPORTS_MAX, RawReport, parse_reports
-from usage_tasks.wire.values import ActorText, Attribution, Credits, Moment
+from usage_tasks.telemetry.metrics import SNAPSHOT_RUNS, SNAPSHOT_WRITTEN_AT
+from usage_tasks.wire.values import Moment
+
+SnapshotOutcome = Literal["written", "failed", "skipped"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordAnswer:
-    """What became of each report: counts, and the refused ones by their place in the batch."""
-
-    inserted: int
-    updated: int
-    unchanged: int
-    quarantined: int
-    rejections: Sequence[Rejection]
-
-
-@task(name="usage.record_instances", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
-def record_instances(
-    instances: Annotated[list[RawReport], Field(max_length=REPORTS_MAX)], actor: ActorText, at: Moment | None = None
-) -> RecordAnswer:
-    """Take up reports of sessions; safe to send again. Bad ones come back with index, field and reason."""
-    rt = runtime()
-    now = rt.instant(at)
-    reports, malformed = parse_reports(instances, at=now)
-    with rt.transaction() as connection:
-        done = record.record_reports(
-            connection,
-            reports,
-            malformed,
-            raw=instances,
-            limits=rt.spending_limits,
-            at=now,
-            actor=parse_actor(actor),
-        )
-    return RecordAnswer(
-        inserted=done.merged.inserted,
-        updated=done.merged.updated,
-        unchanged=done.merged.unchanged,
-        quarantined=len(done.rejections),
-        rejections=done.rejections,
-    )
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +77,7 @@ def reconcile_usage(
         outcome: SnapshotOutcome = "skipped"
         written = 0
         if at is None:
-            outcome, written = show_balances(rt, at=now)
+            outcome, written = _publish_balances(rt, at=now)
             show_waiting(rt)
         check_failed(settled)
         return ReconcileAnswer(
@@ -147,6 +108,23 @@ def _cap_zombies(rt: Runtime, now: datetime) -> tuple[int, int]:
     return capped, lifted
 
 
+def _publish_balances(rt: Runtime, *, at: datetime) -> tuple[SnapshotOutcome, int]:
+    """Bring the balances in Redis up to date; answer how that ended and how many accounts were written.
+
+    The money is in the ledger by now: it is no reason to run the job again, and the next tick writes what is missing.
+    """
+    try:
+        run = write_snapshots(rt.transaction, rt.snapshots, grace=rt.limit_policy.grace, at=at, limit=PAGE)
+    except RetryableError as error:
+        SNAPSHOT_RUNS.labels("failed").inc()
+        log.warning("snapshot.failed", reason=str(error))
+        return "failed", 0
+    SNAPSHOT_RUNS.labels("written").inc()
+    SNAPSHOT_WRITTEN_AT.set_to_current_time()
+    log.info("snapshot.written", written=run.written, full=run.full)
+    return "written", run.written
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetAnswer:
     """What the reset job did: cycles ended."""
@@ -172,112 +150,3 @@ def reset_usage(
         return ResetAnswer(cycles=batch.cycles)
 
     return run_job(rt, "usage.reset", rt.settings.reset_usage_schedule, at=at, scheduled=scheduled, work=work)
-
-
-@task(name="usage.get_balance", time_limit=timedelta(seconds=30), needs=Role.OWNER)
-def get_balance(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> read_usage.BalanceStanding:
-    """Answer an account's live balance at an instant, beside its limit."""
-    rt = runtime()
-    account = parse_attribution(attribution_id)
-    now = rt.instant(at)
-    with rt.transaction() as connection:
-        cost_center.get_cost_center(connection, account, limits=rt.spending_limits, at=now, actor=parse_actor(actor))
-        return read_usage.get_standing(connection, account, at=now)
-
-
-@task(name="usage.list", time_limit=timedelta(seconds=60), needs=Role.MEMBER)
-def list_usage(
-    attribution_id: Attribution,
-    actor: ActorText,
-    start: Moment,
-    end: Moment,
-    order: Literal["ascending", "descending"] = "descending",
-    page: StrictInt = 1,
-    per_page: StrictInt = read_usage.PER_PAGE_DEFAULT,
-    at: Moment | None = None,
-) -> read_usage.UsagePage:
-    """List an account's usage in [start, end), drafts included; to a member of a team their own."""
-    rt = runtime()
-    account = parse_attribution(attribution_id)
-    with rt.transaction() as connection:
-        return read_usage.list_usage(
-            connection,
-            account,
-            of_user=access.find_whose_usage(connection, parse_actor(actor), account),
-            start=start,
-            end=end,
-            at=rt.instant(at),
-            order=order,
-            page=page,
-            per_page=per_page,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostCenterAnswer:
-    """A cost center as it stands: limit in credits, the current cycle, the version for a compare-and-set."""
-
-    attribution_id: str
-    version: int
-    billing_strategy: str
-    spending_limit: int
-    cycle_started_at: datetime
-    next_billing_at: datetime
-
-
-def _answer(current: CostCenter) -> CostCenterAnswer:
-    return CostCenterAnswer(
-        attribution_id=current.attribution_id,
-        version=current.version,
-        billing_strategy=current.billing_strategy.value,
-        spending_limit=current.spending_limit,
-        cycle_started_at=current.cycle.started_at,
-        next_billing_at=current.next_billing_at,
-    )
-
-
-@task(name="usage.get_cost_center", time_limit=timedelta(seconds=30), needs=Role.OWNER)
-def get_cost_center(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> CostCenterAnswer:
-    """Answer an account's cost center; opened if unknown, due resets applied first."""
-    rt = runtime()
-    with rt.transaction() as connection:
-        return _answer(
-            cost_center.get_cost_center(
-                connection,
-                parse_attribution(attribution_id),
-                limits=rt.spending_limits,
-                at=rt.instant(at),
-                actor=parse_actor(actor),
-            )
-        )
-
-
-@task(name="usage.set_cost_center", time_limit=timedelta(seconds=30), needs=Role.OWNER)
-def set_cost_center(
-    attribution_id: Attribution,
-    actor: ActorText,
-    billing_strategy: Literal["stripe", "other"],
-    spending_limit: Credits | None = None,
-    expected_version: StrictInt | None = None,
-    at: Moment | None = None,
-) -> CostCenterAnswer:
-    """Set an account's strategy, which may not be left out, and its limit in credits.
-
-    What is, or comes to be, on strategy other is an administrator's to set.
-    """
-    rt = runtime()
-    account, strategy = parse_attribution(attribution_id), BillingStrategy(billing_strategy)
-    with rt.transaction() as connection:
-        access.admit_to_set_cost_center(connection, parse_actor(actor), account, strategy)
-        return _answer(
-            cost_center.set_cost_center(
-                connection,
-                account,
-                strategy=strategy,
-                spending_limit=spending_limit,
-                expected_version=expected_version,
-                limits=rt.spending_limits,
-                at=rt.instant(at),
-                actor=parse_actor(actor),
-            )
-        )

@@ -1,4 +1,4 @@
-"""`usage.*` on what runs: snapshots that heal lost reports, zombies released. Ledger tasks: no network."""
+"""`usage.*` on what ran: reports, snapshots that heal lost reports, zombies released. Ledger tasks: no network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,53 @@ from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_uuid
 from usage_tasks.domain.sessions import Rejection
 from usage_tasks.runtime import runtime
-from usage_tasks.services.sessions import release_zombie
+from usage_tasks.services.sessions import record, release_zombie
 from usage_tasks.services.sessions import snapshot as running
 from usage_tasks.services.sessions.record import RecordedBatch
 from usage_tasks.storage.plans import Plan
 from usage_tasks.storage.sessions.zombies import Zombie
 from usage_tasks.tasks.jobs import DryRun
 from usage_tasks.tasks.task import task
-from usage_tasks.wire.session_reports import SNAPSHOT_MAX, RawReport, parse_reports
+from usage_tasks.wire.session_reports import REPORTS_MAX, SNAPSHOT_MAX, RawReport, parse_reports
 from usage_tasks.wire.values import ActorText, Moment, Name, UuidText
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordAnswer:
+    """What became of each report: counts, and the refused ones by their place in the batch."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+    quarantined: int
+    rejections: Sequence[Rejection]
+
+
+@task(name="usage.record_instances", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
+def record_instances(
+    instances: Annotated[list[RawReport], Field(max_length=REPORTS_MAX)], actor: ActorText, at: Moment | None = None
+) -> RecordAnswer:
+    """Take up reports of sessions; safe to send again. Bad ones come back with index, field and reason."""
+    rt = runtime()
+    now = rt.instant(at)
+    reports, malformed = parse_reports(instances, at=now)
+    with rt.transaction() as connection:
+        done = record.record_reports(
+            connection,
+            reports,
+            malformed,
+            raw=instances,
+            limits=rt.spending_limits,
+            at=now,
+            actor=parse_actor(actor),
+        )
+    return RecordAnswer(
+        inserted=done.merged.inserted,
+        updated=done.merged.updated,
+        unchanged=done.merged.unchanged,
+        quarantined=len(done.rejections),
+        rejections=done.rejections,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

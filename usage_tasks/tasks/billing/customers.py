@@ -1,0 +1,188 @@
+"""`billing.*` on an account in Stripe: customer, subscription, tax, prices. No transaction is open during a call."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+from usage_tasks.domain.access import Role
+from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribution
+from usage_tasks.domain.holds import PaymentIntentId
+from usage_tasks.domain.payments import CURRENCIES, NewCustomer
+from usage_tasks.runtime import Runtime, runtime
+from usage_tasks.services.payments import customers, holds, subscribe
+from usage_tasks.services.payments.customers import NextInvoice, TaxUpdate
+from usage_tasks.settings import SettingsError
+from usage_tasks.tasks.task import task
+from usage_tasks.wire.values import ActorText, Attribution, Credits, Moment, Name, UuidText
+
+IntentId = Annotated[str, StringConstraints(strict=True, pattern=r"^pi_[A-Za-z0-9]{1,200}$")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerAnswer:
+    """An account's customer in Stripe."""
+
+    stripe_customer_id: str
+
+
+@task(name="billing.create_stripe_customer", time_limit=timedelta(minutes=1), needs=Role.OWNER)
+def create_stripe_customer(
+    attribution_id: Attribution,
+    actor: ActorText,
+    email: Annotated[str, StringConstraints(strict=True, min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+$")],
+    name: Name,
+    currency: Literal["eur", "usd"],
+    billing_creator_user_id: UuidText,
+    at: Moment | None = None,
+) -> CustomerAnswer:
+    """Make an account's customer in Stripe, or answer the one that it has."""
+    rt = runtime()
+    customer = NewCustomer(
+        attribution_id=parse_attribution(attribution_id).attribution_id,
+        email=email,
+        name=name,
+        currency=currency,
+        billing_creator_user_id=billing_creator_user_id,
+    )
+    made = subscribe.create_customer(rt.transaction, rt.stripe, customer, at=rt.instant(at), actor=parse_actor(actor))
+    return CustomerAnswer(stripe_customer_id=made)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerInformation:
+    """An account's customer as Stripe has it now."""
+
+    stripe_customer_id: str
+    deleted: bool
+    currency: str | None
+    tax_state: str | None
+    has_payment_method: bool
+    subscriptions: int
+
+
+@task(name="billing.get_stripe_customer", time_limit=timedelta(minutes=1), needs=Role.OWNER)
+def get_stripe_customer(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> CustomerInformation:
+    """Answer an account's customer as Stripe has it now; one that is only in Stripe is found there and stored."""
+    rt = runtime()
+    account = parse_attribution(attribution_id).attribution_id
+    found = customers.get_customer(rt.transaction, rt.stripe, account, at=rt.instant(at), actor=parse_actor(actor))
+    return CustomerInformation(
+        stripe_customer_id=found.customer_id,
+        deleted=found.deleted,
+        currency=found.preferred_currency,
+        tax_state=found.tax_state,
+        has_payment_method=found.has_payment_method,
+        subscriptions=len(found.subscriptions),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionAnswer:
+    """An account's open subscription in Stripe."""
+
+    stripe_subscription_id: str
+
+
+@task(name="billing.create_stripe_subscription", time_limit=timedelta(minutes=1), needs=Role.OWNER)
+def create_stripe_subscription(
+    attribution_id: Attribution,
+    actor: ActorText,
+    spending_limit: Credits | None = None,
+    hold_payment_intent_id: IntentId | None = None,
+    at: Moment | None = None,
+) -> SubscriptionAnswer:
+    """Subscribe an account's customer to our metered price, or answer its open subscription; it is on stripe then.
+
+    With a confirmed hold its card becomes the customer's default first, and the hold is released.
+    """
+    rt = runtime()
+    account = parse_attribution(attribution_id)
+    if hold_payment_intent_id is not None:
+        holds.use_hold(
+            rt.transaction,
+            rt.stripe,
+            account.attribution_id,
+            PaymentIntentId(hold_payment_intent_id),
+            at=rt.instant(at),
+            actor=parse_actor(actor),
+        )
+    made = subscribe.create_subscription(
+        rt.transaction,
+        rt.stripe,
+        account,
+        price_by_currency=_price_by_currency(rt, account.kind),
+        spending_limit=spending_limit,
+        limits=rt.spending_limits,
+        actor=parse_actor(actor),
+    )
+    return SubscriptionAnswer(stripe_subscription_id=made)
+
+
+@task(name="billing.update_customer_subscriptions_tax_state", time_limit=timedelta(minutes=1), needs=Role.OWNER)
+def update_customer_subscriptions_tax_state(
+    attribution_id: Attribution, actor: ActorText, at: Moment | None = None
+) -> TaxUpdate:
+    """Let an account's subscriptions tell tax where Stripe can place the customer, and not where it can't."""
+    rt = runtime()
+    account = parse_attribution(attribution_id).attribution_id
+    return customers.update_tax_state(rt.transaction, rt.stripe, account, at=rt.instant(at), actor=parse_actor(actor))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceAnswer:
+    """What a credit costs an account; `unit_amount` in currency cents, as text, null for a tiered price."""
+
+    price_id: str
+    currency: str
+    unit_amount: str | None
+    human_readable_description: str
+
+
+@task(name="billing.get_price_information", time_limit=timedelta(minutes=1), needs=Role.MEMBER)
+def get_price_information(
+    attribution_id: Attribution,
+    actor: ActorText,  # noqa: ARG001 - judged before the task runs
+    currency: Literal["eur", "usd"] | None = None,
+) -> PriceAnswer:
+    """Answer what an account pays a credit, in its customer's currency; without a customer in the one asked for."""
+    rt = runtime()
+    account = parse_attribution(attribution_id)
+    found = customers.get_price_information(
+        rt.transaction,
+        rt.stripe,
+        account.attribution_id,
+        price_by_currency=_price_by_currency(rt, account.kind),
+        currency=currency,
+    )
+    return PriceAnswer(
+        price_id=found.price_id,
+        currency=found.currency,
+        unit_amount=None if found.unit_amount is None else f"{found.unit_amount:f}",
+        human_readable_description=found.human_readable_description,
+    )
+
+
+@task(name="billing.preview_invoice", time_limit=timedelta(minutes=1), needs=Role.OWNER)
+def preview_invoice(
+    attribution_id: Attribution,
+    actor: ActorText,  # noqa: ARG001 - judged before the task runs
+) -> NextInvoice:
+    """Ask Stripe what an account's next invoice comes to as far as its meter knows by now; nothing is stored."""
+    rt = runtime()
+    account = parse_attribution(attribution_id).attribution_id
+    ours = rt.settings.stripe_prices.all_price_ids()
+    return customers.preview_invoice(rt.transaction, rt.stripe, account, our_prices=ours)
+
+
+def _price_by_currency(rt: Runtime, kind: AccountKind) -> dict[str, str]:
+    """Answer the configured prices of a kind of account, by currency."""
+    prices = {}
+    for currency in CURRENCIES:
+        try:
+            price = rt.settings.stripe_prices.price_id("team" if kind is AccountKind.TEAM else "individual", currency)
+        except SettingsError:
+            continue
+        prices[currency] = price
+    return prices
