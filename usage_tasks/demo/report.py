@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -106,7 +106,7 @@ def collect(installation: Installation) -> DemoOutcome:
         findings = call("maintenance.verify", at=END.isoformat())["findings"]
     except Exception as error:  # noqa: BLE001 - whatever the task failed with is the verdict
         verify_error = str(error)
-    with psycopg.connect(installation.database_url, row_factory=dict_row) as connection:
+    with psycopg.Connection[DictRow].connect(installation.database_url, row_factory=dict_row) as connection:
         return DemoOutcome(
             accounts=connection.execute(_ACCOUNTS).fetchall(),
             ledger_invoices=connection.execute(_INVOICES).fetchall(),

@@ -57,9 +57,9 @@ def parse_status(text: str) -> DisputeStatus:
         raise PermanentError(f"dispute: status {text!r} is not allowed: {', '.join(DisputeStatus)}") from error
 
 
-def follow(known: DisputeStatus | None, told: DisputeStatus) -> DisputeStatus:
-    """Answer where a dispute stands after it was looked at again: a look may be older than the last one."""
-    return known if known in SETTLED else told
+def follow(known: DisputeStatus | None, seen: DisputeStatus) -> DisputeStatus:
+    """Return the status of a dispute that was fetched again. An answer may be older than the last: settled is final."""
+    return known if known is not None and known in SETTLED else seen
 
 
 def blocks(status: DisputeStatus) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row
@@ -141,5 +142,6 @@ def release(connection: Connection, zombie: Zombie) -> None:
 
 
 def _zombie(row: Row[tuple[object, ...]]) -> Zombie:
-    values = dict(row._mapping)
-    return Zombie(**values | {"cap_reason": CapReason(values["cap_reason"])})
+    values: dict[str, Any] = dict(row._mapping)
+    values["cap_reason"] = CapReason(values["cap_reason"])
+    return Zombie(**values)
