@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from tests.stripe_world.bench import Bench, CrashError, Wrapped
 from usage_tasks.domain.errors import RetryableError
-from usage_tasks.services.metering.decide_reports import Transaction
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 STEPS_MAX = 60

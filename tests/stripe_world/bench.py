@@ -19,14 +19,14 @@ from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.payments import NewCustomer
 from usage_tasks.services.inbox.apply_events import Applied, apply_events, parse_event
 from usage_tasks.services.ledger.post_usage import post_batch
-from usage_tasks.services.metering.decide_reports import Transaction, report_quantities
+from usage_tasks.services.metering.decide_reports import report_quantities
 from usage_tasks.services.metering.send_reports import Sent, send_reports
 from usage_tasks.services.operations.verify_ledger import Verdict, verify
 from usage_tasks.services.payments.billing_terms import BillingTerms
 from usage_tasks.services.payments.context import Desk
 from usage_tasks.services.payments.subscribe import create_customer, create_subscription
 from usage_tasks.services.sessions.record import record_reports
-from usage_tasks.storage.engine import Database
+from usage_tasks.storage.engine import Database, Transaction
 from usage_tasks.storage.inbox import events as inbox
 from usage_tasks.storage.ledger import balances
 from usage_tasks.storage.ledger.entries import Entry, append_entries

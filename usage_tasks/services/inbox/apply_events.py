@@ -13,10 +13,11 @@ from usage_tasks.domain.errors import (
     StaleVersionError,
 )
 from usage_tasks.services.inbox.handlers import HANDLERS
-from usage_tasks.services.metering.decide_reports import Transaction, backoff
+from usage_tasks.services.metering.decide_reports import backoff
 from usage_tasks.services.payments.billing_terms import BillingTerms
 from usage_tasks.services.payments.context import Desk
 from usage_tasks.services.payments.reflect_invoice import Effect
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.inbox import events
 from usage_tasks.storage.inbox.events import InboxEvent
 from usage_tasks.stripe_gateway.protocol import StripeGateway

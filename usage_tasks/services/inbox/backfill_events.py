@@ -12,7 +12,7 @@ from typing import Final
 
 from usage_tasks.domain.errors import NotFoundError, RetryableError
 from usage_tasks.domain.events import EventKind, EventNotice, EventSource
-from usage_tasks.services.metering.decide_reports import Transaction
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.inbox import events as inbox
 from usage_tasks.storage.inbox import list_progress
 from usage_tasks.storage.inbox.list_progress import Walk

@@ -3,20 +3,15 @@
 Page by page: a short read in a transaction of its own, then one write of Redis with no transaction open.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection
-
 from usage_tasks.coordination.published_balances import BalanceSnapshot, BalanceSnapshots
 from usage_tasks.domain.limits import HardLimitGrace, hard_limit_cents, limit_state, remaining_cents
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.limits import account_standings
 from usage_tasks.storage.limits.account_standings import AccountStanding
-
-Transaction = Callable[[], AbstractContextManager[Connection]]
 
 PAGE: Final = 10_000
 """Accounts a page: a large one, for each costs a look at everything that is open."""

@@ -1,7 +1,5 @@
 """Bring Stripe's meter to the ledger's balance: decide every account's report in one statement; send.py sends them."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -14,8 +12,6 @@ from usage_tasks.services.ledger.reset import reset_account
 from usage_tasks.storage.ledger import cost_centers
 from usage_tasks.storage.metering import decide
 from usage_tasks.storage.plans import Plan
-
-Transaction = Callable[[], AbstractContextManager[Connection]]
 
 _ACTOR: Final = Actor("service:billing.sync")
 

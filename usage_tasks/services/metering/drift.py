@@ -20,8 +20,9 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.drift import Drift, DriftKind, Standing, window_of
 from usage_tasks.domain.errors import AccessDeniedError, MisconfiguredError, NotAdmittedError, PermanentError
 from usage_tasks.domain.meter_errors import RESENDS_MAX, Verdict
-from usage_tasks.services.metering.decide_reports import Transaction, report_quantities
+from usage_tasks.services.metering.decide_reports import report_quantities
 from usage_tasks.services.metering.meter_errors import note
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.metering import drift as standings
 from usage_tasks.storage.metering import queue
 from usage_tasks.storage.metering.decide import Owed, list_owed

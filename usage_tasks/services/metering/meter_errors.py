@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.meter_errors import Verdict, judge_meter_error
-from usage_tasks.services.metering.decide_reports import Transaction
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.metering import queue
 from usage_tasks.storage.metering.queue import SentReport
 from usage_tasks.storage.operations import audit

@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.customers import StripeCustomer, find_obstacle
 from usage_tasks.domain.meter_errors import Verdict
-from usage_tasks.services.metering.decide_reports import Transaction
 from usage_tasks.services.metering.meter_errors import note
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.metering import queue
 from usage_tasks.storage.operations import audit
 from usage_tasks.storage.payments import customers, parked

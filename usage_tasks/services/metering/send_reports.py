@@ -16,7 +16,8 @@ from typing import Final
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import AccessDeniedError, NotAdmittedError, PermanentError, RetryableError
 from usage_tasks.domain.payments import MeterEvent
-from usage_tasks.services.metering.decide_reports import Transaction, backoff
+from usage_tasks.services.metering.decide_reports import backoff
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.metering import queue
 from usage_tasks.storage.metering.queue import ClaimedReport, Outcome, Settlement
 from usage_tasks.stripe_gateway.protocol import StripeGateway

@@ -7,9 +7,9 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from usage_tasks.domain.errors import PermanentError
-from usage_tasks.services.metering.decide_reports import Transaction
 from usage_tasks.services.payments.billing_terms import BillingTerms
 from usage_tasks.services.payments.reflect_invoice import Effect
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.inbox.events import InboxEvent
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 

@@ -8,7 +8,7 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.customers import PriceInformation, StripeCustomer
 from usage_tasks.domain.errors import InvalidInputError, PermanentError
 from usage_tasks.domain.payments import CURRENCIES, StripeSubscriptionId
-from usage_tasks.services.metering.decide_reports import Transaction
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.operations import audit
 from usage_tasks.storage.payments import customers
 from usage_tasks.stripe_gateway.protocol import StripeGateway

@@ -17,7 +17,7 @@ from usage_tasks.domain.errors import (
     RetryableError,
 )
 from usage_tasks.domain.holds import HOLD_OPEN_MAX, Hold, PaymentIntentId
-from usage_tasks.services.metering.decide_reports import Transaction
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.operations import audit
 from usage_tasks.storage.payments import customers, holds
 from usage_tasks.storage.payments.holds import HoldRow

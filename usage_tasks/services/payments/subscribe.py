@@ -17,9 +17,9 @@ from usage_tasks.domain.cycles import Cycle
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, Subscription
 from usage_tasks.services.ledger.cost_center import check_limit, set_cost_center
-from usage_tasks.services.metering.decide_reports import Transaction
 from usage_tasks.services.metering.parked import park_if_unbillable
 from usage_tasks.services.payments.customers import adopt_customer, search_customer
+from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.ledger import cost_centers
 from usage_tasks.storage.operations import audit
 from usage_tasks.storage.payments import customers, subscriptions
