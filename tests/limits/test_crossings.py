@@ -24,8 +24,8 @@ from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
 from usage_tasks.storage.engine import Database, rehearsal
 from usage_tasks.storage.ledger.balances import get_balance
 from usage_tasks.storage.ledger.entries import Entry, append_entries
+from usage_tasks.storage.ledger.posting import post_stopped
 from usage_tasks.storage.limits.crossings import announce_crossings, find_thresholds, put_thresholds
-from usage_tasks.storage.sessions.merging import post_stopped
 
 NOW = START + DAY
 PERCENTS = st.lists(st.sampled_from([1, 50, 80, 99, 100, 101, 120, 1000]), max_size=4, unique=True)

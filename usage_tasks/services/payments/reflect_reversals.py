@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.domain.invoices import KnownInvoice
-from usage_tasks.domain.ledger import invoice_key
+from usage_tasks.domain.ledger import credit_note_keys, credit_note_offset_keys, invoice_key
 from usage_tasks.domain.payments import Invoice, StripeInvoiceId
 from usage_tasks.domain.reversals import (
     FORGIVEN_KIND,
@@ -24,8 +24,6 @@ from usage_tasks.domain.reversals import (
     Refund,
     credited_cents,
     is_refund_news,
-    offset_keys,
-    reversal_keys,
 )
 from usage_tasks.storage.ledger import cost_centers, entries
 from usage_tasks.storage.ledger.entries import Entry
@@ -88,7 +86,7 @@ def _append(connection: Connection, booked: Entry, known: KnownInvoice, note: Cr
     moved = made if made > 0 and _append_pairs(connection, booked, known, note, made, voided=False) else 0
     if not note.voided:
         return moved
-    keys = reversal_keys(note.invoice_id, note.credit_note_id)
+    keys = credit_note_keys(note.invoice_id, note.credit_note_id)
     stands = entries.find_entry(connection, booked.attribution_id, keys[0])
     if stands is None:
         return 0
@@ -106,12 +104,12 @@ def _append_pairs(
     amount = -cents if voided else cents
     what = f"Credit note {note.credit_note_id} of invoice {note.invoice_id}{', voided' if voided else ''}"
     told = replace(booked, description=what)
-    pair = _pair(told, reversal_keys(note.invoice_id, note.credit_note_id, voided=voided), amount)
+    pair = _pair(told, credit_note_keys(note.invoice_id, note.credit_note_id, voided=voided), amount)
     if not entries.append_entries(connection, pair):
         return False
     if known.reversed_at is not None:
         told = replace(told, effective_at=known.reversed_at)
-        offset = _pair(told, offset_keys(note.invoice_id, note.credit_note_id, voided=voided), -amount)
+        offset = _pair(told, credit_note_offset_keys(note.invoice_id, note.credit_note_id, voided=voided), -amount)
         entries.append_entries(connection, offset)
     return True
 
