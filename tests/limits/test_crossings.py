@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, exc, text
 
 from tests.factories import DAY, HOUR, START, SYSTEM, add_version, make_id, record, session_report, team, used
+from tests.outbox import list_messages
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.cycles import add_months
@@ -94,7 +95,7 @@ def add(connection: Connection, account: AttributionId, cents: int, *, key: str)
 
 
 def told(connection: Connection) -> list[Any]:
-    return list(connection.execute(text("SELECT task, payload FROM outbox ORDER BY outbox_id")))
+    return list(list_messages(connection))
 
 
 def announce(connection: Connection, policy: LimitPolicy | None = None) -> int:

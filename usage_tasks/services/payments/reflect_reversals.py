@@ -8,11 +8,11 @@ Source: docs/adr/0017.
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.announcements import RefundFailed
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.domain.invoices import KnownInvoice
 from usage_tasks.domain.ledger import credit_note_keys, credit_note_offset_keys, invoice_key
@@ -29,8 +29,6 @@ from usage_tasks.storage.ledger import cost_centers, entries
 from usage_tasks.storage.ledger.entries import Entry
 from usage_tasks.storage.operations import audit, outbox
 from usage_tasks.storage.payments import customers, disputes, invoices
-
-REFUND_FAILED: Final = "server.refund_failed"
 
 
 def reflect_credit_note(
@@ -134,21 +132,27 @@ def reflect_refund(
         return "known"
     if not disputes.put_refund(connection, account, refund, invoice_id=invoice_id, replaces=held, at=at):
         raise RetryableError(f"refund {refund.refund_id}: another worker is at it")
-    details = {
-        "stripe_refund_id": refund.refund_id,
-        "stripe_invoice_id": invoice_id,
-        "amount": refund.amount,
-        "currency": refund.currency,
-    }
     audit.append_audit(
         connection,
         at=at,
         actor=actor,
         action=f"stripe_refund.{refund.status}",
         attribution_id=account,
-        details=details,
+        details={
+            "stripe_refund_id": refund.refund_id,
+            "stripe_invoice_id": invoice_id,
+            "amount": refund.amount,
+            "currency": refund.currency,
+        },
     )
     if refund.status == "failed":
-        payload = {"attribution_id": account, **details, "at": at.isoformat()}
-        outbox.announce(connection, key=f"{REFUND_FAILED}:{refund.refund_id}", task=REFUND_FAILED, payload=payload)
+        failed = RefundFailed(
+            attribution_id=account,
+            stripe_refund_id=refund.refund_id,
+            stripe_invoice_id=invoice_id,
+            amount=refund.amount,
+            currency=refund.currency,
+            at=at,
+        )
+        outbox.announce(connection, failed, once_per=refund.refund_id)
     return f"refund is {refund.status}"
