@@ -47,7 +47,7 @@ from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.rows import as_json
 from usage_tasks.storage.sessions import zombies
 from usage_tasks.tasks.billing import invoices as invoicing_tasks
-from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
+from usage_tasks.tasks.schemas import list_schemas
 from usage_tasks.tasks.usage import explain as explain_tasks
 from usage_tasks.tasks.usage import prices as price_tasks
 from usage_tasks.telemetry.logs import configure_logging
@@ -107,9 +107,9 @@ def settings() -> None:
 
 @cli.command()
 def schemas() -> None:
-    """Print the JSON Schema of every task's arguments, by the task's name."""
+    """Print the JSON Schema of every task's arguments, and of every message to the platform, by name."""
     app.loader.import_default_modules()
-    out.print_json(json.dumps(ARGUMENT_SCHEMAS))
+    out.print_json(json.dumps(list_schemas()))
 
 
 @cli.command()

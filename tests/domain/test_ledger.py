@@ -1,4 +1,6 @@
 from datetime import timedelta
+from itertools import permutations
+from uuid import UUID
 
 import pytest
 
@@ -9,12 +11,19 @@ from usage_tasks.domain.ledger import (
     USAGE_KINDS,
     Contra,
     EntryKind,
+    KeyPrefix,
     burn_key,
+    credit_note_keys,
+    credit_note_offset_keys,
+    credit_note_prefix,
     invoice_key,
     kinds_of,
     note_key,
     reset_key,
+    reversal_keys,
+    session_key,
     upgrade_key,
+    write_off_key,
 )
 
 
@@ -48,7 +57,10 @@ def test_a_note_and_a_reversal_are_booked_whatever_is_open_and_settle_nothing() 
 
 def test_an_effect_has_the_same_key_each_time_and_no_other_effect_has_it() -> None:
     later = START + timedelta(microseconds=1)
+    session = UUID(int=7)
     keys = [
+        session_key(session, 1),
+        session_key(session, 2),
         invoice_key("in_1"),
         invoice_key("in_2"),
         reset_key(START),
@@ -62,6 +74,8 @@ def test_an_effect_has_the_same_key_each_time_and_no_other_effect_has_it() -> No
         burn_key(2, START),
     ]
     assert keys == [
+        "session:00000000-0000-0000-0000-000000000007:1",
+        "session:00000000-0000-0000-0000-000000000007:2",
         "invoice:in_1",
         "invoice:in_2",
         "reset:2026-01-01T00:00:00+00:00",
@@ -75,3 +89,25 @@ def test_an_effect_has_the_same_key_each_time_and_no_other_effect_has_it() -> No
         "grant:2:2026-01-01T00:00:00+00:00",
     ]
     assert len({*keys}) == len(keys)
+
+
+def test_an_invoice_that_is_reversed_is_written_off_for_the_same_reason() -> None:
+    assert reversal_keys("void", "in_1") == ("invoice-void:in_1", "write-off-void:in_1")
+    assert reversal_keys("void", "in_1")[1] == write_off_key("void", "in_1")
+
+
+def test_the_keys_of_a_note_and_of_its_voiding_stand_below_the_invoices() -> None:
+    stem = "invoice:in_1:credit_note:"
+    assert credit_note_prefix("in_1") == stem
+    assert credit_note_keys("in_1", "cn_1") == (f"{stem}cn_1:invoiced", f"{stem}cn_1:forgiven")
+    assert credit_note_keys("in_1", "cn_1", voided=True) == (f"{stem}cn_1:void:invoiced", f"{stem}cn_1:void:forgiven")
+
+
+def test_the_keys_that_take_off_a_reversal_name_invoice_note_and_whether_it_is_void() -> None:
+    assert credit_note_offset_keys("in_1", "cn_1") == ("invoice-credited:in_1:cn_1", "write-off-credited:in_1:cn_1")
+    voided = ("invoice-credited:in_1:cn_1:void", "write-off-credited:in_1:cn_1:void")
+    assert credit_note_offset_keys("in_1", "cn_1", voided=True) == voided
+
+
+def test_no_prefix_of_keys_begins_another() -> None:
+    assert not [(one, other) for one, other in permutations(KeyPrefix, 2) if other.startswith(one)]

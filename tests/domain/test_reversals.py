@@ -22,9 +22,6 @@ from usage_tasks.domain.reversals import (
     CreditNoteId,
     credited_cents,
     is_refund_news,
-    note_prefix,
-    offset_keys,
-    reversal_keys,
 )
 
 INVOICE, NOTE = StripeInvoiceId("in_1"), CreditNoteId("cn_1")
@@ -103,19 +100,6 @@ def test_a_share_is_within_half_a_cent_of_exact_and_other_prices_count_nothing(
     note = note_of(*credited, *(CreditedLine(invoice_line_id=name, amount=foreign) for name in ("il_2", None)))
     exact = Fraction(sum(parts)) * Fraction(quantity) * 100
     assert abs(credited_cents(note, invoice, frozenset({"ours"})) * amount - exact) * 2 <= amount
-
-
-def test_the_keys_of_a_note_and_of_its_voiding_stand_below_the_invoices() -> None:
-    stem = "invoice:in_1:credit_note:"
-    assert note_prefix(INVOICE) == stem
-    assert reversal_keys(INVOICE, NOTE) == (f"{stem}cn_1:invoiced", f"{stem}cn_1:forgiven")
-    assert reversal_keys(INVOICE, NOTE, voided=True) == (f"{stem}cn_1:void:invoiced", f"{stem}cn_1:void:forgiven")
-
-
-def test_the_keys_that_take_off_a_reversal_name_invoice_note_and_whether_it_is_void() -> None:
-    assert offset_keys(INVOICE, NOTE) == ("invoice-credited:in_1:cn_1", "write-off-credited:in_1:cn_1")
-    voided = ("invoice-credited:in_1:cn_1:void", "write-off-credited:in_1:cn_1:void")
-    assert offset_keys(INVOICE, NOTE, voided=True) == voided
 
 
 def test_a_refund_only_goes_on() -> None:

@@ -30,8 +30,8 @@ from usage_tasks.domain.rating import PriceVersion
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.storage.ledger.balances import get_balance, list_balances
 from usage_tasks.storage.ledger.entries import Entry, append_entries
+from usage_tasks.storage.ledger.posting import post_stopped
 from usage_tasks.storage.pricing.prices import publish_prices
-from usage_tasks.storage.sessions.merging import post_stopped
 
 MICROSECOND: Final = timedelta(microseconds=1)
 CHANGE_AT: Final = START + 3 * HOUR

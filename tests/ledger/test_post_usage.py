@@ -26,9 +26,9 @@ from usage_tasks.services.ledger.post_usage import announce_limits, post_batch
 from usage_tasks.services.ledger.read_usage import get_standing, list_usage
 from usage_tasks.services.ledger.reset import reset_due
 from usage_tasks.storage.engine import Database
+from usage_tasks.storage.ledger.posting import Posted, post_stopped
 from usage_tasks.storage.operations.outbox import claim_announcements, mark_dispatched
 from usage_tasks.storage.pricing.prices import publish_prices
-from usage_tasks.storage.sessions.merging import Posted, post_stopped
 
 MINUTE = timedelta(minutes=1)
 MICROSECOND = timedelta(microseconds=1)

@@ -11,8 +11,8 @@ from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.services.operations.verify_ledger import verify
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.ledger.balances import get_balance
+from usage_tasks.storage.ledger.posting import Posted, post_stopped
 from usage_tasks.storage.pricing.prices import hold_prices
-from usage_tasks.storage.sessions.merging import Posted, post_stopped
 
 WRONG = stopped_report(2 * HOUR, workspace_class="xlarge")
 RIGHT = stopped_report(HOUR, instance_id=WRONG.instance_id, workspace_class="xlarge", observed_at=START + DAY)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, exc, text
 
 from tests.factories import DAY, HOUR, START, SYSTEM, add_version, make_id, record, session_report, team, used
+from tests.outbox import list_messages
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.cycles import add_months
@@ -24,8 +25,8 @@ from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
 from usage_tasks.storage.engine import Database, rehearsal
 from usage_tasks.storage.ledger.balances import get_balance
 from usage_tasks.storage.ledger.entries import Entry, append_entries
+from usage_tasks.storage.ledger.posting import post_stopped
 from usage_tasks.storage.limits.crossings import announce_crossings, find_thresholds, put_thresholds
-from usage_tasks.storage.sessions.merging import post_stopped
 
 NOW = START + DAY
 PERCENTS = st.lists(st.sampled_from([1, 50, 80, 99, 100, 101, 120, 1000]), max_size=4, unique=True)
@@ -94,7 +95,7 @@ def add(connection: Connection, account: AttributionId, cents: int, *, key: str)
 
 
 def told(connection: Connection) -> list[Any]:
-    return list(connection.execute(text("SELECT task, payload FROM outbox ORDER BY outbox_id")))
+    return list(list_messages(connection))
 
 
 def announce(connection: Connection, policy: LimitPolicy | None = None) -> int:

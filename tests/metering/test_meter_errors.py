@@ -47,7 +47,7 @@ def test_an_account_whose_event_failed_for_good_is_parked_and_announced(bench: B
     assert handle(bench).parked == 1
     row = fields(bench, bad)
     assert (row.state, row.error) == ("parked", "stripe could not count it: meter_event_customer_not_found")
-    (told,) = bench.rows("SELECT payload FROM outbox WHERE task = 'server.account_parked'")
+    (told,) = bench.messages("server.account_parked")
     assert told.payload["attribution_id"] == bad
     assert len(bench.rows("SELECT 1 FROM meter_report WHERE state = 'accepted'")) == 2
 

@@ -77,7 +77,7 @@ def test_an_account_with_two_subscriptions_is_parked_with_the_reason_and_the_oth
     bench.handle_all(NOON)
     reason = f"2 subscriptions in Stripe, one is allowed: {', '.join(sorted((ours, second)))}"
     assert parked(bench) == {ONE: reason}
-    (told,) = bench.rows("SELECT payload FROM outbox WHERE task = 'server.account_parked'")
+    (told,) = bench.messages("server.account_parked")
     assert (told.payload["attribution_id"], told.payload["reason"]) == (ONE, reason)
     (noted,) = bench.rows("SELECT attribution_id FROM audit WHERE action = 'stripe_customer.parked'")
     assert noted.attribution_id == ONE

@@ -420,7 +420,7 @@ def test_threads_send_each_report_once(bench: Bench) -> None:
 def test_who_is_parked_is_announced_and_noted_once(bench: Bench) -> None:
     customers = with_reports(bench, ACCOUNT)
     bench.send(Refusing(bench, customers[ACCOUNT], PermanentError("nobody")))
-    (told,) = bench.rows("SELECT task, payload FROM outbox WHERE task = 'server.account_parked'")
+    (told,) = bench.messages("server.account_parked")
     assert (told.payload["attribution_id"], told.payload["reason"], told.payload["quantity"]) == (ACCOUNT, "nobody", 5)
     (noted,) = bench.rows("SELECT actor, details FROM audit WHERE action = 'meter_report.parked'")
     assert (noted.actor, noted.details["reason"]) == ("service:billing.send_meter_events", "nobody")

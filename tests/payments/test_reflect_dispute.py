@@ -65,7 +65,7 @@ def apply(bench: Bench, event: Any) -> str:
 
 def told(bench: Bench) -> list[tuple[str, str]]:
     """What the platform hears, in order: the task's last words, and whom it is about."""
-    rows = bench.rows("SELECT task, payload FROM outbox ORDER BY outbox_id")
+    rows = bench.messages()
     return [
         (row.task.removeprefix("server."), row.payload.get("user_id", row.payload["attribution_id"])) for row in rows
     ]
@@ -222,6 +222,6 @@ def test_an_alert_of_stripes_is_announced_once(bench: Bench) -> None:
     bench.sync_and_send(BEGIN + 2 * HOUR)
     (event,) = [event for event in bench.world.new_events() if event.type == "billing.alert.triggered"]
     assert [apply(bench, event), apply(bench, event)] == ["announced", "known"]
-    (row,) = bench.rows("SELECT task, payload FROM outbox")
+    (row,) = bench.messages()
     assert row.task == "server.usage_alert_triggered"
     assert (row.payload["attribution_id"], row.payload["stripe_alert_id"], row.payload["value"]) == (account, alert, 7)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tests.factories import LIMITS, SYSTEM, make_id, session_report, team
+from tests.outbox import list_messages
 from tests.stripe_world.population import add_paying, charge_all
 from tests.stripe_world.world import StripeWorld
 from usage_tasks.domain.accounts import AttributionId, parse_attribution
@@ -230,8 +231,13 @@ class Bench:
 
     def told(self, account: AttributionId) -> list[str]:
         """What the platform hears of an account, in order, without the prefix."""
-        statement = "SELECT task FROM outbox WHERE payload->>'attribution_id' = :account ORDER BY outbox_id"
-        return [row.task.removeprefix("server.") for row in self.rows(statement, account=account)]
+        found = [row for row in self.messages() if row.payload["attribution_id"] == account]
+        return [row.task.removeprefix("server.") for row in found]
+
+    def messages(self, name: str | None = None) -> list[Any]:
+        """List the messages to the platform, in order; those of one name, if given."""
+        with self.database.transaction() as connection:
+            return [row for row in list_messages(connection) if name in (None, row.task)]
 
     def verified(self, at: datetime) -> VerificationVerdict:
         with self.database.transaction() as connection:

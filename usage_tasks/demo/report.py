@@ -15,6 +15,7 @@ from usage_tasks.demo.installation import Installation
 from usage_tasks.demo.quarter import Session
 from usage_tasks.demo.replay import END, call
 from usage_tasks.demo.stand_in import StandInInvoice
+from usage_tasks.domain.announcements import UsageLimitReached
 
 _ACCOUNTS = """
     SELECT attribution_id, billing_strategy, used_cents, invoiced_cents, covered_cents, forgiven_cents, carried_cents
@@ -22,7 +23,7 @@ _ACCOUNTS = """
     ORDER BY used_cents DESC, attribution_id
 """
 _INVOICES = """
-    SELECT substr(key, 9) AS invoice_id, e.attribution_id, effective_at, -credit_cents AS credit_cents,
+    SELECT split_part(key, ':', 2) AS invoice_id, e.attribution_id, effective_at, -credit_cents AS credit_cents,
            c.stripe_customer_id
     FROM ledger_entry e JOIN stripe_customer c USING (attribution_id) WHERE kind = 'invoice'
     ORDER BY e.attribution_id, effective_at, key
@@ -39,7 +40,7 @@ _COUNTS = """
            (SELECT count(*) FROM meter_report WHERE state <> 'accepted') AS reports_open,
            (SELECT count(*) FROM quarantined_report) AS quarantined,
            (SELECT count(*) FROM ledger_entry WHERE kind = 'reset') AS resets,
-           (SELECT count(*) FROM outbox WHERE task = 'server.usage_limit_reached') AS limits_reached
+           (SELECT count(*) FROM outbox WHERE task = %(limit_reached)s) AS limits_reached
 """
 
 
@@ -111,7 +112,7 @@ def collect(installation: Installation) -> DemoOutcome:
             accounts=connection.execute(_ACCOUNTS).fetchall(),
             ledger_invoices=connection.execute(_INVOICES).fetchall(),
             stand_in_invoices=installation.stand_in.finalized_invoices(),
-            counts=connection.execute(_COUNTS).fetchone() or {},
+            counts=connection.execute(_COUNTS, {"limit_reached": UsageLimitReached.name}).fetchone() or {},
             verify_error=verify_error,
             findings=findings,
         )

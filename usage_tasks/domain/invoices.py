@@ -9,7 +9,7 @@ from datetime import datetime
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
-from usage_tasks.domain.ledger import EntryKind, invoice_key
+from usage_tasks.domain.ledger import EntryKind, invoice_key, reversal_keys, write_off_key
 from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeSubscriptionId
 
 
@@ -97,7 +97,7 @@ def _voided(known: KnownInvoice) -> Sequence[Movement]:
     if not known.replacement_booked:
         return waived
     replaced = Movement(
-        key=f"write-off-replaced:{known.invoice_id}",
+        key=write_off_key("replaced", known.invoice_id),
         kind=EntryKind.WRITE_OFF,
         credit_cents=known.credit_cents,
         effective_at=voided,
@@ -109,15 +109,16 @@ def _voided(known: KnownInvoice) -> Sequence[Movement]:
 def _pair(known: KnownInvoice, what: str, cents: int, at: datetime, happened: str) -> tuple[Movement, Movement]:
     """Take credits off what is invoiced and waive them, or with the other sign both back: no balance moves."""
     description = f"Invoice {known.invoice_id} {happened}"
+    reversal_name, write_off_name = reversal_keys(what, known.invoice_id)
     reversal = Movement(
-        key=f"invoice-{what}:{known.invoice_id}",
+        key=reversal_name,
         kind=EntryKind.INVOICE_REVERSAL,
         credit_cents=cents,
         effective_at=at,
         description=description,
     )
     write_off = Movement(
-        key=f"write-off-{what}:{known.invoice_id}",
+        key=write_off_name,
         kind=EntryKind.WRITE_OFF,
         credit_cents=-cents,
         effective_at=at,

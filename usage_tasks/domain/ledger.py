@@ -6,6 +6,8 @@ entries of an account are a complete double entry: used = invoiced + covered + f
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
+from uuid import UUID
 
 
 class EntryKind(StrEnum):
@@ -55,26 +57,75 @@ SETTLING_KINDS = (EntryKind.INVOICE, EntryKind.RESET, EntryKind.UPGRADE, EntryKi
 """What pays or waives usage that was open; a note is given whatever is open."""
 
 
+class KeyPrefix(StrEnum):
+    """How the natural key of an entry begins; storage/keys.py composes the same keys in SQL."""
+
+    SESSION = "session:"  # the session's id and the revision
+    INVOICE = "invoice:"  # the invoice's id; of its credit notes more
+    RESET = "reset:"  # the instant at which the cycle began
+    UPGRADE = "upgrade:"  # the version of the cost center
+    NOTE = "note:"  # the caller's idempotency key
+    GRANT = "grant:"  # the grant's number and the instant of settlement
+    REVERSAL = "invoice-"  # why, and the invoice's id
+    WRITE_OFF = "write-off-"  # the same
+
+
+CREDIT_NOTE: Final = "credit_note"
+INVOICED: Final = "invoiced"
+FORGIVEN: Final = "forgiven"
+
+
+def session_key(instance_id: UUID, revision: int) -> str:
+    """Name the entry of a session's revision; the first is the session itself, later ones correct it."""
+    return f"{KeyPrefix.SESSION}{instance_id}:{revision}"
+
+
 def invoice_key(stripe_invoice_id: str) -> str:
     """Name the entry of a finalized invoice."""
-    return f"invoice:{stripe_invoice_id}"
+    return f"{KeyPrefix.INVOICE}{stripe_invoice_id}"
 
 
 def reset_key(cycle_started_at: datetime) -> str:
     """Name the entry of a cycle's reset; with the account, which is part of the table's key, it is unique."""
-    return f"reset:{cycle_started_at.isoformat()}"
+    return f"{KeyPrefix.RESET}{cycle_started_at.isoformat()}"
 
 
 def upgrade_key(version: int) -> str:
     """Name the entry of the switch that made this version of the cost center."""
-    return f"upgrade:{version}"
+    return f"{KeyPrefix.UPGRADE}{version}"
 
 
 def note_key(idempotency_key: str) -> str:
-    """Name the entry of a credit note by its caller's key."""
-    return f"note:{idempotency_key}"
+    """Name the entry of an operator's credit note by its caller's key."""
+    return f"{KeyPrefix.NOTE}{idempotency_key}"
 
 
 def burn_key(grant_number: int, settled_at: datetime) -> str:
     """Name the entry of what a grant paid when the account was settled at an instant: once an instant."""
-    return f"grant:{grant_number}:{settled_at.isoformat()}"
+    return f"{KeyPrefix.GRANT}{grant_number}:{settled_at.isoformat()}"
+
+
+def reversal_keys(reason: str, stripe_invoice_id: str) -> tuple[str, str]:
+    """Name the two entries that take an invoice off what is invoiced, and write it off."""
+    return f"{KeyPrefix.REVERSAL}{reason}:{stripe_invoice_id}", write_off_key(reason, stripe_invoice_id)
+
+
+def write_off_key(reason: str, stripe_invoice_id: str) -> str:
+    """Name the entry that writes an invoice off for a reason."""
+    return f"{KeyPrefix.WRITE_OFF}{reason}:{stripe_invoice_id}"
+
+
+def credit_note_prefix(stripe_invoice_id: str) -> str:
+    """Return the beginning of the keys of all entries of an invoice's credit notes in Stripe."""
+    return f"{invoice_key(stripe_invoice_id)}:{CREDIT_NOTE}:"
+
+
+def credit_note_keys(stripe_invoice_id: str, credit_note_id: str, *, voided: bool = False) -> tuple[str, str]:
+    """Name the two entries of a credit note in Stripe, or of its voiding: the invoice bills less, more is forgiven."""
+    stem = f"{credit_note_prefix(stripe_invoice_id)}{credit_note_id}{':void' if voided else ''}"
+    return f"{stem}:{INVOICED}", f"{stem}:{FORGIVEN}"
+
+
+def credit_note_offset_keys(stripe_invoice_id: str, credit_note_id: str, *, voided: bool = False) -> tuple[str, str]:
+    """Name the two entries that take the same off an invoice's reversal, where that was booked before the note."""
+    return reversal_keys("credited", f"{stripe_invoice_id}:{credit_note_id}{':void' if voided else ''}")

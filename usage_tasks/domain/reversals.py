@@ -16,7 +16,6 @@ RefundId = NewType("RefundId", str)
 
 INVOICED_KIND: Final = EntryKind.INVOICE_REVERSAL
 FORGIVEN_KIND: Final = EntryKind.WRITE_OFF
-INVOICED_SUFFIX: Final = ":invoiced"
 
 _HALF: Final = Fraction(1, 2)
 _REFUND_STEPS: Final = {"pending": 0, "requires_action": 1, "succeeded": 2, "failed": 3, "canceled": 3}
@@ -67,23 +66,6 @@ def credited_cents(note: CreditNote, invoice: Invoice, our_prices: frozenset[str
         if credited.invoice_line_id in lines
     )
     return CreditCents((sum(shares, start=Fraction(0)) * CENTS_PER_CREDIT + _HALF) // 1)
-
-
-def note_prefix(invoice_id: StripeInvoiceId) -> str:
-    """Name what the keys of all entries of an invoice's credit notes begin with."""
-    return f"invoice:{invoice_id}:credit_note:"
-
-
-def reversal_keys(invoice_id: StripeInvoiceId, note_id: CreditNoteId, *, voided: bool = False) -> tuple[str, str]:
-    """Name the two entries of a credit note, or of its voiding: what the invoice bills less, and what is forgiven."""
-    stem = f"{note_prefix(invoice_id)}{note_id}{':void' if voided else ''}"
-    return f"{stem}{INVOICED_SUFFIX}", f"{stem}:forgiven"
-
-
-def offset_keys(invoice_id: StripeInvoiceId, note_id: CreditNoteId, *, voided: bool = False) -> tuple[str, str]:
-    """Name the two entries that take the same off an invoice's reversal, where that was booked before the note."""
-    stem = f"{invoice_id}:{note_id}{':void' if voided else ''}"
-    return f"invoice-credited:{stem}", f"write-off-credited:{stem}"
 
 
 def is_refund_news(known: str | None, told: str) -> bool:

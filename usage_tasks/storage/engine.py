@@ -14,15 +14,14 @@ WORK_MEM = "64MB"  # a tick prices every running session at once: in memory, not
 _RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})  # serialization, deadlock, lock, cancelled
 _RETRYABLE_CLASSES = frozenset({"08", "53", "57"})  # connection, resources, shutdown
 
-
 Transaction = Callable[[], AbstractContextManager[Connection]]
-"""Opens a transaction that commits at the end of its block."""
+"""Opens a transaction that commits at the end of its block: `Database.transaction`, for services that need several."""
 
 
 class Database:
     """A pool of connections; `transaction()` is the only thing that commits.
 
-    `statement_seconds_max` bounds every statement and every idle transaction, so that a stuck worker frees its locks.
+    `statement_timeout` limits every statement and every idle transaction, so that a stuck worker frees its locks.
     """
 
     def __init__(self, url: str, *, statement_timeout: timedelta = timedelta(minutes=4)) -> None:

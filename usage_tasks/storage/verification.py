@@ -6,7 +6,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.ledger import Contra, kinds_of
+from usage_tasks.domain.ledger import FORGIVEN, INVOICED, Contra, KeyPrefix, kinds_of
+from usage_tasks.storage import keys
 from usage_tasks.storage.ledger.grants import spent
 from usage_tasks.storage.pricing.rating_sql import RATED
 from usage_tasks.storage.rows import fetch, sql_list
@@ -50,7 +51,8 @@ _UNPOSTED = """
 """
 
 # A key that names no revision has none: a cast of it would end the whole verification in an error.
-_REVISION = "CASE WHEN split_part(key, ':', 3) ~ '^[1-9][0-9]{0,8}$' THEN split_part(key, ':', 3)::int END"
+_WRITTEN = keys.revision_of("key")
+_REVISION = f"CASE WHEN {_WRITTEN} ~ '^[1-9][0-9]{{0,8}}$' THEN {_WRITTEN}::int END"
 
 # A session is open or has entries. They stand on its account, are numbered by revision without a gap, and add up to
 # what is posted of it where it is open once more.
@@ -102,23 +104,13 @@ _VERSIONS = """
     HAVING count(*) <> max(version) OR count(*) FILTER (WHERE superseded_at IS NULL) <> 1
 """
 
-
-def _iso(instant: str) -> str:
-    """Write an instant as keys have it: microseconds only where there are some."""
-    in_utc = f"{instant} AT TIME ZONE 'UTC'"
-    return (
-        f"to_char({in_utc}, 'YYYY-MM-DD\"T\"HH24:MI:SS') || "
-        f"CASE WHEN {instant} <> date_trunc('second', {instant}) THEN to_char({in_utc}, '.US') ELSE '' END || '+00:00'"
-    )
-
-
 # A reset covers at most the limit of the version whose cycle it closed, and is named by that cycle: one a cycle.
 _RESETS = f"""
     SELECT e.attribution_id || ' ' || e.key AS offender FROM ledger_entry e
     WHERE e.kind = 'reset' AND NOT EXISTS (
         SELECT 1 FROM cost_center c WHERE c.attribution_id = e.attribution_id
             AND c.billing_strategy = 'other' AND c.next_billing_at = e.effective_at
-            AND e.key = 'reset:' || {_iso("c.cycle_started_at")}
+            AND e.key = {keys.reset_key("c.cycle_started_at")}
             AND -e.credit_cents BETWEEN 1 AND c.spending_limit * 100
     )
 """
@@ -144,22 +136,24 @@ _ACCOUNTS = """
 """
 
 # Each entry is named by what it is of; the name of a session is its own, and the first of a session is no correction.
-_KEYS = """
+_FIRST = keys.session_key("instance_id", "1")
+_KEYS = f"""
     SELECT attribution_id || ' ' || key AS offender FROM ledger_entry e
     WHERE CASE kind
-        WHEN 'session' THEN key = 'session:' || instance_id || ':' || 1
-        WHEN 'adjustment' THEN
-            key LIKE 'session:' || instance_id || ':%' AND key <> 'session:' || instance_id || ':' || 1
-        WHEN 'invoice' THEN key LIKE 'invoice:_%'
-        WHEN 'reset' THEN key LIKE 'reset:_%'
+        WHEN 'session' THEN key = {_FIRST}
+        WHEN 'adjustment' THEN {keys.is_of_session("key", "instance_id")} AND key <> {_FIRST}
+        WHEN 'invoice' THEN {keys.begins_with("key", KeyPrefix.INVOICE)}
+        WHEN 'reset' THEN {keys.begins_with("key", KeyPrefix.RESET)}
         WHEN 'upgrade' THEN EXISTS (
             SELECT 1 FROM cost_center c WHERE c.attribution_id = e.attribution_id
-                AND e.key = 'upgrade:' || c.version AND c.billing_strategy = 'stripe'
+                AND e.key = {keys.upgrade_key("c.version")} AND c.billing_strategy = 'stripe'
         )
-        WHEN 'credit_note' THEN key LIKE 'note:_%'
-        WHEN 'grant_burn' THEN key LIKE 'grant:_%'
-        WHEN 'invoice_reversal' THEN key LIKE 'invoice-_%' OR key LIKE 'invoice:_%:credit_note:_%_invoiced'
-        WHEN 'write_off' THEN key LIKE 'write-off-_%' OR key LIKE 'invoice:_%:credit_note:_%_forgiven'
+        WHEN 'credit_note' THEN {keys.begins_with("key", KeyPrefix.NOTE)}
+        WHEN 'grant_burn' THEN {keys.begins_with("key", KeyPrefix.GRANT)}
+        WHEN 'invoice_reversal' THEN
+            {keys.begins_with("key", KeyPrefix.REVERSAL)} OR {keys.is_of_credit_note("key", INVOICED)}
+        WHEN 'write_off' THEN
+            {keys.begins_with("key", KeyPrefix.WRITE_OFF)} OR {keys.is_of_credit_note("key", FORGIVEN)}
         ELSE key <> ''
     END IS NOT TRUE
 """
@@ -187,18 +181,18 @@ _GRANTS = f"""
     SELECT e.attribution_id || ' ' || e.key FROM ledger_entry e
     WHERE e.kind = 'grant_burn' AND NOT EXISTS (
         SELECT 1 FROM credit_grant g WHERE g.attribution_id = e.attribution_id
-            AND g.number::text = split_part(e.key, ':', 2) AND e.credit_cents < 0
+            AND g.number::text = {keys.grant_number_of("e.key")} AND e.credit_cents < 0
             AND g.effective_at < e.effective_at AND (g.expires_at IS NULL OR e.effective_at <= g.expires_at)
     )
 """
 
 # What the ledger holds as invoiced of an invoice follows from where it stands, and from its credit notes.
-_STANDINGS = """
+_STANDINGS = f"""
     SELECT i.attribution_id || ' ' || i.stripe_invoice_id AS offender
     FROM stripe_invoice i LEFT JOIN (
-        SELECT attribution_id, split_part(key, ':', 2) AS stripe_invoice_id,
+        SELECT attribution_id, {keys.invoice_id_of("key")} AS stripe_invoice_id,
                count(*) FILTER (WHERE kind = 'invoice') AS booked, -sum(credit_cents) AS invoiced_cents,
-               sum(credit_cents) FILTER (WHERE split_part(key, ':', 3) = 'credit_note') AS credited_cents
+               sum(credit_cents) FILTER (WHERE {keys.is_credited("key")}) AS credited_cents
         FROM ledger_entry WHERE kind IN ('invoice', 'invoice_reversal') GROUP BY 1, 2
     ) AS held USING (attribution_id, stripe_invoice_id)
     WHERE COALESCE(held.booked, 0) <> (i.status <> 'draft')::int OR COALESCE(held.invoiced_cents, 0) <>

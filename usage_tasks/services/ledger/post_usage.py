@@ -9,10 +9,11 @@ from sqlalchemy import Connection
 from usage_tasks.domain.limits import Crossing, LimitPolicy
 from usage_tasks.services.ledger.reset import ResetPlan, rehearse_expiries
 from usage_tasks.storage.engine import rehearsal
+from usage_tasks.storage.ledger import posting
+from usage_tasks.storage.ledger.posting import Posted
 from usage_tasks.storage.limits import crossings
 from usage_tasks.storage.plans import Plan
-from usage_tasks.storage.sessions import merging, zombies
-from usage_tasks.storage.sessions.merging import Posted
+from usage_tasks.storage.sessions import zombies
 from usage_tasks.storage.sessions.zombies import Caps
 
 BATCH: Final = 100_000
@@ -40,7 +41,7 @@ def cap_batch(
 
 def post_batch(connection: Connection, *, at: datetime) -> Posted:
     """Post up to BATCH sessions that had stopped by `at`; fewer than BATCH means that nothing free is left."""
-    return merging.post_stopped(connection, at=at, limit=BATCH)
+    return posting.post_stopped(connection, at=at, limit=BATCH)
 
 
 def announce_limits(connection: Connection, *, at: datetime, policy: LimitPolicy = DEFAULT_POLICY) -> Announced:
@@ -85,7 +86,7 @@ def plan_reconcile(
                 moved=capped.moved + batch.moved,
                 lifted=capped.lifted + batch.lifted,
             )
-        entries = merging.plan_stopped(connection, at=at)
+        entries = posting.plan_stopped(connection, at=at)
         expiries = rehearse_expiries(connection, at=at)
         announcements = crossings.plan_crossings(connection, at=at, policy=policy)
     return ReconcilePlan(zombies=capped, entries=entries, expiries=expiries, announcements=announcements)

@@ -6,6 +6,13 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.announcements import (
+    PaymentFailed,
+    PaymentReminder,
+    PaymentSettled,
+    ResumeAccount,
+    SuspendAccount,
+)
 from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.storage.payments import dunning
 
@@ -27,9 +34,9 @@ def advance_dunning(connection: Connection, *, at: datetime, policy: DunningPoli
     """Take every account's step that is due at an instant; without a policy let go whoever was dunned."""
     steps = dunning.advance(connection, at=at, policy=policy, actor=_ACTOR)
     return Dunned(
-        payments_failed=steps.get("payment_failed", 0),
-        reminders=steps.get("payment_reminder", 0),
-        suspended=steps.get("suspend_account", 0),
-        resumed=steps.get("resume_account", 0),
-        settled=steps.get("payment_settled", 0),
+        payments_failed=steps.get(PaymentFailed.name, 0),
+        reminders=steps.get(PaymentReminder.name, 0),
+        suspended=steps.get(SuspendAccount.name, 0),
+        resumed=steps.get(ResumeAccount.name, 0),
+        settled=steps.get(PaymentSettled.name, 0),
     )

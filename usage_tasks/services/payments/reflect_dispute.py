@@ -7,21 +7,23 @@ then; who is blocked by another dispute too stays blocked. Source: SEMANTICS, St
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId, parse_attribution
+from usage_tasks.domain.announcements import (
+    AccountDisputed,
+    BlockAccount,
+    BlockUser,
+    UnblockAccount,
+    UnblockUser,
+    UserDisputed,
+)
 from usage_tasks.domain.disputes import Dispute, DisputeStatus, blocks, follow
 from usage_tasks.services.directory.owners import owners_of
 from usage_tasks.storage.operations import audit, outbox
 from usage_tasks.storage.payments import customers, disputes
-
-BLOCK_USER: Final = "server.block_user"
-UNBLOCK_USER: Final = "server.unblock_user"
-BLOCK_ACCOUNT: Final = "server.block_account"
-UNBLOCK_ACCOUNT: Final = "server.unblock_account"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +81,9 @@ def _block(
     whole: bool,
     at: datetime,
 ) -> DisputeOutcome:
-    blocked = _announce(connection, BLOCK_USER, account, dispute, users, at=at)
+    blocked = _announce(connection, BlockUser, account, dispute, users, at=at)
     if whole:  # the platform has not told who owns the team: it must find out itself
-        _announce_account(connection, BLOCK_ACCOUNT, account, dispute, at)
+        _announce_account(connection, BlockAccount, account, dispute, at)
     return DisputeOutcome(status=status, blocked=blocked)
 
 
@@ -98,42 +100,30 @@ def _unblock(
     """Let go of whom nothing else blocks; who was never blocked by this dispute hears nothing."""
     others = disputes.list_blocked_by_others(connection, dispute.dispute_id)
     free = [user_id for user_id in users if user_id not in others]
-    unblocked = _announce(connection, UNBLOCK_USER, account, dispute, free, at=at)
+    unblocked = _announce(connection, UnblockUser, account, dispute, free, at=at)
     if whole and not disputes.is_blocked_by_others(connection, account, dispute.dispute_id):
-        _announce_account(connection, UNBLOCK_ACCOUNT, account, dispute, at)
+        _announce_account(connection, UnblockAccount, account, dispute, at)
     return DisputeOutcome(status=status, unblocked=unblocked)
 
 
 def _announce(
     connection: Connection,
-    task: str,
+    message: type[UserDisputed],
     account: AttributionId,
     dispute: Dispute,
     users: Iterable[UUID],
     *,
     at: datetime,
 ) -> int:
-    announced = 0
+    new = 0
     for user_id in users:  # a handful: a team's owners
-        payload = {
-            "user_id": str(user_id),
-            "attribution_id": account,
-            "stripe_dispute_id": dispute.dispute_id,
-            "reason": "dispute",
-            "at": at.isoformat(),
-        }
-        key = f"{task}:{dispute.dispute_id}:{user_id}"
-        announced += outbox.announce(connection, key=key, task=task, payload=payload)
-    return announced
+        made = message(user_id=user_id, attribution_id=account, stripe_dispute_id=dispute.dispute_id, at=at)
+        new += outbox.announce(connection, made, once_per=f"{dispute.dispute_id}:{user_id}")
+    return new
 
 
 def _announce_account(
-    connection: Connection, task: str, account: AttributionId, dispute: Dispute, at: datetime
+    connection: Connection, message: type[AccountDisputed], account: AttributionId, dispute: Dispute, at: datetime
 ) -> None:
-    payload = {
-        "attribution_id": account,
-        "stripe_dispute_id": dispute.dispute_id,
-        "reason": "dispute",
-        "at": at.isoformat(),
-    }
-    outbox.announce(connection, key=f"{task}:{dispute.dispute_id}", task=task, payload=payload)
+    made = message(attribution_id=account, stripe_dispute_id=dispute.dispute_id, at=at)
+    outbox.announce(connection, made, once_per=dispute.dispute_id)

@@ -8,14 +8,14 @@ Source: docs/adr/0017.
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.announcements import RefundFailed
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.domain.invoices import KnownInvoice
-from usage_tasks.domain.ledger import invoice_key
+from usage_tasks.domain.ledger import credit_note_keys, credit_note_offset_keys, invoice_key
 from usage_tasks.domain.payments import Invoice, StripeInvoiceId
 from usage_tasks.domain.reversals import (
     FORGIVEN_KIND,
@@ -24,15 +24,11 @@ from usage_tasks.domain.reversals import (
     Refund,
     credited_cents,
     is_refund_news,
-    offset_keys,
-    reversal_keys,
 )
 from usage_tasks.storage.ledger import cost_centers, entries
 from usage_tasks.storage.ledger.entries import Entry
 from usage_tasks.storage.operations import audit, outbox
 from usage_tasks.storage.payments import customers, disputes, invoices
-
-REFUND_FAILED: Final = "server.refund_failed"
 
 
 def reflect_credit_note(
@@ -81,14 +77,14 @@ def reflect_credit_note(
 def _append(connection: Connection, booked: Entry, known: KnownInvoice, note: CreditNote, *, cents: int) -> int:
     """Append a note's two entries, and for a voided one their opposites too; answer the cents that moved now.
 
-    A voided note has both pairs, also where its creation was never told: what was fetched before it was voided then
-    finds its entries there. Never more is taken off than the invoice and its other notes leave.
+    A voided note has both pairs, also where its creation was never announced: what was fetched before it was voided
+    then finds its entries there. Never more is taken off than the invoice and its other notes leave.
     """
     made = min(cents, known.left_cents)
     moved = made if made > 0 and _append_pairs(connection, booked, known, note, made, voided=False) else 0
     if not note.voided:
         return moved
-    keys = reversal_keys(note.invoice_id, note.credit_note_id)
+    keys = credit_note_keys(note.invoice_id, note.credit_note_id)
     stands = entries.find_entry(connection, booked.attribution_id, keys[0])
     if stands is None:
         return 0
@@ -106,12 +102,14 @@ def _append_pairs(
     amount = -cents if voided else cents
     what = f"Credit note {note.credit_note_id} of invoice {note.invoice_id}{', voided' if voided else ''}"
     reversed_entry = replace(booked, description=what)
-    pair = _pair(reversed_entry, reversal_keys(note.invoice_id, note.credit_note_id, voided=voided), amount)
+    pair = _pair(reversed_entry, credit_note_keys(note.invoice_id, note.credit_note_id, voided=voided), amount)
     if not entries.append_entries(connection, pair):
         return False
     if known.reversed_at is not None:
         reversed_entry = replace(reversed_entry, effective_at=known.reversed_at)
-        offset = _pair(reversed_entry, offset_keys(note.invoice_id, note.credit_note_id, voided=voided), -amount)
+        offset = _pair(
+            reversed_entry, credit_note_offset_keys(note.invoice_id, note.credit_note_id, voided=voided), -amount
+        )
         entries.append_entries(connection, offset)
     return True
 
@@ -136,21 +134,27 @@ def reflect_refund(
         return "known"
     if not disputes.put_refund(connection, account, refund, invoice_id=invoice_id, replaces=held, at=at):
         raise RetryableError(f"refund {refund.refund_id}: another worker is at it")
-    details = {
-        "stripe_refund_id": refund.refund_id,
-        "stripe_invoice_id": invoice_id,
-        "amount": refund.amount,
-        "currency": refund.currency,
-    }
     audit.append_audit(
         connection,
         at=at,
         actor=actor,
         action=f"stripe_refund.{refund.status}",
         attribution_id=account,
-        details=details,
+        details={
+            "stripe_refund_id": refund.refund_id,
+            "stripe_invoice_id": invoice_id,
+            "amount": refund.amount,
+            "currency": refund.currency,
+        },
     )
     if refund.status == "failed":
-        payload = {"attribution_id": account, **details, "at": at.isoformat()}
-        outbox.announce(connection, key=f"{REFUND_FAILED}:{refund.refund_id}", task=REFUND_FAILED, payload=payload)
+        failed = RefundFailed(
+            attribution_id=account,
+            stripe_refund_id=refund.refund_id,
+            stripe_invoice_id=invoice_id,
+            amount=refund.amount,
+            currency=refund.currency,
+            at=at,
+        )
+        outbox.announce(connection, failed, once_per=refund.refund_id)
     return f"refund is {refund.status}"

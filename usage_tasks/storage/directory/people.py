@@ -12,14 +12,29 @@ from sqlalchemy import Connection
 from usage_tasks.domain.access import Person, TeamRole
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.directory import TeamReport, UserReport
+from usage_tasks.storage.operations.audit import auditing
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 _LOCK_USERS = """
     SELECT user_id FROM directory_user WHERE user_id = ANY(CAST(:ids AS uuid[])) ORDER BY user_id FOR UPDATE
 """
 
+_USERS_CHANGED = auditing(
+    """
+        applied a LEFT JOIN former f USING (user_id)
+        WHERE (a.administrator, a.deleted)
+            IS DISTINCT FROM (COALESCE(f.administrator, false), COALESCE(f.deleted, false))
+    """,
+    action="user.set",
+    at=":at",
+    account="'user:' || a.user_id",
+    details="""jsonb_build_object(
+            'administrator', jsonb_build_array(f.administrator, a.administrator),
+            'deleted', jsonb_build_array(f.deleted, a.deleted))""",
+)
+
 # The tie-break is that of UserReport.order. Who becomes or ceases to be an administrator, or is deleted, is audited.
-_UPSERT_USERS = """
+_UPSERT_USERS = f"""
     WITH former AS (
         SELECT user_id, administrator, deleted FROM directory_user WHERE user_id = ANY(CAST(:ids AS uuid[]))
     ), applied AS (
@@ -37,13 +52,7 @@ _UPSERT_USERS = """
             > (held.observed_at, held.deleted, NOT held.administrator, COALESCE(held.email_digest, '') COLLATE "C")
         RETURNING user_id, administrator, deleted
     ), told AS (
-        INSERT INTO audit (at, actor, action, attribution_id, details)
-        SELECT :at, :actor, 'user.set', 'user:' || a.user_id, jsonb_build_object(
-            'administrator', jsonb_build_array(f.administrator, a.administrator),
-            'deleted', jsonb_build_array(f.deleted, a.deleted))
-        FROM applied a LEFT JOIN former f USING (user_id)
-        WHERE (a.administrator, a.deleted)
-            IS DISTINCT FROM (COALESCE(f.administrator, false), COALESCE(f.deleted, false))
+        {_USERS_CHANGED}
     )
     SELECT count(*) AS applied FROM applied
 """
@@ -61,8 +70,16 @@ _UPSERT_TEAMS = """
     RETURNING team_id
 """
 
+_TEAMS_CHANGED = auditing(
+    "(SELECT * FROM gone UNION ALL SELECT * FROM put) AS change GROUP BY team_id ORDER BY team_id",
+    action="team.set_members",
+    at=":at",
+    account="'team:' || team_id",
+    details="jsonb_build_object('members', jsonb_object_agg(CAST(user_id AS text), role))",
+)
+
 # One statement: who left goes, who came or changed is written, and each team that changed is audited with them.
-_SET_MEMBERS = """
+_SET_MEMBERS = f"""
     WITH told AS (
         SELECT team_id, user_id, role
         FROM unnest(CAST(:teams AS uuid[]), CAST(:users AS uuid[]), CAST(:roles AS text[])) AS t(team_id, user_id, role)
@@ -76,11 +93,7 @@ _SET_MEMBERS = """
         ON CONFLICT (team_id, user_id) DO UPDATE SET role = EXCLUDED.role WHERE held.role <> EXCLUDED.role
         RETURNING team_id, user_id, role
     )
-    INSERT INTO audit (at, actor, action, attribution_id, details)
-    SELECT :at, :actor, 'team.set_members', 'team:' || team_id,
-           jsonb_build_object('members', jsonb_object_agg(CAST(user_id AS text), role))
-    FROM (SELECT * FROM gone UNION ALL SELECT * FROM put) AS change
-    GROUP BY team_id ORDER BY team_id
+    {_TEAMS_CHANGED}
 """
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Row
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
+from usage_tasks.storage import keys
 from usage_tasks.storage.ledger.grants import AVAILABLE
 from usage_tasks.storage.pricing.rating_sql import RATED, has_price
 from usage_tasks.storage.rows import fetch, fetch_one
@@ -37,7 +38,7 @@ _LATER = f"""
            ) - COALESCE(sum(r.credit_cents - (
                SELECT COALESCE(sum(e.credit_cents), 0) FROM ledger_entry e
                WHERE e.attribution_id = a.attribution_id AND e.effective_at <= a.at
-                   AND e.key >= 'session:' || r.instance_id || ':' AND e.key < 'session:' || r.instance_id || ';'
+                   AND {keys.is_of_session("e.key", "r.instance_id")}
            )), 0)
     FROM rated r
 """

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final, Literal
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -26,26 +27,35 @@ class Entry:
     user_id: UUID | None = None
 
 
+_COLUMNS: Final = "attribution_id, key, kind, credit_cents, effective_at, description"
+
+
+def inserting(rows: str, *, subject: Literal["instance_id", "user_id"]) -> str:
+    """Compose the INSERT of entries. `rows` is a query of an entry's columns, and last of its session or its user."""
+    return f"INSERT INTO ledger_entry ({_COLUMNS}, {subject}) {rows}"
+
+
+_APPEND: Final = inserting(
+    f"""
+    SELECT {_COLUMNS}, user_id
+    FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS e(
+        attribution_id text, key text, kind text, credit_cents bigint, effective_at timestamptz, description text,
+        user_id uuid)
+    ORDER BY attribution_id, key
+    ON CONFLICT (attribution_id, key) DO NOTHING
+    """,
+    subject="user_id",
+)
+
+
 def append_entries(connection: Connection, entries: Sequence[Entry]) -> int:
     """Append entries; one whose key stands already is left out. Return how many were new."""
-    statement = """
-        INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, description, user_id)
-        SELECT attribution_id, key, kind, credit_cents, effective_at, description, user_id
-        FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS e(
-            attribution_id text, key text, kind text, credit_cents bigint, effective_at timestamptz, description text,
-            user_id uuid)
-        ORDER BY attribution_id, key
-        ON CONFLICT (attribution_id, key) DO NOTHING
-    """
-    return execute(connection, statement, entries=rows_as_json(entries))
+    return execute(connection, _APPEND, entries=rows_as_json(entries))
 
 
 def find_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry | None:
     """Answer the entry that stands under a key; None where none does."""
-    statement = """
-        SELECT attribution_id, key, kind, credit_cents, effective_at, description, user_id
-        FROM ledger_entry WHERE attribution_id = :account AND key = :key
-    """
+    statement = f"SELECT {_COLUMNS}, user_id FROM ledger_entry WHERE attribution_id = :account AND key = :key"
     rows = fetch(connection, statement, account=attribution_id, key=key)
     return Entry(**{**rows[0]._mapping, "kind": EntryKind(rows[0].kind)}) if rows else None
 

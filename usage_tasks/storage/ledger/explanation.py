@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Row
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.explanation import ExplainedEntry, SessionFacts
+from usage_tasks.storage import keys
+from usage_tasks.storage.ledger.posting import posted_of
 from usage_tasks.storage.rows import fetch
-from usage_tasks.storage.sessions.merging import posted_of
 
 _ENTRY = "key, kind, credit_cents, effective_at, posted_at, description"
 
@@ -49,9 +50,8 @@ def list_session_entries(connection: Connection, facts: SessionFacts, *, at: dat
     statement = f"""
         SELECT {_ENTRY} FROM ledger_entry
         WHERE attribution_id = :account AND effective_at <= :at
-            AND key >= 'session:' || CAST(:instance_id AS text) || ':'
-            AND key < 'session:' || CAST(:instance_id AS text) || ';'
-        ORDER BY CAST(split_part(key, ':', 3) AS int)
+            AND {keys.is_of_session("key", "CAST(:instance_id AS text)")}
+        ORDER BY CAST({keys.revision_of("key")} AS int)
     """
     rows = fetch(connection, statement, account=facts.attribution_id, instance_id=str(facts.instance_id), at=at)
     return [_entry(row) for row in rows]

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.grants import Burn, GrantTerms, OpenGrant
+from usage_tasks.storage import keys
 from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one
 
 _TERMS = "attribution_id, key, amount_cents, priority, effective_at, expires_at, rollover_cap_cents, description"
@@ -20,7 +21,7 @@ def spent(by: str = "'infinity'") -> str:
     return f"""((
         SELECT COALESCE(-sum(e.credit_cents), 0) FROM ledger_entry e
         WHERE e.attribution_id = g.attribution_id AND e.effective_at <= {by}
-            AND e.key >= 'grant:' || g.number || ':' AND e.key < 'grant:' || g.number || ';'
+            AND {keys.is_of_grant("e.key", "g.number")}
     ) + (
         SELECT COALESCE(sum(l.credit_cents), 0) FROM grant_lapse l
         WHERE l.attribution_id = g.attribution_id AND l.number = g.number AND l.lapsed_at <= {by}
@@ -78,7 +79,7 @@ def list_open(connection: Connection, accounts: Sequence[AttributionId]) -> Mapp
                (g.amount_cents - {spent()})::bigint AS remaining_cents,
                ARRAY(
                    SELECT e.effective_at FROM ledger_entry e WHERE e.attribution_id = g.attribution_id
-                       AND e.key >= 'grant:' || g.number || ':' AND e.key < 'grant:' || g.number || ';'
+                       AND {keys.is_of_grant("e.key", "g.number")}
                ) AS burnt_at
         FROM credit_grant g
         WHERE g.attribution_id = ANY(CAST(:accounts AS text[])) AND g.closed_at IS NULL
@@ -179,14 +180,14 @@ def list_movements(
 
     The cycle of a burn is the last one that had started before it.
     """
-    statement = """
-        SELECT split_part(e.key, ':', 2)::int AS number, e.effective_at AS at, 'burn' AS what,
+    statement = f"""
+        SELECT {keys.grant_number_of("e.key")}::int AS number, e.effective_at AS at, 'burn' AS what,
                -e.credit_cents AS credit_cents, (
                    SELECT max(c.cycle_started_at) FROM cost_center c
                    WHERE c.attribution_id = e.attribution_id AND c.cycle_started_at < e.effective_at
                ) AS cycle_started_at
         FROM ledger_entry e
-        WHERE e.attribution_id = :account AND e.key >= 'grant:' AND e.key < 'grant;' AND e.effective_at <= :at
+        WHERE e.attribution_id = :account AND {keys.is_of_any_grant("e.key")} AND e.effective_at <= :at
         UNION ALL
         SELECT number, lapsed_at, reason, credit_cents, NULL
         FROM grant_lapse WHERE attribution_id = :account AND lapsed_at <= :at

@@ -7,10 +7,10 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.storage.ledger.posting import ENTRIES, posted_of
 from usage_tasks.storage.plans import SAMPLE_MAX, Plan, planned
 from usage_tasks.storage.pricing.rating_sql import RATED
 from usage_tasks.storage.rows import fetch_one
-from usage_tasks.storage.sessions.merging import ENTRIES, posted_of
 
 # Only sessions that ran, or ended, while the version was in force can be priced otherwise by it.
 _REPRICED = f"""

@@ -10,9 +10,11 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Account, AccountKind, Actor, AttributionId
+from usage_tasks.domain.announcements import LEVEL_REACHED, UsageLevelReached
 from usage_tasks.domain.disputes import SETTLED
 from usage_tasks.domain.limits import Crossing, EntitlementReason, LimitPolicy
 from usage_tasks.storage.ledger.balances import with_balances
+from usage_tasks.storage.operations.outbox import announcing, payload_of
 from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.pricing.rating_sql import COST_AT_MOST
 from usage_tasks.storage.rows import execute, fetch, fetch_one, sql_list
@@ -78,6 +80,20 @@ _PLAN = f"""
     {planned("new", order="attribution_id, level_cents, crossing DESC")}
 """
 
+_NAMES = " ".join(f"WHEN '{crossing}' THEN '{message.name}'" for crossing, message in LEVEL_REACHED.items())
+_ANNOUNCED = announcing(
+    f"(SELECT *, CASE crossing {_NAMES} END AS name FROM crossed) AS named "
+    "ORDER BY attribution_id, level_cents, crossing DESC",
+    name="name",
+    once_per=(
+        "attribution_id",
+        "trim_scale(extract(epoch FROM cycle_started_at))",
+        "spending_limit",
+        "CASE WHEN crossing <> 'limit' THEN level_cents END",
+    ),
+    payload=payload_of(UsageLevelReached),
+)
+
 # Two ticks at once: the second waits for the first's rows and then has none of its own. The anti-join only spares
 # the rows that are known a try. The outbox's key says the same as the crossing's; it is its own guard where crossings
 # were pruned too early.
@@ -90,17 +106,8 @@ _ANNOUNCE = f"""
         ORDER BY attribution_id, level_cents, crossing DESC
         ON CONFLICT DO NOTHING
         RETURNING *
-    ), told AS (
-        INSERT INTO outbox (key, task, payload)
-        SELECT concat_ws(':', 'usage_' || crossing || '_reached', attribution_id,
-                         trim_scale(extract(epoch FROM cycle_started_at)), spending_limit,
-                         CASE WHEN crossing <> 'limit' THEN level_cents END),
-               'server.usage_' || crossing || '_reached',
-               jsonb_build_object('attribution_id', attribution_id, 'percent', percent,
-                                  'balance_cents', balance_cents, 'spending_limit', spending_limit,
-                                  'level_cents', level_cents, 'cycle_started_at', cycle_started_at, 'at', at)
-        FROM crossed ORDER BY attribution_id, level_cents, crossing DESC
-        ON CONFLICT (key) DO NOTHING
+    ), announced AS (
+        {_ANNOUNCED}
     )
     SELECT crossing, count(*) AS crossings FROM crossed GROUP BY crossing
 """

@@ -13,7 +13,10 @@ from enum import StrEnum
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.announcements import AccountParked
 from usage_tasks.domain.payments import StripeCustomerId
+from usage_tasks.storage.operations.audit import auditing
+from usage_tasks.storage.operations.outbox import announcing, payload_of
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 
@@ -132,23 +135,21 @@ _SETTLE = """
     )
 """
 
-# Whose account gets no more reports is said to the platform and noted, in the statement that parks.
-_ANNOUNCE_PARKED = """
-    announced AS (
-        INSERT INTO outbox (key, task, payload)
-        SELECT concat_ws(':', 'account_parked', attribution_id, extract(epoch FROM as_of)::bigint, resends),
-               'server.account_parked',
-               jsonb_build_object('attribution_id', attribution_id, 'reason', error, 'quantity', quantity,
-                                  'as_of', as_of, 'at', parked_at)
-        FROM settled WHERE state = 'parked' ORDER BY attribution_id
-        ON CONFLICT (key) DO NOTHING
-    ), noted AS (
-        INSERT INTO audit (at, actor, action, attribution_id, details)
-        SELECT parked_at, :actor, 'meter_report.parked', attribution_id,
-               jsonb_build_object('as_of', as_of, 'quantity', quantity, 'reason', error)
-        FROM settled WHERE state = 'parked' ORDER BY attribution_id
-    )
-"""
+# The account of a parked report gets no more reports: that is announced and noted in the statement that parks.
+_PARKED = "settled WHERE state = 'parked' ORDER BY attribution_id"
+_ANNOUNCED = announcing(
+    _PARKED,
+    name=f"'{AccountParked.name}'",
+    once_per=("attribution_id", "extract(epoch FROM as_of)::bigint", "resends"),
+    payload=payload_of(AccountParked, {"reason": "error", "at": "parked_at"}),
+)
+_NOTED = auditing(
+    _PARKED,
+    action="meter_report.parked",
+    at="parked_at",
+    details="jsonb_build_object('as_of', as_of, 'quantity', quantity, 'reason', error)",
+)
+_ANNOUNCE_PARKED = f"announced AS ({_ANNOUNCED}), noted AS ({_NOTED})"
 
 
 def settle_reports(connection: Connection, settlements: Sequence[ClaimSettlement], *, actor: Actor) -> None:

@@ -1,12 +1,19 @@
-"""Who changed what: one row a change of an account, or of what concerns every account; never edited."""
+"""Who changed what: one row a change of an account, or of what concerns every account; never edited.
+
+Every INSERT of one is made here. A statement that audits what it changes itself takes `auditing` as a part.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.storage.rows import as_json, execute
+
+_INTO: Final = "INSERT INTO audit (at, actor, action, attribution_id, details)"
+_APPEND: Final = f"{_INTO} VALUES (:at, :actor, :action, :account, CAST(:details AS jsonb))"
 
 
 def append_audit(
@@ -22,8 +29,12 @@ def append_audit(
 
     The account is None where a change concerns no single one.
     """
-    statement = """
-        INSERT INTO audit (at, actor, action, attribution_id, details)
-        VALUES (:at, :actor, :action, :account, CAST(:details AS jsonb))
+    execute(connection, _APPEND, at=at, actor=actor, action=action, account=attribution_id, details=as_json(details))
+
+
+def auditing(rows: str, *, action: str, at: str, details: str, account: str = "attribution_id") -> str:
+    """Compose the INSERT of a row for each of `rows`, the text of a FROM clause; the parameter `actor` made the change.
+
+    `at`, `details` and `account` are SQL expressions on those rows.
     """
-    execute(connection, statement, at=at, actor=actor, action=action, account=attribution_id, details=as_json(details))
+    return f"{_INTO} SELECT {at}, :actor, '{action}', {account}, {details} FROM {rows}"

@@ -1,17 +1,24 @@
-"""What the platform must hear, stored with the change that causes it and sent afterwards."""
+"""The outbox: messages to the platform, stored with the change that causes them and sent afterwards.
+
+Every INSERT of one is made here. A statement that announces what it changes itself takes `announcing` as a part.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
+from types import MappingProxyType
+from typing import Final
 
 from sqlalchemy import Connection
 
+from usage_tasks.domain.announcements import PREFIX, Announcement
+from usage_tasks.domain.errors import InvariantError
 from usage_tasks.storage.rows import as_json, execute, fetch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
-    """One message to the platform: a Celery task's name and its arguments."""
+class OutboxRow:
+    """One message to the platform as it is sent: a Celery task's name and its arguments; the key is the task's id."""
 
     outbox_id: int
     key: str
@@ -19,16 +26,39 @@ class Announcement:
     payload: dict[str, object]
 
 
-def announce(connection: Connection, *, key: str, task: str, payload: Mapping[str, object]) -> bool:
-    """Store what the platform must hear, with the change that causes it; once a key. Tell whether it is new."""
-    statement = """
-        INSERT INTO outbox (key, task, payload) VALUES (:key, :task, CAST(:payload AS jsonb))
-        ON CONFLICT (key) DO NOTHING
+_INTO: Final = "INSERT INTO outbox (key, task, payload)"
+_ONCE: Final = "ON CONFLICT (key) DO NOTHING"
+_ANNOUNCE: Final = f"{_INTO} VALUES (:key, :task, CAST(:payload AS jsonb)) {_ONCE}"
+
+
+def announce(connection: Connection, message: Announcement, *, once_per: str) -> bool:
+    """Store a message with the change that causes it, once per `once_per`; return True if it is new."""
+    key = f"{message.name}:{once_per}"
+    return execute(connection, _ANNOUNCE, key=key, task=message.name, payload=as_json(asdict(message))) == 1
+
+
+def announcing(rows: str, *, name: str, once_per: Sequence[str], payload: str) -> str:
+    """Compose the INSERT of a message for each of `rows`, the text of a FROM clause.
+
+    The others are SQL expressions on those rows: the message's name, the parts of the key, and `payload_of`.
     """
-    return execute(connection, statement, key=key, task=task, payload=as_json(payload)) == 1
+    key = f"concat_ws(':', substr({name}, {len(PREFIX) + 1}), {', '.join(once_per)})"
+    return f"{_INTO} SELECT {key}, {name}, {payload} FROM {rows} {_ONCE}"
 
 
-def claim_announcements(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[Announcement]:
+def payload_of(message: type[Announcement], values: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Compose the payload of a kind of message as an SQL expression: each field is the column of the same name.
+
+    `values` has other expressions by field. Raises InvariantError where it names a field that the message doesn't have.
+    """
+    expressions = {each.name: each.name for each in fields(message)}
+    if unknown := values.keys() - expressions.keys():
+        raise InvariantError(f"announcement {message.__name__}: has no field {', '.join(sorted(unknown))}")
+    pairs = ", ".join(f"'{field}', {expression}" for field, expression in {**expressions, **values}.items())
+    return f"jsonb_build_object({pairs})"
+
+
+def claim_announcements(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[OutboxRow]:
     """Lease up to `limit` announcements that are not sent yet, oldest first."""
     statement = """
         UPDATE outbox AS held SET claimed_until = clock_timestamp() + :lease
@@ -40,11 +70,11 @@ def claim_announcements(connection: Connection, *, limit: int, lease: timedelta)
         WHERE held.outbox_id = due.outbox_id
         RETURNING held.outbox_id, held.key, held.task, held.payload
     """
-    claimed = [Announcement(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
+    claimed = [OutboxRow(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
     return sorted(claimed, key=lambda each: each.outbox_id)
 
 
-def mark_dispatched(connection: Connection, announcements: Sequence[Announcement]) -> int:
+def mark_dispatched(connection: Connection, announcements: Sequence[OutboxRow]) -> int:
     """Settle announcements that the broker has taken."""
     statement = "UPDATE outbox SET dispatched_at = clock_timestamp() WHERE outbox_id = ANY(CAST(:ids AS bigint[]))"
     return execute(connection, statement, ids=[each.outbox_id for each in announcements])

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.customers import StripeCustomer
+from usage_tasks.domain.errors import InvariantError, RetryableError
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, StripeSubscriptionId
 from usage_tasks.storage.rows import execute, fetch
 
@@ -55,7 +56,7 @@ def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerR
     )
     found = find_customer(connection, customer.attribution_id)
     if found is None:
-        raise LookupError(customer.attribution_id)
+        raise InvariantError(f"stripe customer: {customer.attribution_id} was reserved and has no row")
     return found
 
 
@@ -74,7 +75,7 @@ def reserve_customer_again(connection: Connection, gone: CustomerRow) -> Custome
     )
     found = find_customer(connection, gone.attribution_id)
     if found is None:
-        raise LookupError(gone.attribution_id)
+        raise InvariantError(f"stripe customer: {gone.attribution_id} was to be replaced and has no row")
     return found
 
 
@@ -152,7 +153,10 @@ def list_prices(connection: Connection, attribution_id: AttributionId) -> frozen
 
 
 def reserve_subscription(connection: Connection, attribution_id: AttributionId, *, price_id: str) -> SubscriptionRow:
-    """Store that a subscription is about to be made, unless an open one stands already; answer the open one."""
+    """Store that a subscription is about to be made, unless an open one stands already; answer the open one.
+
+    Raises RetryableError where that one ends between the look and the answer.
+    """
     execute(
         connection,
         """
@@ -166,7 +170,7 @@ def reserve_subscription(connection: Connection, attribution_id: AttributionId, 
     )
     found = find_open_subscription(connection, attribution_id)
     if found is None:
-        raise LookupError(attribution_id)
+        raise RetryableError(f"stripe subscription: that of {attribution_id} ended this very moment: try again")
     return found
 
 

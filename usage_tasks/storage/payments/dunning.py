@@ -6,13 +6,42 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.announcements import (
+    DunningStep,
+    PaymentFailed,
+    PaymentReminder,
+    PaymentSettled,
+    ResumeAccount,
+    SuspendAccount,
+)
 from usage_tasks.domain.dunning import DunningPolicy
+from usage_tasks.storage.operations.audit import auditing
+from usage_tasks.storage.operations.outbox import announcing, payload_of
 from usage_tasks.storage.rows import fetch
+
+_TOLD = announcing(
+    "step WHERE announced IS NOT NULL ORDER BY attribution_id",
+    name="announced",
+    once_per=(
+        "attribution_id",
+        "trim_scale(extract(epoch FROM failing_since))",
+        "reminders",
+        "trim_scale(extract(epoch FROM CAST(:at AS timestamptz)))",
+    ),
+    payload=payload_of(DunningStep, {"at": "CAST(:at AS timestamptz)"}),
+)
+_AUDITED = auditing(
+    "step ORDER BY attribution_id",
+    action="dunning.advance",
+    at=":at",
+    details="""jsonb_build_object('state', jsonb_build_array(COALESCE(former, 'none'), state),
+                                  'failing_since', failing_since, 'reminders', reminders)""",
+)
 
 # A reminder is due at the end of the grace and every so often after it; of several that were missed only the last is
 # told. The table is its own memory: of two workers the second waits for the row and then changes nothing. Nothing
 # moves back in time. Both changes see the table as it was before the statement.
-_ADVANCE = """
+_ADVANCE = f"""
     WITH failing AS (
         SELECT attribution_id, min(failed_at) AS since FROM stripe_invoice
         WHERE failed_at IS NOT NULL AND status IN ('open', 'uncollectible')
@@ -50,28 +79,18 @@ _ADVANCE = """
         SELECT attribution_id, 'none', failing_since, 0 FROM ended
     ), step AS (
         SELECT c.attribution_id, c.state, c.failing_since, c.reminders, former.state AS former, CASE
-                   WHEN c.state = 'suspended' AND former.state IS DISTINCT FROM 'suspended' THEN 'suspend_account'
-                   WHEN c.state <> 'suspended' AND former.state = 'suspended' THEN 'resume_account'
-                   WHEN c.state = 'none' THEN 'payment_settled'
-                   WHEN c.state = 'reminder' AND c.reminders > COALESCE(former.reminders, 0) THEN 'payment_reminder'
-                   WHEN c.state = 'grace' AND former.state IS NULL THEN 'payment_failed'
+                   WHEN c.state = 'suspended' AND former.state IS DISTINCT FROM 'suspended' THEN '{SuspendAccount.name}'
+                   WHEN c.state <> 'suspended' AND former.state = 'suspended' THEN '{ResumeAccount.name}'
+                   WHEN c.state = 'none' THEN '{PaymentSettled.name}'
+                   WHEN c.state = 'reminder' AND c.reminders > COALESCE(former.reminders, 0)
+                       THEN '{PaymentReminder.name}'
+                   WHEN c.state = 'grace' AND former.state IS NULL THEN '{PaymentFailed.name}'
                END AS announced
         FROM change c LEFT JOIN dunning former USING (attribution_id)
     ), told AS (
-        INSERT INTO outbox (key, task, payload)
-        SELECT concat_ws(':', announced, attribution_id, trim_scale(extract(epoch FROM failing_since)), reminders,
-                         trim_scale(extract(epoch FROM CAST(:at AS timestamptz)))),
-               'server.' || announced,
-               jsonb_build_object('attribution_id', attribution_id, 'state', state, 'failing_since', failing_since,
-                                  'reminders', reminders, 'at', CAST(:at AS timestamptz))
-        FROM step WHERE announced IS NOT NULL ORDER BY attribution_id
-        ON CONFLICT (key) DO NOTHING
+        {_TOLD}
     ), audited AS (
-        INSERT INTO audit (at, actor, action, attribution_id, details)
-        SELECT :at, :actor, 'dunning.advance', attribution_id,
-               jsonb_build_object('state', jsonb_build_array(COALESCE(former, 'none'), state),
-                                  'failing_since', failing_since, 'reminders', reminders)
-        FROM step ORDER BY attribution_id
+        {_AUDITED}
     )
     SELECT COALESCE(announced, 'unannounced') AS announced, count(*) AS steps FROM step GROUP BY 1
 """
@@ -87,7 +106,7 @@ def advance(
 ) -> Mapping[str, int]:
     """Judge every account's failed payments at an instant, or one account's; count the steps by what was announced.
 
-    Without a policy nobody is dunned, and whoever was is let go.
+    The keys are the names of messages, and "unannounced". Without a policy nobody is dunned, and whoever was is let go.
     """
     held = policy or DunningPolicy(grace=timedelta(0), reminder_every=timedelta(days=1), suspend_after=timedelta(0))
     rows = fetch(

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.errors import NotFoundError
 from usage_tasks.domain.holds import PaymentIntentId
 from usage_tasks.domain.payments import StripeCustomerId
 from usage_tasks.storage.rows import execute, fetch
@@ -33,7 +34,10 @@ _HOLD = """
 
 
 def reserve_hold(connection: Connection, attribution_id: AttributionId, *, release_at: datetime) -> HoldRow:
-    """Store that a hold is about to be asked for, unless one is open; answer the open one, due no sooner than asked."""
+    """Store that a hold is about to be asked for, unless one is open; answer the open one, due no sooner than asked.
+
+    Raises NotFoundError for an account without a customer.
+    """
     execute(
         connection,
         """
@@ -55,7 +59,7 @@ def reserve_hold(connection: Connection, attribution_id: AttributionId, *, relea
     """
     rows = fetch(connection, statement, account=attribution_id)
     if not rows:
-        raise LookupError(attribution_id)
+        raise NotFoundError(f"payment hold: {attribution_id} has no customer in Stripe")
     return HoldRow(**rows[0]._mapping)
 
 

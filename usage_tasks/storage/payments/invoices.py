@@ -9,8 +9,9 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.invoices import KnownInvoice
+from usage_tasks.domain.ledger import INVOICED, credit_note_prefix
 from usage_tasks.domain.payments import Invoice, InvoiceStatus, StripeInvoiceId, StripeSubscriptionId
-from usage_tasks.domain.reversals import INVOICED_SUFFIX, note_prefix
+from usage_tasks.storage import keys
 from usage_tasks.storage.rows import execute, fetch, fetch_one, sql_list
 
 
@@ -74,7 +75,7 @@ def get_invoice(connection: Connection, account: AttributionId, invoice_id: Stri
     """Answer what is stored of an invoice, and keep others from changing it until the transaction ends."""
     row = fetch_one(
         connection,
-        """
+        f"""
         SELECT attribution_id, stripe_invoice_id AS invoice_id, stripe_subscription_id AS subscription_id, status,
                credit_cents, finalized_at, paid_at, voided_at, uncollectible_at, replaced_by, (
                    SELECT COALESCE(sum(e.credit_cents), 0)::bigint FROM ledger_entry e
@@ -82,14 +83,14 @@ def get_invoice(connection: Connection, account: AttributionId, invoice_id: Stri
                        AND right(e.key, length(:suffix)) = :suffix
                ) AS credited_cents, EXISTS (
                    SELECT 1 FROM ledger_entry e
-                   WHERE e.attribution_id = i.attribution_id AND e.key = 'invoice:' || i.replaced_by
+                   WHERE e.attribution_id = i.attribution_id AND e.key = {keys.invoice_key("i.replaced_by")}
                ) AS replacement_booked
         FROM stripe_invoice i WHERE attribution_id = :account AND stripe_invoice_id = :invoice FOR UPDATE
         """,
         account=account,
         invoice=invoice_id,
-        notes=note_prefix(invoice_id),
-        suffix=INVOICED_SUFFIX,
+        notes=credit_note_prefix(invoice_id),
+        suffix=f":{INVOICED}",
     )
     return KnownInvoice(**{**row._mapping, "status": InvoiceStatus(row.status)})
 

@@ -11,7 +11,10 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.announcements import AccountParked
 from usage_tasks.domain.payments import StripeCustomerId
+from usage_tasks.storage.operations.audit import auditing
+from usage_tasks.storage.operations.outbox import announcing, payload_of
 from usage_tasks.storage.rows import execute, fetch
 
 
@@ -40,6 +43,46 @@ def list_parked(connection: Connection, *, limit: int, after: str = "") -> Seque
     return [ParkedAccount(**row._mapping) for row in fetch(connection, statement, limit=limit, after=after)]
 
 
+_ANNOUNCED = announcing(
+    "parked",
+    name=f"'{AccountParked.name}'",
+    once_per=("attribution_id", "'subscriptions'", "extract(epoch FROM parked_at)"),
+    payload=payload_of(
+        AccountParked, {"reason": "parked_reason", "quantity": "NULL", "as_of": "NULL", "at": "parked_at"}
+    ),
+)
+_NOTED = auditing(
+    "parked",
+    action="stripe_customer.parked",
+    at="parked_at",
+    details="jsonb_build_object('reason', parked_reason)",
+)
+
+_PUT_LOOK = f"""
+    WITH settled AS (
+        UPDATE stripe_customer AS held
+        SET looked_at = :looked_at, parked_reason = COALESCE(:reason, held.parked_reason),
+            parked_at = CASE WHEN COALESCE(:reason, former.parked_reason) IS NOT DISTINCT FROM former.parked_reason
+                             THEN held.parked_at ELSE clock_timestamp() END
+        FROM (
+            SELECT attribution_id, parked_reason FROM stripe_customer
+            WHERE stripe_customer_id = :customer FOR UPDATE
+        ) AS former
+        WHERE held.attribution_id = former.attribution_id
+            AND COALESCE(held.looked_at, '-infinity') <= CAST(:looked_at AS timestamptz)
+        RETURNING held.attribution_id, held.parked_at, held.parked_reason,
+                  held.parked_reason IS DISTINCT FROM former.parked_reason AS is_new
+    ), parked AS (
+        SELECT attribution_id, parked_at, parked_reason FROM settled WHERE is_new
+    ), announced AS (
+        {_ANNOUNCED}
+    ), noted AS (
+        {_NOTED}
+    )
+    SELECT attribution_id FROM parked
+"""
+
+
 def put_look(
     connection: Connection,
     customer_id: StripeCustomerId,
@@ -53,38 +96,7 @@ def put_look(
     Without a reason nobody is let go: that is for whoever releases. Another reason than the one that stands is told
     as a new one. Who is parked is announced and noted in this statement.
     """
-    statement = """
-        WITH settled AS (
-            UPDATE stripe_customer AS held
-            SET looked_at = :looked_at, parked_reason = COALESCE(:reason, held.parked_reason),
-                parked_at = CASE WHEN COALESCE(:reason, former.parked_reason) IS NOT DISTINCT FROM former.parked_reason
-                                 THEN held.parked_at ELSE clock_timestamp() END
-            FROM (
-                SELECT attribution_id, parked_reason FROM stripe_customer
-                WHERE stripe_customer_id = :customer FOR UPDATE
-            ) AS former
-            WHERE held.attribution_id = former.attribution_id
-                AND COALESCE(held.looked_at, '-infinity') <= CAST(:looked_at AS timestamptz)
-            RETURNING held.attribution_id, held.parked_at, held.parked_reason,
-                      held.parked_reason IS DISTINCT FROM former.parked_reason AS is_new
-        ), parked AS (
-            SELECT attribution_id, parked_at, parked_reason FROM settled WHERE is_new
-        ), announced AS (
-            INSERT INTO outbox (key, task, payload)
-            SELECT concat_ws(':', 'account_parked', attribution_id, 'subscriptions', extract(epoch FROM parked_at)),
-                   'server.account_parked',
-                   jsonb_build_object('attribution_id', attribution_id, 'reason', parked_reason, 'quantity', NULL,
-                                      'as_of', NULL, 'at', parked_at)
-            FROM parked
-        ), noted AS (
-            INSERT INTO audit (at, actor, action, attribution_id, details)
-            SELECT parked_at, :actor, 'stripe_customer.parked', attribution_id,
-                   jsonb_build_object('reason', parked_reason)
-            FROM parked
-        )
-        SELECT attribution_id FROM parked
-    """
-    rows = fetch(connection, statement, customer=customer_id, reason=reason, looked_at=looked_at, actor=actor)
+    rows = fetch(connection, _PUT_LOOK, customer=customer_id, reason=reason, looked_at=looked_at, actor=actor)
     return rows[0].attribution_id if rows else None
 
 

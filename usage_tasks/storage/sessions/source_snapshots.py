@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
+from usage_tasks.storage.operations.audit import auditing
 from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 
@@ -65,6 +66,13 @@ def renew(connection: Connection, instances: Collection[UUID], *, seen_at: datet
 _LATEST = "source = :source AND (taken_at IS NULL OR taken_at < :taken_at)"
 _GONE = "w.stopped_at IS NULL AND w.inferred_stopped_at IS NULL AND w.last_seen_at < :taken_at"
 
+_AUDITED = auditing(
+    "ended GROUP BY attribution_id ORDER BY attribution_id",
+    action="sessions.missing",
+    at=":taken_at",
+    details="jsonb_build_object('source', CAST(:source AS text), 'ended', count(*))",
+)
+
 _END_MISSING = f"""
     WITH latest AS (
         UPDATE source_snapshot SET taken_at = :taken_at
@@ -80,10 +88,7 @@ _END_MISSING = f"""
         FROM missing WHERE held.instance_id = missing.instance_id
         RETURNING held.attribution_id
     ), told AS (
-        INSERT INTO audit (at, actor, action, attribution_id, details)
-        SELECT :taken_at, :actor, 'sessions.missing', attribution_id,
-               jsonb_build_object('source', CAST(:source AS text), 'ended', count(*))
-        FROM ended GROUP BY attribution_id ORDER BY attribution_id
+        {_AUDITED}
     )
     SELECT count(*) AS ended FROM ended
 """

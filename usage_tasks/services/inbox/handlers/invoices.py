@@ -5,7 +5,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId
+from usage_tasks.domain.announcements import InvoiceFinalizationFailed, InvoiceNeedsAttention, PaymentActionRequired
+from usage_tasks.domain.payments import Invoice, InvoiceStatus, StripeInvoiceId
 from usage_tasks.services.payments.context import Handler, StripeContext, Write, subject_of
 from usage_tasks.services.payments.reflect_invoice import Effect, reflect_invoice
 from usage_tasks.storage.inbox.events import InboxEvent
@@ -13,9 +14,9 @@ from usage_tasks.storage.operations import outbox
 from usage_tasks.storage.payments import subscriptions
 
 # What the platform hears of an invoice that is still in this state when the event is handled.
-_ANNOUNCED: Final = {
-    "invoice.finalization_failed": (InvoiceStatus.DRAFT, "server.invoice_finalization_failed"),
-    "invoice.payment_action_required": (InvoiceStatus.OPEN, "server.payment_action_required"),
+_ANNOUNCED: Final[Mapping[str, tuple[InvoiceStatus, type[InvoiceNeedsAttention]]]] = {
+    "invoice.finalization_failed": (InvoiceStatus.DRAFT, InvoiceFinalizationFailed),
+    "invoice.payment_action_required": (InvoiceStatus.OPEN, PaymentActionRequired),
 }
 
 
@@ -25,15 +26,22 @@ def _reflect(context: StripeContext, event: InboxEvent) -> Write:
 
     def write(connection: Connection) -> Effect:
         effect = reflect_invoice(connection, invoice, terms=context.terms, at=context.at, failed_at=failed_at)
-        status, task = _ANNOUNCED.get(event.type, (None, ""))
-        if invoice.status is status and invoice.subscription_id is not None:
-            owner = subscriptions.find_subscription(connection, invoice.subscription_id)
-            if owner is not None:
-                payload = {"attribution_id": owner.attribution_id, "stripe_invoice_id": invoice.invoice_id}
-                outbox.announce(connection, key=f"{task}:{invoice.invoice_id}", task=task, payload=payload)
+        if event.type in _ANNOUNCED:
+            _announce(connection, invoice, *_ANNOUNCED[event.type])
         return effect
 
     return write
+
+
+def _announce(
+    connection: Connection, invoice: Invoice, status: InvoiceStatus, message: type[InvoiceNeedsAttention]
+) -> None:
+    if invoice.status is not status or invoice.subscription_id is None:
+        return
+    owner = subscriptions.find_subscription(connection, invoice.subscription_id)
+    if owner is not None:
+        made = message(attribution_id=owner.attribution_id, stripe_invoice_id=invoice.invoice_id)
+        outbox.announce(connection, made, once_per=invoice.invoice_id)
 
 
 HANDLERS: Final[Mapping[str, Handler]] = dict.fromkeys(

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.announcements import UsageAlertTriggered
 from usage_tasks.domain.disputes import DisputeId
 from usage_tasks.domain.errors import NotFoundError, PermanentError
 from usage_tasks.domain.payments import StripeCustomerId
@@ -22,7 +23,6 @@ from usage_tasks.storage.inbox.events import InboxEvent
 from usage_tasks.storage.operations import outbox
 from usage_tasks.storage.payments import customers
 
-ALERT: Final = "server.usage_alert_triggered"
 _ACTOR: Final = Actor("service:stripe.apply_events")
 
 
@@ -79,14 +79,9 @@ def _tell_alert(connection: Connection, facts: EventFacts, at: datetime) -> str:
     account = customers.find_account(connection, facts.customer_id)
     if account is None:
         return "not a customer of ours"
-    payload = {
-        "attribution_id": account,
-        "stripe_alert_id": facts.alert_id,
-        "value": facts.value,
-        "at": at.isoformat(),
-    }
-    key = f"{ALERT}:{facts.alert_id}:{account}"
-    return "announced" if outbox.announce(connection, key=key, task=ALERT, payload=payload) else "known"
+    message = UsageAlertTriggered(attribution_id=account, stripe_alert_id=facts.alert_id, value=facts.value, at=at)
+    new = outbox.announce(connection, message, once_per=f"{facts.alert_id}:{account}")
+    return "announced" if new else "known"
 
 
 def _told(write: Callable[[Connection], str]) -> Write:

@@ -1,0 +1,55 @@
+"""Some things are written in one module each: inserts of entries, of messages and of audit; names; natural keys."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from usage_tasks.domain.ledger import KeyPrefix
+
+PACKAGE = Path(__file__).parents[1] / "usage_tasks"
+PREFIXES = "|".join(re.escape(prefix) for prefix in KeyPrefix)
+ROOMS = [
+    (r"INSERT\s+INTO\s+ledger_entry\b", "storage/ledger/entries.py"),
+    (r"INSERT\s+INTO\s+outbox\b", "storage/operations/outbox.py"),
+    (r"INSERT\s+INTO\s+audit\b", "storage/operations/audit.py"),
+    (r"(^|['\"])server\.", "domain/announcements.py"),
+    # A space after a prefix is the beginning of an error message.
+    (rf"(^|['\"])({PREFIXES})(?! )", "domain/ledger.py"),
+]
+
+
+def texts_in(source: str) -> Iterator[str]:
+    """Find every string but docstrings, and every part of an f-string."""
+    tree = ast.parse(source)
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node.value
+
+
+@pytest.mark.parametrize(("pattern", "room"), ROOMS, ids=[room for _, room in ROOMS])
+def test_it_is_written_in_one_module(pattern: str, room: str) -> None:
+    files = {str(path.relative_to(PACKAGE)): path for path in PACKAGE.rglob("*.py")}
+    found = {
+        name
+        for name, path in files.items()
+        if not name.startswith("storage/migrations/")
+        and any(re.search(pattern, text) for text in texts_in(path.read_text()))
+    }
+    assert found == {room}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = 'INSERT INTO outbox (key) VALUES (1)'",
+        "f(f\"SELECT {x} WHERE key = 'session:' || {y}\")",
+        "f(f'grant:{number}')",
+        "TASK = 'server.block_user'",
+    ],
+)
+def test_it_is_found_where_else_it_is_written(source: str) -> None:
+    assert any(re.search(pattern, text) for pattern, _ in ROOMS for text in texts_in(source))

@@ -1,0 +1,53 @@
+"""What the platform must hear, job runs, and who changed what."""
+
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, Table, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+
+from usage_tasks.storage.schema.columns import metadata, moment, required
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("outbox_id", BigInteger, Identity(always=True), primary_key=True),
+    required("key", Text()),
+    required("task", Text()),
+    required("payload", JSONB()),
+    moment("created_at", default_now=True),
+    moment("claimed_until", nullable=True),
+    moment("dispatched_at", nullable=True),
+    UniqueConstraint("key"),
+    Index("outbox_undispatched_idx", "outbox_id", postgresql_where=text("dispatched_at IS NULL")),
+)
+
+job_epoch = Table(
+    "job_epoch",
+    metadata,
+    Column("job", Text, primary_key=True),
+    required("epoch", BigInteger()),
+)
+
+job_run = Table(
+    "job_run",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("slot", DateTime(timezone=True), primary_key=True),
+    moment("started_at", default_now=True),
+    moment("finished_at", nullable=True),
+    required("attempts", Integer(), default="1"),
+    Column("outcome", Text),
+    Column("summary", JSONB),
+    Index("job_run_started_idx", "job", "started_at"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("audit_id", BigInteger, Identity(always=True), primary_key=True),
+    moment("recorded_at", default_now=True),
+    moment("at"),
+    required("actor", Text()),
+    required("action", Text()),
+    Column("attribution_id", Text(collation="C")),  # null where a change concerns no single account
+    required("details", JSONB()),
+    Index("audit_account_idx", "attribution_id", "audit_id"),
+)
