@@ -75,6 +75,23 @@ def test_a_broker_that_is_full_is_a_503(tmp_path: Path) -> None:
             Publisher(configuration(url).broker).submit(event).result(10)
 
 
+def test_a_batch_whose_senders_have_all_given_up_ends_no_thread(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    publisher = Publisher(configuration(broker).broker)
+    first, given_up, last = (VerifiedEvent(event_id=f"evt_{n}", event_type="x", body="{}") for n in range(3))
+    publisher.submit(first).result(10)
+    with Redis.from_url(broker) as redis:
+        redis.client_pause(500)
+        slow = publisher.submit(first)
+        time.sleep(0.1)  # its batch is on its way, and without the next one
+        assert publisher.submit(given_up).cancel()
+    slow.result(10)
+    publisher.submit(last).result(10)
+    assert failures == []
+    assert [message.headers["id"] for message in drain(broker)][-3:] == ["evt_0", "evt_0", "evt_2"]
+
+
 def test_the_message_is_the_one_that_celery_would_send(broker: str) -> None:
     drain(broker)
     celery_app = make_celery(broker)

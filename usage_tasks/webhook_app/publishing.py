@@ -100,20 +100,21 @@ class Publisher:
         return taken
 
     def _settle(self, batch: Sequence[_Waiting]) -> None:
-        # Nobody waits any more for one that was cancelled: its sender comes again.
+        # A cancelled one has no waiting sender any more: Stripe comes again.
         wanted = [each for each in batch if each.confirmed.set_running_or_notify_cancel()]
-        failure: BaseException = BrokerAwayError("publisher ended")
-        confirmed = False
+        if not wanted:
+            return
+        failure: BaseException | None = BrokerAwayError("publisher ended")
         try:
             if time.monotonic() < self._paused_until:
                 raise BrokerAwayError("a moment ago")
             self._publish([each.event for each in wanted])
-            confirmed = True
+            failure = None
         except BrokerAwayError as error:
             failure = error
         finally:
             for each in wanted:
-                if confirmed:
+                if failure is None:
                     each.confirmed.set_result(None)
                 else:
                     each.confirmed.set_exception(failure)
