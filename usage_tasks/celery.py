@@ -50,10 +50,10 @@ def _stamp(headers: dict[str, Any] | None = None, **_: object) -> None:
 
 
 @signals.worker_init.connect
-def _mend_broker(**_: object) -> None:
-    from usage_tasks.coordination.kombu_fault import mend_channel  # noqa: PLC0415 - only a worker consumes
+def _correct_channel(**_: object) -> None:
+    from usage_tasks.coordination.celery_internals.channel import correct_channel  # noqa: PLC0415 - for workers only
 
-    mend_channel()
+    correct_channel()
 
 
 @signals.worker_init.connect

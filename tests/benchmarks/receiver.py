@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +21,12 @@ from redis import Redis
 
 from tests.benchmarks.measure import Figure, median
 from tests.webhook_app.conftest import Receiver, make_event, running_receiver, sign
-from tests.webhook_app.receiver import installed, make_celery
+from tests.webhook_app.receiver import configuration, make_celery
+from usage_tasks.embedded.processes import scratch_directory
 from usage_tasks.embedded.redis import running_redis
 from usage_tasks.embedded.servers import Servers
 from usage_tasks.stripe_gateway.webhooks import VerifiedEvent
-from usage_tasks.webhook_app.publishing import BATCH_MAX, Broker, Publisher
+from usage_tasks.webhook_app.publishing import BATCH_MAX, Publisher
 
 CONNECTIONS: Final = 32
 SECONDS: Final = 4
@@ -151,7 +151,7 @@ def publish_held(broker: str) -> float:
 
 def publish_batched(broker: str) -> float:
     """Publish them as the receiver does, in batches of what waits."""
-    publisher = Publisher(Broker(**installed(broker).broker))
+    publisher = Publisher(configuration(broker).broker)
     event = VerifiedEvent(event_id="evt_1", event_type="x", body=BODY.decode())
     started = time.perf_counter()
     for _ in range(PUBLISHED // BATCH_MAX):
@@ -181,8 +181,8 @@ def _figure(name: str, rounds: list[float], unit: str) -> Figure:
 
 def main() -> None:
     """Print the figures of the receiver alone."""
-    with tempfile.TemporaryDirectory(prefix="usage-bench-") as name, running_redis(Path(name), os.environ) as url:
-        for figure in bench_receiver(Servers(database_url="", redis_url=url), Path(name)):
+    with scratch_directory("usage-bench-") as directory, running_redis(directory, os.environ) as url:
+        for figure in bench_receiver(Servers(database_url="", redis_url=url), directory):
             sys.stdout.write(
                 json.dumps(
                     {

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(120)
+from usage_tasks.embedded.patience import Patience
+from usage_tasks.embedded.processes import wait_for_end
+
+pytestmark = pytest.mark.timeout(300)
 
 
 def processes_of(directory: Path) -> list[str]:
@@ -37,14 +40,18 @@ def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: si
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + 60
-        while b"everything is up" not in (tmp_path / "out").read_bytes():
-            assert demo.poll() is None, (tmp_path / "out").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert len(processes_of(tmp_path / "data")) > 8
+        patience = Patience(demo.pid, seconds_max=60)
+        try:
+            while b"everything is up" not in (tmp_path / "out").read_bytes():
+                assert demo.poll() is None, (tmp_path / "out").read_text()
+                assert not patience.is_over(), patience.describe()
+                time.sleep(0.1)
+            assert len(processes_of(tmp_path / "data")) > 8
+        except BaseException:
+            demo.kill()
+            raise
         demo.send_signal(number)
-        demo.wait(30)
+        assert wait_for_end(demo, seconds_max=30) is not None
     deadline = time.monotonic() + 15
     while processes_of(tmp_path / "data") and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -1,17 +1,38 @@
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import AbstractContextManager, ExitStack
+import threading
+import time
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.embedded.conftest import Supervise, is_running, wait_until_gone
-from usage_tasks.embedded.processes import LINUX, StartError, child_process, enter_on_free_port, free_port
+from usage_tasks.embedded.patience import CLOCK_FACTOR_MAX
+from usage_tasks.embedded.processes import (
+    LINUX,
+    StartError,
+    child_process,
+    enter_on_free_port,
+    free_port,
+    scratch_directory,
+    wait_for_end,
+)
 
 FAMILY = "import os, signal; os.fork(); print(os.getpid(), flush=True); signal.pause()"
+# Writes its process id at once, and a second word after so many seconds of a processor.
+LABORIOUS = """
+import os, sys, time
+print(os.getpid(), flush=True)
+while time.process_time() < float(sys.argv[1]): pass
+print("up", flush=True)
+time.sleep(60)
+"""
+BURN = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
 
 
@@ -65,11 +86,106 @@ def test_a_child_that_is_never_ready_is_stopped_and_is_an_error(tmp_path: Path) 
     log = tmp_path / "log"
     code = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
     with (
-        pytest.raises(StartError, match=r"the snake was not ready after 0\.5 s"),
+        pytest.raises(StartError, match=r"the snake was not ready after .*0\.5\d* s"),
         python(code, log, words=99, ready_seconds_max=0.5),
     ):
         pass
     assert not is_running(int(log.read_text()))
+
+
+def test_a_start_that_fails_shows_the_end_of_the_log_and_keeps_its_directory(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = "for n in range(100): print('line', n, flush=True)\nimport signal; signal.pause()"
+    with (
+        pytest.raises(StartError) as caught,
+        scratch_directory("usage-test-") as directory,
+        python(code, directory / "log", words=999, ready_seconds_max=1),
+    ):
+        pass
+    assert f"(log: {directory / 'log'})" in str(caught.value)
+    assert "line 79\n" not in str(caught.value)
+    assert "| line 80\n" in str(caught.value)
+    assert "| line 99\n" in str(caught.value)
+    assert (directory / "log").read_text().endswith("line 99\n")
+    assert str(directory) in capsys.readouterr().err
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt, SystemExit])
+def test_a_scratch_directory_is_removed_when_nothing_failed(end: type[BaseException] | None) -> None:
+    with suppress(KeyboardInterrupt, SystemExit), scratch_directory("usage-test-") as directory:
+        (directory / "log").write_text("well\n")
+        if end is not None:
+            raise end
+    assert not directory.exists()
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux shows what a process could use")
+def test_a_child_that_waits_for_a_processor_gets_longer(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    processor = min(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+        for number in range(4):
+            burner = [sys.executable, "-c", BURN, str(processor)]
+            stack.enter_context(child_process(burner, name="burner", log=tmp_path / f"burner-{number}"))
+        began = time.monotonic()
+        pinned = f"import os; os.sched_setaffinity(0, {{{processor}}}){LABORIOUS}"
+        child = child_process(
+            [sys.executable, "-c", pinned, "0.6"],
+            name="the ox",
+            log=log,
+            ready=lambda: "up" in log.read_text(),
+            ready_seconds_max=2,
+        )
+        stack.enter_context(child)
+        # One of five on a processor: its 0.6 s are about 3 s by the clock.
+        assert 2 < time.monotonic() - began < 2 * CLOCK_FACTOR_MAX
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux shows that a process is stopped")
+def test_the_time_in_which_a_child_is_stopped_does_not_count(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def interrupt() -> None:
+        while not log.exists() or not log.read_text():
+            time.sleep(0.01)
+        os.kill(int(log.read_text()), signal.SIGSTOP)
+        time.sleep(2)
+        os.kill(int(log.read_text().split()[0]), signal.SIGCONT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    began = time.monotonic()
+    with child_process(
+        [sys.executable, "-c", LABORIOUS, "0.3"],
+        name="the sleeper",
+        log=log,
+        ready=lambda: "up" in log.read_text(),
+        ready_seconds_max=1,
+    ):
+        assert time.monotonic() - began > 2
+    interrupting.join()
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux shows what a process could use")
+def test_a_child_that_never_goes_on_is_given_up_by_the_clock(tmp_path: Path) -> None:
+    code = "import os, signal; print('stopping', flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    began = time.monotonic()
+    with (
+        pytest.raises(StartError, match=r"was not ready after [\d.]+ s, of which it could use .*load") as caught,
+        python(code, tmp_path / "log", words=9, ready_seconds_max=0.1, stop_seconds_max=0.1),
+    ):
+        pass
+    assert "| stopping\n" in str(caught.value)
+    assert 0.1 * CLOCK_FACTOR_MAX < time.monotonic() - began < 10
+
+
+def test_the_end_of_a_process_is_waited_for_in_its_own_time(tmp_path: Path) -> None:
+    with python("raise SystemExit(3)", tmp_path / "ending") as process:
+        assert wait_for_end(process, seconds_max=5) == 3
+    with python("import signal; signal.pause()", tmp_path / "waiting") as process:
+        assert wait_for_end(process, seconds_max=0.3) is None
 
 
 def test_a_command_that_does_not_exist_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from tests.factories import DAY, HOUR, QUIET_TICK, START, call, record, stopped_report, team, used, used_report
 from usage_tasks.coordination.clock import TestClock
-from usage_tasks.coordination.lock import Hold, held
+from usage_tasks.coordination.lock import LockState, held
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleEpochError
 from usage_tasks.runtime import Runtime
@@ -152,8 +152,8 @@ def test_a_run_that_lost_its_lock_cannot_write_once_another_has_begun(rt: Runtim
             rt.redis.flushdb()
         else:  # as after a pause that outlasted the lock
             rt.redis.delete("usage:lock:a job")
-        with held(rt.redis, "a job") as hold:
-            assert hold is Hold.HELD
+        with held(rt.redis, "a job") as state:
+            assert state is LockState.HELD
         assert run(rt, newer) == START
         write(fenced)
         return now

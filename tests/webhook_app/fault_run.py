@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,7 +35,7 @@ from tests.webhook_app.conftest import sign
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.embedded.postgres import running_postgres
-from usage_tasks.embedded.processes import child_process, free_port
+from usage_tasks.embedded.processes import child_process, free_port, scratch_directory
 from usage_tasks.embedded.redis import running_redis
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.operations.verify_ledger import verify
@@ -346,12 +345,12 @@ def main() -> int:
     parser.add_argument("--invoices", type=int, default=50)
     arguments = parser.parse_args()
     configure_logging("WARNING")
-    with tempfile.TemporaryDirectory(prefix="usage-faults-") as directory:
+    with scratch_directory("usage-faults-") as directory:
         outcome = run(
             arguments.events,
             arguments.rate,
             arguments.invoices,
-            Path(directory),
+            directory,
             say=lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201
         )
     told = {name: getattr(outcome, name) for name in Outcome.__slots__} | {"whole": outcome.whole}

@@ -21,7 +21,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -37,17 +36,17 @@ from redis import Redis
 
 from tests.webhook_app.mutations import ENDPOINTS, ByteRandom, Request, make_request
 from tests.webhook_app.oracle import Verdict, judge
-from tests.webhook_app.receiver import QUEUE, installed
+from tests.webhook_app.receiver import QUEUE, configuration
+from usage_tasks.embedded.processes import scratch_directory
 from usage_tasks.embedded.redis import running_redis
 from usage_tasks.stripe_gateway import webhooks
 from usage_tasks.telemetry.logs import configure_logging
-from usage_tasks.webhook_app import addresses, application, receiver
-from usage_tasks.webhook_app.application import Application
-from usage_tasks.webhook_app.building import build
+from usage_tasks.webhook_app import application, receiver, senders
+from usage_tasks.webhook_app.application import make_application
 
 BATCH: Final = 64
 INPUT_BYTES: Final = 512
-LED_BY: Final = (addresses, application, receiver, webhooks)
+LED_BY: Final = (senders, application, receiver, webhooks)
 """Whose branches lead atheris."""
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
@@ -117,7 +116,7 @@ class Fuzzed:
         self.verdicts: Counter[str] = Counter()
         self._redis = Redis.from_url(broker_url)
         self._loop = asyncio.new_event_loop()
-        self._app = Application(*build(installed(broker_url)))
+        self._app = make_application(configuration(broker_url))
         self._app.__rsgi_init__(self._loop)
 
     def check(self, requests: Sequence[Request], at: int) -> None:
@@ -237,10 +236,10 @@ def main() -> int:
     if given.work:
         work(given.count, given.seed, given.work[0], Path(given.work[1]))
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="usage-fuzz-") as name, running_redis(Path(name), os.environ) as url:
+    with scratch_directory("usage-fuzz-") as scratch, running_redis(scratch, os.environ) as url:
         running = []
         for number in range(given.processes):
-            directory = Path(name, f"fuzz-{number}")
+            directory = scratch / f"fuzz-{number}"
             directory.mkdir()
             command = [sys.executable, "-m", "tests.webhook_app.fuzz", "--count", str(given.count // given.processes)]
             command += ["--seed", str(1000 * given.seed + number)]

@@ -16,13 +16,11 @@ import re
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -33,6 +31,7 @@ from tests.webhook_app.fuzz import resident_mebibytes, take_all
 from tests.webhook_app.mutations import ENDPOINTS, MEBIBYTE, Request, make_request
 from tests.webhook_app.oracle import Verdict, event_of, is_signed, judge
 from tests.webhook_app.wire import MALFORMED, Reply, framed, may_be_sent, parse
+from usage_tasks.embedded.processes import scratch_directory
 from usage_tasks.embedded.redis import running_redis
 
 BATCH: Final = 256
@@ -229,9 +228,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     with (
-        tempfile.TemporaryDirectory(prefix="usage-fuzz-") as name,
-        running_redis(Path(name), os.environ) as url,
-        running_receiver(Path(name), url) as receiver,
+        scratch_directory("usage-fuzz-") as scratch,
+        running_redis(scratch, os.environ) as url,
+        running_receiver(scratch, url) as receiver,
     ):
         print(json.dumps(fuzz(receiver, url, given.count, seed=given.seed), indent=2))  # noqa: T201
     return 0

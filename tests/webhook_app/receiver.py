@@ -5,9 +5,8 @@ import os
 from celery import Celery
 
 from usage_tasks.telemetry.logs import configure_logging
-from usage_tasks.webhook_app.application import Application
-from usage_tasks.webhook_app.building import build
-from usage_tasks.webhook_app.installed import Installed
+from usage_tasks.webhook_app.application import make_application
+from usage_tasks.webhook_app.configuration import Broker, Configuration
 
 SECRETS = ("whsec_new", "whsec_old")
 THIN_SECRETS = ("whsec_thin_new", "whsec_thin_old")
@@ -22,25 +21,20 @@ def make_celery(broker_url: str) -> Celery:
     return celery_app
 
 
-def installed(broker_url: str, refusals_per_minute: int = 0, redis_url: str = "") -> Installed:
-    """What the receiver of these tests is told of its installation; it trusts a proxy on this machine."""
-    return Installed(
+def configuration(broker_url: str, refusals_per_minute: int = 0, redis_url: str = "") -> Configuration:
+    """The configuration of the receiver of these tests; it trusts a proxy on this machine."""
+    return Configuration(
         secrets=SECRETS,
         thin_secrets=THIN_SECRETS,
         redis_url=redis_url or broker_url,
         refusals_per_minute=refusals_per_minute,
         trusted_proxies=[PROXY],
-        broker={
-            "url": broker_url,
-            "transport_options": {},
-            "use_ssl": False,
-            "queue": QUEUE,
-            "exchange": QUEUE,
-            "routing_key": QUEUE,
-        },
+        broker=Broker(
+            url=broker_url, transport_options={}, use_ssl=False, queue=QUEUE, exchange=QUEUE, routing_key=QUEUE
+        ),
     )
 
 
 if url := os.environ.get("RECEIVER_BROKER_URL"):
     configure_logging()
-    app = Application(*build(installed(url, int(os.environ.get("RECEIVER_REFUSALS", "0")))))
+    app = make_application(configuration(url, int(os.environ.get("RECEIVER_REFUSALS", "0"))))

@@ -17,12 +17,12 @@ from redis import Redis
 
 import usage_tasks.celery  # noqa: F401 - what it adds to each message is part of what is compared
 from tests.webhook_app.conftest import Receiver, drain, make_event, running_receiver, wait_until
-from tests.webhook_app.receiver import installed, make_celery
+from tests.webhook_app.receiver import configuration, make_celery
 from usage_tasks.embedded.processes import free_port, is_alive
 from usage_tasks.embedded.redis import running_redis
 from usage_tasks.stripe_gateway.webhooks import VerifiedEvent
 from usage_tasks.telemetry.headers import PUBLISHED_AT, REQUEST_ID
-from usage_tasks.webhook_app.publishing import Broker, BrokerAwayError, Publisher
+from usage_tasks.webhook_app.publishing import BrokerAwayError, Publisher
 from usage_tasks.webhook_app.receiver import Secrets
 
 ANSWER_SECONDS_MAX = 7
@@ -72,7 +72,24 @@ def test_a_broker_that_is_full_is_a_503(tmp_path: Path) -> None:
             redis.config_set("maxmemory", "1mb")
         event = VerifiedEvent(event_id="evt_1", event_type="x", body="{}" * 1_000_000)
         with pytest.raises(BrokerAwayError):
-            Publisher(Broker(**installed(url).broker)).submit(event).result(10)
+            Publisher(configuration(url).broker).submit(event).result(10)
+
+
+def test_a_batch_whose_senders_have_all_given_up_ends_no_thread(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    publisher = Publisher(configuration(broker).broker)
+    first, given_up, last = (VerifiedEvent(event_id=f"evt_{n}", event_type="x", body="{}") for n in range(3))
+    publisher.submit(first).result(10)
+    with Redis.from_url(broker) as redis:
+        redis.client_pause(500)
+        slow = publisher.submit(first)
+        time.sleep(0.1)  # its batch is on its way, and without the next one
+        assert publisher.submit(given_up).cancel()
+    slow.result(10)
+    publisher.submit(last).result(10)
+    assert failures == []
+    assert [message.headers["id"] for message in drain(broker)][-3:] == ["evt_0", "evt_0", "evt_2"]
 
 
 def test_the_message_is_the_one_that_celery_would_send(broker: str) -> None:
@@ -82,7 +99,7 @@ def test_the_message_is_the_one_that_celery_would_send(broker: str) -> None:
     arguments = {"event_id": event.event_id, "payload": event.body}
     shown: Any = {"argsrepr": "()", "kwargsrepr": "{'event_id': 'evt_same'}"}
     celery_app.send_task("stripe.receive_event", kwargs=arguments, task_id="evt_same", ignore_result=True, **shown)
-    Publisher(Broker(**installed(broker).broker)).submit(event).result(10)
+    Publisher(configuration(broker).broker).submit(event).result(10)
     theirs, ours = drain(broker)
     own = {"origin": "", PUBLISHED_AT: 0, REQUEST_ID: ""}
     assert ours.headers | own == theirs.headers | own

@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.webhook_app.conftest import Receiver, make_event, running_receiver, sign, wait_until
-from tests.webhook_app.receiver import installed
+from tests.webhook_app.receiver import configuration
 from usage_tasks.embedded.processes import free_port
-from usage_tasks.webhook_app.addresses import address_of, parse_networks
-from usage_tasks.webhook_app.application import BODY_SECONDS_MAX
-from usage_tasks.webhook_app.building import build
-from usage_tasks.webhook_app.limiting import Limiter
+from usage_tasks.webhook_app.application import BODY_SECONDS_MAX, make_application
+from usage_tasks.webhook_app.senders import Limiter, address_of, parse_networks
 
 SLOW = 1_500
 REFUSALS = 5
@@ -127,9 +125,9 @@ def test_huge_bodies_stall_nobody(receiver: Receiver) -> None:
 
 
 def test_a_limit_of_none_is_no_limit(broker: str, tmp_path: Path) -> None:
-    receiver, trusted = build(installed(broker))
-    assert receiver.publisher.is_reachable()
-    assert trusted == parse_networks(["127.0.0.1"])
+    application = make_application(configuration(broker))
+    assert application.receiver.publisher.is_reachable()
+    assert application.trusted == parse_networks(["127.0.0.1"])
     limiter = Limiter(broker, refusals_per_minute=0)
     limiter.count_refusal("192.0.2.77")
     assert limiter.seconds_left("192.0.2.77") == 0

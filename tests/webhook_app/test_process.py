@@ -1,5 +1,6 @@
-"""The receiver as a process: what it holds, what it tells of itself, how it ends, and under another kind of server."""
+"""The receiver as a process: what it holds, what it tells of itself, how it ends, and on a connection that is kept."""
 
+import http.client
 import os
 import re
 import signal
@@ -10,7 +11,9 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,16 +27,23 @@ from tests.webhook_app.conftest import (
     sign,
     wait_until,
 )
+from tests.webhook_app.receiver import THIN_SECRETS
 from usage_tasks.embedded.processes import LINUX, free_port
 from usage_tasks.embedded.redis import running_redis
 
 MEMORY_MEBIBYTES_MAX = 60
-HEAVY = ("sqlalchemy", "psycopg", "alembic", "pydantic", "typer", "flower", "usage_tasks.tasks", "usage_tasks.storage")
-INSTALLED = "import sys; from usage_tasks.webhook_app.serving import serve; serve('127.0.0.1', int(sys.argv[1]))"
-WSGI = (
-    "import sys; from granian.constants import Interfaces; from usage_tasks.webhook_app.serving import run_server; "
-    "run_server('tests.webhook_app.receiver:app', '127.0.0.1', int(sys.argv[1]), interface=Interfaces.WSGI)"
+HEAVY = (
+    "sqlalchemy",
+    "psycopg",
+    "alembic",
+    "pydantic",
+    "typer",
+    "flower",
+    "celery",
+    "usage_tasks.tasks",
+    "usage_tasks.storage",
 )
+INSTALLED = "import sys; from usage_tasks.webhook_app.serving import serve; serve('127.0.0.1', int(sys.argv[1]))"
 SETTINGS = {
     "USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS": '{"default": 0.5}',
     "USAGE_DEFAULT_SPENDING_LIMIT": '{"forTeams": 500, "forUsers": 100}',
@@ -129,19 +139,30 @@ def test_what_was_taken_is_answered_before_it_stops(tmp_path: Path, broker: str)
     assert [message.headers["id"] for message in drain(broker)] == ["evt_stopping"]
 
 
-def test_under_wsgi_it_answers_the_same(tmp_path: Path, broker: str, queued: Queued) -> None:
-    queued()
-    with running_receiver(tmp_path, broker, code=WSGI) as receiver:
-        assert receiver.post(make_event()).status == 200
-        assert receiver.post_thin(make_thin_event()).status == 200
-        assert receiver.post(make_event(), secret="whsec_other").status == 400
-        assert receiver.post(make_event().ljust(2 << 20)).status == 413
-        chunks = iter([make_event()[:9], make_event()[9:]])
-        assert receiver.request(body=chunks, headers={"Stripe-Signature": sign(make_event())}).status == 200
-        assert receiver.request("PUT").status == 405
-        assert receiver.request("GET", "/readyz").status == 200
-        assert "Traceback" not in receiver.log.read_text()
-    assert len(queued()) == 3
+def test_on_a_connection_that_a_proxy_keeps_it_answers_the_same(receiver: Receiver, queued: Queued) -> None:
+    body, thin = make_event(), make_thin_event()
+    with closing(http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=20)) as kept:
+
+        def ask(method: str = "POST", path: str = "/webhook", content: Any = b"", signature: str = "") -> int:
+            kept.request(method, path, body=content, headers={"Stripe-Signature": signature})
+            answer = kept.getresponse()
+            answer.read()
+            return answer.status
+
+        assert ask(content=body, signature=sign(body)) == 200
+        socket_of_the_first = kept.sock
+        assert ask(path="/webhook/thin", content=thin, signature=sign(thin, secret=THIN_SECRETS[0])) == 200
+        assert ask(content=body, signature=sign(body, secret="whsec_other")) == 400
+        assert ask(content=iter([body[:9], body[9:]]), signature=sign(body)) == 200
+        assert ask("PUT") == 405
+        assert ask("GET", "/readyz") == 200
+        assert ask(content=body.ljust(1 << 20), signature=sign(body.ljust(1 << 20))) == 200
+        assert kept.sock is socket_of_the_first
+        with suppress(BrokenPipeError, ConnectionResetError):
+            kept.request("POST", "/webhook", body=body.ljust(2 << 20), headers={"Stripe-Signature": sign(body)})
+        assert kept.getresponse().status == 413
+    assert len(queued()) == 4
+    assert "Traceback" not in receiver.log.read_text()
 
 
 def test_a_worker_that_dies_is_replaced(receiver: Receiver) -> None:

@@ -23,22 +23,25 @@ SETTINGS = {
 APP = "usage_tasks.webhook_app:app"
 SCRIPTS = Path(sys.executable).parent
 COMMANDS = {
+    "usage-tasks webhook": ["usage-tasks", "webhook"],
+    "python -m": ["python", "-m", "usage_tasks.webhook_app", "127.0.0.1", "PORT"],
     "granian": ["granian", "--host", "127.0.0.1", "--port", "PORT", APP],
-    "granian, WSGI": ["granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", "PORT", APP],
-    "gunicorn": ["gunicorn", "--no-control-socket", "--bind", "127.0.0.1:PORT", APP],
-    "gunicorn, threads": ["gunicorn", "--no-control-socket", "--threads", "8", "--bind", "127.0.0.1:PORT", APP],
+    "granian, two workers": ["granian", "--interface", "rsgi", "--workers", "2", "--port", "PORT", APP],
 }
 
 
 def running(command: str) -> str:
-    """Code that becomes a server's own command, as a user would type it."""
+    """Code that becomes a command, as a user would type it."""
     name, *arguments = COMMANDS[command]
     typed = [str(SCRIPTS / name), *arguments]
-    return f"import os, sys; typed = [each.replace('PORT', sys.argv[1]) for each in {typed}]; os.execv(typed[0], typed)"
+    return (
+        f"import os, sys; typed = [each.replace('PORT', sys.argv[1]) for each in {typed}]; "
+        "os.environ['USAGE_SERVER__PORT'] = sys.argv[1]; os.execv(typed[0], typed)"
+    )
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_under_any_servers_own_command_it_receives(tmp_path: Path, broker: str, command: str) -> None:
+def test_by_any_command_it_receives(tmp_path: Path, broker: str, command: str) -> None:
     environ = SETTINGS | {"STRIPE_WEBHOOK_SECRET": "whsec_mine,whsec_old", "REDIS_URL": broker}
     environ |= {"STRIPE_THIN_WEBHOOK_SECRET": "whsec_thin"}
     with (
@@ -46,10 +49,10 @@ def test_under_any_servers_own_command_it_receives(tmp_path: Path, broker: str, 
         running_receiver(tmp_path, broker, code=running(command), environ=environ) as receiver,
     ):
         redis.flushdb()
-        body = make_event(id="evt_any_server")
+        body = make_event(id="evt_any_command")
         assert wait_until(lambda: receiver.request("GET", "/readyz").status == 200, seconds_max=20)
         assert receiver.post(body, secret="whsec_old").status == 200
-        assert receiver.post_thin(make_thin_event(id="evt_thin_any_server"), secret="whsec_thin").status == 200
+        assert receiver.post_thin(make_thin_event(id="evt_thin_any_command"), secret="whsec_thin").status == 200
         signed = {"Stripe-Signature": sign(body, secret="whsec_mine")}
         assert receiver.request(body=iter([body[:9], body[9:]]), headers=signed).status == 200
         assert redis.llen("usage:stripe") == 3
@@ -65,7 +68,7 @@ def test_under_any_servers_own_command_it_receives(tmp_path: Path, broker: str, 
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_what_is_wrong_is_said_when_a_server_starts_and_not_to_its_first_sender(command: str) -> None:
+def test_a_wrong_setting_ends_any_command_at_its_start_and_not_at_the_first_request(command: str) -> None:
     environ = {**os.environ, **SETTINGS, "STRIPE_SECRET_KEY": "sk_1"}
     environ.pop("STRIPE_WEBHOOK_SECRET", None)
     ended = subprocess.run(

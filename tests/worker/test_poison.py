@@ -10,7 +10,7 @@ from tests.factories import START, call
 from tests.tasks.test_task import ASKED, as_if_delivered
 from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
-from usage_tasks.coordination.dead_letters import REDELIVERIES_MAX, count_parked
+from usage_tasks.coordination.dead_letters import REDELIVERIES_MAX, count_dead_letters
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks.usage import accounts
 from usage_tasks.worker.poison import PoisonError
@@ -31,7 +31,7 @@ def test_a_message_that_is_redelivered_too_often_is_parked_and_can_be_replayed(r
     TestClock(rt.redis).advance(START)
     for _ in range(REDELIVERIES_MAX):
         assert deliver(redelivered=True)["balance_cents"] == 0
-    assert count_parked(rt.redis) == 0
+    assert count_dead_letters(rt.redis) == 0
     with pytest.raises(PoisonError, match="redelivered 6 times"):
         deliver(redelivered=True)
     (parked,) = listed()

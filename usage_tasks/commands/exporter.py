@@ -13,8 +13,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from usage_tasks.coordination.dead_letters import count_parked
-from usage_tasks.coordination.queues import read_queues
+from usage_tasks.coordination.celery_internals.queues import read_queues
+from usage_tasks.coordination.dead_letters import count_dead_letters
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
@@ -63,7 +63,7 @@ class BacklogCollector(Collector):
         yield GaugeMetricFamily(
             "usage_poison_messages",
             "Messages that killed their workers and were set aside.",
-            value=count_parked(self._rt.redis),
+            value=count_dead_letters(self._rt.redis),
         )
 
     def _database(self) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
-"""Messages that killed their workers, set aside in Redis: listed and replayed by an operator.
+"""Dead letters: messages that killed their workers, set aside in Redis for an operator to list and replay.
 
-They come from the broker and stay beside it: what must not be lost is a row somewhere, and a sweep finds it without
-its message.
+They come from the broker and stay beside it. Losing one loses no work: the work is a row in a table, and a sweep finds
+the row without the message.
 """
 
 import json
@@ -13,18 +13,18 @@ from typing import Any, Final
 import redis
 
 REDELIVERIES_MAX: Final = 5
-"""A message that was taken so often and never finished is not taken again."""
+"""A message that was redelivered more often than this, and never finished, becomes a dead letter."""
 
-PARKED_MAX: Final = 10_000
+DEAD_LETTERS_MAX: Final = 10_000
 
-_PARKED: Final = "usage:parked"
-_TAKEN: Final = "usage:taken:"
+_DEAD_LETTERS: Final = "usage:parked"
+_REDELIVERIES: Final = "usage:taken:"
 _COUNTED_FOR: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParkedMessage:
-    """A task as it was called, and why it is not called any more; `parked_at` is ISO 8601."""
+class DeadLetter:
+    """A task as it was called, and the reason why it is not called again; `parked_at` is ISO 8601."""
 
     task_id: str
     task: str
@@ -34,35 +34,35 @@ class ParkedMessage:
     parked_at: str
 
 
-def park(client: "redis.Redis", message: ParkedMessage) -> bool:
-    """Set a message aside; answer False where there are too many already."""
-    if client.hlen(_PARKED) >= PARKED_MAX and not client.hexists(_PARKED, message.task_id):
+def add_dead_letter(client: "redis.Redis", letter: DeadLetter) -> bool:
+    """Set a message aside; return False if there are too many already."""
+    if client.hlen(_DEAD_LETTERS) >= DEAD_LETTERS_MAX and not client.hexists(_DEAD_LETTERS, letter.task_id):
         return False
-    client.hset(_PARKED, message.task_id, json.dumps(asdict(message)))
+    client.hset(_DEAD_LETTERS, letter.task_id, json.dumps(asdict(letter)))
     return True
 
 
-def list_parked(client: "redis.Redis") -> list[ParkedMessage]:
-    """Answer what is set aside, the oldest first."""
-    held: Any = client.hvals(_PARKED)
-    return sorted((ParkedMessage(**json.loads(each)) for each in held), key=lambda each: each.parked_at)
+def list_dead_letters(client: "redis.Redis") -> list[DeadLetter]:
+    """Return all dead letters, the oldest first."""
+    held: Any = client.hvals(_DEAD_LETTERS)
+    return sorted((DeadLetter(**json.loads(each)) for each in held), key=lambda each: each.parked_at)
 
 
-def count_parked(client: "redis.Redis") -> int:
-    """Answer how many are set aside."""
-    held: Any = client.hlen(_PARKED)
+def count_dead_letters(client: "redis.Redis") -> int:
+    """Return the number of dead letters."""
+    held: Any = client.hlen(_DEAD_LETTERS)
     return int(held)
 
 
-def release(client: "redis.Redis", task_id: str) -> None:
-    """Forget a message, and how often it was taken."""
-    client.hdel(_PARKED, task_id)
-    client.delete(_TAKEN + task_id)
+def remove_dead_letter(client: "redis.Redis", task_id: str) -> None:
+    """Remove a dead letter and the count of its redeliveries."""
+    client.hdel(_DEAD_LETTERS, task_id)
+    client.delete(_REDELIVERIES + task_id)
 
 
 def count_redelivery(client: "redis.Redis", task_id: str) -> int:
-    """Count that a message was taken again whose worker had vanished; answer how often that has happened."""
+    """Count a redelivery after a worker vanished; return the number so far."""
     with client.pipeline() as pipe:
-        pipe.incr(_TAKEN + task_id)
-        pipe.expire(_TAKEN + task_id, _COUNTED_FOR)
+        pipe.incr(_REDELIVERIES + task_id)
+        pipe.expire(_REDELIVERIES + task_id, _COUNTED_FOR)
         return int(pipe.execute()[0])

@@ -1,7 +1,8 @@
-"""A word that something is to be done, said once until somebody takes it up: a thousand events need no thousand tasks.
+"""Debounce: one task for many events that ask for the same work.
 
-Whoever takes it up first forgets the word and then looks: what comes after the look says it again. A word that got
-lost with its message is forgotten after a minute, when the sweep comes round anyway.
+The first caller sets a flag in Redis and enqueues the task; others see the flag and do nothing. The task clears the
+flag before it looks for work, so that an event after the look enqueues a task again. If the message is lost, the flag
+expires after a minute, when the sweep runs anyway.
 """
 
 from contextlib import suppress
@@ -15,14 +16,14 @@ _LEASE: Final = timedelta(minutes=1)
 
 
 def is_first(client: "redis.Redis", name: str) -> bool:
-    """Say the word; tell whether nobody else had. With Redis away everybody is the first."""
+    """Set the flag of this name; return True if it was not set before. Without Redis every caller is the first."""
     try:
         return bool(client.set(_KEY + name, 1, nx=True, ex=_LEASE))
     except redis.RedisError:
         return True
 
 
-def forget(client: "redis.Redis", name: str) -> None:
-    """Forget the word, before looking what there is to do."""
+def clear(client: "redis.Redis", name: str) -> None:
+    """Clear the flag of this name. The task calls this before it looks for work."""
     with suppress(redis.RedisError):
         client.delete(_KEY + name)

@@ -1,7 +1,7 @@
-"""One holder at a time of a job's name: a lock in Redis that is renewed while its holder lives.
+"""A lock for each job's name in Redis, with one holder at a time, renewed while the holder lives.
 
-It keeps others from trying. It does not keep them from writing: a holder that slept, or a Redis that was flushed, lets
-two believe that they hold it. What does is the epoch in PostgreSQL (storage/operations/jobs.py, docs/adr/0018).
+It keeps others from trying. It does not keep them from writing: after a holder slept, or Redis was flushed, two may
+believe that they hold it. The epoch in PostgreSQL keeps them from writing (storage/operations/jobs.py, docs/adr/0018).
 """
 
 import threading
@@ -24,31 +24,31 @@ LEASE: Final = timedelta(seconds=30)
 _KEY: Final = "usage:lock:"
 
 
-class Hold(Enum):
-    """What came of asking for a lock."""
+class LockState(Enum):
+    """The outcome of asking for a lock."""
 
     HELD = "held"
     TAKEN = "taken"
-    UNKNOWN = "unknown"  # Redis is away: nobody can tell, and the epoch alone decides
+    UNKNOWN = "unknown"  # Redis is away: the epoch alone decides
 
 
 @contextmanager
-def held(client: "redis.Redis", name: str, *, lease: timedelta = LEASE) -> Iterator[Hold]:
+def held(client: "redis.Redis", name: str, *, lease: timedelta = LEASE) -> Iterator[LockState]:
     """Take a lock for the block, without waiting; renew it until the block ends."""
     lock = Lock(client, _KEY + name, timeout=lease.total_seconds(), blocking=False, thread_local=False)
     try:
-        hold = Hold.HELD if lock.acquire() else Hold.TAKEN
+        state = LockState.HELD if lock.acquire() else LockState.TAKEN
     except RedisError as error:
         log.warning("lock.unknown", job=name, reason=str(error))
-        hold = Hold.UNKNOWN
-    if hold is not Hold.HELD:
-        yield hold
+        state = LockState.UNKNOWN
+    if state is not LockState.HELD:
+        yield state
         return
     ended = threading.Event()
     renewal = threading.Thread(target=_renew, args=(lock, name, lease, ended), name=f"lock {name}", daemon=True)
     renewal.start()
     try:
-        yield hold
+        yield state
     finally:
         ended.set()
         renewal.join()

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from usage_tasks.demo import report
 from usage_tasks.demo.installation import Installation, running_installation
 from usage_tasks.demo.quarter import Session, load_quarter
 from usage_tasks.demo.replay import BEGIN, instants, replay, upgrades
+from usage_tasks.embedded.processes import scratch_directory
 
 _MIDDLE: Final = datetime.fromisoformat("2013-03-01T00:00:00Z")
 
@@ -44,7 +44,7 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     sessions = load_quarter()
     with ExitStack() as stack:
-        place = plan.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="usage-demo-")))
+        place = plan.directory or stack.enter_context(scratch_directory("usage-demo-"))
         started = time.perf_counter()
         installation = stack.enter_context(
             running_installation(place.absolute(), os.environ, clock_start=BEGIN, console=console)

@@ -21,7 +21,7 @@ from rich.console import Console
 from usage_tasks.celery import app
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.demo.stand_in import SECRET_KEY, WEBHOOK_SECRET, StandIn
-from usage_tasks.embedded.processes import StartError, child_process, free_port, log_tail
+from usage_tasks.embedded.processes import StartError, child_process, free_port, log_tail, wait_for_end
 from usage_tasks.embedded.servers import running_servers
 from usage_tasks.settings.values import CALLS_PER_SECOND_MAX
 
@@ -275,7 +275,7 @@ def _migrate(directory: Path, environment: Mapping[str, str]) -> None:
         log=directory / "migrate.log",
         environment=environment,
     ) as process:
-        if process.wait(60):
+        if wait_for_end(process, seconds_max=60) != 0:
             raise StartError(
                 "migrate failed", output=log_tail(directory / "migrate.log"), advice="See the message above."
             )

@@ -11,5 +11,6 @@ Invariants:
 - A child never outlives its supervisor: not after an exit, an exception, a signal or a SIGKILL.
 - One directory, one server: a lock that the server itself holds says so, from the first file to the last process.
 - What cannot start raises `StartError`, which names the thing, quotes its log and says what to do.
+- A process that a busy machine holds up is not taken for a hung one (`patience`).
 - Nothing else of `usage_tasks` is imported here.
 """

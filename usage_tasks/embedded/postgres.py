@@ -24,6 +24,7 @@ from usage_tasks.embedded.processes import (
     free_port,
     is_alive,
     log_tail,
+    wait_for_end,
 )
 
 DATABASE: Final = "usage"
@@ -204,11 +205,11 @@ def _run(cluster: _Cluster, program: str, *arguments: str) -> int:
         identity=cluster.identity,
         keep_open=[cluster.lock],
     ) as process:
-        try:
-            return process.wait(ONE_SHOT_SECONDS_MAX)
-        except subprocess.TimeoutExpired as error:
+        status = wait_for_end(process, seconds_max=ONE_SHOT_SECONDS_MAX)
+        if status is None:
             problem = f"{program} did not end within {ONE_SHOT_SECONDS_MAX} s (log: {cluster.log})."
-            raise StartError(problem, output=log_tail(cluster.log), advice=_advice(cluster)) from error
+            raise StartError(problem, output=log_tail(cluster.log), advice=_advice(cluster))
+        return status
 
 
 def _advice(cluster: _Cluster) -> str:

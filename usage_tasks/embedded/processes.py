@@ -1,10 +1,12 @@
 """Child processes that never outlive their supervisor."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +14,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Final
+
+from usage_tasks.embedded.patience import Patience
 
 LAUNCH: Final = Path(__file__).with_name("launch.py")
 LINUX: Final = sys.platform.startswith("linux")
@@ -73,6 +77,8 @@ def child_process(
     the *thread* that entered the block ends: enter it in one that outlives the block. Elsewhere, or if `guarded`,
     a small process waits for the supervisor's end, signals the whole group, and kills it 15 s later.
 
+    `ready_seconds_max` is the command's own time: on a busy machine it lasts longer by the clock (`patience`).
+
     `advise` turns the end of the log into what a reader of the StartError should do. Raises StartError.
     """
     with ExitStack() as stack:
@@ -106,6 +112,29 @@ def enter_on_free_port(
         else:
             return port
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def wait_for_end(process: subprocess.Popen[bytes], *, seconds_max: float) -> int | None:
+    """Return the exit status of a process; None where it has not ended in so much of its own time."""
+    patience = Patience(process.pid, seconds_max=seconds_max)
+    while (status := process.poll()) is None and not patience.is_over():
+        time.sleep(POLL_SECONDS)
+    return status
+
+
+@contextmanager
+def scratch_directory(prefix: str) -> Iterator[Path]:
+    """Make a temporary directory and remove it at the end; after an error it stays, for it holds the logs."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield directory
+    except Exception:
+        sys.stderr.write(f"kept, for the logs in it: {directory}\n")
+        raise
+    except BaseException:  # interrupted: there is nothing to look for
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_alive(pid: int) -> bool:
@@ -172,12 +201,12 @@ def _guard_pipe() -> Iterator[int]:
 
 def _await_ready(process: subprocess.Popen[bytes], ready: Callable[[], bool], *, seconds_max: float) -> str | None:
     """Wait until `ready`; return what went wrong instead, if something did."""
-    give_up_at = time.monotonic() + seconds_max
+    patience = Patience(process.pid, seconds_max=seconds_max)
     while not ready():
         if process.poll() is not None:
             return f"ended with status {process.returncode} before it was ready"
-        if time.monotonic() > give_up_at:
-            return f"was not ready after {seconds_max:g} s"
+        if patience.is_over():
+            return f"was not ready after {patience.describe()}"
         time.sleep(POLL_SECONDS)
     return None
 

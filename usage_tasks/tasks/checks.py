@@ -9,6 +9,7 @@ from typing import Any, Final
 import structlog
 from celery import signals
 
+from usage_tasks.coordination.celery_internals.routing import list_consumed_queues
 from usage_tasks.domain.errors import MisconfiguredError, RetryableError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.metering.check_setup import ConfiguredPrice, check_stripe
@@ -55,7 +56,7 @@ def check_at_start(rt: Runtime) -> None:
 @signals.celeryd_after_setup.connect
 def _check_worker(instance: Any, **_: object) -> None:
     """Refuse to start a Stripe worker whose prices or meter are not what the settings say: one error, exit code 2."""
-    if STRIPE_QUEUES.isdisjoint(instance.app.amqp.queues.consume_from):
+    if STRIPE_QUEUES.isdisjoint(list_consumed_queues(instance.app)):
         return
     try:
         # A runtime of its own: no connection of it may live on in the children.

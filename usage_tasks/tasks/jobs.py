@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 from pydantic_core import to_jsonable_python
 
 from usage_tasks.coordination import lock
-from usage_tasks.coordination.lock import Hold
+from usage_tasks.coordination.lock import LockState
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.schedules import due_slot
@@ -81,12 +81,12 @@ def run_job(
     """
     now = rt.instant(at)
     slot = due_slot(now, period) if scheduled and period is not None else None
-    with lock.held(rt.redis, job, lease=lock_lease) as hold:
-        if hold is Hold.TAKEN:
+    with lock.held(rt.redis, job, lease=lock_lease) as state:
+        if state is LockState.TAKEN:
             return Skipped()
         with rt.transaction() as connection:
             # Who holds the lock knows that whoever began and never ended is gone, or has lost it.
-            lease = timedelta(0) if hold is Hold.HELD else LEASE
+            lease = timedelta(0) if state is LockState.HELD else LEASE
             attempt = None if slot is None else jobs.claim_slot(connection, job, slot, lease=lease)
             if slot is not None and attempt is None:
                 return Skipped()

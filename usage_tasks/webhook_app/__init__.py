@@ -1,13 +1,13 @@
 """The webhook receiver: verifies what Stripe sends, hands it to the broker, answers. Nothing else.
 
-Owns: the HTTP surface (`requests`, `receiver`), the address that a request is counted for (`addresses`), the limit of
-refused requests (`limiting`), the way to the broker (`publishing`), what it needs to know of the installation
-(`installed`), and the server in front of it (`application`, `serving`).
+Owns: the answers (`receiver`), the sender's address and its limit of refused requests (`senders`), the way to the
+broker (`publishing`), the part of the settings that it needs (`configuration`), the adapter to the server and the
+server itself (`application`, `serving`).
 
 Does not own: what an event means. An event of any type is taken, and 200 means that the broker has it.
 
 Invariants: no database; nothing is enqueued that one of our secrets has not signed; every wait has a bound; a sender
-that is slow costs a socket and no thread. `app` is for a server: RSGI under granian, a bare WSGI callable elsewhere.
+that is slow costs a socket and no thread. `app` is for granian, by RSGI (docs/adr/0021).
 """
 
 from functools import cache
@@ -17,18 +17,19 @@ from typing import Any
 @cache
 def _application() -> Any:
     # Imported in the process that serves: the one that only watches over it stays small.
-    from usage_tasks.webhook_app.application import Application  # noqa: PLC0415
-    from usage_tasks.webhook_app.installed import read_installed  # noqa: PLC0415
+    from usage_tasks.telemetry.logs import configure_logging  # noqa: PLC0415
+    from usage_tasks.webhook_app.application import make_application  # noqa: PLC0415
+    from usage_tasks.webhook_app.configuration import read_configuration  # noqa: PLC0415
 
+    configure_logging()
     try:
-        read_installed()  # what is wrong is said when the server starts, not to its first sender
-    except SystemExit as refused:  # which servers take for a worker to replace, for ever
-        raise RuntimeError("the receiver's settings can't be used; what is wrong was said above") from refused
-    return Application()
+        return make_application(read_configuration())
+    except SystemExit as refused:  # which a server takes for a worker to replace, for ever
+        raise RuntimeError("the receiver's settings can't be used; the reason stands above") from refused
 
 
 def __getattr__(name: str) -> Any:
-    """Answer `app`, the receiver as the environment configures it: read when its server starts."""
+    """Return `app`, the receiver as the environment configures it: a server loads it, and fails if it is wrong."""
     if name == "app":
         return _application()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,29 +1,25 @@
 """The way to the broker: one thread, one connection, and what waits meanwhile goes in one batch.
 
-A sender hears 200 only after the batch that held its event was answered by the broker. Messages are Celery's, of its
-documented protocol 2, but made by kombu alone: Celery's own way costs five times as much time and 9 MB. A test holds
-them equal. Source: https://docs.celeryq.dev/en/stable/internals/protocol.html
+A sender gets 200 only after the broker has answered the batch that held its event.
 """
 
-import os
 import queue
-import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import KombuError
 
+from usage_tasks.coordination.celery_internals.message import publish_arguments
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.stripe_gateway.webhooks import VerifiedEvent
 from usage_tasks.telemetry.headers import stamp
+from usage_tasks.webhook_app.configuration import RECEIVE_TASK, Broker
 
-RECEIVE_TASK: Final = "stripe.receive_event"
 BATCH_MAX: Final = 100
 WAITING_MAX: Final = 2_000
 ANSWER_SECONDS_MAX: Final = 5.0
@@ -39,32 +35,19 @@ class BrokerAwayError(RetryableError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broker:
-    """Where messages go: plain values of Celery's configuration. Exchange and key are how the queue is declared."""
-
-    url: str
-    transport_options: Mapping[str, Any]
-    use_ssl: Any
-    queue: str
-    exchange: str
-    routing_key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Waiting:
     event: VerifiedEvent
     confirmed: "Future[None]" = field(default_factory=Future)
 
 
 class Publisher:
-    """Hands events to the broker. Its thread starts with the first event, after any fork."""
+    """Hands events to the broker. Its thread starts with the first event, after any fork; one thread may submit."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         exchange = Exchange(broker.exchange)
         self._target = Queue(broker.queue, exchange, routing_key=broker.routing_key)
         self._queue: queue.Queue[_Waiting] = queue.Queue(WAITING_MAX)
-        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._producer: Producer | None = None
@@ -89,7 +72,8 @@ class Publisher:
             waiting.confirmed.set_exception(BrokerAwayError(f"{WAITING_MAX} events wait for it"))
             return waiting.confirmed
         if self._thread is None or not self._thread.is_alive():
-            self._start()
+            self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+            self._thread.start()
         return waiting.confirmed
 
     def is_reachable(self) -> bool:
@@ -101,12 +85,6 @@ class Publisher:
         except self._errors:
             return False
         return True
-
-    def _start(self) -> None:
-        with self._starting:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-                self._thread.start()
 
     def _run(self) -> None:
         while True:
@@ -122,20 +100,21 @@ class Publisher:
         return taken
 
     def _settle(self, batch: Sequence[_Waiting]) -> None:
-        # Nobody waits any more for one that was cancelled: its sender comes again.
+        # A cancelled one has no waiting sender any more: Stripe comes again.
         wanted = [each for each in batch if each.confirmed.set_running_or_notify_cancel()]
-        failure: BaseException = BrokerAwayError("publisher ended")
-        confirmed = False
+        if not wanted:
+            return
+        failure: BaseException | None = BrokerAwayError("publisher ended")
         try:
             if time.monotonic() < self._paused_until:
                 raise BrokerAwayError("a moment ago")
             self._publish([each.event for each in wanted])
-            confirmed = True
+            failure = None
         except BrokerAwayError as error:
             failure = error
         finally:
             for each in wanted:
-                if confirmed:
+                if failure is None:
                     each.confirmed.set_result(None)
                 else:
                     each.confirmed.set_exception(failure)
@@ -161,17 +140,15 @@ class Publisher:
             self._producer = Producer(self._connection)
         with self._producer.batch(len(events)):  # type: ignore[attr-defined]  # the stubs are older than kombu 5.7
             for event in events:
-                self._producer.publish(
-                    ((), {"event_id": event.event_id, "payload": event.body}, _EMBEDDED),
-                    # Straight to the queue, as Celery does: queues of one installation share an exchange and its key.
-                    exchange="",
-                    routing_key=self._broker.queue,
-                    declare=[self._target],
-                    serializer="json",
-                    headers=task_headers(event.event_id),
-                    correlation_id=event.event_id,
-                    reply_to="",
+                message = publish_arguments(
+                    RECEIVE_TASK,
+                    event.event_id,
+                    {"event_id": event.event_id, "payload": event.body},
+                    queue=self._target,
+                    shown={"event_id": event.event_id},  # and no payload: monitors show headers
                 )
+                stamp(message["headers"])  # as every message of ours, for the age of the queue
+                self._producer.publish(**message)
 
     def _connect(self) -> Connection:
         """Connect once: a broker that is away is known to be so at once."""
@@ -184,38 +161,3 @@ class Publisher:
         if self._connection is not None:
             self._connection.collect(socket_timeout=0.1)
         self._connection = self._producer = None
-
-
-_EMBEDDED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-
-
-def task_headers(event_id: str) -> dict[str, Any]:
-    """The headers of Celery's message. Arguments are shown by the event's id alone: monitors show headers."""
-    headers: dict[str, Any] = {
-        "lang": "py",
-        "task": RECEIVE_TASK,
-        "id": event_id,
-        "shadow": None,
-        "eta": None,
-        "expires": None,
-        "group": None,
-        "group_index": None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "root_id": event_id,
-        "parent_id": None,
-        "argsrepr": "()",
-        "kwargsrepr": f"{{'event_id': '{event_id}'}}",
-        "origin": _origin(),
-        "ignore_result": True,
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
-        "stamps": {},
-    }
-    stamp(headers)  # as every message of ours: else the age of the queue could not be told
-    return headers
-
-
-@cache
-def _origin() -> str:
-    return f"{os.getpid()}@{socket.gethostname()}"

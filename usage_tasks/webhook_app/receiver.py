@@ -1,39 +1,64 @@
-"""What is answered to a request: first by its head, then by its body, then by the broker's word."""
+"""The answers to requests: by the head, then by the body, then by the broker's word."""
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from usage_tasks.stripe_gateway.webhooks import VerifiedEvent, WebhookRefusedError, verify_event, verify_thin_event
 from usage_tasks.telemetry.metrics import WEBHOOK_SECONDS
-from usage_tasks.webhook_app.requests import BODY_BYTES_MAX, Answer, Head
+from usage_tasks.webhook_app.publishing import Publisher
+from usage_tasks.webhook_app.senders import Limiter
 
 SNAPSHOT_PATH: Final = "/webhook"
 THIN_PATH: Final = "/webhook/thin"
+BODY_BYTES_MAX: Final = 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
 
-class Publishing(Protocol):
-    """Hands an event to the broker; the future is done when it has it, or fails with BrokerAwayError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What is known of a request before its body: `remote` is who it is counted for."""
 
-    def submit(self, event: VerifiedEvent) -> "Future[None]": ...
+    method: str
+    path: str
+    remote: str
+    signature: str = ""
+    content_length: str = ""
 
-    def is_reachable(self) -> bool: ...
+    @property
+    def declares_too_much(self) -> bool:
+        """Whether the length that is declared is no length, or above the bound."""
+        declared = self.content_length
+        if not declared:
+            return False
+        digits = declared.isascii() and declared.isdecimal()
+        return not digits or len(declared) > len(str(BODY_BYTES_MAX)) or int(declared) > BODY_BYTES_MAX
 
 
-class Limiting(Protocol):
-    """Counts refused requests by address."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What is sent back; `outcome` is what the metric calls it."""
 
-    def seconds_left(self, remote: str) -> int: ...
+    status: HTTPStatus
+    text: str
+    outcome: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
-    def count_refusal(self, remote: str) -> None: ...
+    @property
+    def body(self) -> bytes:
+        """The text as it is sent."""
+        return f"{self.text}\n".encode()
+
+    def all_headers(self) -> list[tuple[str, str]]:
+        """Every header."""
+        plain = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(self.body))}
+        return [*plain.items(), *self.headers.items()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +75,9 @@ class Secrets:
 
 
 class Receiver:
-    """Answers requests; a server's adapter brings them in its own way. Safe to use from any number of threads."""
+    """Answers requests. Safe to use from any number of threads."""
 
-    def __init__(self, *, secrets: Secrets, publisher: Publishing, limiter: Limiting) -> None:
+    def __init__(self, *, secrets: Secrets, publisher: Publisher, limiter: Limiter) -> None:
         self.publisher, self._limiter = publisher, limiter
         self._endpoints: Mapping[str, Sequence[str]] = {SNAPSHOT_PATH: secrets.snapshot} | (
             {THIN_PATH: secrets.thin} if secrets.thin else {}

@@ -9,7 +9,7 @@ from granian.log import LogLevels
 from granian.server import Server
 
 from usage_tasks.telemetry.logs import configure_logging
-from usage_tasks.webhook_app.installed import read_installed
+from usage_tasks.webhook_app.configuration import read_configuration
 
 TARGET: Final = "usage_tasks.webhook_app:app"
 CONNECTIONS_MAX: Final = 8192
@@ -25,24 +25,23 @@ SERVER_LOGGING: Final = {"handlers": {}, "loggers": {"_granian": {"handlers": []
 def serve(address: str, port: int) -> None:
     """Run the receiver until SIGTERM or SIGINT: it then takes no more, and answers what it has taken."""
     configure_logging()
-    read_installed()  # what is wrong is said before it listens
+    read_configuration()  # what is wrong ends it before it listens
     run_server(TARGET, address, port)
 
 
-def run_server(target: str, address: str, port: int, *, interface: Interfaces = Interfaces.RSGI) -> None:
+def run_server(target: str, address: str, port: int) -> None:
     """Run an application, named as `module:attribute`, in one process that is replaced when it dies."""
     _raise_file_limit()
     Server(
         target,
         address=address,
         port=port,
-        interface=interface,
+        interface=Interfaces.RSGI,
         http=HTTPModes.http1,
         websockets=False,
         workers=1,
         backlog=CONNECTIONS_MAX,
         backpressure=CONNECTIONS_MAX,
-        blocking_threads=64 if interface is Interfaces.WSGI else None,
         http1_settings=HTTP1Settings(header_read_timeout=HEAD_MILLISECONDS_MAX, max_buffer_size=HTTP_BUFFER_BYTES_MAX),
         respawn_failed_workers=True,
         workers_kill_timeout=WORKER_KILL_SECONDS,

@@ -6,8 +6,8 @@ from typing import Any
 
 from celery import bootsteps
 from celery.beat import Scheduler
-from celery.worker import state
 
+from usage_tasks.coordination.celery_internals.consumer import count_unworked
 from usage_tasks.health import BEAT_SECONDS, DIRECTORY_VARIABLE, remove_heartbeat, write_heartbeat
 
 
@@ -39,12 +39,10 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         A message whose acknowledgement was lost in a network that hung counts against the prefetch limit for ever, and
         a worker that holds as many as it may have takes no other: it would be alive, connected, and idle until killed.
         """
-        qos = consumer.task_consumer.channel.qos
-        held = len(qos._delivered) - len(qos._dirty)
-        leaked = held > len(state.reserved_requests)
-        if leaked and self._leaked_before:
-            raise ConnectionResetError(f"{held} messages are held and not worked on: their acknowledgement was lost")
-        self._leaked_before = leaked
+        unworked = count_unworked(consumer)
+        if unworked > 0 and self._leaked_before:
+            raise ConnectionResetError(f"{unworked} messages are held and not worked on: acknowledgements were lost")
+        self._leaked_before = unworked > 0
 
     def start(self, consumer: Any) -> None:
         """Begin, each time that the worker has connected."""

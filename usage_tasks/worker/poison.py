@@ -13,7 +13,7 @@ from celery import signals
 from redis.exceptions import RedisError
 
 from usage_tasks.coordination import dead_letters
-from usage_tasks.coordination.dead_letters import REDELIVERIES_MAX, ParkedMessage
+from usage_tasks.coordination.dead_letters import REDELIVERIES_MAX, DeadLetter
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.runtime import runtime
 
@@ -34,19 +34,19 @@ def check_redelivery(request: Any, task: str) -> None:
         log.warning("poison.not_counted", reason=str(error))
         return
     if taken > REDELIVERIES_MAX:
-        _park(request, task, f"redelivered {taken} times, never finished")
+        _set_aside(request, task, f"redelivered {taken} times, never finished")
         raise PoisonError(f"{task}: redelivered {taken} times, never finished; it is parked")
 
 
 @signals.task_failure.connect
-def _park_lost(sender: Any = None, exception: BaseException | None = None, **_: object) -> None:
+def _set_aside_lost(sender: Any = None, exception: BaseException | None = None, **_: object) -> None:
     """In the parent process: Celery has given up a task whose child was lost each time."""
     if isinstance(exception, WorkerLostError):
-        _park(sender.request, str(sender.name), f"{exception} ({sender.request.retries + 1} times)")
+        _set_aside(sender.request, str(sender.name), f"{exception} ({sender.request.retries + 1} times)")
 
 
-def _park(request: Any, task: str, reason: str) -> None:
-    message = ParkedMessage(
+def _set_aside(request: Any, task: str, reason: str) -> None:
+    letter = DeadLetter(
         task_id=request.id,
         task=task,
         args=list(request.args or ()),
@@ -55,7 +55,7 @@ def _park(request: Any, task: str, reason: str) -> None:
         parked_at=datetime.now(UTC).isoformat(),
     )
     try:
-        parked = dead_letters.park(runtime().redis, message)
+        stored = dead_letters.add_dead_letter(runtime().redis, letter)
     except RedisError as error:
-        parked, reason = False, f"{reason}; {error}"
-    log.error("poison.parked" if parked else "poison.not_parked", task=task, task_id=request.id, reason=reason)
+        stored, reason = False, f"{reason}; {error}"
+    log.error("poison.parked" if stored else "poison.not_parked", task=task, task_id=request.id, reason=reason)

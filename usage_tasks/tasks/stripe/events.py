@@ -53,7 +53,7 @@ def apply_events() -> applying.Applied:
     docs/stripe-events.md says what each type does.
     """
     rt = runtime()
-    debounce.forget(rt.redis, APPLY_HINT)
+    debounce.clear(rt.redis, APPLY_HINT)
     done = applying.apply_events(
         rt.transaction,
         rt.stripe,

@@ -1,11 +1,13 @@
-"""How many refused requests an address may send a minute before it is answered without a look at what it sends.
+"""The address of a sender, and how many refused requests it may send a minute before all of its are refused unread.
 
-Counted in Redis, so that every receiver of an installation counts together. Only what is refused counts: what Stripe
-has signed is never limited by how much there is of it, and costs no call here. Where Redis is away nobody is limited.
+Counted in Redis, so that every receiver of an installation counts together. Only what is refused counts: events that
+Stripe has signed are never limited, however many, and cost no call here. Without Redis no sender is limited.
 """
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 import structlog
@@ -14,12 +16,59 @@ from limits.storage import RedisStorage
 from limits.strategies import FixedWindowRateLimiter
 from redis import RedisError
 
+Network = IPv4Network | IPv6Network
 KEY_PREFIX: Final = "usage:webhook"
 REMEMBERED_MAX: Final = 10_000
+_IPV6_PREFIX: Final = 64
 _PAUSE_SECONDS: Final = 1.0
 _TIMEOUT_SECONDS: Final = 0.5
 
 log = structlog.get_logger(__name__)
+
+
+def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Read addresses and networks, such as 10.0.0.0/8; raises ValueError that names a bad one."""
+    return tuple(ip_network(text) for text in texts)
+
+
+def address_of(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
+    """The address that a request is counted for: the nearest one that is no trusted proxy.
+
+    `peer` is the other end of the connection, with or without a port; `forwarded` all of X-Forwarded-For. What stands
+    left of the first stranger is the stranger's own word. Of IPv6 it is the network, which a sender has whole.
+    """
+    nearest = _parse(peer)
+    if nearest is None:
+        return "unknown"
+    for text in reversed(forwarded.split(",") if forwarded else []):
+        if not _is_in(nearest, trusted):
+            break
+        further = _parse(text.strip())
+        if further is None:
+            break
+        nearest = further
+    if isinstance(nearest, IPv6Address):
+        return str(ip_network((nearest, _IPV6_PREFIX), strict=False).network_address)
+    return str(nearest)
+
+
+def _is_in(address: IPv4Address | IPv6Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
+    """Read `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]:5`."""
+    host = text
+    if text.startswith("["):
+        host = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        host = text.partition(":")[0]
+    try:
+        parsed = ip_address(host)
+    except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return mapped or parsed
 
 
 class _Storage(RedisStorage):

@@ -13,7 +13,7 @@ from kombu.transport.redis import Channel
 
 import usage_tasks.celery
 from tests.embedded.conftest import public_directory
-from usage_tasks.coordination.kombu_fault import mend_channel
+from usage_tasks.coordination.celery_internals.channel import correct_channel
 from usage_tasks.embedded.redis import running_redis
 
 
@@ -37,32 +37,32 @@ def lost() -> Iterator[Connection]:
 
 @pytest.fixture
 def as_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kombu without the mend; what the test does to it is taken back."""
+    """Kombu as it was released; what the test does to it is taken back."""
     released = vars(Channel)["_connparams"]
     monkeypatch.setattr(Channel, "_connparams", getattr(released, "__wrapped__", released))
 
 
-def test_without_the_mend_the_second_close_raises_what_ends_a_worker(as_released: None, lost: Connection) -> None:
+def test_without_the_correction_the_second_close_raises_what_ends_a_worker(as_released: None, lost: Connection) -> None:
     with pytest.raises(AttributeError, match="hostname"):
         ignore_errors(lost, lost.close)
 
 
-def test_with_the_mend_the_second_close_is_a_lost_connection(as_released: None, lost: Connection) -> None:
-    assert mend_channel()
+def test_with_the_correction_the_second_close_is_a_lost_connection(as_released: None, lost: Connection) -> None:
+    assert correct_channel()
     ignore_errors(lost, lost.close)
 
 
 def test_it_is_applied_once_and_to_the_faulty_series_only(as_released: None) -> None:
     released = vars(Channel)["_connparams"]
-    assert not mend_channel("5.8.0")
+    assert not correct_channel("5.8.0")
     assert vars(Channel)["_connparams"] is released
-    assert mend_channel()
-    mended = vars(Channel)["_connparams"]
-    assert mend_channel()
-    assert vars(Channel)["_connparams"] is mended
+    assert correct_channel()
+    corrected = vars(Channel)["_connparams"]
+    assert correct_channel()
+    assert vars(Channel)["_connparams"] is corrected
 
 
-def test_a_worker_of_ours_is_mended_before_it_connects(as_released: None) -> None:
+def test_a_worker_of_ours_is_corrected_before_it_connects(as_released: None) -> None:
     released = vars(Channel)["_connparams"]
     assert usage_tasks.celery.app.main == "usage_tasks"  # it listens
     worker_init.send(sender=None)

@@ -1,4 +1,4 @@
-"""What waits in the broker's queues, read where kombu keeps them: a list a queue, a hash of what is being worked on."""
+"""The broker's queues, read where kombu keeps them in Redis."""
 
 import json
 from collections.abc import Sequence
@@ -7,13 +7,15 @@ from typing import Any, Final
 
 import redis
 
+from usage_tasks.telemetry.headers import PUBLISHED_AT
+
 PREFIX: Final = "usage:"
 """The broker's `global_keyprefix`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """How many messages wait, and when the oldest was sent, in Unix seconds; None where it does not say."""
+    """The number of messages that wait, and when the oldest was sent, in Unix seconds; None if it does not say."""
 
     queue: str
     depth: int
@@ -21,7 +23,12 @@ class QueueState:
 
 
 def read_queues(client: "redis.Redis", queues: Sequence[str]) -> tuple[list[QueueState], int]:
-    """Answer the state of each queue, and how many messages are taken and not acknowledged, of all queues together."""
+    """Return the state of each queue, and the number of messages of all queues that are taken and not acknowledged.
+
+    Internal: the keys of kombu's Redis transport 5.7 with one priority step. A queue is a list of its name whose right
+    end is the oldest message, JSON with `headers`; unacknowledged messages are the hash `unacked`. Asking kombu instead
+    would take a channel, and shows no age.
+    """
     with client.pipeline(transaction=False) as pipe:
         for queue in queues:
             pipe.llen(PREFIX + queue)
@@ -38,6 +45,6 @@ def read_queues(client: "redis.Redis", queues: Sequence[str]) -> tuple[list[Queu
 def _published_at(message: bytes | None) -> float | None:
     try:
         headers: Any = json.loads(message or b"{}").get("headers", {})
-        return float(headers["published_at"])
+        return float(headers[PUBLISHED_AT])
     except (KeyError, TypeError, ValueError):
         return None

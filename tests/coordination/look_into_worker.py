@@ -1,0 +1,56 @@
+"""A real worker that looks at its own consumer while it works: `python -m tests.coordination.look_into_worker URL`.
+
+A program, because a worker makes its application the default of the whole process. Prints JSON.
+"""
+
+import json
+import os
+import signal
+import sys
+from typing import Any, Final
+
+from celery import Celery, bootsteps
+
+from usage_tasks.coordination.celery_internals.consumer import count_unworked
+from usage_tasks.coordination.celery_internals.routing import list_consumed_queues
+
+LOOKED: Final = "looked"
+BESIDE: Final = "beside"
+
+_consumers: list[Any] = []
+
+
+class Look(bootsteps.StartStopStep):
+    """Keeps the consumer for the task; the solo pool runs that in the consumer's own thread."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Keep it."""
+        _consumers.append(consumer)
+
+
+def make_app(broker_url: str) -> Celery:
+    """The application of this worker, and of the one that sends to it."""
+    app = Celery("looked_into", broker=broker_url, set_as_current=False)
+    app.conf.update(task_acks_late=True, worker_prefetch_multiplier=4, worker_redirect_stdouts=False)
+    app.steps["consumer"].add(Look)
+
+    @app.task(name="look")
+    def look() -> None:
+        (consumer,) = _consumers
+        seen: dict[str, Any] = {"queues": sorted(list_consumed_queues(app)), "at_work": count_unworked(consumer)}
+        # A message that the channel delivered, and that no task of this worker stands for.
+        message = consumer.task_consumer.channel.basic_get(BESIDE, no_ack=False)
+        seen["one_leaked"] = count_unworked(consumer)
+        message.ack()
+        seen["acknowledged"] = count_unworked(consumer)
+        print(json.dumps(seen), flush=True)  # noqa: T201
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return app
+
+
+if __name__ == "__main__":
+    quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat", "--loglevel=ERROR"]
+    make_app(sys.argv[1]).worker_main(["--quiet", "worker", "--pool=solo", f"--queues={LOOKED}", *quiet])
