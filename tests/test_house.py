@@ -58,5 +58,5 @@ def test_a_task_stands_in_the_folder_of_its_queue() -> None:
                     if each.arg == "name" and isinstance(each.value, ast.Constant)
                 ]
                 place = file.parent.name if file.parent.name != "tasks" else file.stem
-                misplaced += [f"{name} in {file.name}" for name in names if str(name).partition(".")[0] != place]
+                misplaced += [f"{name!r} in {file.name}" for name in names if str(name).partition(".")[0] != place]
     assert misplaced == []

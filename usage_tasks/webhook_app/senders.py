@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
 from limits import RateLimitItemPerMinute
@@ -73,7 +73,7 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
 
 class _Storage(RedisStorage):
     # The library imports every client that it could use: this one is the one that is used.
-    DEPENDENCIES = {"redis": RedisStorage.DEPENDENCIES["redis"]}  # noqa: RUF012 - as the library declares it
+    DEPENDENCIES: Any = {"redis": cast("dict[str, Any]", RedisStorage.DEPENDENCIES)["redis"]}  # noqa: RUF012 - as the library declares it
 
 
 class Limiter:
