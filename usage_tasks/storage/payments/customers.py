@@ -39,6 +39,11 @@ _CUSTOMER = (
 )
 
 
+def _key(attribution_id: str) -> str:
+    """Write the idempotency key of the call that makes an account's customer."""
+    return f"'customer:' || {attribution_id}"
+
+
 def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerRow:
     """Store that an account's customer is about to be made, unless that stands already; answer what stands.
 
@@ -46,9 +51,9 @@ def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerR
     """
     execute(
         connection,
-        """
+        f"""
         INSERT INTO stripe_customer (attribution_id, currency, billing_creator_user_id, idempotency_key)
-        VALUES (:account, :currency, :creator, 'customer:' || :account) ON CONFLICT (attribution_id) DO NOTHING
+        VALUES (:account, :currency, :creator, {_key(":account")}) ON CONFLICT (attribution_id) DO NOTHING
         """,
         account=customer.attribution_id,
         currency=customer.currency,
@@ -64,10 +69,10 @@ def reserve_customer_again(connection: Connection, gone: CustomerRow) -> Custome
     """Store that a customer is about to be made in the place of one that was deleted; answer what stands."""
     execute(
         connection,
-        """
+        f"""
         UPDATE stripe_customer
         SET stripe_customer_id = NULL, deleted_at = NULL,
-            idempotency_key = 'customer:' || attribution_id || ':after:' || stripe_customer_id
+            idempotency_key = {_key("attribution_id")} || ':after:' || stripe_customer_id
         WHERE attribution_id = :account AND stripe_customer_id = :gone AND deleted_at IS NOT NULL
         """,
         account=gone.attribution_id,
@@ -97,10 +102,10 @@ def is_unanswered(connection: Connection, attribution_id: AttributionId, *, long
 
 def adopt_customer(connection: Connection, attribution_id: AttributionId, found: StripeCustomer) -> bool:
     """Store a customer that was found in Stripe, unless another one stands; tell whether this call did."""
-    statement = """
+    statement = f"""
         INSERT INTO stripe_customer AS held
             (attribution_id, stripe_customer_id, currency, billing_creator_user_id, idempotency_key)
-        VALUES (:account, :customer, :currency, :creator, 'customer:' || :account)
+        VALUES (:account, :customer, :currency, :creator, {_key(":account")})
         ON CONFLICT (attribution_id) DO UPDATE SET stripe_customer_id = EXCLUDED.stripe_customer_id
         WHERE held.stripe_customer_id IS NULL
     """
