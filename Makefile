@@ -38,6 +38,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.sync
 	$(BIN)/python -m tests.benchmarks.tasks
+	$(BIN)/python -m tests.benchmarks.startup
 
 # Which changes of the rules no test of theirs would notice; fails where fewer than 90 % are noticed. docs/mutation.md
 mutate: $(VENV)/.dev
