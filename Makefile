@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The distributions of this repository; of testing/ a checkout needs only the dependencies.
+PROJECTS := pyproject.toml client/pyproject.toml testing/pyproject.toml
+INSTALL_CHECKOUT = $(PIP) install --quiet --no-deps --no-build-isolation --editable ./client --editable .
 DEMO_ARGS ?=
 # Test processes; each has servers of its own.
 TEST_PROCESSES ?= 2
@@ -15,14 +18,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) has no venv module: install it (Debian: apt install python3-venv)"; exit 2; }
 
 # Two stamps: the demo needs less than the tests do.
-$(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet --require-hashes -r requirements.txt
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+$(VENV)/.runtime: requirements-testing.txt $(PROJECTS) | $(BIN)/python
+	$(PIP) install --quiet --require-hashes -r requirements-testing.txt
+	$(INSTALL_CHECKOUT)
 	touch $@
 
-$(VENV)/.dev: requirements-dev.txt pyproject.toml | $(BIN)/python
+$(VENV)/.dev: requirements-dev.txt $(PROJECTS) | $(BIN)/python
 	$(PIP) install --quiet --require-hashes -r requirements-dev.txt
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(INSTALL_CHECKOUT)
 	touch $@ $(VENV)/.runtime
 
 setup: $(VENV)/.dev
@@ -38,6 +41,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.sync
 	$(BIN)/python -m tests.benchmarks.tasks
+	$(BIN)/python -m tests.benchmarks.startup
 
 # Which changes of the rules no test of theirs would notice; fails where fewer than 90 % are noticed. docs/mutation.md
 mutate: $(VENV)/.dev
@@ -57,10 +61,14 @@ lint: $(VENV)/.dev
 
 check: lint test
 
-# Pins are made anew only by hand: `make pins` after a change of pyproject.toml.
+# Pins are made anew only by hand: `make pins` after a change of dependencies. requirements.txt is for production, the
+# next adds the servers of the demo, the last what the tests need. Our own distributions are in none of them.
+COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-package usage-tasks --no-emit-package usage-tasks-client
 pins:
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra embedded --group build pyproject.toml -o requirements.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra embedded --group dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	$(COMPILE) --group build pyproject.toml -o requirements.txt
+	$(COMPILE) --group build -c requirements.txt pyproject.toml testing/pyproject.toml -o requirements-testing.txt
+	$(COMPILE) --group dev -c requirements-testing.txt pyproject.toml testing/pyproject.toml -o requirements-dev.txt
 
 clean:
 	rm -rf $(VENV) .data mutants

@@ -9,7 +9,8 @@ import sys
 
 from kombu import Queue
 
-from beat_schedule import make_beat_schedule
+# The file beside this one, by its name in the package: the working directory may hold another beat_schedule.py.
+from usage_tasks.celery_files.beat_schedule import make_beat_schedule
 from usage_tasks.settings import SettingsError, load_settings
 
 try:

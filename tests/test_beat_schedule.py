@@ -4,8 +4,8 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any, Final
 
-from beat_schedule import make_beat_schedule
 from usage_tasks.celery import app
+from usage_tasks.celery_files.beat_schedule import make_beat_schedule
 from usage_tasks.runtime import Runtime
 from usage_tasks.settings import Settings, load_settings
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS, DATABASE, LOST_WORKER_DELAY_SECONDS

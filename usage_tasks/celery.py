@@ -1,7 +1,8 @@
 """The Celery application: `celery -A usage_tasks worker|beat|flower`.
 
-Light to import, for the receiver publishes with it: tasks are imported by workers only. Settings stand in
-celeryconfig.py, or in the module that CELERY_CONFIG_MODULE names.
+Light to import, for the receiver publishes with it: tasks are imported by workers only. Its settings are those of
+celeryconfig.py of this installation, or of the module that CELERY_CONFIG_MODULE names; a file of that name in the
+working directory is somebody else's.
 """
 
 import os
@@ -35,7 +36,7 @@ app = Celery(
         "usage_tasks.tasks.maintenance",
     ],
 )
-app.config_from_object(os.environ.get("CELERY_CONFIG_MODULE", "celeryconfig"))
+app.config_from_object(os.environ.get("CELERY_CONFIG_MODULE", "usage_tasks.celery_files.celeryconfig"))
 
 
 @signals.setup_logging.connect

@@ -17,7 +17,8 @@ import typer
 from sqlalchemy import Connection, text
 
 from tests.factories import DAY, HOUR, START, SYSTEM, call, make_id, session_report, session_row, team, user
-from usage_tasks import bulk, cli
+from usage_tasks import bulk
+from usage_tasks.commands.import_file import import_reports
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.demo.quarter import load_quarter
 from usage_tasks.domain.errors import InvalidInputError
@@ -180,7 +181,7 @@ def test_the_command_prints_counts_and_the_refused_lines(
         ([session_row(), session_row(user_id="ann")], 1, "line 3: user_id: 'ann' is not allowed: "),
     ):
         with pytest.raises(typer.Exit) as ended:
-            cli.import_reports(write(tmp_path / "file.csv", rows))
+            import_reports(write(tmp_path / "file.csv", rows))
         printed = capsys.readouterr()
         assert ended.value.exit_code == code
         assert printed.err.startswith(told)
@@ -194,7 +195,7 @@ def test_a_broken_file_says_so_and_what_was_taken_up(
     broken = tmp_path / "broken.csv.gz"
     broken.write_bytes(FILE.read_bytes()[:20_000])
     with pytest.raises(typer.Exit) as ended:
-        cli.import_reports(broken)
+        import_reports(broken)
     assert ended.value.exit_code == 2
     assert '"inserted": 0' in capsys.readouterr().err
 
@@ -269,7 +270,7 @@ def test_a_database_that_stays_away_is_an_exit_code_of_its_own(
     with rt.transaction() as connection:
         connection.execute(text("LOCK TABLE workspace_instance"))
         with ThreadPoolExecutor() as pool:
-            done = pool.submit(cli.import_reports, path)
+            done = pool.submit(import_reports, path)
             while not done.done():
                 connection.execute(text("SELECT pg_stat_clear_snapshot()"))
                 connection.execute(

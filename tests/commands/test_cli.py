@@ -8,7 +8,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from tests.factories import DAY, HOUR, START, record, stopped_report
-from usage_tasks.cli import cli, out
+from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
@@ -28,7 +28,7 @@ def installation(rt: Runtime) -> Runtime:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, arguments, terminal_width=200)
+    return CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"})
 
 
 def answer(*arguments: str) -> Any:
@@ -52,8 +52,7 @@ def test_a_price_is_shown_what_would_follow_and_applied_when_told(installation: 
     assert versions(installation) == before + 1
 
 
-def test_prices_are_listed_with_where_they_came_from(installation: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(out, "width", 200)
+def test_prices_are_listed_with_where_they_came_from(installation: Runtime) -> None:
     answer(*ADD, "--apply")
     listed = run("prices", "list", "xlarge").output
     assert "configuration" in listed

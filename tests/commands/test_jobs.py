@@ -6,8 +6,8 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from beat_schedule import make_beat_schedule
 from tests.factories import DAY, START
+from usage_tasks.celery_files.beat_schedule import make_beat_schedule
 from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.runtime import Runtime

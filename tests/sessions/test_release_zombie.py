@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.factories import DAY, HOUR, START, call, session_row
-from usage_tasks import cli
+from usage_tasks.commands import zombies
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks.usage import ledger, sessions
@@ -24,7 +24,7 @@ def test_the_ledger_job_caps_and_counts_and_a_release_lifts(rt: Runtime, capsys:
     assert call(ledger.reconcile_usage, at=at)["zombies"] == 1
     assert call(ledger.reconcile_usage, at=at)["zombies"] == 0
     capsys.readouterr()
-    cli.list_capped(limit=10)
+    zombies.list_capped(limit=10)
     (line,) = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert (line["instance_id"], line["cap_reason"]) == (row["instance_id"], "heartbeat")
     assert line["capped_at"] == "2026-01-01T00:10:00+00:00"

@@ -3,17 +3,17 @@
 import json
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from usage_tasks.commands import OPERATOR
+from usage_tasks.commands import OPERATOR, WRONG
+from usage_tasks.commands.values import At, utc_or_none
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.runtime import runtime
-from usage_tasks.storage.payments import parked
+from usage_tasks.storage.payments import parked as stored
 from usage_tasks.storage.rows import as_json
 from usage_tasks.tasks import checks
 from usage_tasks.tasks.billing import metering
@@ -21,32 +21,25 @@ from usage_tasks.tasks.billing import metering
 _PAGE: Final = 1000
 _SHOWN_MAX: Final = 1000
 
-parked_commands = typer.Typer(help="The accounts that get no reports until they are released.", no_args_is_help=True)
+parked = typer.Typer(help="The accounts that get no reports until they are released.", no_args_is_help=True)
 
 
-def add_to(cli: typer.Typer) -> None:
-    """Put these commands among the others."""
-    cli.add_typer(parked_commands, name="parked")
-    cli.command("drift")(drift)
-    cli.command("check-stripe")(check_stripe)
-
-
-@parked_commands.command("list")
+@parked.command("list")
 def list_parked() -> None:
     """List the parked accounts with the reason, as JSON lines; exit code 1 if there is one."""
     found = False
     after: AttributionId | str = ""
     while True:
         with runtime().transaction() as connection:
-            page = parked.list_parked(connection, limit=_PAGE, after=after)
+            page = stored.list_parked(connection, limit=_PAGE, after=after)
         if not page:
-            raise typer.Exit(1 if found else 0)
+            raise typer.Exit(WRONG if found else 0)
         for account in page:
             sys.stdout.write(as_json(asdict(account)) + "\n")
         found, after = True, page[-1].attribution_id
 
 
-@parked_commands.command("release")
+@parked.command("release")
 def release_parked(
     attribution: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>, as `parked list` shows it")],
 ) -> None:
@@ -54,16 +47,16 @@ def release_parked(
     release: Any = metering.release_parked  # called as over the wire, so that one validation serves both
     released = release(attribution_id=attribution, actor=OPERATOR)
     Console().print_json(json.dumps(released))
-    raise typer.Exit(0 if released["parked_anew"] is None else 1)
+    raise typer.Exit(0 if released["parked_anew"] is None else WRONG)
 
 
 def drift(
     fix: Annotated[bool, typer.Option("--fix", help="send anew what is lost, report what is owed")] = False,
-    at: Annotated[datetime | None, typer.Option(help="ISO 8601, UTC; default: now")] = None,
+    at: At = None,
 ) -> None:
     """Compare ledger, sent quantities and Stripe's meter, in credits; exit code 1 if an account is astray."""
     rt = runtime()
-    instant = rt.instant(None if at is None else at if at.tzinfo else at.replace(tzinfo=UTC))
+    instant = rt.instant(utc_or_none(at))
     table = Table("account", "what", "ledger", "sent", "stripe", "reason")
     accounts = astray = repaired = unsettled = 0
     after: AttributionId | str | None = ""
@@ -79,7 +72,7 @@ def drift(
     Console().print(
         f"{accounts} accounts compared, {astray} astray, {repaired} repaired, {unsettled} too fresh to judge"
     )
-    raise typer.Exit(1 if astray else 0)
+    raise typer.Exit(WRONG if astray else 0)
 
 
 def check_stripe() -> None:

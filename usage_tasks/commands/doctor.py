@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
+from usage_tasks.commands import WRONG
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.health import DIRECTORY_VARIABLE, check_heartbeats
 from usage_tasks.runtime import Runtime
@@ -204,4 +205,4 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="a line of JSON 
         for each in findings:
             table.add_row(each.check, each.verdict.value, each.found, each.advice)
         Console().print(table)
-    raise typer.Exit(1 if any(each.verdict is Verdict.WRONG for each in findings) else 0)
+    raise typer.Exit(WRONG if any(each.verdict is Verdict.WRONG for each in findings) else 0)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from usage_tasks.commands import WRONG
 from usage_tasks.runtime import runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
 from usage_tasks.storage.rows import as_json
@@ -34,4 +35,4 @@ def jobs(as_json_lines: Annotated[bool, typer.Option("--json", help="a line of J
                 f"{each.lag_seconds:.0f} s{', OVERDUE' if each.overdue else ''}",
             )
         Console().print(table)
-    raise typer.Exit(1 if any(each.overdue for each in standings) else 0)
+    raise typer.Exit(WRONG if any(each.overdue for each in standings) else 0)

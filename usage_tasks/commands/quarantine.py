@@ -2,11 +2,11 @@
 
 import json
 import sys
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from usage_tasks.commands import OPERATOR
+from usage_tasks.commands import OPERATOR, WRONG
 from usage_tasks.runtime import runtime
 from usage_tasks.storage.sessions import quarantine as stored
 from usage_tasks.tasks.usage import quarantine as tasks
@@ -18,7 +18,6 @@ FieldName = Annotated[str | None, typer.Option("--field", help="only those refus
 Reason = Annotated[str | None, typer.Option(help="only those with this text in the reason")]
 Everything = Annotated[bool, typer.Option("--all", help="every one that waits")]
 Apply = Annotated[bool, typer.Option("--apply", help="do it; else a dry run shows what would follow")]
-_STILL_REFUSED: Final = 1
 
 
 @quarantine.callback()
@@ -55,7 +54,7 @@ def release(
     ask: Any = tasks.release_quarantined
     answer = ask(actor=OPERATOR, ids=ids or None, field=field, reason=reason, everything=everything, dry_run=not apply)
     sys.stdout.write(json.dumps(answer, indent=2) + "\n")
-    raise typer.Exit(_STILL_REFUSED if answer.get("dry_run", answer)["still_refused"] else 0)
+    raise typer.Exit(WRONG if answer.get("dry_run", answer)["still_refused"] else 0)
 
 
 @quarantine.command("drop")

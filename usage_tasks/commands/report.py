@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from usage_tasks.commands import OPERATOR
+from usage_tasks.commands.values import utc
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.storage.ledger.usage_report import Group
 from usage_tasks.tasks.usage import report as report_tasks
@@ -42,10 +43,10 @@ def report(
     pages = _pages(
         actor=OPERATOR,
         attribution_id=account,
-        start=_utc(start),
-        end=_utc(end),
+        start=utc(start).isoformat(),
+        end=utc(end).isoformat(),
         group_by=[*map(str, group_by)],
-        at=None if at is None else _utc(at),
+        at=None if at is None else utc(at).isoformat(),
     )
     write = {Format.TABLE: _write_table, Format.CSV: _write_csv, Format.JSON: _write_json}[form]
     write(pages, (*map(str, group_by), *_FIGURES))
@@ -88,7 +89,3 @@ def _write_json(pages: Iterator[Any], columns: Sequence[str]) -> None:  # noqa: 
     for page in pages:
         for row in page["rows"]:
             sys.stdout.write(json.dumps(row) + "\n")
-
-
-def _utc(moment: datetime) -> str:
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()

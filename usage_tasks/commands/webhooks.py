@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from usage_tasks.commands import OPERATOR
+from usage_tasks.commands import OPERATOR, WRONG
 from usage_tasks.runtime import runtime
 from usage_tasks.storage.inbox import review as stored
 from usage_tasks.storage.inbox.review import EventRow
@@ -25,7 +25,6 @@ AllParked = Annotated[bool, typer.Option("--all", help="every event that is park
 Apply = Annotated[bool, typer.Option("--apply", help="do it; else a dry run shows what would follow")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table")]
 _TWINS_MAX: Final = 100
-_NOT_FOUND: Final = 1
 
 
 class State(StrEnum):
@@ -75,7 +74,7 @@ def show_event(event_id: Annotated[str, typer.Argument(help="evt_...")], in_json
         twins = [] if row is None else stored.list_twins(connection, row, limit=_TWINS_MAX)
     if row is None:
         sys.stderr.write(f"{event_id}: no such event in the inbox\n")
-        raise typer.Exit(_NOT_FOUND)
+        raise typer.Exit(WRONG)
     told = asdict(row) | {"twins": list(twins)}
     if in_json:
         sys.stdout.write(as_json(told) + "\n")

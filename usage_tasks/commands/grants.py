@@ -1,0 +1,28 @@
+"""`usage-tasks grants`: the credits that an account was given."""
+
+import sys
+from typing import Annotated
+
+import typer
+from pydantic_core import to_json
+
+from usage_tasks.commands.values import At, utc_or_none
+from usage_tasks.domain.accounts import parse_attribution
+from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.runtime import runtime
+from usage_tasks.services.ledger.grant_credits import list_grants
+
+
+def grants(
+    attribution: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>")],
+    at: At = None,
+) -> None:
+    """List what was granted to an account, newest first, with each burn and lapse, as JSON lines."""
+    rt = runtime()
+    try:
+        account = parse_attribution(attribution)
+    except InvalidInputError as error:
+        raise typer.BadParameter(error.allowed, param_hint="ATTRIBUTION") from error
+    with rt.transaction() as connection:
+        for each in list_grants(connection, account, at=utc_or_none(at) or rt.now()):
+            sys.stdout.write(to_json(each).decode() + "\n")

@@ -1,0 +1,73 @@
+"""`usage-tasks prices`: the price versions, listed and added."""
+
+import json
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from usage_tasks.commands import OPERATOR
+from usage_tasks.commands.values import utc
+from usage_tasks.domain.credits import cents_to_credits
+from usage_tasks.domain.durations import parse_duration
+from usage_tasks.runtime import runtime
+from usage_tasks.storage.pricing import prices as stored
+from usage_tasks.tasks.usage import prices as tasks
+
+prices = typer.Typer(help="The price versions.", no_args_is_help=True)
+
+
+@prices.command("list")
+def list_prices(workspace_class: Annotated[str | None, typer.Argument(help="default: every class")] = None) -> None:
+    """List the price versions, each class's in rising order."""
+    table = Table("class", "from", "credits a minute", "minimum, credits", "step, s", "origin", "actor")
+    with runtime().transaction() as connection:
+        for each in stored.list_versions(connection, workspace_class):
+            version, rule = each.version, each.version.rule
+            table.add_row(
+                each.workspace_class,
+                version.effective_from.isoformat(),
+                f"{version.credits_per_minute:f}",
+                str(cents_to_credits(rule.minimum_cents)),
+                str(rule.rounding_seconds),
+                each.origin,
+                each.actor,
+            )
+    Console().print(table)
+
+
+@prices.command("add")
+def add_price(
+    workspace_class: str,
+    credits_per_minute: Annotated[str, typer.Argument(help="an exact decimal, such as 0.5")],
+    effective_from: Annotated[datetime, typer.Option("--from", help="ISO 8601, UTC; may be past or to come")],
+    minimum: Annotated[str | None, typer.Option(help="least charge in credits; default: as before")] = None,
+    step: Annotated[str | None, typer.Option(help="rounding step, such as 1m; default: as before")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="do it; else a dry run shows what would follow")] = False,
+) -> None:
+    """Add a price version; one from the past re-prices what is posted, by adjustments of the next ledger job."""
+    seconds = None if step is None else _whole_seconds(step)
+    add: Any = tasks.add_price_version  # called as over the wire, so that one validation serves both
+    answer = add(
+        workspace_class=workspace_class,
+        actor=OPERATOR,
+        credits_per_minute=credits_per_minute,
+        effective_from=utc(effective_from),
+        minimum_credits=minimum,
+        rounding_seconds=seconds,
+        dry_run=not apply,
+    )
+    Console().print_json(json.dumps(answer))
+
+
+def _whole_seconds(step: str) -> int:
+    """Read a rounding step; a BadParameter names one that is no whole seconds."""
+    try:
+        duration = parse_duration(step)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--step") from error
+    if duration % timedelta(seconds=1):
+        raise typer.BadParameter(f"{step!r} is not allowed: whole seconds", param_hint="--step")
+    return duration // timedelta(seconds=1)

@@ -1,0 +1,25 @@
+"""`usage-tasks verify`: every invariant of the ledger."""
+
+from datetime import timedelta
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from usage_tasks.commands import WRONG
+from usage_tasks.commands.values import At, utc_or_none
+from usage_tasks.runtime import runtime
+from usage_tasks.services.operations import verify_ledger
+
+
+def verify(at: At = None) -> None:
+    """Check every invariant of the ledger; exit code 1 if one is broken."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        grace = verify_ledger.grace_of(rt.settings.controller_schedule) if at is None else timedelta(0)
+        verdict = verify_ledger.verify(connection, at=utc_or_none(at) or rt.now(), grace=grace)
+    table = Table("check", "offenders", "such as")
+    for finding in verdict.findings:
+        table.add_row(finding.check, str(finding.offenders), ", ".join(finding.sample))
+    Console().print(table)
+    raise typer.Exit(0 if verdict.clean else WRONG)

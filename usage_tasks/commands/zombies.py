@@ -1,0 +1,42 @@
+"""`usage-tasks zombies` and `release`: running sessions that accrue no further."""
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from usage_tasks.commands import OPERATOR
+from usage_tasks.domain.accounts import parse_uuid
+from usage_tasks.runtime import runtime
+from usage_tasks.services.sessions.release_zombie import plan_release, release_session
+from usage_tasks.storage.rows import as_json
+from usage_tasks.storage.sessions import zombies as stored
+
+
+def list_capped(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100) -> None:
+    """List the running sessions that accrue no further, longest first, as JSON lines."""
+    rt = runtime()
+    with rt.transaction() as connection:
+        for zombie in stored.list_zombies(connection, limit=limit):
+            sys.stdout.write(as_json(asdict(zombie)) + "\n")
+
+
+def release_capped(
+    instance_id: Annotated[str, typer.Argument(help="as `usage-tasks zombies` lists it")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the cap that would be lifted")] = False,
+) -> None:
+    """Let a zombie accrue again by its facts; it is not capped again for the same reason."""
+    rt = runtime()
+    try:
+        session = parse_uuid(instance_id)
+    except ValueError:
+        raise typer.BadParameter(f"{instance_id!r} is not allowed: a UUID", param_hint="INSTANCE_ID") from None
+    with rt.transaction() as connection:
+        if dry_run:
+            zombie = plan_release(connection, session)
+        else:
+            zombie = release_session(connection, session, at=rt.now(), actor=OPERATOR)
+    word = "would be released" if dry_run else "released"
+    Console().print("it was not capped" if zombie is None else f"{word}: {zombie.cap_reason} at {zombie.capped_at}")
