@@ -17,89 +17,94 @@ from usage_tasks.commands import TRY_AGAIN, USAGE_ERROR
 from usage_tasks.domain.errors import PermanentError, RetryableError
 
 
-class Entry(NamedTuple):
-    """A command or a group of commands: `module:name` in usage_tasks/commands, and its line of help."""
+class CommandEntry(NamedTuple):
+    """A command or a group of commands: `module:name` below usage_tasks/commands, and its line of help."""
 
     place: str
     help: str
 
 
 # In the order of `usage-tasks --help`. A test holds the lines of help equal to the first lines of the commands' own.
-COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
+COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
     {
-        "report": Entry(
-            "report:report",
+        "report": CommandEntry(
+            "ledger.report:report",
             "Sum usage in a range, sessions split exactly at its edges and at midnights, running ones included.",
         ),
-        "drift": Entry(
-            "billing:drift",
+        "drift": CommandEntry(
+            "stripe.billing:drift",
             "Compare ledger, sent quantities and Stripe's meter, in credits; exit code 1 if an account is astray.",
         ),
-        "check-stripe": Entry(
-            "billing:check_stripe",
+        "check-stripe": CommandEntry(
+            "stripe.billing:check_stripe",
             "Check the configured prices and meter against Stripe; exit code 2 names what must be otherwise.",
         ),
-        "jobs": Entry(
-            "jobs:jobs",
+        "jobs": CommandEntry(
+            "operations.jobs:jobs",
             "Show the periodic jobs; exit code 1 if one is overdue: a due time has waited for more than 5 minutes.",
         ),
-        "exporter": Entry(
-            "exporter:exporter",
+        "exporter": CommandEntry(
+            "operations.exporter:exporter",
             "Show Prometheus what waits in the broker and the tables, on /metrics; one for an installation is enough.",
         ),
-        "doctor": Entry(
-            "doctor:doctor",
+        "doctor": CommandEntry(
+            "operations.doctor:doctor",
             "Look the installation over: exit code 1 if something is wrong, with what to do about it.",
         ),
-        "migrate": Entry(
-            "migrate:migrate",
+        "migrate": CommandEntry(
+            "operations.migrate:migrate",
             "Bring the database to this version: its schema, then the price list of the configuration file.",
         ),
-        "settings": Entry("settings:settings", "Check the settings and print them, without secrets."),
-        "schemas": Entry(
-            "schemas:schemas",
+        "settings": CommandEntry("operations.settings:settings", "Check the settings and print them, without secrets."),
+        "schemas": CommandEntry(
+            "operations.schemas:schemas",
             "Print the JSON Schema of every task's arguments, and of every message to the platform, by name.",
         ),
-        "health": Entry(
-            "health:health",
+        "health": CommandEntry(
+            "operations.health:health",
             "Probe the processes of this machine, by their heartbeats: exit code 0 healthy, 1 not, 2 wrong usage.",
         ),
-        "webhook": Entry(
-            "webhook:webhook",
+        "webhook": CommandEntry(
+            "operations.webhook:webhook",
             "Run the webhook receiver; `server` in the configuration file says where it listens.",
         ),
-        "flower": Entry(
-            "flower:flower",
+        "flower": CommandEntry(
+            "operations.flower:flower",
             "Run Flower, read-only and with a password: FLOWER_BASIC_AUTH=user:password must be set.",
         ),
-        "verify": Entry("verify:verify", "Check every invariant of the ledger; exit code 1 if one is broken."),
-        "grants": Entry(
-            "grants:grants",
+        "verify": CommandEntry(
+            "operations.verify:verify", "Check every invariant of the ledger; exit code 1 if one is broken."
+        ),
+        "grants": CommandEntry(
+            "ledger.grants:grants",
             "List what was granted to an account, newest first, with each burn and lapse, as JSON lines.",
         ),
-        "explain": Entry(
-            "explain:explain", "Explain what a session costs, or what an entry of the ledger is, in words."
+        "explain": CommandEntry(
+            "ledger.explain:explain", "Explain what a session costs, or what an entry of the ledger is, in words."
         ),
-        "import": Entry(
-            "import_file:import_reports",
+        "import": CommandEntry(
+            "sessions.import_file:import_reports",
             "Take up a file of reports of sessions, fast; safe to run again. Exit code 1 if rows were quarantined.",
         ),
-        "zombies": Entry(
-            "zombies:list_capped", "List the running sessions that accrue no further, longest first, as JSON lines."
+        "zombies": CommandEntry(
+            "sessions.zombies:list_capped",
+            "List the running sessions that accrue no further, longest first, as JSON lines.",
         ),
-        "release": Entry(
-            "zombies:release_capped",
+        "release": CommandEntry(
+            "sessions.zombies:release_capped",
             "Let a zombie accrue again by its facts; it is not capped again for the same reason.",
         ),
-        "demo": Entry(
+        "demo": CommandEntry(
             "demo:demo", "Replay a real cluster's quarter through a whole installation, and compare what came out."
         ),
-        "prices": Entry("prices:prices", "The price versions."),
-        "poison": Entry("poison:poison", "The messages that killed their workers, and were set aside."),
-        "quarantine": Entry("quarantine:quarantine", "The reports of sessions that were refused."),
-        "webhooks": Entry("webhooks:webhooks", "Stripe's events, as they came and what became of them."),
-        "invoices": Entry("invoices:invoices", "Stripe's invoices."),
-        "parked": Entry("billing:parked", "The accounts that get no reports until they are released."),
+        "prices": CommandEntry("ledger.prices:prices", "The price versions."),
+        "poison": CommandEntry(
+            "operations.poison:poison", "The messages that killed their workers, and were set aside."
+        ),
+        "quarantine": CommandEntry("sessions.quarantine:quarantine", "The reports of sessions that were refused."),
+        "webhooks": CommandEntry("stripe.webhooks:webhooks", "Stripe's events, as they came and what became of them."),
+        "invoices": CommandEntry("stripe.invoices:invoices", "Stripe's invoices."),
+        "parked": CommandEntry("stripe.billing:parked", "The accounts that get no reports until they are released."),
     }
 )
 

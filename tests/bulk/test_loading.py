@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 
 from tests.factories import DAY, HOUR, START, SYSTEM, call, make_id, session_report, session_row, team, user
 from usage_tasks import bulk
-from usage_tasks.commands.import_file import import_reports
+from usage_tasks.commands.sessions.import_file import import_reports
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.demo.quarter import load_quarter
 from usage_tasks.domain.errors import InvalidInputError

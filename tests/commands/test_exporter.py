@@ -10,7 +10,7 @@ from structlog.contextvars import bound_contextvars
 
 from tests.factories import DAY, HOUR, START, record, session_report, stopped_report
 from usage_tasks.celery import app
-from usage_tasks.commands.exporter import registry_of
+from usage_tasks.commands.operations.exporter import registry_of
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.runtime import Runtime
 

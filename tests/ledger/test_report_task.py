@@ -99,7 +99,7 @@ def test_the_command_writes_a_table_csv_or_json(installation: Runtime, monkeypat
 def test_the_command_goes_through_every_page(installation: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     by_account = ("--by", "day", "--by", "attribution_id", "--format", "json")
     whole = run(*by_account).stdout
-    monkeypatch.setattr("usage_tasks.commands.report._PAGE", 1)
+    monkeypatch.setattr("usage_tasks.commands.ledger.report._PAGE", 1)
     assert run(*by_account).stdout == whole
     assert len(whole.splitlines()) == 4
     assert len(run(*by_account, "--account", team()).stdout.splitlines()) == 2

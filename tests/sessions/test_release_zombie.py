@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.factories import DAY, HOUR, START, call, session_row
-from usage_tasks.commands import zombies
+from usage_tasks.commands.sessions import zombies
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks.usage import ledger, sessions

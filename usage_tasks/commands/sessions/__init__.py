@@ -1,0 +1,1 @@
+"""Commands on reports of sessions: files, refused reports, zombies."""

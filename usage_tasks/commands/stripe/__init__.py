@@ -1,0 +1,1 @@
+"""Commands on what Stripe is sent and what it sends."""
