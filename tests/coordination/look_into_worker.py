@@ -13,6 +13,7 @@ from celery import Celery, bootsteps
 
 from usage_tasks.coordination.celery_internals.consumer import count_unworked
 from usage_tasks.coordination.celery_internals.routing import list_consumed_queues
+from usage_tasks.worker.heartbeat import WorkerHeartbeat
 
 LOOKED: Final = "looked"
 BESIDE: Final = "beside"
@@ -40,15 +41,26 @@ def make_app(broker_url: str) -> Celery:
     def look() -> None:
         (consumer,) = _consumers
         seen: dict[str, Any] = {"queues": sorted(list_consumed_queues(app)), "at_work": count_unworked(consumer)}
+        heartbeat = WorkerHeartbeat(consumer)
+        heartbeat.check_leak(consumer)
         # A message that the channel delivered, and that no task of this worker stands for.
         message = consumer.task_consumer.channel.basic_get(BESIDE, no_ack=False)
         seen["one_leaked"] = count_unworked(consumer)
+        seen["checks"] = [_check_leak(heartbeat, consumer) for _ in range(2)]
         message.ack()
         seen["acknowledged"] = count_unworked(consumer)
         print(json.dumps(seen), flush=True)  # noqa: T201
         os.kill(os.getpid(), signal.SIGTERM)
 
     return app
+
+
+def _check_leak(heartbeat: WorkerHeartbeat, consumer: Any) -> str:
+    try:
+        heartbeat.check_leak(consumer)
+    except ConnectionResetError as error:
+        return str(error)
+    return "waits for the second time"
 
 
 if __name__ == "__main__":

@@ -169,6 +169,10 @@ def test_a_worker_counts_what_it_holds_and_nobody_works_on(redis_url: str) -> No
         "queues": [LOOKED],
         "at_work": 0,
         "one_leaked": 1,
+        "checks": [
+            "waits for the second time",
+            "1 messages are held and not worked on: acknowledgements were lost",
+        ],
         "acknowledged": 0,
     }
 

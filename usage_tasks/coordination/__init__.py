@@ -1,4 +1,4 @@
-"""What processes agree on through Redis.
+"""The state that processes share through Redis.
 
 Owns the test clock of an installation, the locks of jobs, the turns in which Stripe is called, dead letters, the
 snapshot of balances that other services read, and every use of internal APIs of the broker's libraries

@@ -1,9 +1,9 @@
-"""Who may call Stripe now: one token bucket and one circuit breaker for all workers, kept in Redis.
+"""The pace of calls to Stripe: one token bucket and one circuit breaker for all workers, kept in Redis.
 
-The bucket hands out turns: a caller is told how long to wait for its own, so that sixteen threads ask sixteen times and
-not sixteen times a turn. The breaker opens after so many failures in a row, refuses while it cools off, then lets one
-probe through. All of it is one hash, changed by one script in Redis's time; lost, it means a full bucket and a closed
-breaker. Source: docs/adr/0016.
+The bucket hands out turns: a caller gets the time to wait for its own, so that sixteen threads ask sixteen times and
+not sixteen times a turn. The breaker opens after a number of failures in a row, refuses while it cools off, then lets
+one probe through. Both are one hash, changed by one script in Redis's time; if it is lost, the bucket is full and the
+breaker closed. Source: docs/adr/0016.
 """
 
 import time

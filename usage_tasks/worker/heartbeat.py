@@ -1,4 +1,4 @@
-"""A worker and a beat say that they live, in files that `usage-tasks health` reads."""
+"""Heartbeats of a worker and a beat: files that `usage-tasks health` reads."""
 
 import os
 from pathlib import Path
@@ -33,11 +33,11 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         self._entry: Any = None
         self._leaked_before = False
 
-    def _check_leak(self, consumer: Any) -> None:
-        """Raise a lost connection, upon which the worker connects anew, where it holds messages that nobody works on.
+    def check_leak(self, consumer: Any) -> None:
+        """Raise ConnectionResetError, so that the worker connects anew, if twice in a row it holds unworked messages.
 
-        A message whose acknowledgement was lost in a network that hung counts against the prefetch limit for ever, and
-        a worker that holds as many as it may have takes no other: it would be alive, connected, and idle until killed.
+        A message whose acknowledgement was lost in a network that hung counts against the prefetch limit for ever. A
+        worker at its limit takes no other message: it would be alive, connected, and idle until killed.
         """
         unworked = count_unworked(consumer)
         if unworked > 0 and self._leaked_before:
@@ -50,7 +50,7 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         self._leaked_before = False
 
         def beat() -> None:
-            self._check_leak(consumer)
+            self.check_leak(consumer)
             beat_once(consumer.app, "worker", consumer.hostname)
 
         beat()

@@ -1,4 +1,4 @@
-"""Messages that kill whoever takes them: bounded, then set aside.
+"""Messages that kill their workers: bounded, then set aside as dead letters.
 
 A task that kills its child is tried again as often as its policy says, then Celery gives it up in the parent process.
 One that takes the whole worker along is redelivered by the broker; those are counted.
@@ -21,11 +21,11 @@ log = structlog.get_logger(__name__)
 
 
 class PoisonError(PermanentError):
-    """A message was taken again and again, and never finished."""
+    """A message was redelivered again and again, and never finished."""
 
 
 def check_redelivery(request: Any, task: str) -> None:
-    """Raise PoisonError, the message set aside, where its workers vanished too often. What is new costs nothing."""
+    """Set a message aside and raise PoisonError if its workers vanished too often. A new message costs nothing."""
     if not (request.delivery_info or {}).get("redelivered"):
         return
     try:
