@@ -56,8 +56,8 @@ class TeamReport:
     def digest(self) -> str:
         """Stands for what is told, in whatever order: it orders reports of the same instant."""
         members = sorted((str(each.user_id), each.role.value) for each in self.members)
-        told = json.dumps([None if self.creator_user_id is None else str(self.creator_user_id), members])
-        return hashlib.sha256(told.encode()).hexdigest()
+        hashed = json.dumps([None if self.creator_user_id is None else str(self.creator_user_id), members])
+        return hashlib.sha256(hashed.encode()).hexdigest()
 
     @property
     def order(self) -> tuple[datetime, str]:

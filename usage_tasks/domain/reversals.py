@@ -68,11 +68,11 @@ def credited_cents(note: CreditNote, invoice: Invoice, our_prices: frozenset[str
     return CreditCents((sum(shares, start=Fraction(0)) * CENTS_PER_CREDIT + _HALF) // 1)
 
 
-def is_refund_news(known: str | None, told: str) -> bool:
+def is_refund_news(known: str | None, reported: str) -> bool:
     """Tell whether a refund has gone on since it was last looked at: a look may be older than the last one.
 
     Raises PermanentError for a status that nobody has thought about yet.
     """
-    if told not in _REFUND_STEPS:
-        raise PermanentError(f"refund: status {told!r} is not allowed: {', '.join(_REFUND_STEPS)}")
-    return known is None or _REFUND_STEPS[told] > _REFUND_STEPS[known]
+    if reported not in _REFUND_STEPS:
+        raise PermanentError(f"refund: status {reported!r} is not allowed: {', '.join(_REFUND_STEPS)}")
+    return known is None or _REFUND_STEPS[reported] > _REFUND_STEPS[known]

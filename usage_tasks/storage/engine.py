@@ -71,11 +71,11 @@ def rehearsal(connection: Connection) -> Iterator[None]:
 
 def translate(error: exc.DBAPIError | psycopg.Error) -> UsageError:
     """Say in our words what the driver's error means."""
-    told = error.orig if isinstance(error, exc.DBAPIError) else error
-    sqlstate = getattr(told, "sqlstate", None)
-    first_line = str(told).strip().partition("\n")[0]
+    driver_error = error.orig if isinstance(error, exc.DBAPIError) else error
+    sqlstate = getattr(driver_error, "sqlstate", None)
+    first_line = str(driver_error).strip().partition("\n")[0]
     if sqlstate is None:  # the server never said anything: a broken connection, or a value the driver can't send
-        broken = isinstance(told, psycopg.OperationalError | psycopg.InterfaceError)
+        broken = isinstance(driver_error, psycopg.OperationalError | psycopg.InterfaceError)
         return (RetryableError if broken else InvariantError)(f"database: {first_line}")
     if sqlstate in _RETRYABLE_SQLSTATES or sqlstate[:2] in _RETRYABLE_CLASSES:
         return RetryableError(f"database: {sqlstate} {first_line}")

@@ -152,8 +152,8 @@ def _database(rt: Runtime) -> Iterator[Finding]:
 
 
 def _broker(rt: Runtime) -> Iterator[Finding]:
-    told: Any = rt.redis.time()
-    yield _skew("broker", datetime.fromtimestamp(told[0] + told[1] / 1_000_000, UTC))
+    redis_time: Any = rt.redis.time()
+    yield _skew("broker", datetime.fromtimestamp(redis_time[0] + redis_time[1] / 1_000_000, UTC))
     for name, wanted, why in (
         ("maxmemory-policy", "noeviction", "else messages vanish when memory is short"),
         ("appendonly", "yes", "else a restart loses every message"),

@@ -75,12 +75,12 @@ def show_event(event_id: Annotated[str, typer.Argument(help="evt_...")], in_json
     if row is None:
         sys.stderr.write(f"{event_id}: no such event in the inbox\n")
         raise typer.Exit(WRONG)
-    told = asdict(row) | {"twins": list(twins)}
+    shown = asdict(row) | {"twins": list(twins)}
     if in_json:
-        sys.stdout.write(as_json(told) + "\n")
+        sys.stdout.write(as_json(shown) + "\n")
         return
     table = Table("field", "value", show_header=False)
-    for name, value in json.loads(as_json(told)).items():
+    for name, value in json.loads(as_json(shown)).items():
         table.add_row(name, ", ".join(value) if isinstance(value, list) else str("" if value is None else value))
     Console().print(table)
 

@@ -127,14 +127,14 @@ def upsert_teams(connection: Connection, reports: Sequence[TeamReport], *, at: d
         actor=actor,
     )
     applied = {row.team_id for row in rows}
-    told = [(each.team_id, member) for each in reports if each.team_id in applied for member in each.members]
+    memberships = [(each.team_id, member) for each in reports if each.team_id in applied for member in each.members]
     execute(
         connection,
         _SET_MEMBERS,
         applied=[str(team_id) for team_id in applied],
-        teams=[str(team_id) for team_id, _ in told],
-        users=[str(member.user_id) for _, member in told],
-        roles=[member.role.value for _, member in told],
+        teams=[str(team_id) for team_id, _ in memberships],
+        users=[str(member.user_id) for _, member in memberships],
+        roles=[member.role.value for _, member in memberships],
         at=at,
         actor=actor,
     )

@@ -87,10 +87,10 @@ def _add(
     order their files have them, wait for one another.
     """
     missed = {"": "", **{source: "" if each is None else each.isoformat() for source, each in taken.items()}}
-    told = at.isoformat()
+    observed_at = at.isoformat()
     lines = []
     for row in sorted(rows.values()):
-        full = row if row[OBSERVED] else (*row[:OBSERVED], told, *row[OBSERVED + 1 :])
+        full = row if row[OBSERVED] else (*row[:OBSERVED], observed_at, *row[OBSERVED + 1 :])
         seen_at, source = full[OBSERVED], full[SOURCE]
         alive_at, named_at = "" if full[STOPPED] else seen_at, seen_at if source else ""
         lines.append(f"{','.join(full)},{alive_at},{named_at},{missed[source]}\n")

@@ -67,8 +67,8 @@ def quarantine(
     rows = {}
     for rejection, raw in refused:
         report = json.dumps(raw, sort_keys=True)
-        told = report if snapshot_source is None else f"{report}\n{snapshot_source}"
-        rows[hashlib.sha256(told.encode()).hexdigest()] = (rejection.field, rejection.reason, report)
+        hashed = report if snapshot_source is None else f"{report}\n{snapshot_source}"
+        rows[hashlib.sha256(hashed.encode()).hexdigest()] = (rejection.field, rejection.reason, report)
     fields, reasons, reports = zip(*rows.values(), strict=True) if rows else ((), (), ())
     found = fetch(
         connection,
