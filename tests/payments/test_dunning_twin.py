@@ -148,7 +148,7 @@ def announcement(account: AttributionId, step: DunningStep) -> tuple[str, dict[s
     return f"server.{step.announced}", payload
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(world=worlds(), enabled=st.sampled_from([True, True, True, False]), only=st.sampled_from([None, None, None, 3]))
 def test_the_database_takes_the_steps_that_the_domain_takes(
     connection: Connection, world: World, only: int | None, *, enabled: bool

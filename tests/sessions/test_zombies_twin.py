@@ -53,22 +53,23 @@ def worlds(draw: st.DrawFn) -> World:
 @st.composite
 def lives_within(draw: st.DrawFn, grace: timedelta, lifetime: timedelta) -> SessionLife:
     started_at = AT - draw(st.sampled_from([0 * HOUR, lifetime, lifetime + HOUR])) + draw(BESIDE)
-    edges = [AT, AT - grace, AT - grace - HOUR, started_at, started_at + lifetime, started_at + lifetime - grace]
+    old_at = started_at + lifetime
+    edges = [AT, AT - grace, AT - grace - HOUR, started_at, old_at, old_at - grace, old_at + HOUR]
     near = st.builds(lambda edge, beside: edge + beside, st.sampled_from(edges), BESIDE)
     seen = draw(near)
     stopping_at, stopped_at = draw(st.sampled_from([(None, None)] * 6 + [(seen, None), (None, seen), (seen, AT)]))
     running = stopping_at is None and stopped_at is None
-    cap_at = st.builds(lambda at, beside: at + beside, st.sampled_from([seen + grace, started_at + lifetime]), BESIDE)
+    cap_at = st.builds(lambda at, beside: at + beside, st.sampled_from([seen + grace, old_at]), BESIDE)
     caps = st.none() | st.builds(Cap, at=cap_at, reason=st.sampled_from(CapReason))
     life = SessionLife(
         started_at=started_at,
         last_seen_at=seen if stopped_at is None or draw(st.booleans()) else None,
         stopping_at=stopping_at,
         stopped_at=stopped_at,
-        missed_at=draw(st.sampled_from([None, None, seen, seen + TICK, AT])),
+        missed_at=draw(st.sampled_from([None, None, seen, seen + TICK, AT + DAY])),
         cap=draw(caps) if running else None,
         heartbeat_released=draw(st.sampled_from([False, False, True])),
-        lifetime_released=draw(st.sampled_from([False, False, True])),
+        lifetime_released=draw(st.sampled_from([False, False, False, True])),
     )
     return replace(life, posted=final_since(life) is not None and draw(st.booleans()))
 
@@ -116,7 +117,7 @@ def count_changes(before: Sequence[Cap | None], after: Sequence[Cap | None]) -> 
     return Caps(capped=capped, moved=len(changed) - capped - lifted, lifted=lifted)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(world=worlds(), at=st.sampled_from([AT, AT, AT - HOUR]))
 def test_the_database_caps_moves_and_lifts_as_the_domain_does(
     connection: Connection, world: World, at: datetime
@@ -133,7 +134,7 @@ def test_the_database_caps_moves_and_lifts_as_the_domain_does(
         assert cap_zombies(connection, **bounds) == Caps(capped=0, moved=0, lifted=0)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(world=worlds())
 def test_ends_in_the_database_are_the_domains_and_a_release_does_the_same(connection: Connection, world: World) -> None:
     with rehearsal(connection):
