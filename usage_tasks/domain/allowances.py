@@ -1,7 +1,8 @@
 """The free allowance of a team: it belongs to one user, and each user has it once.
 
-Production claims allowances in one statement, storage/ledger/allowances.py. The functions here state the same rule;
-tests/ledger/test_allowances_twin.py holds the two equal. Source: docs/adr/0013-directory.md.
+Production claims allowances in one statement, storage/ledger/allowances.py. The functions here are its oracle,
+which production never calls; tests/ledger/test_allowances_twin.py holds the two equal.
+Source: docs/adr/0013-directory.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,8 @@
 """Dunning: the course of an account whose payment failed: grace, reminders, suspension.
 
-Production takes every account's step in one statement, storage/payments/dunning.py. The functions here state the same
-rule for one account; tests/payments/test_dunning_twin.py holds the two equal. Source: docs/adr/0015-invoices.md.
+Production takes every account's step in one statement, storage/payments/dunning.py. The functions here
+are its oracle, which production never calls: they state the rule for one account, and
+tests/payments/test_dunning_twin.py holds the two equal. Source: docs/adr/0015-invoices.md.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,8 @@
 """Meter reports: the absolute quantity, in whole credits, that Stripe bills an account for a period.
 
-Production decides the reports of all accounts in one statement, storage/metering/decide.py. The functions here state
-the same rule for one account; tests/metering/test_decide_twin.py holds the two equal.
+Production decides the reports of all accounts in one statement, storage/metering/decide.py. The functions here are
+its oracle, which production never calls: they state the rule for one account, and tests/metering/test_decide_twin.py
+holds the two equal.
 Source: docs/adr/0005-stripe-usage.md, docs/adr/0016-sync.md.
 """
 

@@ -1,8 +1,8 @@
 """Zombies: where the bill of a session that claims to run ends, and which cap stops charging it.
 
 Production caps sessions in one statement, storage/sessions/zombies.py, and computes ends in columns of
-workspace_instance. The functions here state the same rules for one session; tests/sessions/test_zombies_twin.py holds
-them equal. Source: docs/adr/0008-proof-of-life.md.
+workspace_instance. The functions here are their oracle, which production never calls: they state the rules for one
+session, and tests/sessions/test_zombies_twin.py holds them equal. Source: docs/adr/0008-proof-of-life.md.
 """
 
 from dataclasses import dataclass, replace
