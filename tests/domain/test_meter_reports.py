@@ -134,7 +134,7 @@ def test_an_invoice_after_the_instant_of_the_balance_bars_a_report() -> None:
 
 
 def test_a_report_has_the_quantity_the_period_and_an_identifier_of_its_account_and_second() -> None:
-    assert decide_report(metered(), at=AT + SECOND, as_of=AT) == NewReport(
+    assert decide_report(metered(), at=AT + SECOND, as_of=AT, closing=False) == NewReport(
         identifier=f"{team()}:{int(AT.timestamp())}", as_of=AT, quantity=10, period_starts_at=JANUARY
     )
 
@@ -150,8 +150,11 @@ def test_only_a_quantity_that_changed_is_reported() -> None:
 def test_an_account_that_cannot_be_reported_gets_none() -> None:
     assert decide(replace(metered(), subscribed=False)) is None
     assert decide(metered(), ANCHOR - SECOND) is None
-    assert decide_report(replace(metered(), latest_invoice_at=AT), at=AT - SECOND, as_of=AT - SECOND) is None
-    assert decide_report(replace(metered(), stripe_ended_at=AT), at=AT + SECOND, as_of=AT) is None
+    assert (
+        decide_report(replace(metered(), latest_invoice_at=AT), at=AT - SECOND, as_of=AT - SECOND, closing=False)
+        is None
+    )
+    assert decide_report(replace(metered(), stripe_ended_at=AT), at=AT + SECOND, as_of=AT, closing=False) is None
 
 
 @pytest.mark.parametrize("state", [ACCEPTED, DROPPED])

@@ -140,7 +140,7 @@ def can_be_reported(account: MeteredAccount, *, at: datetime, as_of: datetime) -
     return paying and not (ended or parked or invoiced_later)
 
 
-def decide_report(account: MeteredAccount, *, at: datetime, as_of: datetime, closing: bool = False) -> NewReport | None:
+def decide_report(account: MeteredAccount, *, at: datetime, as_of: datetime, closing: bool) -> NewReport | None:
     """Return the report to be added for an account, or None where Stripe knows the quantity or must not get one.
 
     `as_of` is `at` in whole seconds, or the second before it for a `closing` report. A closing report may be older than
