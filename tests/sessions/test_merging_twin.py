@@ -29,7 +29,9 @@ FACTS = (
 )
 # Few values, so that reports tie up to the last field; texts on whose order every collation agrees.
 INSTANTS = st.sampled_from([START + hours * HOUR for hours in (1, 2, 3)])
-ENDS = st.sampled_from([(None, None)] * 3 + [(START, None), (None, START + HOUR), (START + HOUR, START)])
+ENDS = st.sampled_from(
+    [(None, None)] * 4 + [(START, None), (None, START + HOUR), (START + HOUR, START), (START, START + HOUR)]
+)
 TIES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [
         {},
