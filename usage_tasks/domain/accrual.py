@@ -1,6 +1,7 @@
 """Usage over a range: what a session had accrued by one instant, less what it had by another, so that parts sum up.
 
-The same rule stands once more as set-based SQL in storage/ledger/usage_report.py; a property test holds the two equal.
+An oracle: production computes usage reports in SQL only, storage/ledger/usage_report.py, and never calls this module;
+tests/ledger/test_usage_report.py holds the two equal.
 Source: docs/adr/0014-usage-reports.md.
 """
 

@@ -42,5 +42,9 @@ def cents_to_credits(cents: int) -> Decimal:
 
 
 def billable_quantity(balance: CreditCents) -> int:
-    """Tell how many whole credits Stripe is to bill for a balance: rounded up, never below zero."""
+    """Return the whole credits that Stripe bills for a balance: rounded up, never below zero.
+
+    An oracle: production rounds in SQL, storage/metering/decide.py; tests/metering/test_decide_twin.py
+    holds the two equal.
+    """
     return max(0, -(-balance // CENTS_PER_CREDIT))

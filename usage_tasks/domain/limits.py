@@ -104,6 +104,7 @@ def list_levels(spending_limit: int, thresholds: Iterable[int], grace: HardLimit
     """List the levels that are announced for a limit, in credits, in the order of their announcements.
 
     The limit itself always is, whether or not the thresholds name 100. A limit of 0 has no parts, so no thresholds.
+    An oracle, as `reached_levels` is.
     """
     parts = sorted({percent for percent in thresholds if percent != _WHOLE_PERCENT and spending_limit > 0})
     levels = [
@@ -120,7 +121,11 @@ def list_levels(spending_limit: int, thresholds: Iterable[int], grace: HardLimit
 def reached_levels(
     balance: CreditCents, spending_limit: int, thresholds: Iterable[int], grace: HardLimitGrace
 ) -> list[Level]:
-    """List the levels that a balance has reached, lowest first."""
+    """List the levels that a balance has reached, lowest first.
+
+    An oracle: production finds them in SQL only, storage/limits/crossings.py, and never calls this function;
+    tests/limits/test_crossings.py holds the two equal.
+    """
     return [level for level in list_levels(spending_limit, thresholds, grace) if level.level_cents <= balance]
 
 

@@ -1,0 +1,14 @@
+"""Valid rows for property tests that build many accounts at once: written as they are, one statement a table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from usage_tasks.storage.schema import metadata
+
+
+def insert_rows(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows of equal columns; no rows is no statement."""
+    if rows:
+        connection.execute(metadata.tables[table].insert(), [dict(row) for row in rows])
