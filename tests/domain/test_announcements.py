@@ -8,8 +8,10 @@ from usage_tasks.domain.announcements import (
     LEVEL_REACHED,
     PREFIX,
     Announcement,
+    DunningMessage,
     PaymentActionRequired,
 )
+from usage_tasks.domain.dunning import DunningAnnouncement
 from usage_tasks.domain.limits import Crossing
 from usage_tasks.domain.payments import StripeInvoiceId
 
@@ -40,3 +42,8 @@ def test_each_kind_of_level_has_a_message() -> None:
         Crossing.LIMIT: "server.usage_limit_reached",
         Crossing.HARD_LIMIT: "server.usage_hard_limit_reached",
     }
+
+
+def test_each_step_of_dunning_has_a_message() -> None:
+    messages = {each.name for each in ANNOUNCEMENTS.values() if issubclass(each, DunningMessage)}
+    assert messages == {f"{PREFIX}{step}" for step in DunningAnnouncement}

@@ -16,7 +16,7 @@ from tests.payments import test_reflect_reversals as reversals
 from tests.stripe_world.bench import Bench
 from tests.stripe_world.fixtures import BEGIN
 from tests.stripe_world.world import GRACE
-from usage_tasks.domain.announcements import ANNOUNCEMENTS, AccountParked, BlockUser, DunningStep
+from usage_tasks.domain.announcements import ANNOUNCEMENTS, AccountParked, BlockUser, DunningMessage
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvariantError, PermanentError
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
@@ -177,7 +177,7 @@ def test_a_payload_takes_each_field_from_its_column_or_another_expression(connec
     columns = (
         "'team:x' AS attribution_id, 'grace' AS state, 2 AS reminders, CAST('2026-01-31Z' AS timestamptz) AS since"
     )
-    payload = payload_of(DunningStep, {"failing_since": "since", "at": "since"})
+    payload = payload_of(DunningMessage, {"failing_since": "since", "at": "since"})
     found = fetch_one(connection, f"SELECT {payload} AS payload FROM (SELECT {columns}) AS c").payload  # noqa: S608
     since = "2026-01-31T00:00:00+00:00"
     expected = {"attribution_id": "team:x", "state": "grace", "reminders": 2, "failing_since": since, "at": since}

@@ -23,7 +23,7 @@ from usage_tasks.domain.zombies import (
     release_cap,
 )
 from usage_tasks.storage.engine import rehearsal
-from usage_tasks.storage.sessions.merging import post_stopped
+from usage_tasks.storage.ledger.posting import post_stopped
 from usage_tasks.storage.sessions.zombies import Caps, cap_zombies, list_zombies, release
 
 TICK = timedelta(microseconds=1)

@@ -124,7 +124,7 @@ class RefundFailed(Announcement):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DunningStep(Announcement):
+class DunningMessage(Announcement):
     """A step of dunning: the state that it leads to, the first failed payment, how many reminders were due.
 
     The state is "none" of an account without a failed payment.
@@ -137,7 +137,7 @@ class DunningStep(Announcement):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaymentFailed(DunningStep):
+class PaymentFailed(DunningMessage):
     """A payment of the account failed: dunning begins."""
 
     name: ClassVar[str] = "server.payment_failed"
@@ -145,7 +145,7 @@ class PaymentFailed(DunningStep):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaymentReminder(DunningStep):
+class PaymentReminder(DunningMessage):
     """A reminder is due: the payment is still missing."""
 
     name: ClassVar[str] = "server.payment_reminder"
@@ -153,7 +153,7 @@ class PaymentReminder(DunningStep):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuspendAccount(DunningStep):
+class SuspendAccount(DunningMessage):
     """Suspend the account: the payment is missing for too long."""
 
     name: ClassVar[str] = "server.suspend_account"
@@ -161,7 +161,7 @@ class SuspendAccount(DunningStep):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeAccount(DunningStep):
+class ResumeAccount(DunningMessage):
     """Resume an account that was suspended."""
 
     name: ClassVar[str] = "server.resume_account"
@@ -169,7 +169,7 @@ class ResumeAccount(DunningStep):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaymentSettled(DunningStep):
+class PaymentSettled(DunningMessage):
     """No payment is missing any more; the account was not suspended."""
 
     name: ClassVar[str] = "server.payment_settled"

@@ -146,7 +146,7 @@ class StripePrices(_Section):
         return self.individual_usage_price_id, self.individual_usage_price_ids
 
 
-class Dunning(_Section):
+class DunningSettings(_Section):
     """How a failed payment is followed up, in days from it: grace, then reminders so far apart, then suspension."""
 
     enabled: bool = Field(default=True, description="true or false")
@@ -239,8 +239,8 @@ class Settings(_Section):
         default_factory=HardLimitGraceSettings,
         description='an object with either "credits" or "percent": {"percent": 10}',
     )
-    dunning: Dunning = Field(
-        default_factory=Dunning,
+    dunning: DunningSettings = Field(
+        default_factory=DunningSettings,
         description='an object such as {"graceDays": 3, "reminderDays": 7, "suspendAfterDays": 30}, or '
         '{"enabled": false}',
     )

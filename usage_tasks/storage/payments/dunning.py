@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.announcements import (
-    DunningStep,
+    DunningMessage,
     PaymentFailed,
     PaymentReminder,
     PaymentSettled,
@@ -28,7 +28,7 @@ _TOLD = announcing(
         "reminders",
         "trim_scale(extract(epoch FROM CAST(:at AS timestamptz)))",
     ),
-    payload=payload_of(DunningStep, {"at": "CAST(:at AS timestamptz)"}),
+    payload=payload_of(DunningMessage, {"at": "CAST(:at AS timestamptz)"}),
 )
 _AUDITED = auditing(
     "step ORDER BY attribution_id",
