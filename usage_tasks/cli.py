@@ -113,7 +113,8 @@ class LazyGroup(TyperGroup):
     """Lists and suggests commands from the table, and imports the one that is run."""
 
     def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes | {"commands": {name: _listed(name) for name in COMMANDS}})
+        attributes["commands"] = {name: _listed(name) for name in COMMANDS}
+        super().__init__(**attributes)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Find the command as every group does, and load it."""

@@ -46,8 +46,9 @@ def find_claimant(team: OpenedTeam, users: Mapping[UUID, DirectoryUser]) -> Dire
     Deleted owners do not count. An owner whom the directory does not know counts, but cannot claim.
     """
     owners = [owner for owner in team.owner_ids if owner not in users or not users[owner].deleted]
-    if team.creator_user_id in owners and team.creator_user_id in users:
-        return users[team.creator_user_id]
+    creator = team.creator_user_id
+    if creator is not None and creator in owners and creator in users:
+        return users[creator]
     return users.get(owners[0]) if len(owners) == 1 else None
 
 
