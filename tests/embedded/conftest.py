@@ -66,7 +66,9 @@ def supervise(environ: Mapping[str, str]) -> Iterator[Supervise]:
             )
             stack.callback(_end, supervisor)
             assert supervisor.stdout is not None
-            return supervisor, json.loads(supervisor.stdout.readline())
+            line = supervisor.stdout.readline()
+            assert line, "the supervisor ended before everything ran; its standard error says why"
+            return supervisor, json.loads(line)
 
         yield start  # type: ignore[misc]  # the fixture's type says more than an inner function can
 

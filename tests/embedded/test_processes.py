@@ -11,7 +11,8 @@ import pytest
 from tests.embedded.conftest import Supervise, is_running, wait_until_gone
 from usage_tasks.embedded.processes import LINUX, StartError, child_process, enter_on_free_port, free_port
 
-FAMILY = "import os, signal; os.fork(); print(os.getpid(), flush=True); signal.pause()"
+# One write a process: with PYTHONUNBUFFERED, `print` writes a number and its newline apart, and the two would mix.
+FAMILY = "import os, signal; os.fork(); os.write(1, b'%d\\n' % os.getpid()); signal.pause()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
 
 
