@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -19,6 +20,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from tests.factories import START, SYSTEM
+from tests.server_directory import server_directory
 from usage_tasks.embedded.servers import Servers, running_servers
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.settings import load_settings
@@ -42,8 +44,11 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """PostgreSQL and Redis: those that DATABASE_URL and REDIS_URL name, else embedded ones of each test process."""
-    with running_servers(tmp_path_factory.mktemp("servers"), os.environ) as running:
+    logs = tmp_path_factory.mktemp("servers")
+    with server_directory() as directory, running_servers(directory, os.environ) as running:
         yield replace(running, redis_url=_own_redis_database(running.redis_url))
+        for log in directory.glob("*/log"):
+            shutil.copy(log, logs / f"{log.parent.name}.log")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from tests.chaos.proxy import Wire
-from tests.embedded.conftest import ROOT, public_directory
+from tests.embedded.conftest import ROOT
+from tests.server_directory import server_directory
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.demo.installation import CREDITS_PER_MINUTE
 from usage_tasks.demo.replay import BEGIN
@@ -225,7 +226,7 @@ class World:
 @contextmanager
 def running_world(*names: str) -> Iterator[World]:
     """A world with these workers and beats."""
-    with public_directory() as directory:
+    with server_directory() as directory:
         world = World(directory)
         try:
             world.start(*names)

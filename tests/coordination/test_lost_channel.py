@@ -12,7 +12,7 @@ from kombu.common import ignore_errors
 from kombu.transport.redis import Channel
 
 import usage_tasks.celery
-from tests.embedded.conftest import public_directory
+from tests.server_directory import server_directory
 from usage_tasks.coordination.celery_internals.channel import correct_channel
 from usage_tasks.embedded.redis import running_redis
 
@@ -20,7 +20,7 @@ from usage_tasks.embedded.redis import running_redis
 @pytest.fixture
 def lost() -> Iterator[Connection]:
     """A connection that holds an unacknowledged message of a Redis that has just ended, given up once."""
-    with public_directory() as directory:
+    with server_directory() as directory:
         with running_redis(Path(directory), {}) as url:
             connection = Connection(url)
             for name, channel in (("tasks", connection.default_channel), ("control", connection.channel())):

@@ -2,18 +2,17 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.server_directory import server_directory
 from usage_tasks.embedded.processes import is_alive
 from usage_tasks.embedded.servers import running_servers
 
@@ -34,26 +33,17 @@ def environ() -> dict[str, str]:
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """An empty directory that every user can reach, as a server that may not run as root needs."""
-    with public_directory() as path:
+    with server_directory() as path:
         yield path
 
 
 @pytest.fixture(scope="session")
 def used_directory() -> Iterator[Path]:
     """A directory in which both servers have run before: to make their data takes longer than most tests."""
-    with public_directory() as path:
+    with server_directory() as path:
         with running_servers(path, {}):
             pass
         yield path
-
-
-@contextmanager
-def public_directory() -> Iterator[Path]:
-    # pytest's own tmp_path is private to its user.
-    path = Path(tempfile.mkdtemp(prefix="usage-embedded-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -76,7 +66,9 @@ def supervise(environ: Mapping[str, str]) -> Iterator[Supervise]:
             )
             stack.callback(_end, supervisor)
             assert supervisor.stdout is not None
-            return supervisor, json.loads(supervisor.stdout.readline())
+            line = supervisor.stdout.readline()
+            assert line, "the supervisor ended before everything ran; its standard error says why"
+            return supervisor, json.loads(line)
 
         yield start  # type: ignore[misc]  # the fixture's type says more than an inner function can
 

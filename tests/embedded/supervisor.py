@@ -17,7 +17,8 @@ import psycopg
 from usage_tasks.embedded.processes import child_process
 from usage_tasks.embedded.servers import Servers, running_servers
 
-FAMILY = "import os, signal; os.fork(); print(os.getpid(), flush=True); signal.pause()"
+# One write a process: with PYTHONUNBUFFERED, `print` writes a number and its newline apart, and the two would mix.
+FAMILY = "import os, signal; os.fork(); os.write(1, b'%d\\n' % os.getpid()); signal.pause()"
 
 
 def supervise_servers(directory: Path) -> None:

@@ -23,7 +23,8 @@ from usage_tasks.embedded.processes import (
     wait_for_end,
 )
 
-FAMILY = "import os, signal; os.fork(); print(os.getpid(), flush=True); signal.pause()"
+# One write a process: with PYTHONUNBUFFERED, `print` writes a number and its newline apart, and the two would mix.
+FAMILY = "import os, signal; os.fork(); os.write(1, b'%d\\n' % os.getpid()); signal.pause()"
 # Writes its process id at once, and a second word after so many seconds of a processor.
 LABORIOUS = """
 import os, sys, time
