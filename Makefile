@@ -10,7 +10,7 @@ DEMO_ARGS ?=
 # Test processes; each has servers of its own.
 TEST_PROCESSES ?= 2
 
-.PHONY: setup demo test bench mutate chaos lint check pins clean
+.PHONY: setup demo test traceability bench mutate chaos lint check pins clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -35,6 +35,10 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+
+# Writes docs/traceability.md from the markers of the tests.
+traceability: $(VENV)/.dev
+	$(BIN)/python -m tests.traceability
 
 # Every figure beside its floor or peer; a table, and .data/bench.json.
 bench: $(VENV)/.dev
