@@ -38,7 +38,9 @@ def is_module(dotted: str) -> bool:
 
 def defines(file: str, name: str) -> bool:
     path = ROOT / file
-    return path.exists() and bool(re.search(rf"^(?:def |class )?{name}\b", path.read_text(), re.MULTILINE))
+    # A definition, or a name that the module imports to offer it too.
+    pattern = rf"^(?:def |class |    |from .* import .*)?{name}\b"
+    return path.exists() and bool(re.search(pattern, path.read_text(), re.MULTILINE))
 
 
 def missing(document: Path) -> Iterator[str]:

@@ -160,7 +160,9 @@ def test_the_database_takes_the_steps_that_the_domain_takes(
         store(connection, world.cases)
         account = None if only is None else team(only)
         counts = advance(connection, at=AT, policy=policy, actor=SYSTEM, only=account)
-        assert counts == Counter(str(step.announced or "unannounced") for step in steps.values())
+        assert counts == Counter(
+            f"server.{step.announced}" if step.announced else "unannounced" for step in steps.values()
+        )
         places = {team(number): expected_place(case, steps.get(number)) for number, case in enumerate(world.cases)}
         assert stored(connection) == {account: place for account, place in places.items() if place is not None}
         assert_announced(connection, steps)

@@ -40,7 +40,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class DoctorFinding:
     """One check: what was found, and what to do about it."""
 
     check: str
@@ -49,17 +49,17 @@ class Finding:
     advice: str = ""
 
 
-def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
+def examine(environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
     """Look everything over; one thing that is away hides no other."""
     try:
         settings = load_settings(environ)
     except SettingsError as error:
-        yield Finding(check="settings", verdict=Verdict.WRONG, found=str(error), advice="Correct what is named.")
+        yield DoctorFinding(check="settings", verdict=Verdict.WRONG, found=str(error), advice="Correct what is named.")
         return
-    yield Finding(check="settings", verdict=Verdict.FINE, found="complete")
+    yield DoctorFinding(check="settings", verdict=Verdict.FINE, found="complete")
     yield from _secrets(settings, environ)
     rt = Runtime(settings)
-    guarded: tuple[tuple[str, Callable[[Runtime], Iterator[Finding]], type[Exception], str], ...] = (
+    guarded: tuple[tuple[str, Callable[[Runtime], Iterator[DoctorFinding]], type[Exception], str], ...] = (
         ("database", _database, RetryableError, "Start it, or correct database.url or DATABASE_URL."),
         ("broker", _broker, RedisError, "Start it, or correct redis or REDIS_URL."),
     )
@@ -67,12 +67,12 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
         try:
             yield from list(look(rt))
         except away as error:
-            yield Finding(check=name, verdict=Verdict.WRONG, found=f"cannot be asked: {error}", advice=advice)
+            yield DoctorFinding(check=name, verdict=Verdict.WRONG, found=f"cannot be asked: {error}", advice=advice)
     yield from _prices(rt)
     yield from _beat(environ)
 
 
-def _prices(rt: Runtime) -> Iterator[Finding]:
+def _prices(rt: Runtime) -> Iterator[DoctorFinding]:
     """Ask Stripe for the configured prices and their meter; nothing where none is configured."""
     if not rt.settings.stripe_prices.by_key():
         return
@@ -85,10 +85,10 @@ def _prices(rt: Runtime) -> Iterator[Finding]:
         verdict, found, advice = Verdict.WRONG, str(error), "Correct it in Stripe, or in stripePrices and the key."
     except SettingsError as error:
         verdict, found, advice = Verdict.WRONG, str(error), "Prices are configured, and no key to ask for them."
-    yield Finding(check="stripe", verdict=verdict, found=found, advice=advice)
+    yield DoctorFinding(check="stripe", verdict=verdict, found=found, advice=advice)
 
 
-def _secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+def _secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
     for name in (settings.stripe_credentials_file, environ.get("USAGE_CONFIG")):
         if name and Path(name).exists():
             mode = Path(name).stat().st_mode
@@ -96,7 +96,7 @@ def _secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
             # The configuration file holds a secret only where a URL of it has a password.
             secret = name == settings.stripe_credentials_file or _has_password(settings)
             wrong = open_to_all and secret
-            yield Finding(
+            yield DoctorFinding(
                 check="file",
                 verdict=Verdict.WRONG if wrong else Verdict.FINE,
                 found=f"{name} has mode {stat.filemode(mode)}",
@@ -106,14 +106,14 @@ def _secrets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
         key = read_stripe_credentials(settings, environ).get_secret_key()
     except SettingsError as error:
         advice = "Needed by billing workers; see stripeCredentialsFile."
-        yield Finding(check="stripe", verdict=Verdict.LOOK, found=str(error), advice=advice)
+        yield DoctorFinding(check="stripe", verdict=Verdict.LOOK, found=str(error), advice=advice)
         return
     kind = next((each for each in ("test", "live") if f"_{each}_" in key[:8]), "unknown")
     stand_in = settings.stripe_api_base is not None
     wrong = kind == "unknown" or (kind == "live" and (stand_in or settings.test_clock))
     live = "A live key beside a stand-in or a test clock: use a test key."
     advice = live if kind == "live" else "It should begin with sk_test_, sk_live_, rk_test_ or rk_live_."
-    yield Finding(
+    yield DoctorFinding(
         check="stripe",
         verdict=Verdict.WRONG if wrong else Verdict.FINE,
         found=f"the key's mode is {kind}{', calls go to a stand-in' if stand_in else ''}",
@@ -125,14 +125,14 @@ def _has_password(settings: Settings) -> bool:
     return any(urlsplit(url).password for url in (settings.database_url, settings.redis_url))
 
 
-def _database(rt: Runtime) -> Iterator[Finding]:
+def _database(rt: Runtime) -> Iterator[DoctorFinding]:
     with rt.transaction() as connection:
         now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         exists = connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one()
         version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() if exists else None
     yield _skew("database", now)
     head = head_revision()
-    yield Finding(
+    yield DoctorFinding(
         check="migrations",
         verdict=Verdict.FINE if version == head else Verdict.WRONG,
         found=f"the database is at {version}, this version at {head}",
@@ -143,7 +143,7 @@ def _database(rt: Runtime) -> Iterator[Finding]:
     with rt.transaction() as connection:
         standings = list_job_standings(connection, rt.settings.job_schedules, at=rt.now())
     for each in standings:
-        yield Finding(
+        yield DoctorFinding(
             check=each.job,
             verdict=Verdict.WRONG if each.overdue else Verdict.FINE,
             found="switched off" if each.period_seconds is None else f"{each.outcome}, lag {each.lag_seconds:.0f} s",
@@ -151,7 +151,7 @@ def _database(rt: Runtime) -> Iterator[Finding]:
         )
 
 
-def _broker(rt: Runtime) -> Iterator[Finding]:
+def _broker(rt: Runtime) -> Iterator[DoctorFinding]:
     redis_time: Any = rt.redis.time()
     yield _skew("broker", datetime.fromtimestamp(redis_time[0] + redis_time[1] / 1_000_000, UTC))
     for name, wanted, why in (
@@ -161,7 +161,7 @@ def _broker(rt: Runtime) -> Iterator[Finding]:
         held: Any = rt.redis.config_get(name)
         found = held.get(name, "unknown")
         right = found == wanted
-        yield Finding(
+        yield DoctorFinding(
             check="broker",
             verdict=Verdict.FINE if right else Verdict.WRONG,
             found=f"{name} is {found}",
@@ -169,9 +169,9 @@ def _broker(rt: Runtime) -> Iterator[Finding]:
         )
 
 
-def _skew(of: str, now: datetime) -> Finding:
+def _skew(of: str, now: datetime) -> DoctorFinding:
     skew = abs(now - datetime.now(UTC))
-    return Finding(
+    return DoctorFinding(
         check="clocks",
         verdict=Verdict.FINE if skew <= SKEW_MAX else Verdict.WRONG,
         found=f"{of} and this machine differ by {skew.total_seconds():.2f} s",
@@ -179,15 +179,15 @@ def _skew(of: str, now: datetime) -> Finding:
     )
 
 
-def _beat(environ: Mapping[str, str]) -> Iterator[Finding]:
+def _beat(environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
     named = environ.get(DIRECTORY_VARIABLE)
     if not named:
         advice = f"Set {DIRECTORY_VARIABLE} for beats, workers and this command."
-        yield Finding(check="beat", verdict=Verdict.LOOK, found="nobody writes heartbeats", advice=advice)
+        yield DoctorFinding(check="beat", verdict=Verdict.LOOK, found="nobody writes heartbeats", advice=advice)
         return
     beats = check_heartbeats(Path(named), "beat", live=False)
     alive = [name for name, problem in beats if problem is None]
-    yield Finding(
+    yield DoctorFinding(
         check="beat",
         verdict=Verdict.FINE if alive else Verdict.WRONG,
         found=f"{len(alive)} of {len(beats)} are alive on this machine",
