@@ -4,6 +4,8 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any, Final
 
+import pytest
+
 from usage_tasks.celery import app
 from usage_tasks.celery_files.beat_schedule import make_beat_schedule
 from usage_tasks.runtime import Runtime
@@ -31,6 +33,7 @@ def installation(**schedules: str) -> Settings:
     )
 
 
+@pytest.mark.holds("lesson.registered-twice")
 def test_each_job_of_the_schedule_is_a_task_of_ours_and_stands_there_once(rt: Runtime) -> None:
     app.loader.import_default_modules()
     ticks = make_beat_schedule(installation())
@@ -58,6 +61,7 @@ def test_jobs_tick_as_they_are_configured_or_every_minute_and_name_their_due_tim
     assert all(ticks[name]["kwargs"] == {"scheduled": True} for name in jobs)
 
 
+@pytest.mark.holds("lesson.lost-enqueue")
 def test_what_a_lost_message_would_have_done_is_swept_every_minute() -> None:
     ticks = make_beat_schedule(installation())
     assert {name for name, tick in ticks.items() if tick["schedule"] == timedelta(minutes=1)} >= SWEEPS

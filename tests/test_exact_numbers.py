@@ -30,6 +30,7 @@ def floats_in(source: str) -> Iterator[str]:
             yield f"line {node.lineno}: {node.id}"
 
 
+@pytest.mark.holds("lesson.floats")
 @pytest.mark.parametrize("floor", ["domain", "storage", "bulk"])
 def test_what_decides_about_money_has_no_float(floor: str) -> None:
     files = sorted((PACKAGE / floor).rglob("*.py"))
@@ -43,6 +44,7 @@ def test_a_float_would_be_found() -> None:
     assert told == ["line 1: 0.5", "line 2: float", "line 3: round", "line 4: float"]
 
 
+@pytest.mark.holds("lesson.floats")
 def test_no_column_holds_a_float(connection: Connection) -> None:
     types = {(row.table_name, row.column_name): row.data_type for row in connection.execute(text(COLUMNS))}
     assert [name for name, kind in types.items() if kind in {"real", "double precision"}] == []

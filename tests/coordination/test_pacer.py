@@ -61,6 +61,7 @@ def test_whose_turn_is_too_far_off_is_refused_and_told_when(make: Callable[..., 
     assert timedelta(milliseconds=500) < (refused.value.retry_after or timedelta(0)) <= timedelta(seconds=1)
 
 
+@pytest.mark.holds("stripe.retry-after")
 def test_after_a_retry_after_everybody_pauses_that_long(make: Callable[..., Pacer]) -> None:
     one, other = make(), make()
     paused_at = time.monotonic()
@@ -79,6 +80,7 @@ def test_who_already_had_a_turn_sits_out_a_pause_too(make: Callable[..., Pacer])
         assert waiting.result() - started >= 0.6
 
 
+@pytest.mark.holds("stripe.breaker")
 def test_failures_in_a_row_open_the_breaker_for_every_worker(make: Callable[..., Pacer]) -> None:
     one, other = make(), make()
     fail(one, FAILURES_MAX - 1)
@@ -90,6 +92,7 @@ def test_failures_in_a_row_open_the_breaker_for_every_worker(make: Callable[...,
             call(worker)
 
 
+@pytest.mark.holds("stripe.breaker")
 def test_an_open_breaker_lets_one_probe_through_and_closes_when_it_succeeds(make: Callable[..., Pacer]) -> None:
     one, other = make(), make()
     fail(one, FAILURES_MAX)
@@ -101,6 +104,7 @@ def test_an_open_breaker_lets_one_probe_through_and_closes_when_it_succeeds(make
     call(one)
 
 
+@pytest.mark.holds("stripe.breaker")
 def test_a_probe_that_fails_doubles_the_time_to_cool_off(make: Callable[..., Pacer]) -> None:
     pacer = make()
     fail(pacer, FAILURES_MAX)
@@ -111,6 +115,7 @@ def test_a_probe_that_fails_doubles_the_time_to_cool_off(make: Callable[..., Pac
     assert COOL_OFF < (refused.value.retry_after or timedelta(0)) <= 2 * COOL_OFF
 
 
+@pytest.mark.holds("stripe.breaker")
 def test_ten_failures_open_the_breaker_for_ten_seconds_and_failed_probes_for_up_to_five_minutes(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     pacer = Pacer(client, calls_per_second=1000)

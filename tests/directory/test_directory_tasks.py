@@ -84,6 +84,7 @@ BAD: Final[list[tuple[str, list[Any], str]]] = [
 ]
 
 
+@pytest.mark.holds("people.bad-report")
 @pytest.mark.parametrize(("what", "rows", "told"), BAD, ids=[each[2][:40] for each in BAD])
 def test_a_bad_report_refuses_its_message_by_the_name_of_the_field_and_never_shows_an_email(
     keyed: Runtime, what: str, rows: list[Any], told: str
@@ -97,6 +98,7 @@ def test_a_bad_report_refuses_its_message_by_the_name_of_the_field_and_never_sho
     assert snapshot(keyed.database) == before
 
 
+@pytest.mark.holds("people.bad-report")
 def test_bounds_that_only_the_whole_message_shows(keyed: Runtime) -> None:
     crowd = [str(number) for number in range(4001)]
     with pytest.raises(InvalidInputError, match="teams: '20005 members' is not allowed: up to 20000 in one message"):
@@ -108,6 +110,7 @@ def test_bounds_that_only_the_whole_message_shows(keyed: Runtime) -> None:
         call(directory.upsert_teams, teams=[team_row(observed_at=ahead)], **ASKED)
 
 
+@pytest.mark.holds("people.no-key")
 def test_without_a_key_only_an_email_is_an_error_that_says_what_to_set(rt: Runtime) -> None:
     rows = [user_row("ann"), user_row("bob", email="bob@example.com", deleted=True)]
     assert call(directory.upsert_users, users=rows, **ASKED)["applied"] == 2
@@ -135,6 +138,7 @@ def assert_only_the_body_holds(message: str | bytes, email: str) -> None:
     assert email not in json.dumps(envelope).lower()
 
 
+@pytest.mark.holds("people.bad-report")
 @pytest.mark.timeout(60)
 def test_an_email_is_in_no_table_log_metric_or_header(
     keyed: Runtime, environment: dict[str, str], redis_url: str, tmp_path: Path

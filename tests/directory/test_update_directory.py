@@ -62,6 +62,7 @@ def person(connection: Connection, name: str, in_team: str = "team") -> Person:
     return find_person(connection, make_id(name), team_id=make_id(in_team))
 
 
+@pytest.mark.holds("people.left-team")
 def test_who_is_not_in_a_teams_report_has_left(connection: Connection) -> None:
     tell(connection, team_report(ann="owner", bob="member"), team_report("other", bob="owner"))
     assert tell(connection, team_report(cyd="owner", bob="owner", observed_at=START + HOUR)).applied == 1
@@ -72,6 +73,7 @@ def test_who_is_not_in_a_teams_report_has_left(connection: Connection) -> None:
     assert set(members(connection)) == {make_id("bob")}
 
 
+@pytest.mark.holds("people.latest-report")
 def test_an_older_report_never_overwrites_a_newer_one(connection: Connection) -> None:
     late = START + HOUR
     tell(connection, team_report(ann="member", observed_at=late), user_report(administrator=False, observed_at=late))
@@ -142,6 +144,7 @@ TEAMS = st.builds(
 )
 
 
+@pytest.mark.holds("people.latest-report")
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), reports=st.lists(st.one_of(USERS, TEAMS), min_size=1, max_size=12))
 def test_reports_converge_whatever_their_order_their_repeats_and_their_batches(

@@ -26,6 +26,7 @@ OWNER, MEMBER = Person(team_role=TeamRole.OWNER), Person(team_role=TeamRole.MEMB
 ADMINISTRATOR = Person(administrator=True)
 
 
+@pytest.mark.holds("access.own-account")
 @pytest.mark.parametrize(
     ("actor", "account", "person", "role"),
     [
@@ -61,6 +62,7 @@ def test_each_role_may_what_those_before_it_may_and_no_more() -> None:
                     check_role(ACTOR, TEAM, role, needed=needed)
 
 
+@pytest.mark.holds("access.member")
 def test_a_refusal_names_the_actor_the_account_and_who_may_and_survives_the_way_home() -> None:
     with pytest.raises(AccessError) as refused:
         check_role(ACTOR, TEAM, Role.MEMBER, needed=Role.OWNER)
@@ -88,6 +90,7 @@ def test_a_member_may_read_their_own_session_only() -> None:
     assert needed_to_read_session(SERVICE, None) is Role.OWNER
 
 
+@pytest.mark.holds("access.strategy")
 def test_on_strategy_other_and_on_the_way_to_or_from_it_a_cost_center_is_an_administrators() -> None:
     other, stripe = BillingStrategy.OTHER, BillingStrategy.STRIPE
     assert needed_to_set_cost_center(stripe, stripe) is Role.OWNER

@@ -42,6 +42,7 @@ NO_ACTORS = [
 ]
 
 
+@pytest.mark.holds("usage.attribution")
 @pytest.mark.parametrize("kind", list(AccountKind))
 def test_an_attribution_is_a_kind_and_a_uuid(kind: AccountKind) -> None:
     account = parse_attribution(f"{kind}:{UUID_TEXT}")
@@ -53,6 +54,7 @@ def test_an_attribution_has_one_spelling() -> None:
     assert parse_attribution(f"team:{UUID_TEXT.upper()}").attribution_id == f"team:{UUID_TEXT}"
 
 
+@pytest.mark.holds("usage.attribution")
 @pytest.mark.parametrize("text", NO_ATTRIBUTIONS)
 def test_anything_else_is_refused_with_a_message_that_names_it(text: str) -> None:
     with pytest.raises(InvalidInputError) as refused:

@@ -23,6 +23,7 @@ def test_a_session_that_runs_accrues_until_the_instant() -> None:
     assert accrued(START, None, prices(), until=START + 3 * HOUR).credit_cents == 18_000
 
 
+@pytest.mark.holds("usage.split-minimum")
 def test_each_part_is_what_came_to_it_and_a_minimum_comes_with_the_first() -> None:
     rule = ChargeRule(minimum_cents=CreditCents(7_000), rounding_seconds=1)
     parts = split(START, START + 2 * HOUR, prices(rule), [START + n * HOUR for n in range(-1, 4)])

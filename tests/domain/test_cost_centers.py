@@ -57,6 +57,7 @@ def test_a_switch_is_a_new_version_in_a_cycle_from_now() -> None:
     assert after.cycle == Cycle(anchor_at=START + DAY, number=0)
 
 
+@pytest.mark.holds("cost-center.limit-below-0")
 @pytest.mark.parametrize("limit", [-1, -(10**30), SPENDING_LIMIT_MAX + 1])
 def test_a_limit_below_zero_or_beyond_the_largest_is_refused(limit: int) -> None:
     before = new_cost_center(TEAM, LIMITS, at=START)
@@ -86,6 +87,7 @@ def test_a_paying_individual_has_a_least_limit_and_a_team_has_none() -> None:
     assert switch_strategy(organisation, TEAM, stripe, spending_limit=0, limits=limits, at=START).spending_limit == 0
 
 
+@pytest.mark.holds("cost-center.reset")
 @pytest.mark.parametrize(
     ("balance", "limit", "covered"),
     [

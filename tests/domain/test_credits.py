@@ -15,6 +15,7 @@ from usage_tasks.domain.credits import (
 from usage_tasks.domain.errors import InvalidInputError
 
 
+@pytest.mark.holds("numbers.credit-cents")
 @pytest.mark.parametrize(
     ("credits_", "cents"),
     [
@@ -37,6 +38,7 @@ def test_credits_become_cents_with_half_a_cent_away_from_zero(credits_: str, cen
     assert credits_to_cents(Decimal(credits_)) == cents
 
 
+@pytest.mark.holds("numbers.credit-cents")
 @given(st.decimals(-(10**9), 10**9, places=6))
 def test_cents_are_within_half_a_cent_of_the_credits(amount: Decimal) -> None:
     assert abs(credits_to_cents(amount) - Fraction(amount) * 100) <= Fraction(1, 2)
@@ -47,6 +49,7 @@ def test_cents_survive_the_way_to_credits_and_back(cents: int) -> None:
     assert credits_to_cents(cents_to_credits(cents)) == cents
 
 
+@pytest.mark.holds("stripe.quantity")
 @pytest.mark.parametrize(
     ("cents", "quantity"),
     [(0, 0), (1, 1), (99, 1), (100, 1), (101, 2), (103_100, 1031), (-1, 0), (-100, 0), (-103_100, 0)],

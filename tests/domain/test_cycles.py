@@ -18,6 +18,7 @@ def cycles_from(anchor: datetime, count: int) -> list[Cycle]:
     return cycles
 
 
+@pytest.mark.holds("cost-center.month-arithmetic")
 def test_a_cycle_of_the_31st_returns_to_the_31st() -> None:
     edges = [cycle.started_at.date().isoformat() for cycle in cycles_from(datetime(2026, 1, 31, 9, tzinfo=UTC), 5)]
     assert edges == ["2026-01-31", "2026-02-28", "2026-03-31", "2026-04-30", "2026-05-31"]
@@ -38,6 +39,7 @@ def test_months_can_be_taken_back(months: int, expected: tuple[int, int, int]) -
     assert add_months(datetime(2026, 1, 31, tzinfo=UTC), months) == datetime(*expected, tzinfo=UTC)
 
 
+@pytest.mark.holds("cost-center.month-arithmetic", "lesson.month-end")
 @pytest.mark.parametrize("year", [2027, 2028])
 def test_ten_years_from_each_day_of_a_year_have_no_gap_and_no_drift(year: int) -> None:
     day = datetime(year, 1, 1, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -53,6 +55,7 @@ def test_ten_years_from_each_day_of_a_year_have_no_gap_and_no_drift(year: int) -
         day += timedelta(days=1)
 
 
+@pytest.mark.holds("lesson.month-end")
 @given(
     st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - made aware here
     st.integers(0, 1200),

@@ -29,6 +29,7 @@ TEAM = TeamReport(
 )
 
 
+@pytest.mark.holds("people.one-address")
 @pytest.mark.parametrize(
     "spelling",
     [
@@ -42,6 +43,7 @@ def test_spellings_of_one_address_are_one(spelling: str) -> None:
     assert normalise_email(spelling) == "ann@example.com"
 
 
+@pytest.mark.holds("people.one-address")
 def test_unicode_forms_and_idna_of_one_address_are_one() -> None:
     composed, decomposed = "jos\u00e9@m\u00fcller.example", "jose\u0301@mu\u0308ller.example"
     assert composed != decomposed
@@ -51,6 +53,7 @@ def test_unicode_forms_and_idna_of_one_address_are_one() -> None:
     assert normalise_email("strasse@example.com") == normalise_email("stra\u00dfe@example.com")
 
 
+@pytest.mark.holds("people.one-address")
 def test_different_addresses_stay_different() -> None:
     spellings = ["ann@example.com", "ann+x@example.com", "a.nn@example.com", "ann@example.org", "ann@a..b", "ann@a.b"]
     assert len({normalise_email(each) for each in spellings}) == len(spellings)
@@ -65,6 +68,7 @@ def test_a_digest_depends_on_the_key_and_shows_nothing_of_the_address() -> None:
     assert digest != digest_email("bob@example.com", KEY)
 
 
+@pytest.mark.holds("people.latest-report")
 def test_the_latest_report_holds_and_at_one_instant_the_one_that_allows_less() -> None:
     reports = [
         USER,

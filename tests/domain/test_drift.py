@@ -55,6 +55,7 @@ def test_before_the_first_report_the_meter_is_asked_without_the_minute_of_the_cl
     assert window_of(whole, at=AT) == (CYCLE.replace(second=0), AT - timedelta(seconds=5))
 
 
+@pytest.mark.holds("stripe.meter-error", "lesson.runaway")
 @pytest.mark.parametrize("code", ["no_meter", "archived_meter", "timestamp_in_future"])
 def test_what_nobody_is_to_blame_for_is_sent_anew_after_growing_pauses_and_parked_in_the_end(code: str) -> None:
     pauses = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
@@ -63,6 +64,7 @@ def test_what_nobody_is_to_blame_for_is_sent_anew_after_growing_pauses_and_parke
     assert judge_meter_error(code, resends=len(pauses)) == (MeterErrorVerdict.PARK, timedelta(0))
 
 
+@pytest.mark.holds("stripe.meter-error", "lesson.runaway")
 @pytest.mark.parametrize(
     ("code", "verdict"),
     [

@@ -36,6 +36,7 @@ def accruals(draw: st.DrawFn) -> Accrual:
     return Accrual(started_at=START + draw(OFFSETS), ended_at=ended_at, versions=versions)
 
 
+@pytest.mark.holds("limits.exhaustion")
 @settings(max_examples=400, deadline=None)
 @given(
     running=st.lists(accruals(), max_size=4),
@@ -84,6 +85,7 @@ def test_a_later_price_counts_from_its_instant() -> None:
     assert found == START + 2 * HOUR
 
 
+@pytest.mark.holds("limits.exhaustion")
 @pytest.mark.parametrize(
     "running",
     [[], [accrual(0)], [accrual(1, ended_at=START + 599 * SECOND)], [accrual("1e-15")]],
@@ -115,6 +117,7 @@ def test_a_course_that_ends_first_has_no_instant() -> None:
     assert find_exhaustion([accrual(1)], before=reached + SECOND / 2, **ask) == reached  # type: ignore[arg-type]  # by name
 
 
+@pytest.mark.holds("limits.exhaustion")
 def test_a_limit_that_is_reached_already_is_exhausted_now() -> None:
     at = START + SECOND / 2
     assert find_exhaustion([], balance=CreditCents(0), limit_cents=0, at=at, before=at) == START + SECOND

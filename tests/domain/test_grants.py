@@ -31,6 +31,7 @@ def lapsed(
     return burn.burnt_cents, burn.lapsed_cents, burn.left_cents, burn.reason
 
 
+@pytest.mark.holds("grants.burn-order")
 def test_priority_comes_before_expiry_and_expiry_before_creation() -> None:
     grants = [
         granted(1, 10, priority=1, expires_at=START + 2 * DAY),
@@ -56,11 +57,13 @@ def test_one_instant_is_paid_once() -> None:
     assert burnt([granted(1, burnt_at=[LATER]), granted(2)], 10) == [(1, 0), (2, 10)]
 
 
+@pytest.mark.holds("grants.expiry")
 def test_what_expires_pays_first_and_lapses() -> None:
     assert lapsed(granted(expires_at=LATER), 30) == (30, 70, 0, LapseReason.EXPIRY)
     assert lapsed(granted(expires_at=LATER + HOUR), 30) == (30, 0, 70, LapseReason.ROLLOVER)
 
 
+@pytest.mark.holds("grants.cycle-end")
 @pytest.mark.parametrize(("cap", "kept"), [(None, 70), (0, 0), (50, 50), (70, 70), (99, 70)])
 def test_only_the_cap_rolls_over_where_a_cycle_ends(cap: int | None, kept: int) -> None:
     grant = granted(rollover_cap_cents=cap)
@@ -68,6 +71,7 @@ def test_only_the_cap_rolls_over_where_a_cycle_ends(cap: int | None, kept: int) 
     assert lapsed(grant, 30) == (30, 0, 70, LapseReason.ROLLOVER)
 
 
+@pytest.mark.holds("grants.in-force")
 def test_what_would_be_paid_now_needs_a_grant_in_force() -> None:
     grants = [
         granted(1, effective_at=LATER),
@@ -116,6 +120,7 @@ TERMS: dict[str, Any] = {
 }
 
 
+@pytest.mark.holds("grants.terms")
 @pytest.mark.parametrize(
     "edge",
     [{}, {"priority": 100}, {"rollover_cap_cents": None}, {"expires_at": None}, {"expires_at": START + HOUR + TICK}],
@@ -124,6 +129,7 @@ def test_terms_that_can_pay_are_taken(edge: dict[str, Any]) -> None:
     check_terms(GrantTerms(**(TERMS | edge)), at=START + HOUR)
 
 
+@pytest.mark.holds("grants.terms")
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

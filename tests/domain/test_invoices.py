@@ -35,6 +35,7 @@ GIVEN_UP = [("invoice-uncollectible", 700), ("write-off-uncollectible", -700)]
 RECOVERED = [("invoice-recovered", -700), ("write-off-recovered", 700)]
 
 
+@pytest.mark.holds("stripe.note-then-void")
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

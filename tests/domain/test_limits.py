@@ -26,6 +26,7 @@ FIFTY = HardLimitGrace(credits=50)
 OK, WITHIN, HARD, *_ = EntitlementReason
 
 
+@pytest.mark.holds("limits.states")
 @pytest.mark.parametrize(
     ("balance", "limit", "state"),
     [
@@ -46,6 +47,7 @@ def test_a_balance_is_below_almost_at_or_at_its_limit(balance: int, limit: int, 
     assert limit_state(CreditCents(balance), limit) is state
 
 
+@pytest.mark.holds("limits.hard-limit")
 @pytest.mark.parametrize(
     ("limit", "grace", "cents"),
     [
@@ -61,6 +63,7 @@ def test_the_hard_limit_is_the_limit_and_its_grace(limit: int, grace: HardLimitG
     assert hard_limit_cents(limit, grace) == cents
 
 
+@pytest.mark.holds("limits.hard-limit")
 @pytest.mark.parametrize(
     ("balance", "limit", "grace", "reason"),
     [
@@ -105,10 +108,12 @@ def test_a_limit_of_one_credit_has_parts_and_a_part_of_a_percent_is_cut_off() ->
     assert levels(3, (), HardLimitGrace(credits=1))[-1] == (Crossing.HARD_LIMIT, 133, 400)
 
 
+@pytest.mark.holds("limits.thresholds")
 def test_a_limit_of_zero_has_no_parts() -> None:
     assert levels(0, (50, 80), FIFTY) == [(Crossing.LIMIT, 100, 0), (Crossing.HARD_LIMIT, None, 5_000)]
 
 
+@pytest.mark.holds("limits.hard-limit")
 @given(
     balance=st.integers(-(10**6), 10**6),
     limit=st.integers(0, 5_000),

@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
+import pytest
+
 from tests.factories import stripe_invoice
 from usage_tasks.domain.payments import Invoice, InvoiceLine, invoiced_cents
 
@@ -17,6 +19,7 @@ def test_an_invoice_bills_the_credits_of_all_lines_of_our_prices() -> None:
     assert invoiced_cents(billed, OURS) == 103_100
 
 
+@pytest.mark.holds("lesson.foreign-lines")
 def test_seats_prorations_and_lines_without_a_price_are_not_credits() -> None:
     assert invoiced_cents(invoice([("price_eur", 3), ("price_seat", 7), (None, 11)]), OURS) == 300
     assert invoiced_cents(invoice([("price_seat", 7)]), OURS) == 0

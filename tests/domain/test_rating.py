@@ -55,6 +55,7 @@ def charge(minimum_cents: int = 0, step: int = 1) -> ChargeRule:
     return ChargeRule(minimum_cents=CreditCents(minimum_cents), rounding_seconds=step)
 
 
+@pytest.mark.holds("numbers.default-rate")
 @pytest.mark.parametrize(
     ("seconds", "exact", "cents"),
     [
@@ -75,6 +76,7 @@ def test_the_default_rate_is_a_sixth_of_a_credit_a_minute(seconds: int, exact: F
     assert rating.credit_cents == cents
 
 
+@pytest.mark.holds("numbers.rounding")
 def test_half_a_cent_rounds_up_where_floats_round_down() -> None:
     assert price([span(69, "0.5")]) == 58
     assert price([span(63, "0.5")]) == 53  # 52.5: half to even would be 52
@@ -84,6 +86,7 @@ def test_nothing_that_ran_costs_nothing() -> None:
     assert price([]) == 0
 
 
+@pytest.mark.holds("numbers.rounding")
 def test_spans_are_rounded_together_and_not_one_by_one() -> None:
     assert price([span(1, "0.2")] * 3) == 1
     assert price([span(1, "0.2")]) == 0
@@ -95,12 +98,14 @@ def test_an_exact_half_under_a_long_decimal_price_rounds_up() -> None:
     assert price([span(10**10 - 1, "0.00000000003")]) == 0
 
 
+@pytest.mark.holds("numbers.rounding")
 @given(st.lists(st.tuples(st.integers(0, 10**9), PER_MINUTE), max_size=5))
 def test_price_is_within_half_a_cent_of_exact(spans: list[Span]) -> None:
     exact = sum((Fraction(100, 60) * seconds * Fraction(per_minute) for seconds, per_minute in spans), Fraction(0))
     assert -Fraction(1, 2) < price(spans) - exact <= Fraction(1, 2)
 
 
+@pytest.mark.holds("numbers.runtime")
 @pytest.mark.parametrize(
     ("until", "seconds"),
     [
@@ -119,6 +124,7 @@ def test_runtime_is_counted_to_the_nearest_second_and_never_below_zero(until: ti
     assert elapsed_seconds(START, START + until) == seconds
 
 
+@pytest.mark.holds("numbers.past-price")
 def test_a_price_holds_from_its_instant_on() -> None:
     versions = [version(START - DAY, "0.1"), version(START + HOUR, "0.2")]
     assert spans_of(START, START + 2 * HOUR, versions) == [span(3600, "0.1"), span(3600, "0.2")]
@@ -133,6 +139,7 @@ def test_a_session_before_the_first_price_is_refused() -> None:
         spans_of(START, START + HOUR, [])
 
 
+@pytest.mark.holds("numbers.runtime")
 def test_a_session_that_ended_before_it_started_has_no_span() -> None:
     assert spans_of(START, START - HOUR, [version(START - DAY)]) == []
 
@@ -158,6 +165,7 @@ def history(first: ChargeRule, changes: dict[timedelta, tuple[Decimal, ChargeRul
     return [version(START - DAY, "0.5", first), *later]
 
 
+@pytest.mark.holds("numbers.minimum-and-step")
 @pytest.mark.parametrize(
     ("seconds", "charged", "cents"), [(0, 0, 0), (1, 60, 50), (59, 60, 50), (60, 60, 50), (61, 120, 100)]
 )
@@ -167,12 +175,14 @@ def test_a_step_that_has_begun_is_charged_whole(seconds: int, charged: int, cent
     assert rating.credit_cents == cents
 
 
+@pytest.mark.holds("numbers.minimum-and-step")
 @pytest.mark.parametrize(("milliseconds", "cents"), [(0, 0), (499, 0), (500, 25), (31_000, 26)])
 def test_the_minimum_is_charged_from_the_first_second_on(milliseconds: int, cents: int) -> None:
     rating = rate(START, START + timedelta(milliseconds=milliseconds), [version(START, "0.5", charge(25))])
     assert rating.credit_cents == cents
 
 
+@pytest.mark.holds("numbers.minimum-and-step")
 @pytest.mark.parametrize(("seconds", "per_minute", "cents"), [(0, "0.5", 0), (1, "0.5", 50), (1, "0.1", 25)])
 def test_a_step_and_a_minimum_hold_together(seconds: int, per_minute: str, cents: int) -> None:
     versions = [version(START, per_minute, charge(25, 60))]
@@ -184,12 +194,14 @@ def test_the_minimum_holds_where_the_price_is_nothing() -> None:
     assert (rating.metered_cents, rating.credit_cents) == (0, 25)
 
 
+@pytest.mark.holds("numbers.minimum-and-step")
 def test_a_step_is_charged_at_the_price_in_force_as_it_begins() -> None:
     versions = [version(START, "0.5", charge(step=60)), version(START + timedelta(seconds=90), "1")]
     spans = rate(START, START + timedelta(seconds=125), versions).spans
     assert [(each.seconds, each.version.credits_per_minute) for each in spans] == [(120, Decimal("0.5")), (60, 1)]
 
 
+@pytest.mark.holds("numbers.minimum-and-step")
 def test_step_and_minimum_are_those_of_the_version_at_the_start() -> None:
     versions = [version(START, "0.5"), version(START + MINUTE, "0.5", charge(900, 3600))]
     assert rate(START, START + 2 * MINUTE, versions).credit_cents == 100

@@ -28,6 +28,7 @@ def test_every_lease_ends_in_the_matrix(connection: Connection) -> None:
     assert {row.name for row in fetch(connection, leased)} == set(LEASED)
 
 
+@pytest.mark.holds("stripe.dispute-repeated", "lesson.retried-post")
 @pytest.mark.parametrize("task", BY_TASK)
 def test_killed_anywhere_and_run_again_a_task_ends_as_if_never_killed(
     bench: Bench, rt: Runtime, broker: str, mortals: Mortals, task: str

@@ -31,6 +31,7 @@ def end_leases(bench: Bench) -> None:
     bench.execute("UPDATE meter_report SET claimed_until = clock_timestamp() - interval '1 second'")
 
 
+@pytest.mark.holds("stripe.killed-worker")
 def test_a_death_before_and_after_each_call_and_commit_has_each_quantity_in_once(
     bench: Bench, rt: Runtime, mortals: Mortals
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_death_before_and_after_each_call_and_commit_has_each_quantity_in_once
     assert {state for _, _, state in bench.reports()} == {"accepted"}
 
 
+@pytest.mark.holds("stripe.killed-worker")
 @pytest.mark.parametrize("kind", ["hang_before", "hang_after"])
 def test_a_worker_killed_in_the_middle_of_its_calls_has_each_quantity_in_once(
     bench: Bench, rt: Runtime, broker: str, environment: dict[str, str], kind: str

@@ -69,6 +69,7 @@ def payload(**event: Any) -> str:
 # The inbox
 
 
+@pytest.mark.holds("receiver.same-event")
 def test_an_event_is_stored_once(bench: Bench, rt: Runtime, broker: str) -> None:
     for stored in (1, 0, 0):
         assert tasks.receive_event(event_id="evt_1", payload=payload()) == {"stored": stored}
@@ -157,6 +158,7 @@ def test_a_draft_brings_the_closing_report(bench: Bench) -> None:
 # Booking
 
 
+@pytest.mark.holds("stripe.invoice-lines")
 def test_a_finalized_invoice_is_entered_once_with_its_time_and_description(bench: Bench) -> None:
     invoiced(bench)
     for event in bench.world.v1.events.list({"limit": 100, "type": "invoice.finalized"}).data:
@@ -171,6 +173,7 @@ def test_a_finalized_invoice_is_entered_once_with_its_time_and_description(bench
     assert bench.balance(ACCOUNT, FINALIZED) == 1235 - 1300
 
 
+@pytest.mark.holds("stripe.after-invoice")
 def test_booking_an_invoice_advances_the_cycle_and_changes_nothing_that_was_told_right(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 12, until=BEGIN + HOUR)
@@ -184,6 +187,7 @@ def test_booking_an_invoice_advances_the_cycle_and_changes_nothing_that_was_told
     assert [quantity for _, quantity, _ in bench.reports()] == [12, 3]
 
 
+@pytest.mark.holds("stripe.after-invoice")
 def test_what_an_invoice_left_out_is_reported_at_once_when_it_is_booked(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 12, until=BEGIN + HOUR)
@@ -197,6 +201,7 @@ def test_what_an_invoice_left_out_is_reported_at_once_when_it_is_booked(bench: B
     assert bench.reports()[-1] == (FINALIZED, 3, "pending")
 
 
+@pytest.mark.holds("stripe.after-invoice")
 def test_the_balance_before_an_invoice_is_not_told_in_the_period_after_it(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 12, until=BEGIN + HOUR)
@@ -207,6 +212,7 @@ def test_the_balance_before_an_invoice_is_not_told_in_the_period_after_it(bench:
     assert [quantity for _, quantity, _ in bench.reports()] == [12]
 
 
+@pytest.mark.holds("stripe.invoice-order")
 def test_an_invoice_waits_for_the_one_of_the_period_before(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 12, until=BEGIN + HOUR)
@@ -228,6 +234,7 @@ def test_an_invoice_waits_for_the_one_of_the_period_before(bench: Bench) -> None
     )
 
 
+@pytest.mark.holds("stripe.invoice-once", "receiver.same-event", "lesson.invoice-twice")
 def test_the_same_events_five_times_make_one_entry(bench: Bench) -> None:
     events = [bench.world.v1.events.retrieve(event) for event in invoiced(bench)]
     for _ in range(5):
@@ -239,6 +246,7 @@ def test_the_same_events_five_times_make_one_entry(bench: Bench) -> None:
     assert bench.rows("SELECT max(version) AS v FROM cost_center")[0].v == 3
 
 
+@pytest.mark.holds("stripe.invoice-once", "inbox.two-events")
 def test_two_events_about_one_invoice_make_one_entry(bench: Bench) -> None:
     event = bench.world.v1.events.retrieve(invoiced(bench)[1])
     assert event.type == "invoice.finalized"
@@ -258,6 +266,7 @@ def test_two_events_about_one_invoice_make_one_entry(bench: Bench) -> None:
     }
 
 
+@pytest.mark.holds("lesson.invoice-twice")
 def test_workers_at_once_with_the_same_event_make_one_entry(bench: Bench) -> None:
     invoiced_events = invoiced(bench)
     for event_id in invoiced_events:
@@ -282,6 +291,7 @@ def test_events_in_any_order_make_one_entry(bench: Bench, order: tuple[int, ...]
     assert entry(bench).credit_cents == -1300
 
 
+@pytest.mark.holds("lesson.lost-enqueue")
 def test_a_crash_during_the_call_leaves_the_event_to_the_next(bench: Bench) -> None:
     for event_id in invoiced(bench):
         bench.store(bench.world.v1.events.retrieve(event_id))
@@ -293,6 +303,7 @@ def test_a_crash_during_the_call_leaves_the_event_to_the_next(bench: Bench) -> N
     entry(bench)
 
 
+@pytest.mark.holds("stripe.invoice-lines", "lesson.foreign-lines")
 def test_only_lines_of_our_prices_are_credits(bench: Bench) -> None:
     customer = bench.pay(ACCOUNT)
     ours, foreign = [bench.world.flat_price() for _ in range(4)], bench.world.flat_price()
@@ -323,6 +334,7 @@ def test_an_invoice_of_nobody_of_ours_has_no_effect(bench: Bench) -> None:
     assert bench.rows("SELECT key FROM ledger_entry") == []
 
 
+@pytest.mark.holds("stripe.foreign-subscription")
 def test_an_invoice_of_a_foreign_subscription_of_our_customer_has_no_effect(bench: Bench) -> None:
     customer = bench.pay(ACCOUNT)
     seat = bench.world.flat_price()
@@ -396,6 +408,7 @@ def test_the_task_applies_has_reports_sent_and_says_how_much(bench: Bench, rt: R
     assert rt.redis.llen("usage:billing") == 1
 
 
+@pytest.mark.holds("lesson.green-metrics")
 def test_the_task_ends_in_error_with_counts_if_an_event_was_parked(bench: Bench, rt: Runtime, broker: str) -> None:
     TestClock(rt.redis).advance(FINALIZED)
     tasks.receive_event(event_id="evt_1", payload=payload(data={"object": {"id": "in_nobody"}}))

@@ -116,6 +116,7 @@ def test_many_events_ask_for_one_task(bench: Bench, rt: Runtime, broker: str) ->
 # Backfill
 
 
+@pytest.mark.holds("inbox.backfill", "lesson.lost-enqueue")
 def test_after_a_day_without_a_receiver_everything_is_there_once_and_applied(bench: Bench) -> None:
     before = bill_unheard(bench)
     assert fill(bench, FINALIZED + DAY).stored == len(all_listed(bench)) - before > 3
@@ -131,6 +132,7 @@ def test_after_a_day_without_a_receiver_everything_is_there_once_and_applied(ben
     assert invoice.credit_cents < 0
 
 
+@pytest.mark.holds("inbox.backfill-resumed")
 def test_a_walk_goes_on_where_it_was_cut_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfilling, "PAGE", 2)
     before = bill_unheard(bench)
@@ -142,6 +144,7 @@ def test_a_walk_goes_on_where_it_was_cut_off(bench: Bench, monkeypatch: pytest.M
     assert sum(run.stored for run in runs) == len(stored(bench)) - before
 
 
+@pytest.mark.holds("inbox.backfill-resumed")
 def test_a_walk_that_stands_at_an_event_that_is_gone_begins_again(bench: Bench) -> None:
     bill_unheard(bench)
     bench.execute("UPDATE stripe_walk SET cursor = 'evt_gone', until = :at WHERE name = 'events'", at=FINALIZED)
@@ -150,6 +153,7 @@ def test_a_walk_that_stands_at_an_event_that_is_gone_begins_again(bench: Bench) 
     assert stored(bench) == all_listed(bench)
 
 
+@pytest.mark.holds("inbox.backfill")
 def test_an_event_that_was_lost_in_between_is_found(bench: Bench) -> None:
     invoiced(bench)
     fill(bench, FINALIZED)
@@ -195,6 +199,7 @@ def test_the_job_fills_in_and_has_applied(bench: Bench, rt: Runtime, broker: str
 # Operators
 
 
+@pytest.mark.holds("inbox.parked")
 def test_a_parked_event_is_replayed_with_an_audit_row(bench: Bench, rt: Runtime, broker: str) -> None:
     TestClock(rt.redis).advance(BEGIN)
     park(bench)
@@ -208,6 +213,7 @@ def test_a_parked_event_is_replayed_with_an_audit_row(bench: Bench, rt: Runtime,
     assert row.details == {"event_id": "evt_1", "type": "invoice.created", "was": "parked", "outcome": "no good"}
 
 
+@pytest.mark.holds("inbox.dropped")
 def test_a_dropped_event_stays_dropped_whoever_sends_it_again(bench: Bench, rt: Runtime, broker: str) -> None:
     TestClock(rt.redis).advance(BEGIN)
     park(bench)
@@ -248,6 +254,7 @@ def test_what_is_meant_must_be_said(rt: Runtime, arguments: dict[str, Any]) -> N
         tasks.replay_events(actor="service:test", **arguments)
 
 
+@pytest.mark.holds("inbox.two-events")
 def test_two_events_of_one_fact_are_shown_together(bench: Bench, rt: Runtime, broker: str) -> None:
     for event_id in ("evt_1", "evt_2"):
         stripe_tasks.receive_event(event_id=event_id, payload=payload(id=event_id))

@@ -66,6 +66,7 @@ def balance(rt: Runtime, at: object = NOTE["at"]) -> int:
     return int(call(accounts.get_balance, attribution_id=team(), actor="service:tests", at=at)["balance_cents"])
 
 
+@pytest.mark.holds("usage.credit-note")
 @pytest.mark.parametrize(
     ("amount", "cents"),
     [("300", -30_000), ("-300", 30_000), ("0.005", -1), ("1.4999", -150), ("1000000000000", -(10**14))],
@@ -76,6 +77,7 @@ def test_a_credit_note_takes_its_amount_off_the_balance(rt: Runtime, amount: str
     assert balance(rt, (START - timedelta(seconds=1)).isoformat()) == 0
 
 
+@pytest.mark.holds("usage.credit-note")
 def test_bad_arguments_are_refused_by_name_and_nothing_is_booked(rt: Runtime, subtests: pytest.Subtests) -> None:
     for changes, told in REFUSED:
         with subtests.test(str(changes)):
@@ -85,6 +87,7 @@ def test_bad_arguments_are_refused_by_name_and_nothing_is_booked(rt: Runtime, su
     assert notes(rt) == []
 
 
+@pytest.mark.holds("usage.credit-note")
 def test_the_same_key_twice_is_one_entry_whenever_it_comes(rt: Runtime) -> None:
     first = add()
     assert add(at=(START + DAY).isoformat()) == first
@@ -119,6 +122,7 @@ def test_a_note_is_audited_and_says_for_whom(rt: Runtime) -> None:
     assert tuple(row) == ("service:tests", "credit_note.add", team(), START, details)
 
 
+@pytest.mark.holds("usage.credit-note")
 def test_many_at_once_under_one_key_are_one_note(rt: Runtime) -> None:
     workers = 4  # the pool has five connections
     ready = Barrier(workers)

@@ -31,6 +31,7 @@ def owned(*teams: str, by: str = "ann", **fields: Any) -> list[Any]:
     return [team_report(name, **{by: "owner"}, **fields) for name in teams]
 
 
+@pytest.mark.holds("cost-center.first-team")
 def test_the_first_team_of_a_user_gets_the_allowance_once(connection: Connection) -> None:
     tell(connection, user_report(email_digest=SAME), *owned("first", "second"))
     assert limit(connection, "first") == 100
@@ -40,6 +41,7 @@ def test_the_first_team_of_a_user_gets_the_allowance_once(connection: Connection
     assert get(connection, user("ann")).spending_limit == 100  # a personal account is not an organisation
 
 
+@pytest.mark.holds("cost-center.first-team")
 def test_another_user_of_the_same_email_gets_none(connection: Connection) -> None:
     tell(connection, user_report("ann", email_digest=SAME), user_report("bob", email_digest=SAME))
     tell(connection, *owned("first"), *owned("second", by="bob"))
@@ -51,6 +53,7 @@ def test_users_without_an_email_are_told_apart_by_their_ids(connection: Connecti
     assert [limit(connection, name) for name in ("first", "second", "third")] == [100, 100, 500]
 
 
+@pytest.mark.holds("cost-center.email-changed")
 def test_a_changed_email_neither_renews_an_allowance_nor_frees_the_old_address(connection: Connection) -> None:
     tell(connection, user_report("ann", email_digest=SAME), *owned("first", "second"))
     assert limit(connection, "first") == 100
@@ -69,6 +72,7 @@ def test_an_email_that_is_told_after_the_claim_counts(connection: Connection) ->
     assert limit(connection, "second") == 500
 
 
+@pytest.mark.holds("cost-center.email-changed")
 def test_who_is_deleted_and_comes_back_under_the_same_email_gets_none(connection: Connection) -> None:
     tell(connection, user_report("ann", email_digest=SAME), *owned("first"))
     assert limit(connection, "first") == 100
@@ -79,6 +83,7 @@ def test_who_is_deleted_and_comes_back_under_the_same_email_gets_none(connection
     assert digests == [None]
 
 
+@pytest.mark.holds("cost-center.team-owner")
 @pytest.mark.parametrize(
     ("told", "got"),
     [
@@ -117,6 +122,7 @@ def test_whose_allowance_a_team_uses(connection: Connection, told: list[Any], go
     assert len(claims(connection)) == (got == 100)
 
 
+@pytest.mark.holds("cost-center.team-owner")
 def test_the_creator_pays_while_they_own_the_team_else_its_only_owner(connection: Connection) -> None:
     tell(connection, user_report("ann"), user_report("bob"))
     tell(connection, team_report("both", ann="owner", bob="owner", creator_user_id=make_id("bob")))
@@ -126,6 +132,7 @@ def test_the_creator_pays_while_they_own_the_team_else_its_only_owner(connection
     assert users == {team("both"): make_id("bob"), team("left"): make_id("ann")}
 
 
+@pytest.mark.holds("cost-center.team-owner")
 def test_a_team_that_was_opened_before_the_directory_knew_it_uses_nothing_up(connection: Connection) -> None:
     assert limit(connection, "early") == 500
     tell(connection, user_report("ann"), *owned("early", "later"))
@@ -149,6 +156,7 @@ def test_teams_that_one_batch_of_sessions_opens_share_one_allowance(connection: 
     assert len(claims(connection)) == 1
 
 
+@pytest.mark.holds("cost-center.first-team")
 @pytest.mark.parametrize("same_user", [True, False])
 def test_ten_teams_at_once_of_one_user_or_one_email_get_exactly_one_allowance(
     database: Database, *, same_user: bool
@@ -224,6 +232,7 @@ def _wait_for_a_lock(database: Database) -> None:
     raise AssertionError("nobody waited")
 
 
+@pytest.mark.holds("cost-center.first-team")
 def test_a_crash_after_the_claim_leaves_neither_account_nor_claim(database: Database) -> None:
     with database.transaction() as connection:
         tell(connection, user_report("ann"), *owned("first", "second"))

@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import floor
 from typing import Final
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
@@ -118,6 +119,7 @@ def distinctly_observed(steps: Sequence[object]) -> Sequence[object]:
     return kept
 
 
+@pytest.mark.holds("usage.balance")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS.map(distinctly_observed), asked=st.lists(INSTANTS, min_size=1, max_size=4))
 def test_a_balance_at_any_instant_is_what_the_facts_say(
@@ -148,10 +150,12 @@ def test_a_balance_at_any_instant_is_what_the_facts_say(
     savepoint.rollback()
 
 
+@pytest.mark.holds("usage.balance")
 def test_an_account_that_nobody_knows_has_a_balance_of_zero(connection: Connection) -> None:
     assert get_balance(connection, team("nobody"), at=START) == 0
 
 
+@pytest.mark.holds("usage.balance")
 def test_balances_add_up_and_may_be_negative(connection: Connection) -> None:
     used(connection, team(), 100, at=START + HOUR)
     used(connection, team(), 900, at=START + HOUR)
@@ -176,6 +180,7 @@ def test_each_account_is_asked_at_its_own_instant(connection: Connection) -> Non
     assert list_balances(connection, asked) == {team("a"): 100, team("b"): 0, team("c"): 0}
 
 
+@pytest.mark.holds("usage.balance", "lesson.stale-limits")
 def test_a_running_session_costs_more_each_second_and_is_never_written(connection: Connection) -> None:
     record(connection, session_report(workspace_class="xlarge"))
     minutes = [get_balance(connection, team(), at=START + timedelta(minutes=n)) for n in (-1, 0, 1, 2, 60)]

@@ -39,6 +39,7 @@ def versions(connection: Connection) -> int:
     return int(connection.execute(text("SELECT count(*) FROM cost_center")).scalar_one())
 
 
+@pytest.mark.holds("cost-center.first-read")
 @pytest.mark.parametrize(("attribution_id", "limit"), [(team(), 500), (user(), 100)])
 def test_the_first_read_of_an_unknown_account_opens_it(
     connection: Connection, attribution_id: AttributionId, limit: int
@@ -49,6 +50,7 @@ def test_the_first_read_of_an_unknown_account_opens_it(
     assert get(connection, attribution_id, at=START + DAY) == opened
 
 
+@pytest.mark.holds("cost-center.first-read")
 def test_ten_first_reads_at_once_open_one_cost_center(database: Database) -> None:
     readers = 10
     ready = Barrier(readers)
@@ -65,6 +67,7 @@ def test_ten_first_reads_at_once_open_one_cost_center(database: Database) -> Non
         assert versions(connection) == 1
 
 
+@pytest.mark.holds("cost-center.limit-returns")
 def test_each_switch_starts_a_cycle_and_other_gets_its_limit_back(connection: Connection) -> None:
     put(connection, OTHER, 20)
     paying = put(connection, STRIPE, 400_050, at=START + DAY)
@@ -75,6 +78,7 @@ def test_each_switch_starts_a_cycle_and_other_gets_its_limit_back(connection: Co
     assert (back.cycle.started_at, back.next_billing_at) == (START + 2 * DAY, add_months(START + 2 * DAY, 1))
 
 
+@pytest.mark.holds("cost-center.limit-of-stripe")
 def test_a_limit_that_was_set_on_stripe_does_not_follow_back_to_other(connection: Connection) -> None:
     put(connection, OTHER, 10)
     put(connection, STRIPE)
@@ -96,6 +100,7 @@ def test_setting_what_holds_already_makes_no_version(connection: Connection) -> 
     assert versions(connection) == 1
 
 
+@pytest.mark.holds("cost-center.limit-below-0")
 @pytest.mark.parametrize("strategy", list(BillingStrategy))
 def test_a_limit_below_zero_is_refused_and_nothing_changes(connection: Connection, strategy: BillingStrategy) -> None:
     before = get(connection)
@@ -134,6 +139,7 @@ def test_of_changes_at_once_that_expect_one_version_one_is_made(database: Databa
         assert get(connection).version == 2
 
 
+@pytest.mark.holds("cost-center.upgrade")
 def test_an_upgrade_balances_out_what_is_open_with_what_runs(connection: Connection) -> None:
     used(connection, team(), 1000, at=START + HOUR)
     record(connection, session_report(started_at=START + HOUR, workspace_class="xlarge"))
@@ -143,6 +149,7 @@ def test_an_upgrade_balances_out_what_is_open_with_what_runs(connection: Connect
     assert get_balance(connection, team(), at=START + 3 * HOUR) == 6000
 
 
+@pytest.mark.holds("cost-center.upgrade")
 def test_toggling_within_a_month_forgives_nothing_more(connection: Connection) -> None:
     get(connection)
     used(connection, team(), 1000, at=START + HOUR)
@@ -169,6 +176,7 @@ def test_an_upgrade_with_nothing_open_forgives_nothing(connection: Connection) -
     assert upgrades(connection) == []
 
 
+@pytest.mark.holds("cost-center.upgrade")
 def test_the_switch_and_its_balancing_out_are_one_transaction(database: Database) -> None:
     with database.transaction() as connection:
         used(connection, team(), 1000, at=START + HOUR)
@@ -180,6 +188,7 @@ def test_the_switch_and_its_balancing_out_are_one_transaction(database: Database
         assert upgrades(connection) == []
 
 
+@pytest.mark.holds("cost-center.due-reset-first")
 def test_an_expired_cost_center_is_reset_before_it_is_read(connection: Connection) -> None:
     get(connection)
     used(connection, team(), 80_000, at=START + DAY)
@@ -190,6 +199,7 @@ def test_an_expired_cost_center_is_reset_before_it_is_read(connection: Connectio
     assert get(connection, at=late) == found
 
 
+@pytest.mark.holds("cost-center.due-reset-first")
 def test_an_unexpired_cost_center_and_one_on_stripe_are_left_as_they_are(connection: Connection) -> None:
     opened = get(connection)
     assert get(connection, at=add_months(START, 1) - timedelta(microseconds=1)) == opened
@@ -197,6 +207,7 @@ def test_an_unexpired_cost_center_and_one_on_stripe_are_left_as_they_are(connect
     assert get(connection, at=START + 100 * DAY) == paying
 
 
+@pytest.mark.holds("cost-center.due-reset-first")
 def test_a_due_reset_comes_before_a_switch(connection: Connection) -> None:
     get(connection)
     used(connection, team(), 80_000, at=START + DAY)

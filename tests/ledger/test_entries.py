@@ -36,6 +36,7 @@ def entry(key: str = "invoice:in_1", kind: EntryKind = EntryKind.INVOICE, credit
     )
 
 
+@pytest.mark.holds("usage.corrected", "lesson.stale-overwrite")
 def test_what_is_booked_is_never_changed_or_removed(database: Database, subtests: pytest.Subtests) -> None:
     with database.transaction() as connection:
         used(connection, team(), 100, at=START + HOUR)
@@ -49,6 +50,7 @@ def test_what_is_booked_is_never_changed_or_removed(database: Database, subtests
             connection.execute(text(statement))
 
 
+@pytest.mark.holds("lesson.silent-conflict")
 def test_an_entry_is_appended_once_however_often_it_is_sent(connection: Connection) -> None:
     assert append_entries(connection, [entry()]) == 1
     assert append_entries(connection, [entry(), replace(entry(), credit_cents=-999)]) == 0
@@ -97,6 +99,7 @@ def test_an_entry_counts_as_since_an_instant_only_after_it(connection: Connectio
     assert not has_entry_since(connection, team("other"), EntryKind.INVOICE, since=just_before)
 
 
+@pytest.mark.holds("numbers.past-price", "lesson.repricing")
 def test_a_price_is_not_published_into_the_past(connection: Connection) -> None:
     publish_prices(connection, {"small": Decimal("0.3")}, at=START + DAY, actor=SYSTEM)
     with pytest.raises(InvalidInputError, match=r"at: '2026-01-01T12:00:00.* later than the latest price of small"):

@@ -53,6 +53,7 @@ def test_a_grant_answers_its_terms_and_is_audited(rt: Runtime) -> None:
     assert tuple(row) == ("service:tests", "grant.add", team(), details)
 
 
+@pytest.mark.holds("grants.same-key")
 def test_the_same_key_is_one_grant_even_after_it_expired(rt: Runtime) -> None:
     first = grant()
     assert grant(at=(START + 20 * DAY).isoformat()) == first
@@ -60,6 +61,7 @@ def test_the_same_key_is_one_grant_even_after_it_expired(rt: Runtime) -> None:
     assert len(listed(START)) == 1
 
 
+@pytest.mark.holds("grants.same-key")
 @pytest.mark.parametrize(
     "changes",
     [

@@ -49,6 +49,7 @@ def remaining(connection: Connection) -> list[int]:
     return [each.remaining_cents for each in list_grants(connection, account_of(team()), at=START + 400 * DAY)]
 
 
+@pytest.mark.holds("grants.in-force")
 def test_a_grant_lowers_the_balance_to_the_second_and_writes_nothing(connection: Connection) -> None:
     record(connection, session_report(workspace_class="xlarge"))
     give(connection, 250, at=START + MINUTE, expires_at=START + 4 * MINUTE)
@@ -57,6 +58,7 @@ def test_a_grant_lowers_the_balance_to_the_second_and_writes_nothing(connection:
     assert connection.execute(text("SELECT count(*) FROM ledger_entry")).scalar_one() == 0
 
 
+@pytest.mark.holds("grants.expiry")
 def test_a_settled_expiry_leaves_the_past_as_it_was_shown(connection: Connection) -> None:
     record(connection, session_report(workspace_class="xlarge"))
     give(connection, 250, at=START + MINUTE, expires_at=START + 4 * MINUTE)
@@ -73,6 +75,7 @@ def test_an_account_without_grants_shows_what_is_open_beside_one_that_has_some(c
     assert list_balances(connection, [(team(), at), (team("other"), at)]) == {team(): 0, team("other"): 1000}
 
 
+@pytest.mark.holds("grants.expiry")
 def test_a_grant_never_makes_a_balance_negative(connection: Connection) -> None:
     get(connection)
     give(connection, 5000)
@@ -83,6 +86,7 @@ def test_a_grant_never_makes_a_balance_negative(connection: Connection) -> None:
     assert remaining(connection) == [4000]
 
 
+@pytest.mark.holds("grants.burn-order")
 def test_a_grant_of_100_pays_30_and_keeps_70(connection: Connection) -> None:
     get(connection)
     give(connection, 10_000)
@@ -94,6 +98,7 @@ def test_a_grant_of_100_pays_30_and_keeps_70(connection: Connection) -> None:
     assert settled(connection) == [("grant_burn", -3_000, MONTH)]
 
 
+@pytest.mark.holds("grants.cycle-end")
 def test_grants_pay_before_the_allowance_of_a_cycle(connection: Connection) -> None:
     get(connection)
     put(connection, OTHER, 5)
@@ -155,6 +160,7 @@ def test_a_grant_given_with_an_early_at_does_not_pay_what_a_reset_paid(connectio
     assert verify(connection, at=MONTH + DAY).clean
 
 
+@pytest.mark.holds("grants.upgrade")
 def test_an_upgrade_forgives_what_grants_leave_and_ends_their_cycle(connection: Connection) -> None:
     get(connection)
     give(connection, 300)
@@ -167,6 +173,7 @@ def test_an_upgrade_forgives_what_grants_leave_and_ends_their_cycle(connection: 
     assert verify(connection, at=at).clean
 
 
+@pytest.mark.holds("grants.upgrade")
 def test_an_upgrade_forgives_only_what_grants_did_not_pay(connection: Connection) -> None:
     get(connection)
     give(connection, 300)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
@@ -217,6 +218,7 @@ def note(connection: Connection, key: str, cents: int, at: datetime) -> None:
     )
 
 
+@pytest.mark.holds("grants.burn-order", "grants.cycle-end")
 @example(
     history=History(
         grants=[Given(cents=1, priority=0, made=0, after=0, lasts=None, cap=None)],

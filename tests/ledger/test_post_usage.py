@@ -35,17 +35,20 @@ MICROSECOND = timedelta(microseconds=1)
 NOTHING = Posted(entries=0, credit_cents=0)
 
 
+@pytest.mark.holds("usage.nothing-to-do")
 def test_nothing_to_do_posts_nothing_however_often(connection: Connection) -> None:
     record(connection, session_report(), session_report(stopping_at=START + HOUR))
     for hours in (0, 1, 1000):
         assert post_batch(connection, at=START + hours * HOUR) == NOTHING
 
 
+@pytest.mark.holds("numbers.runtime", "usage.final", "lesson.no-stopping-time")
 def test_a_session_without_a_stopping_time_is_billed_until_it_stopped(connection: Connection) -> None:
     record(connection, stopped_report(MINUTE, workspace_class="default"))
     assert post_batch(connection, at=START + DAY) == Posted(entries=1, credit_cents=17)
 
 
+@pytest.mark.holds("numbers.runtime", "usage.final")
 def test_a_session_is_billed_until_it_was_stopping(connection: Connection) -> None:
     report = stopped_report(HOUR, stopping_at=START + 6 * MINUTE, workspace_class="xlarge")
     record(connection, report)
@@ -59,6 +62,7 @@ def test_a_session_that_stops_exactly_at_the_tick_is_posted_by_it(connection: Co
     assert post_batch(connection, at=START + HOUR).entries == 1
 
 
+@pytest.mark.holds("usage.late-stop", "lesson.outage")
 def test_a_stop_that_arrives_after_months_is_billed_once(connection: Connection) -> None:
     for days in range(1, 100, 30):
         assert post_batch(connection, at=START + days * DAY) == NOTHING
@@ -68,6 +72,7 @@ def test_a_stop_that_arrives_after_months_is_billed_once(connection: Connection)
     assert connection.execute(text("SELECT effective_at FROM ledger_entry")).scalar_one() == START + HOUR
 
 
+@pytest.mark.holds("numbers.runtime")
 def test_a_session_that_stopped_before_it_started_is_billed_0_and_visible(connection: Connection) -> None:
     record(connection, stopped_report(-HOUR, stopping_at=None))
     assert post_batch(connection, at=START - MICROSECOND) == NOTHING
@@ -76,6 +81,7 @@ def test_a_session_that_stopped_before_it_started_is_billed_0_and_visible(connec
     assert [(each.credit_cents, each.stops_before_start, each.draft) for each in page.entries] == [(0, True, False)]
 
 
+@pytest.mark.holds("numbers.past-price", "lesson.repricing")
 def test_a_price_change_never_prices_what_already_ran_anew(connection: Connection) -> None:
     across = stopped_report(2 * HOUR, workspace_class="xlarge")
     before = stopped_report(HOUR, workspace_class="xlarge")
@@ -99,6 +105,7 @@ def test_a_session_that_one_worker_is_posting_is_left_to_it(database: Database) 
         assert post_batch(connection, at=START + DAY) == NOTHING
 
 
+@pytest.mark.holds("lesson.stale-overwrite")
 def test_workers_at_once_post_each_session_once(database: Database) -> None:
     sessions, workers = 120, 4
     with database.transaction() as connection:
@@ -124,6 +131,7 @@ def test_workers_at_once_post_each_session_once(database: Database) -> None:
         assert connection.execute(text("SELECT sum(used_cents) FROM account_balance")).scalar_one() == sessions * 100
 
 
+@pytest.mark.holds("lesson.silent-conflict")
 def test_a_correction_that_comes_while_the_session_is_posted_is_not_lost(database: Database) -> None:
     wrong = stopped_report(HOUR, workspace_class="xlarge")
     with database.transaction() as connection:
@@ -144,6 +152,7 @@ def test_a_correction_that_comes_while_the_session_is_posted_is_not_lost(databas
         assert post_batch(connection, at=START + DAY).credit_cents == 6000
 
 
+@pytest.mark.holds("limits.announced-once")
 def test_a_reached_limit_is_announced_once_a_cycle(connection: Connection) -> None:
     record(connection, at=START)
     used(connection, team("over"), 50_000, at=START + 12 * HOUR)
@@ -163,6 +172,7 @@ def test_a_reached_limit_is_announced_once_a_cycle(connection: Connection) -> No
     assert announce_limits(connection, at=START + 41 * DAY).limits == 1
 
 
+@pytest.mark.holds("limits.settled-first")
 def test_a_limit_is_not_announced_for_usage_that_a_due_reset_will_cover(connection: Connection) -> None:
     record(connection, at=START)
     used(connection, team("twice"), 30_000, at=START + DAY)
@@ -173,6 +183,7 @@ def test_a_limit_is_not_announced_for_usage_that_a_due_reset_will_cover(connecti
     assert announce_limits(connection, at=START + 33 * DAY).limits == 0
 
 
+@pytest.mark.holds("limits.announced-again")
 def test_a_limit_that_was_raised_and_is_reached_again_is_announced_again(connection: Connection) -> None:
     record(connection, at=START)
     account = account_of(team("raised"))

@@ -4,6 +4,7 @@ import threading
 import time
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import Connection, text
 
 from tests.factories import DAY, HOUR, START, record, stopped_report, team
@@ -39,6 +40,7 @@ def wait_until_blocked(database: Database) -> None:
     raise AssertionError("the correction never waited for the posting")
 
 
+@pytest.mark.holds("lesson.outage")
 def test_a_correction_that_waits_for_a_posting_opens_the_session_again(database: Database) -> None:
     with database.transaction() as connection:
         record(connection, WRONG)

@@ -54,6 +54,7 @@ def five(connection: Connection) -> Connection:
     return connection
 
 
+@pytest.mark.holds("usage.summary", "usage.list")
 def test_usage_is_what_took_effect_in_the_range_with_drafts(five: Connection) -> None:
     assert used_in(five, START, END) == (700, 2)
     assert used_in(five, END, END) == (0, 0)
@@ -62,11 +63,13 @@ def test_usage_is_what_took_effect_in_the_range_with_drafts(five: Connection) ->
     assert used_in(five, START - 200 * DAY, END + 10 * DAY) == (2000, 5)
 
 
+@pytest.mark.holds("usage.summary")
 def test_each_entry_says_whether_it_is_a_draft(five: Connection) -> None:
     told = [(entry.draft, entry.credit_cents) for entry in usage(five).entries]
     assert sorted(told) == [(False, 400), (True, 300)]
 
 
+@pytest.mark.holds("usage.range-edges")
 def test_a_range_holds_its_start_and_not_its_end(connection: Connection) -> None:
     ends = [START, END - timedelta(seconds=1) + timedelta(microseconds=999), END, END + HOUR]
     record(connection, *(stopped_report(HOUR, started_at=end - HOUR, workspace_class="xlarge") for end in ends))
@@ -76,6 +79,7 @@ def test_a_range_holds_its_start_and_not_its_end(connection: Connection) -> None
     assert used_in(connection, START, END + MICROSECOND) == (18_000, 3)
 
 
+@pytest.mark.holds("numbers.runtime", "usage.draft")
 def test_a_running_session_is_a_draft_until_now(connection: Connection) -> None:
     record(connection, session_report(workspace_class="xlarge"))
     (draft,) = usage(connection, at=START + 12 * MINUTE).entries
@@ -88,6 +92,7 @@ def test_a_running_session_is_a_draft_until_now(connection: Connection) -> None:
     assert usage(connection, at=START - HOUR).entries == []
 
 
+@pytest.mark.holds("usage.draft")
 def test_a_stopping_session_is_a_draft_until_its_stopping(connection: Connection) -> None:
     record(connection, session_report(stopping_at=START + 6 * MINUTE, workspace_class="xlarge"))
     (draft,) = usage(connection, at=START + HOUR).entries
@@ -108,6 +113,7 @@ def test_a_correction_is_a_draft_of_the_difference_until_it_is_posted(connection
     assert after == [("adjustment", False, 500), ("session", False, 1000)]
 
 
+@pytest.mark.holds("usage.summary")
 def test_what_settles_usage_is_not_usage(connection: Connection) -> None:
     record(connection, stopped_report(workspace_class="xlarge"))
     post_batch(connection, at=START + DAY)
@@ -130,6 +136,7 @@ def test_usage_of_another_account_is_not_shown(connection: Connection) -> None:
     assert used_in(connection, START, END) == (0, 0)
 
 
+@pytest.mark.holds("usage.paging")
 def test_pages_are_newest_first_and_hold_each_entry_once(connection: Connection) -> None:
     instances = [make_id(number) for number in range(7)]
     record(connection, *(stopped_report(HOUR, instance_id=each) for each in instances))
@@ -159,6 +166,7 @@ def test_corrections_of_one_session_stand_in_one_order_on_pages_of_any_size(conn
         assert [entry for entries in paged for entry in entries] == whole
 
 
+@pytest.mark.holds("usage.paging")
 def test_a_page_has_50_entries_unless_asked(connection: Connection) -> None:
     record(connection, *(stopped_report() for _ in range(51)))
     assert [(len(page.entries), page.per_page) for page in (usage(connection), usage(connection, per_page=0))] == [
@@ -168,6 +176,7 @@ def test_a_page_has_50_entries_unless_asked(connection: Connection) -> None:
     assert len(usage(connection, per_page=1000).entries) == 51
 
 
+@pytest.mark.holds("usage.from-after-to", "usage.paging")
 def test_what_is_not_allowed_is_refused_by_its_name(connection: Connection, subtests: pytest.Subtests) -> None:
     for fields, field in REFUSED:
         with subtests.test(field):
@@ -176,6 +185,7 @@ def test_what_is_not_allowed_is_refused_by_its_name(connection: Connection, subt
             assert refused.value.field == field
 
 
+@pytest.mark.holds("usage.paging")
 def test_a_range_of_300_days_is_allowed(connection: Connection) -> None:
     assert used_in(connection, START, START + 300 * DAY) == (0, 0)
 

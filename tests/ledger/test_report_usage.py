@@ -51,6 +51,7 @@ def figures(found: UsageReport) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in found.rows]
 
 
+@pytest.mark.holds("usage.split-range", "usage.report")
 def test_a_session_over_midnight_is_split_at_it_and_counted_on_both_days(connection: Connection) -> None:
     record(connection, stopped_report(HOUR, started_at=START + DAY - 20 * MINUTE, **XLARGE))
     found = report(connection)
@@ -58,6 +59,7 @@ def test_a_session_over_midnight_is_split_at_it_and_counted_on_both_days(connect
     assert (found.totals.credit_cents, found.totals.seconds, found.totals.sessions) == (6000, 3600, 1)
 
 
+@pytest.mark.holds("usage.split-range")
 def test_a_range_takes_its_own_part_of_a_session_and_the_parts_sum_to_the_whole(connection: Connection) -> None:
     # 1 h at 1 cent in 6 s, cut where a cent is not over: rounded one by one the parts would come to more.
     record(connection, stopped_report(HOUR, workspace_class="small"))
@@ -70,6 +72,7 @@ def test_a_range_takes_its_own_part_of_a_session_and_the_parts_sum_to_the_whole(
     assert sum(parts) == report(connection).totals.credit_cents == 600
 
 
+@pytest.mark.holds("usage.split-minimum")
 def test_a_minimum_accrues_with_the_first_second_and_a_step_as_it_begins(connection: Connection) -> None:
     rule = ChargeRule(minimum_cents=CreditCents(150), rounding_seconds=60)
     add_version(connection, "steps", PriceVersion(effective_from=ALL_TIME, credits_per_minute=Decimal(1), rule=rule))
@@ -80,6 +83,7 @@ def test_a_minimum_accrues_with_the_first_second_and_a_step_as_it_begins(connect
     assert parts == [150, 0, 50, 0, 100, 0, 100, 0, 0]
 
 
+@pytest.mark.holds("usage.report")
 def test_drafts_count_as_of_the_instant_asked_and_no_further(connection: Connection) -> None:
     record(connection, session_report(**XLARGE))
     assert figures(report(connection, at=START + 10 * MINUTE)) == [(date(2026, 1, 1), 1000, 600, 1)]
@@ -94,6 +98,7 @@ def test_a_capped_session_counts_up_to_its_cap(connection: Connection) -> None:
     assert report(connection).totals.credit_cents == 1000
 
 
+@pytest.mark.holds("usage.split-range")
 def test_all_of_time_is_what_is_posted_plus_what_is_not(connection: Connection) -> None:
     wrong = stopped_report(2 * HOUR, **XLARGE)
     record(connection, wrong, session_report(**XLARGE), stopped_report(-HOUR), session_report(stopping_at=START + HOUR))
@@ -136,6 +141,7 @@ def by_hand(connection: Connection, group_by: Sequence[Group]) -> list[tuple[Any
     return [tuple(row) for row in connection.execute(text(statement))]
 
 
+@pytest.mark.holds("usage.report")
 @pytest.mark.parametrize(
     "group_by",
     [
@@ -189,6 +195,7 @@ def token(at: str, *keys: tuple[str, str]) -> str:
     return base64.urlsafe_b64encode(json.dumps([at, keys]).encode()).decode()
 
 
+@pytest.mark.holds("usage.from-after-to", "usage.report")
 @pytest.mark.parametrize(
     ("asked", "field"),
     [
@@ -229,6 +236,7 @@ def test_a_token_that_no_page_gave_is_refused(told: str) -> None:
         parse_token(told)
 
 
+@pytest.mark.holds("usage.report")
 def test_a_leap_year_fits_into_one_report(connection: Connection) -> None:
     start = datetime(2028, 1, 1, tzinfo=START.tzinfo)
     assert report(connection, start=start, end=add_months(start, 12), at=start).rows == []

@@ -62,6 +62,7 @@ def to_stripe(connection: Connection, attribution_id: AttributionId, *, at: date
     )
 
 
+@pytest.mark.holds("cost-center.reset")
 @pytest.mark.parametrize(
     ("cents", "limit", "left"), [(30_000, 500, 0), (50_000, 500, 0), (80_000, 500, 30_000), (100, 0, 100)]
 )
@@ -85,6 +86,7 @@ def test_a_cycle_is_due_at_its_end_and_no_sooner(connection: Connection) -> None
     assert reset_due(connection, at=MONTH).cycles == 1
 
 
+@pytest.mark.holds("cost-center.reset")
 def test_a_balance_of_zero_or_less_is_left_alone(connection: Connection) -> None:
     open_with(connection, team(), limit=500)
     open_with(connection, team("credit"), limit=500)
@@ -117,6 +119,7 @@ def test_a_reset_counts_what_runs_at_the_cycles_end(connection: Connection) -> N
     assert get_balance(connection, team(), at=MONTH + HOUR) == 6000
 
 
+@pytest.mark.holds("cost-center.reset")
 def test_an_account_on_stripe_is_never_reset(connection: Connection) -> None:
     open_with(connection, team(), limit=500)
     to_stripe(connection, team(), at=START)
@@ -126,6 +129,7 @@ def test_an_account_on_stripe_is_never_reset(connection: Connection) -> None:
     assert resets(connection) == []
 
 
+@pytest.mark.holds("cost-center.two-months-late")
 def test_a_late_account_catches_up_one_cycle_at_a_time_each_with_its_allowance(connection: Connection) -> None:
     anchor = datetime(2026, 1, 31, 9, tzinfo=UTC)
     open_with(connection, team(), limit=100, at=anchor)
@@ -141,6 +145,7 @@ def test_a_late_account_catches_up_one_cycle_at_a_time_each_with_its_allowance(c
     assert current.next_billing_at == datetime(2026, 4, 30, 9, tzinfo=UTC)
 
 
+@pytest.mark.holds("cost-center.reset-once", "lesson.read-resets")
 def test_a_reset_run_twice_is_one_reset(connection: Connection) -> None:
     open_with(connection, team(), limit=500)
     used(connection, team(), 80_000, at=START + DAY)
@@ -148,6 +153,7 @@ def test_a_reset_run_twice_is_one_reset(connection: Connection) -> None:
     assert len(resets(connection)) == 1
 
 
+@pytest.mark.holds("cost-center.reset-once", "lesson.read-resets")
 def test_workers_and_readers_at_once_reset_each_cycle_once(database: Database) -> None:
     accounts, workers = [team(number) for number in range(10)], 4
     with database.transaction() as connection:
@@ -180,6 +186,7 @@ def test_workers_and_readers_at_once_reset_each_cycle_once(database: Database) -
         assert all(cost_centers.get_current(connection, each).cycle.number == 3 for each in accounts)
 
 
+@pytest.mark.holds("cost-center.due-reset-first")
 def test_a_reader_that_waited_for_the_job_still_applies_what_is_due(database: Database) -> None:
     late = add_months(START, 3)
 
@@ -204,6 +211,7 @@ def reset_and_crash(database: Database) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.holds("cost-center.reset-atomic", "lesson.half-reset")
 def test_a_crash_after_the_reset_leaves_neither_entry_nor_new_cycle(database: Database) -> None:
     with database.transaction() as connection:
         open_with(connection, team(), limit=500)
@@ -216,6 +224,7 @@ def test_a_crash_after_the_reset_leaves_neither_entry_nor_new_cycle(database: Da
         assert reset_due(connection, at=MONTH).cycles == 1
 
 
+@pytest.mark.holds("cost-center.reset-atomic", "lesson.half-reset")
 def test_a_cycle_that_cannot_advance_leaves_no_entry_and_holds_up_no_other(database: Database) -> None:
     accounts = [team(number) for number in range(5)]
     with database.transaction() as connection:

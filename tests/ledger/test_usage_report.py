@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
@@ -100,6 +101,7 @@ def expected(examples: Sequence[Case], start: datetime, end: datetime, at: datet
     return found
 
 
+@pytest.mark.holds("usage.split-minimum")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(examples=NUMBERED, asked=RANGES, at=INSTANTS, tick=INSTANTS)
 def test_the_database_splits_as_the_domain_does(
@@ -124,6 +126,7 @@ def test_the_database_splits_as_the_domain_does(
     assert sum(row.credit_cents for row in whole) == sums[0]
 
 
+@pytest.mark.holds("usage.split-range")
 @settings(max_examples=200, deadline=None)
 @given(case=cases(), cuts=CUTS, at=INSTANTS)
 def test_the_parts_of_every_partition_sum_to_the_whole(case: Case, cuts: list[datetime], at: datetime) -> None:

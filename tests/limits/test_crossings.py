@@ -102,6 +102,7 @@ def announce(connection: Connection, policy: LimitPolicy | None = None) -> int:
     return sum(announce_crossings(connection, at=NOW, policy=policy or LimitPolicy()).values())
 
 
+@pytest.mark.holds("limits.thresholds")
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     examples=st.lists(cases(), min_size=1, max_size=12),
@@ -254,6 +255,7 @@ def test_a_limit_is_announced_whatever_the_thresholds_name(connection: Connectio
     assert [row.task for row in told(connection)] == both
 
 
+@pytest.mark.holds("limits.announced-again")
 def test_a_balance_that_fell_and_rises_again_in_one_cycle_is_not_announced_again(connection: Connection) -> None:
     open_account(connection, team(), limit=10, balance=1_000)
     assert announce(connection) == 4
@@ -263,6 +265,7 @@ def test_a_balance_that_fell_and_rises_again_in_one_cycle_is_not_announced_again
     assert announce(connection) == 0
 
 
+@pytest.mark.holds("limits.thresholds")
 def test_what_is_used_in_one_go_is_announced_from_below_and_the_limit_when_it_comes(connection: Connection) -> None:
     open_account(connection, team(), limit=100, balance=8_000)
     assert announce(connection) == 2
@@ -278,6 +281,7 @@ def test_what_is_used_in_one_go_is_announced_from_below_and_the_limit_when_it_co
     ]
 
 
+@pytest.mark.holds("limits.settled-first")
 @pytest.mark.parametrize("strategy", ["stripe", "other"])
 def test_a_limit_is_not_announced_for_usage_that_a_reset_or_an_invoice_which_is_not_booked_yet_will_settle(
     connection: Connection, strategy: str
@@ -313,6 +317,7 @@ def test_a_hard_limit_that_moves_with_its_grace_is_announced_where_it_stands_now
     assert announce(connection, LimitPolicy(thresholds=(), grace=HardLimitGrace(credits=5))) == 1
 
 
+@pytest.mark.holds("limits.announced-once")
 def test_ticks_at_once_announce_each_crossing_once(database: Database) -> None:
     accounts, workers = 40, 4
     with database.transaction() as connection:
@@ -331,6 +336,7 @@ def test_ticks_at_once_announce_each_crossing_once(database: Database) -> None:
         assert len(told(connection)) == 4 * accounts
 
 
+@pytest.mark.holds("limits.announced-once")
 def test_a_tick_that_fails_announces_nothing_and_the_next_does(database: Database) -> None:
     with database.transaction() as connection:
         open_account(connection, team(), limit=10, balance=500)

@@ -70,6 +70,7 @@ def test_an_unknown_account_is_opened_and_may_start(connection: Connection) -> N
     assert get(connection, at=START + DAY).cycle.started_at == START
 
 
+@pytest.mark.holds("limits.exhaustion", "lesson.stale-limits")
 def test_what_runs_uses_up_the_limit_to_the_second(connection: Connection) -> None:
     record(connection, session_report(workspace_class="xlarge"))
     edge = START + 500 * MINUTE
@@ -81,6 +82,7 @@ def test_what_runs_uses_up_the_limit_to_the_second(connection: Connection) -> No
     assert at_limit.exhausted_at == edge
 
 
+@pytest.mark.holds("limits.hard-limit")
 def test_within_its_grace_an_account_may_start(connection: Connection) -> None:
     record(connection, session_report(workspace_class="xlarge"))
     seen = [check(connection, at=START + minutes * MINUTE, policy=TENTH) for minutes in (499, 500, 549, 550)]
@@ -97,6 +99,7 @@ def test_a_due_reset_is_applied_first(connection: Connection) -> None:
     assert (renewed.reason, renewed.balance_cents) == (OK, 0)
 
 
+@pytest.mark.holds("limits.exhaustion")
 def test_what_would_outlast_the_cycle_is_never_exhausted_in_it(connection: Connection) -> None:
     month = add_months(START, 1)
     report = session_report(workspace_class="xlarge", started_at=month - 500 * MINUTE)
@@ -121,12 +124,14 @@ def test_a_paying_accounts_course_does_not_end_with_its_cycle(connection: Connec
     assert check(connection, at=START + HOUR).exhausted_at == START + 1_000_000 * MINUTE - 3 * SECOND
 
 
+@pytest.mark.holds("limits.exhaustion")
 def test_a_future_price_is_reckoned_with(connection: Connection) -> None:
     record(connection, session_report(workspace_class="xlarge"))
     publish_prices(connection, {"xlarge": Decimal(4)}, at=START + 100 * MINUTE, actor=SYSTEM)
     assert check(connection, at=START + HOUR).exhausted_at == START + 200 * MINUTE
 
 
+@pytest.mark.holds("limits.exhaustion")
 def test_a_session_that_is_to_stop_first_uses_nothing_up(connection: Connection) -> None:
     get(connection)
     record(connection, session_report(workspace_class="xlarge", stopping_at=START + 499 * MINUTE))
@@ -146,6 +151,7 @@ def reports(draw: st.DrawFn) -> SessionReport:
     )
 
 
+@pytest.mark.holds("limits.exhaustion")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     running=st.lists(reports(), min_size=1, max_size=6),

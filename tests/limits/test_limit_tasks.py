@@ -138,6 +138,7 @@ def test_a_run_for_another_instant_leaves_the_present_balances_alone(rt: Runtime
     assert shown(rt.redis)[b"as_of"] == NOW.isoformat().encode()
 
 
+@pytest.mark.holds("limits.redis-away")
 def test_a_flushed_redis_is_whole_after_the_next_tick(rt: Runtime) -> None:
     with rt.transaction() as connection:
         record(connection, stopped_report(), stopped_report(attribution_id=team("other")))
@@ -148,6 +149,7 @@ def test_a_flushed_redis_is_whole_after_the_next_tick(rt: Runtime) -> None:
         assert shown(rt.redis)[b"balance_cents"] == shown(rt.redis, team("other"))[b"balance_cents"] == b"100"
 
 
+@pytest.mark.holds("limits.redis-away")
 def test_without_redis_the_money_is_posted_and_announced_all_the_same(
     environment: dict[str, str], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def open_quiet(database: Database, *names: object) -> None:
         connection.execute(text(AGED))
 
 
+@pytest.mark.holds("lesson.stale-limits")
 def test_a_snapshot_is_one_hash_of_texts(database: Database, client: "redis.Redis") -> None:
     with database.transaction() as connection:
         record(connection, session_report(), session_report(workspace_class="large"))

@@ -49,6 +49,7 @@ def test_what_is_as_the_settings_say_is_no_error(world: StripeWorld) -> None:
     assert check(world, world.price_by_currency["eur"], currency=None) == ""
 
 
+@pytest.mark.holds("stripe.setup")
 def test_each_price_and_meter_that_is_otherwise_is_named_with_what_it_must_be(world: StripeWorld) -> None:
     eur, seat = world.price_by_currency["eur"], world.flat_price()
     assert f"a key: price {eur}: currency is 'eur', must be 'usd'" in check(world, eur)
@@ -61,6 +62,7 @@ def test_each_price_and_meter_that_is_otherwise_is_named_with_what_it_must_be(wo
     assert "no meter takes events of the name 'other'" in check(world, eur, event_name="other")
 
 
+@pytest.mark.holds("stripe.setup")
 def test_a_meter_that_adds_up_or_is_switched_off_is_named(world: StripeWorld) -> None:
     summing = world.v1.billing.meters.create(
         {"display_name": "Sum", "event_name": "summed", "default_aggregation": {"formula": "sum"}}
@@ -74,6 +76,7 @@ def test_a_meter_that_adds_up_or_is_switched_off_is_named(world: StripeWorld) ->
     )
 
 
+@pytest.mark.holds("stripe.setup")
 def test_nothing_is_sent_to_a_meter_that_was_switched_off_and_nobody_is_parked(
     bench: Bench, rt: Runtime, broker: str
 ) -> None:
@@ -85,6 +88,7 @@ def test_nothing_is_sent_to_a_meter_that_was_switched_off_and_nobody_is_parked(
     assert bench.rows("SELECT max(attempts) FROM meter_report")[0] == (0,)
 
 
+@pytest.mark.holds("stripe.refused-key")
 def test_after_accounts_were_parked_the_set_up_is_looked_at_before_more_are(
     bench: Bench, rt: Runtime, broker: str
 ) -> None:
@@ -105,6 +109,7 @@ def test_that_stripe_is_away_keeps_no_worker_from_starting(rt: Runtime) -> None:
         assert down.asked
 
 
+@pytest.mark.holds("stripe.setup")
 def test_a_stripe_worker_with_a_wrong_price_does_not_start_and_says_why(environment: dict[str, str]) -> None:
     with stripe_world(BEGIN) as world:
         seat = world.flat_price()

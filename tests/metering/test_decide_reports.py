@@ -24,6 +24,7 @@ def quantities(bench: Bench) -> list[int]:
     return [quantity for _, quantity, _ in bench.reports()]
 
 
+@pytest.mark.holds("stripe.quantity")
 @pytest.mark.parametrize(("cents", "quantity"), [(1, 1), (99, 1), (100, 1), (101, 2), (123_455, 1235)], ids=str)
 def test_what_is_reported_are_whole_credits_rounded_up(bench: Bench, cents: int, quantity: int) -> None:
     bench.pay(ACCOUNT)
@@ -40,6 +41,7 @@ def test_a_balance_of_nothing_or_less_is_not_reported_where_nothing_was_told(ben
     assert bench.sync(NOON) == 0
 
 
+@pytest.mark.holds("stripe.quantity")
 def test_a_balance_that_falls_below_nothing_is_reported_as_nothing(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 3, until=NOON)
@@ -56,6 +58,7 @@ def test_what_runs_is_reported_up_to_the_second(bench: Bench) -> None:
     assert bench.reports() == [(NOON, 60, "pending")]
 
 
+@pytest.mark.holds("stripe.quantity", "stripe.one-subscription")
 def test_only_accounts_on_stripe_with_an_open_subscription_are_reported(bench: Bench) -> None:
     unsubscribed, ended, half = team("unsubscribed"), team("ended"), team("half")
     for account in (ended, ACCOUNT):
@@ -91,6 +94,7 @@ def switch(bench: Bench, account: str, strategy: BillingStrategy) -> None:
         )
 
 
+@pytest.mark.holds("stripe.quantity")
 def test_nothing_is_reported_while_the_whole_credits_stay_the_same(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, "0.05", until=NOON)
@@ -115,6 +119,7 @@ def test_a_new_period_is_told_its_quantity_even_if_it_equals_the_last_periods(be
     assert quantities(bench) == [5, 5]
 
 
+@pytest.mark.holds("cost-center.still-subscribed")
 def test_an_account_cannot_leave_stripe_while_its_subscription_is_open(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     with pytest.raises(InvalidInputError, match="while the subscription sub_"):
@@ -184,6 +189,7 @@ def test_a_period_that_knows_its_closing_quantity_gets_no_closing_report(bench: 
         assert report_closing_quantity(connection, ACCOUNT, period_end=PERIOD_END) == 0
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_sync_answers_the_very_reports_and_writes_and_sends_nothing(
     bench: Bench, rt: Runtime, broker: str
 ) -> None:

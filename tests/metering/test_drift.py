@@ -46,6 +46,7 @@ def test_where_everything_was_counted_nothing_is_astray(bench: Bench) -> None:
     assert (compared.accounts, compared.unsettled, compared.drifts, compared.after) == (3, 0, [], None)
 
 
+@pytest.mark.holds("stripe.drift")
 def test_what_stripe_took_and_did_not_count_is_shown_in_credits_and_sent_anew_on_request(bench: Bench) -> None:
     customers = bench.crowd(3, at=NOON)
     lost = next(iter(customers))
@@ -62,6 +63,7 @@ def test_what_stripe_took_and_did_not_count_is_shown_in_credits_and_sent_anew_on
     assert noted == (SYSTEM, lost)
 
 
+@pytest.mark.holds("lesson.runaway")
 def test_what_stripe_never_counts_is_parked_in_the_end(bench: Bench) -> None:
     ((account, customer),) = bench.crowd(1, at=NOON).items()
     lose(bench, customer)
@@ -97,6 +99,7 @@ def test_what_somebody_else_told_the_meter_is_shown(bench: Bench) -> None:
     assert kinds(compare(bench)) == {account: (DriftKind.METER, 0, 0, Decimal(3))}
 
 
+@pytest.mark.holds("stripe.drift")
 def test_what_is_owed_for_longer_than_a_sync_takes_is_shown_and_reported_on_request(bench: Bench) -> None:
     ((account, customer),) = bench.crowd(1, at=NOON).items()
     bench.send()
@@ -111,6 +114,7 @@ def test_what_is_owed_for_longer_than_a_sync_takes_is_shown_and_reported_on_requ
     assert compare(bench, LATER + HOUR).drifts == []
 
 
+@pytest.mark.holds("stripe.drift")
 def test_a_parked_account_and_one_that_nothing_bills_are_astray(bench: Bench) -> None:
     customers = bench.crowd(4, at=NOON)
     parked, unbillable, deleted, _ = customers
@@ -142,6 +146,7 @@ def test_accounts_are_compared_page_by_page_and_a_report_goes_on_where_it_was_cu
     assert (rest.accounts, rest.after) == (3, None)
 
 
+@pytest.mark.holds("stripe.drift", "lesson.restarted-schedule", "lesson.meter-errors")
 def test_the_task_fails_with_the_numbers_and_a_beat_compares_once_a_day(bench: Bench, rt: Runtime, broker: str) -> None:
     ((account, customer),) = bench.crowd(1, at=NOON).items()
     TestClock(rt.redis).advance(LATER)

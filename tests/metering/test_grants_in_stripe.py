@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
+
 from tests.factories import DAY, HOUR, account_of, call, give, team
 from tests.stripe_world.bench import Bench
 from tests.stripe_world.fixtures import BEGIN
@@ -53,6 +55,7 @@ def finish(bench: Bench, period_end: datetime) -> None:
     bench.send()
 
 
+@pytest.mark.holds("grants.stripe")
 def test_a_grant_lowers_what_is_reported(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     grant(bench, 4)
@@ -105,6 +108,7 @@ def test_a_closing_that_is_asked_for_twice_burns_once_and_late_usage_is_paid_lat
     assert bench.balance(ACCOUNT, FIRST) == 500
 
 
+@pytest.mark.holds("grants.stripe")
 def test_what_a_period_was_told_is_not_paid_by_a_grant_that_nobody_told_stripe_of(bench: Bench) -> None:
     customer = bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 10, until=FIRST - 3 * HOUR)

@@ -39,6 +39,7 @@ def reject(bench: Bench, codes: dict[str, str]) -> None:
     bench.world.switch("meters", reject=codes)
 
 
+@pytest.mark.holds("stripe.meter-error")
 def test_an_account_whose_event_failed_for_good_is_parked_and_announced(bench: Bench) -> None:
     customers = bench.crowd(3, at=NOON)
     bad = next(iter(customers))
@@ -52,6 +53,7 @@ def test_an_account_whose_event_failed_for_good_is_parked_and_announced(bench: B
     assert len(bench.rows("SELECT 1 FROM meter_report WHERE state = 'accepted'")) == 2
 
 
+@pytest.mark.holds("stripe.meter-error", "lesson.meter-errors")
 def test_an_event_that_failed_for_a_passing_reason_is_sent_anew_after_a_while(bench: Bench) -> None:
     ((account, customer),) = bench.crowd(1, at=NOON).items()
     reject(bench, {customer: "archived_meter"})
@@ -76,6 +78,7 @@ def test_the_same_thin_event_twice_has_one_effect(bench: Bench) -> None:
     assert fields(bench, account).resends == 1
 
 
+@pytest.mark.holds("stripe.meter-error")
 def test_an_event_that_came_too_late_is_dropped_and_the_next_report_tells_it(bench: Bench) -> None:
     ((account, customer),) = bench.crowd(1, at=NOON).items()
     reject(bench, {customer: "timestamp_too_far_in_past"})
@@ -115,6 +118,7 @@ def test_another_event_is_refused(bench: Bench) -> None:
         handle(bench, "evt_none")
 
 
+@pytest.mark.holds("lesson.meter-errors")
 def test_where_more_failed_than_are_named_the_others_of_that_time_are_looked_up(
     database: Database, rt: Runtime, broker: str
 ) -> None:
@@ -140,6 +144,7 @@ def test_where_more_failed_than_are_named_the_others_of_that_time_are_looked_up(
         assert counted == [(int(today.timestamp()), 5)] * 14
 
 
+@pytest.mark.holds("stripe.release-parked", "lesson.starving-customer")
 def test_a_released_account_is_sent_anew_and_its_sync_goes_on(bench: Bench, rt: Runtime, broker: str) -> None:
     customers = bench.crowd(2, at=NOON)
     account = min(customers)
@@ -160,6 +165,7 @@ def test_a_released_account_is_sent_anew_and_its_sync_goes_on(bench: Bench, rt: 
     assert again == SENT_ANEW | {"sent_anew": 0}
 
 
+@pytest.mark.holds("stripe.release-parked")
 def test_what_is_too_old_when_it_is_released_is_told_by_the_next_report(bench: Bench, rt: Runtime, broker: str) -> None:
     ((account, customer),) = bench.crowd(1, at=NOON).items()
     bench.world.v1.customers.delete(customer)

@@ -69,6 +69,7 @@ def use_both(bench: Bench, *, at: datetime = NOON) -> None:
     bench.sync(at)
 
 
+@pytest.mark.holds("stripe.one-subscription")
 def test_an_account_with_two_subscriptions_is_parked_with_the_reason_and_the_others_go_on(
     bench: Bench, rt: Runtime, broker: str
 ) -> None:
@@ -87,6 +88,7 @@ def test_an_account_with_two_subscriptions_is_parked_with_the_reason_and_the_oth
     assert [state for _, _, state in bench.reports(OTHER)] == ["accepted"]
 
 
+@pytest.mark.holds("stripe.one-subscription")
 def test_it_is_told_once_and_shown_as_astray(bench: Bench, rt: Runtime, broker: str) -> None:
     customer, _ = pay(bench)
     second = subscribe(bench, customer)
@@ -97,6 +99,7 @@ def test_it_is_told_once_and_shown_as_astray(bench: Bench, rt: Runtime, broker: 
     assert [each.kind for each in compare(bench).drifts] == [DriftKind.PARKED]
 
 
+@pytest.mark.holds("stripe.release-unbillable")
 def test_released_before_it_is_mended_it_is_parked_anew_and_after_that_its_sync_goes_on(
     bench: Bench, rt: Runtime, broker: str
 ) -> None:
@@ -116,6 +119,7 @@ def test_released_before_it_is_mended_it_is_parked_anew_and_after_that_its_sync_
     assert [value for _, value in bench.world.meter_events(customer)] == [5]
 
 
+@pytest.mark.holds("stripe.release-unbillable")
 def test_what_waits_to_be_sent_when_it_is_parked_waits_on_and_goes_out_when_it_is_released(
     bench: Bench, rt: Runtime, broker: str
 ) -> None:
@@ -131,6 +135,7 @@ def test_what_waits_to_be_sent_when_it_is_parked_waits_on_and_goes_out_when_it_i
     assert [value for _, value in bench.world.meter_events(customer)] == [5]
 
 
+@pytest.mark.holds("stripe.one-subscription")
 @pytest.mark.parametrize("of_ours", [True, False], ids=["of ours", "of another price on our meter"])
 def test_a_second_metered_item_parks_and_its_end_is_mending(
     bench: Bench, rt: Runtime, broker: str, *, of_ours: bool
@@ -149,6 +154,7 @@ def test_a_second_metered_item_parks_and_its_end_is_mending(
     assert bench.send().accepted == 2
 
 
+@pytest.mark.holds("stripe.one-subscription")
 def test_an_item_of_another_price_beside_ours_parks_nobody(bench: Bench, rt: Runtime, broker: str) -> None:
     _, subscription = pay(bench)
     change(bench, subscription, {"price": bench.world.flat_price()})
@@ -158,6 +164,7 @@ def test_an_item_of_another_price_beside_ours_parks_nobody(bench: Bench, rt: Run
     assert bench.send().accepted == 2
 
 
+@pytest.mark.holds("stripe.one-subscription")
 def test_a_subscription_without_an_item_of_ours_parks(bench: Bench, rt: Runtime, broker: str) -> None:
     customer, subscription = pay(bench)
     ours, _ = change(bench, subscription, {"price": bench.world.flat_price()})
@@ -172,6 +179,7 @@ def test_a_subscription_without_an_item_of_ours_parks(bench: Bench, rt: Runtime,
     assert [value for _, value in bench.world.meter_events(customer)] == [5]
 
 
+@pytest.mark.holds("stripe.one-subscription")
 def test_who_had_a_subscription_before_ours_was_made_is_parked_at_once(bench: Bench, rt: Runtime, broker: str) -> None:
     customer = bench.customer(ONE)
     subscribe(bench, customer)
@@ -181,6 +189,7 @@ def test_who_had_a_subscription_before_ours_was_made_is_parked_at_once(bench: Be
     assert bench.told(ONE).count("account_parked") == 1
 
 
+@pytest.mark.holds("stripe.one-subscription")
 def test_a_subscription_whose_event_never_came_is_found_by_the_daily_look(
     bench: Bench, rt: Runtime, broker: str
 ) -> None:
@@ -193,6 +202,7 @@ def test_a_subscription_whose_event_never_came_is_found_by_the_daily_look(
     assert list(parked(bench)) == [ONE]
 
 
+@pytest.mark.holds("stripe.release-unbillable")
 def test_a_look_from_before_the_release_changes_nothing(bench: Bench, rt: Runtime, broker: str) -> None:
     customer, _ = pay(bench)
     second = subscribe(bench, customer)

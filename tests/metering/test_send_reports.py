@@ -125,6 +125,7 @@ def test_of_a_period_that_was_not_sent_only_the_last_report_is(bench: Bench) -> 
     assert [value for _, value in bench.world.meter_events()] == [10]
 
 
+@pytest.mark.holds("stripe.last-report-only")
 def test_six_hours_of_changes_without_stripe_are_one_call(bench: Bench) -> None:
     customers = with_reports(bench, ACCOUNT, team("two"))
     end = NOON
@@ -163,6 +164,7 @@ def test_reports_are_claimed_oldest_first(bench: Bench) -> None:
     assert [claim(bench, 1)[0].attribution_id for _ in accounts] == accounts[::-1]
 
 
+@pytest.mark.holds("stripe.failed-report")
 def test_a_report_that_stripe_is_too_busy_for_is_due_later_and_the_others_go_on(bench: Bench) -> None:
     other = team("two")
     customers = with_reports(bench, ACCOUNT, other)
@@ -233,6 +235,7 @@ def test_the_pause_doubles_up_to_ten_minutes() -> None:
     assert [backoff(attempts).total_seconds() for attempts in (1, 2, 3, 7, 8, 1000)] == [5, 10, 20, 320, 600, 600]
 
 
+@pytest.mark.holds("stripe.failed-report", "lesson.starving-customer")
 def test_a_report_that_can_never_succeed_is_parked_with_the_reason_and_the_others_go_on(bench: Bench) -> None:
     other = team("two")
     customers = with_reports(bench, ACCOUNT, other)
@@ -245,6 +248,7 @@ def test_a_report_that_can_never_succeed_is_parked_with_the_reason_and_the_other
     assert bench.sync(NOON + HOUR) == 0
 
 
+@pytest.mark.holds("lesson.retried-post")
 def test_a_crash_after_the_call_and_before_the_settling_has_one_effect(bench: Bench) -> None:
     with_reports(bench, ACCOUNT)
     with pytest.raises(CrashError):
@@ -323,6 +327,7 @@ def test_the_task_sends_what_is_due_and_says_how_much(bench: Bench, rt: Runtime,
     assert sync.send_meter_events() == sent | {"accepted": 0}
 
 
+@pytest.mark.holds("stripe.failed-report", "lesson.starving-customer", "lesson.green-metrics")
 def test_the_task_ends_in_error_with_counts_if_a_report_was_parked(bench: Bench, rt: Runtime, broker: str) -> None:
     customers = with_reports(bench, ACCOUNT, team("two"))
     bench.world.v1.customers.delete(customers[ACCOUNT])
@@ -348,6 +353,7 @@ def test_reports_wait_while_stripe_is_down_and_go_when_it_is_back(bench: Bench, 
     assert bench.send(up) == Sent(accepted=len(accounts), retried=0, parked=0)
 
 
+@pytest.mark.holds("stripe.refused-key")
 def test_a_key_that_stripe_does_not_know_parks_nobody(bench: Bench) -> None:
     bench.crowd(6, at=NOON)
     with answering((401, error("no such key", kind="invalid_request_error"))) as refusing:
@@ -358,6 +364,7 @@ def test_a_key_that_stripe_does_not_know_parks_nobody(bench: Bench) -> None:
     assert bench.send() == Sent(accepted=6, retried=0, parked=0)
 
 
+@pytest.mark.holds("stripe.refused-key", "lesson.runaway")
 def test_a_run_that_parks_account_after_account_stops(bench: Bench) -> None:
     bench.crowd(PARKED_IN_A_ROW_MAX + 8, at=NOON)
     with answering((400, error("no meter"))) as refusing:
@@ -401,6 +408,7 @@ def test_a_low_rate_slows_threads_down_and_stops_nobody(bench: Bench, redis_url:
     assert bench.rows("SELECT max(attempts) FROM meter_report")[0] == (1,)
 
 
+@pytest.mark.holds("stripe.retry-after")
 def test_a_long_pause_ends_the_run_and_parks_nobody(bench: Bench, redis_url: str) -> None:
     bench.crowd(6, at=NOON)
     pacer = Pacer(redis.Redis.from_url(redis_url), calls_per_second=1000)
@@ -417,6 +425,7 @@ def test_threads_send_each_report_once(bench: Bench) -> None:
     assert len(bench.world.meter_events()) == 40
 
 
+@pytest.mark.holds("stripe.failed-report", "lesson.starving-customer")
 def test_who_is_parked_is_announced_and_noted_once(bench: Bench) -> None:
     customers = with_reports(bench, ACCOUNT)
     bench.send(Refusing(bench, customers[ACCOUNT], PermanentError("nobody")))

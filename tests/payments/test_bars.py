@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from tests.factories import DAY, LIMITS, SYSTEM, team, user
 from tests.payments.test_dunning import ACCOUNT, FAILED, failing, sweep
 from tests.payments.test_reflect_dispute import ANNA, bank, disputed, handle, own
@@ -24,6 +26,7 @@ def may_start(bench: Bench, account: AttributionId) -> tuple[bool, str]:
     return answer.may_start, answer.reason
 
 
+@pytest.mark.holds("limits.bar")
 def test_a_suspended_account_may_not_start_until_it_is_paid(bench: Bench) -> None:
     invoice_id = failing(bench)
     sweep(bench, timedelta(days=19))
@@ -37,6 +40,7 @@ def test_a_suspended_account_may_not_start_until_it_is_paid(bench: Bench) -> Non
     assert may_start(bench, ACCOUNT) == (True, "ok")
 
 
+@pytest.mark.holds("limits.bar")
 def test_an_individual_may_not_start_while_a_dispute_stands(bench: Bench) -> None:
     account = user("anna")
     dispute = disputed(bench, account)
@@ -49,6 +53,7 @@ def test_an_individual_may_not_start_while_a_dispute_stands(bench: Bench) -> Non
     assert may_start(bench, account) == (True, "ok")
 
 
+@pytest.mark.holds("limits.bar")
 def test_an_owner_who_is_blocked_for_a_team_may_not_start_but_the_team_may(bench: Bench) -> None:
     account = team("disputed")
     own(bench, account, [ANNA])
@@ -58,6 +63,7 @@ def test_an_owner_who_is_blocked_for_a_team_may_not_start_but_the_team_may(bench
     assert may_start(bench, account) == (True, "ok")
 
 
+@pytest.mark.holds("limits.bar")
 def test_a_team_without_known_owners_may_not_start_while_a_dispute_stands(bench: Bench) -> None:
     account = team("unknown")
     disputed(bench, account)
@@ -65,6 +71,7 @@ def test_a_team_without_known_owners_may_not_start_while_a_dispute_stands(bench:
     assert may_start(bench, account) == (False, "blocked")
 
 
+@pytest.mark.holds("limits.bar")
 def test_after_a_dispute_was_lost_a_person_decides(bench: Bench) -> None:
     account = user("anna")
     dispute = disputed(bench, account)

@@ -46,6 +46,7 @@ def update(bench: Bench, account: AttributionId = ACCOUNT) -> TaxUpdate:
 # Customers
 
 
+@pytest.mark.holds("lesson.late-search")
 def test_a_customer_is_found_by_the_id_that_is_stored_however_late_the_search_is(bench: Bench) -> None:
     made = bench.customer(ACCOUNT)
     requests.post(f"{bench.world.url}/_simulator/search", json={"lag_seconds": 3600}, timeout=5)
@@ -54,6 +55,7 @@ def test_a_customer_is_found_by_the_id_that_is_stored_however_late_the_search_is
     assert (found.tax_state, found.has_payment_method, found.subscriptions) == ("unrecognized_location", False, ())
 
 
+@pytest.mark.holds("stripe.find-customer", "lesson.late-search")
 def test_a_customer_that_only_stripe_knows_is_found_by_search_and_stored(bench: Bench) -> None:
     made = in_stripe(bench)
     assert customer_of(bench).customer_id == made
@@ -63,6 +65,7 @@ def test_a_customer_that_only_stripe_knows_is_found_by_search_and_stored(bench: 
     assert [row.action for row in bench.rows("SELECT action FROM audit")] == ["stripe_customer.adopt"]
 
 
+@pytest.mark.holds("stripe.find-customer")
 def test_a_customer_that_nobody_knows_or_that_is_not_clear_is_refused(bench: Bench) -> None:
     with pytest.raises(InvalidInputError, match="attribution_id"):
         customer_of(bench)
@@ -87,6 +90,7 @@ def test_a_customer_whose_answer_was_lost_for_longer_than_stripe_remembers_is_st
 # Tax
 
 
+@pytest.mark.holds("stripe.tax")
 def test_a_subscription_tells_tax_where_the_customer_can_be_placed(bench: Bench) -> None:
     customer = bench.customer(ACCOUNT)
     bench.world.v1.customers.update(customer, {"address": GERMANY})
@@ -99,6 +103,7 @@ def test_a_subscription_tells_tax_where_the_customer_can_be_placed(bench: Bench)
     assert len(bench.rows("SELECT 1 FROM audit WHERE action = 'stripe_subscription.automatic_tax'")) == 1
 
 
+@pytest.mark.holds("stripe.tax")
 def test_a_subscription_asked_for_again_after_its_customer_moved_is_still_one(bench: Bench) -> None:
     customer = bench.customer(ACCOUNT)
     stripe = Wrapped(bench.stripe, after=crash, only="create_")

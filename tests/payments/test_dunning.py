@@ -36,6 +36,7 @@ def state(bench: Bench) -> list[str]:
     return [row.state for row in bench.rows("SELECT state FROM dunning")]
 
 
+@pytest.mark.holds("stripe.dunning")
 def test_each_step_of_a_failed_payment_is_told_once(bench: Bench) -> None:
     invoice_id = failing(bench)
     told = ["payment_failed"]
@@ -79,6 +80,7 @@ def test_an_invoice_that_was_given_up_stays_unpaid_until_it_is_voided(bench: Ben
     assert (state(bench), bench.told(ACCOUNT)[-1]) == ([], "resume_account")
 
 
+@pytest.mark.holds("stripe.dunning")
 def test_without_a_policy_nobody_is_dunned_and_whoever_was_is_let_go(bench: Bench) -> None:
     failing(bench)
     sweep(bench, 20 * DAY)

@@ -54,6 +54,7 @@ def sweep(bench: Bench, hours: float = 2) -> ReleasedHolds:
     return release_due(bench.transaction, bench.stripe, at=BEGIN + hours * HOUR, limit=1000)
 
 
+@pytest.mark.holds("stripe.hold")
 def test_a_hold_is_1_00_in_the_customers_currency_to_be_confirmed_and_never_captured(bench: Bench) -> None:
     bench.customer(ACCOUNT, currency="eur")
     made = hold(bench)
@@ -80,6 +81,7 @@ def test_an_account_without_a_customer_has_no_hold(bench: Bench) -> None:
         hold(bench)
 
 
+@pytest.mark.holds("stripe.hold")
 def test_a_confirmed_hold_gives_the_customer_its_card_and_address_and_is_released(bench: Bench) -> None:
     customer = bench.customer(ACCOUNT)
     made = hold(bench)
@@ -94,6 +96,7 @@ def test_a_confirmed_hold_gives_the_customer_its_card_and_address_and_is_release
     assert audited(bench, ACCOUNT) == ["payment_hold.create", "payment_hold.confirm", "payment_hold.release"]
 
 
+@pytest.mark.holds("stripe.hold-unconfirmed")
 def test_a_hold_that_was_not_confirmed_is_refused_and_a_bank_that_says_no_is_told_apart(bench: Bench) -> None:
     customer = bench.customer(ACCOUNT)
     made = hold(bench)
@@ -124,6 +127,7 @@ def test_a_hold_of_another_account_is_refused(bench: Bench) -> None:
             use_hold(bench.transaction, bench.stripe, team("other"), intent, at=BEGIN, actor=SYSTEM)
 
 
+@pytest.mark.holds("stripe.hold")
 def test_the_sweep_lets_go_after_an_hour_and_not_before(bench: Bench) -> None:
     bench.customer(ACCOUNT)
     made = hold(bench)
@@ -167,6 +171,7 @@ def account_of(name: str, number: int) -> AttributionId:
     return team(f"{name} {number}")
 
 
+@pytest.mark.holds("stripe.hold", "lesson.retried-post")
 def test_asking_for_a_hold_killed_anywhere_is_one_hold_and_nothing_is_left_held(bench: Bench) -> None:
     def begin(number: int) -> Work:
         account = account_of("asking", number)
@@ -186,6 +191,7 @@ def test_asking_for_a_hold_killed_anywhere_is_one_hold_and_nothing_is_left_held(
         assert audited(bench, account) == ["payment_hold.create"]
 
 
+@pytest.mark.holds("stripe.hold")
 def test_using_a_hold_killed_anywhere_leaves_nothing_held_once_the_sweep_was_there(bench: Bench) -> None:
     def begin(number: int) -> Work:
         account = account_of("left", number)

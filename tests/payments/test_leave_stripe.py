@@ -33,6 +33,7 @@ def cancelled(bench: Bench, **options: Any) -> str:
     return customer
 
 
+@pytest.mark.holds("stripe.subscription-deleted")
 def test_an_account_leaves_stripe_when_its_last_invoice_is_booked_and_not_before(bench: Bench) -> None:
     customer = cancelled(bench)
     bench.handle_all(ENDED)
@@ -52,6 +53,7 @@ def test_an_account_leaves_stripe_when_its_last_invoice_is_booked_and_not_before
     assert bench.sync(LEFT + HOUR) == 0
 
 
+@pytest.mark.holds("stripe.used-after-end")
 def test_what_is_used_between_stripes_end_and_ours_is_not_told_for_it_counts_for_nothing(bench: Bench) -> None:
     customer = cancelled(bench)
     bench.handle_all(ENDED)
@@ -70,6 +72,7 @@ def test_what_is_used_between_stripes_end_and_ours_is_not_told_for_it_counts_for
     assert bench.balance(ACCOUNT, LEFT) == 435  # 12.35 and 5, less 13
 
 
+@pytest.mark.holds("stripe.subscription-deleted")
 def test_one_that_ends_without_a_last_invoice_leaves_at_once_and_says_what_nobody_billed(bench: Bench) -> None:
     cancelled(bench, invoice_now=False)
     bench.handle_all(ENDED)
@@ -78,6 +81,7 @@ def test_one_that_ends_without_a_last_invoice_leaves_at_once_and_says_what_nobod
     assert ended["unbilled_cents"] == 1235
 
 
+@pytest.mark.holds("stripe.subscription-deleted", "lesson.out-of-order")
 def test_an_old_deleted_does_not_downgrade_who_has_subscribed_again(bench: Bench) -> None:
     cancelled(bench)
     bench.world.advance(LEFT)
@@ -118,6 +122,7 @@ def test_one_that_is_paused_or_goes_on_is_remembered_and_stays_on_stripe(bench: 
     assert center(bench).billing_strategy == "stripe"
 
 
+@pytest.mark.holds("stripe.customer-deleted")
 def test_a_deleted_customer_ends_and_the_account_may_have_another(bench: Bench) -> None:
     gone = bench.pay(ACCOUNT)
     bench.world.v1.customers.delete(gone)
@@ -130,6 +135,7 @@ def test_a_deleted_customer_ends_and_the_account_may_have_another(bench: Bench) 
     assert (len(bench.world.customers()), center(bench).billing_strategy) == (1, "stripe")
 
 
+@pytest.mark.holds("lesson.lost-enqueue")
 def test_an_end_whose_event_was_lost_is_found_by_the_next_look(bench: Bench) -> None:
     cancelled(bench, invoice_now=False)
     bench.world.new_events()

@@ -27,6 +27,7 @@ LATER = FINALIZED + 30 * DAY
 Look = Callable[[Connection], Any]
 
 
+@pytest.mark.holds("stripe.note-then-void")
 @pytest.mark.parametrize("backwards", [False, True], ids=["in order", "backwards"])
 def test_a_note_on_an_invoice_that_is_then_voided_leaves_nothing_invoiced(bench: Bench, *, backwards: bool) -> None:
     invoice = billed(bench, card="pm_card_chargeCustomerFail")
@@ -76,6 +77,7 @@ def invoiced(connection: Connection) -> int:
     return int(held.invoiced_cents)
 
 
+@pytest.mark.holds("stripe.note-then-void")
 @pytest.mark.parametrize(
     ("fates", "expected"),
     [

@@ -57,6 +57,7 @@ def actions(bench: Bench) -> list[tuple[int, bool, str | None]]:
     return [tuple(row) for row in found]
 
 
+@pytest.mark.holds("stripe.finalize-draft")
 def test_a_draft_is_finalized_now_with_its_closing_quantity(bench: Bench) -> None:
     invoice_id = drafted(bench)
     assert finalize(bench, invoice_id).outcome == "invoice booked"
@@ -69,6 +70,7 @@ def test_a_draft_is_finalized_now_with_its_closing_quantity(bench: Bench) -> Non
     ]
 
 
+@pytest.mark.holds("stripe.finalize-draft")
 def test_a_draft_waits_until_its_quantity_is_in_stripe(bench: Bench) -> None:
     class Busy(Wrapped):
         def send_meter_event(self, _event: Any) -> None:

@@ -49,6 +49,7 @@ class Refusing(Wrapped):
         return self._stripe.get_invoice(invoice_id)
 
 
+@pytest.mark.holds("lesson.lost-enqueue")
 def test_every_invoice_whose_event_never_came_is_booked_once_and_in_order(bench: Bench) -> None:
     lost(bench, ACCOUNT)
     done = reconcile_invoices(bench.context(SECOND))
@@ -62,6 +63,7 @@ def test_every_invoice_whose_event_never_came_is_booked_once_and_in_order(bench:
     assert (again.fetched, again.entries) == (0, 0)  # nothing differs: one list, no look at an invoice
 
 
+@pytest.mark.holds("stripe.invoice-once")
 def test_a_webhook_and_reconciliation_at_once_book_an_invoice_once(bench: Bench) -> None:
     lost(bench, ACCOUNT)
     bench.receive(types="")
@@ -72,6 +74,7 @@ def test_a_webhook_and_reconciliation_at_once_book_an_invoice_once(bench: Bench)
     assert bench.verified(SECOND).clean
 
 
+@pytest.mark.holds("stripe.foreign-subscription")
 def test_invoices_of_foreign_subscriptions_are_left_alone(bench: Bench) -> None:
     customer, seat = bench.pay(ACCOUNT), bench.world.flat_price()
     bench.world.v1.subscriptions.create({"customer": customer, "items": [{"price": seat, "quantity": 7}]})
@@ -133,6 +136,7 @@ def test_what_may_still_change_is_looked_at_again(bench: Bench) -> None:
     assert sorted(bench.moves(ACCOUNT)) == [("invoice", -1200), ("invoice_reversal", 1200), ("write_off", -1200)]
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_run_says_what_would_be_booked_and_books_nothing(bench: Bench) -> None:
     lost(bench, ACCOUNT)
     plan = plan_reconciliation(bench.context(SECOND))
@@ -142,6 +146,7 @@ def test_a_dry_run_says_what_would_be_booked_and_books_nothing(bench: Bench) -> 
     assert plan_reconciliation(bench.context(SECOND)) == plan
 
 
+@pytest.mark.holds("lesson.green-metrics")
 def test_the_task_ends_in_error_with_counts_if_an_invoice_failed(bench: Bench, rt: Runtime, broker: str) -> None:
     lost(bench, ACCOUNT)
     TestClock(rt.redis).advance(SECOND + timedelta(minutes=1))

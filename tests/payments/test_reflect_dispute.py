@@ -92,6 +92,7 @@ def reflect(bench: Bench, dispute: Dispute) -> DisputeOutcome:
         return reflect_dispute(connection, dispute, at=BEGIN, actor=SYSTEM)
 
 
+@pytest.mark.holds("stripe.dispute", "stripe.dispute-repeated", "lesson.won-dispute")
 @pytest.mark.parametrize("backwards", [False, True], ids=["in order", "backwards"])
 def test_a_dispute_blocks_the_teams_owners_and_not_its_members_until_it_is_won(bench: Bench, backwards: object) -> None:
     account = team("disputed")
@@ -109,6 +110,7 @@ def test_a_dispute_blocks_the_teams_owners_and_not_its_members_until_it_is_won(b
     assert len(actions) == len(set(actions))
 
 
+@pytest.mark.holds("stripe.dispute")
 def test_a_dispute_against_an_individual_blocks_that_user_also_when_it_is_lost(bench: Bench) -> None:
     dispute = disputed(bench, user("anna"))
     bank(bench, "disputes/step", dispute=dispute, step="lose")
@@ -118,6 +120,7 @@ def test_a_dispute_against_an_individual_blocks_that_user_also_when_it_is_lost(b
     assert (row.status, row.blocked_user_ids) == ("lost", [make_id("anna")])
 
 
+@pytest.mark.holds("stripe.dispute", "lesson.won-dispute")
 def test_an_inquiry_that_comes_to_nothing_lets_go(bench: Bench) -> None:
     dispute = disputed(bench, user("anna"), inquiry=True)
     handle(bench, "charge.dispute.")
@@ -133,6 +136,7 @@ def test_a_dispute_that_was_over_before_it_was_heard_of_blocks_nobody(bench: Ben
     assert told(bench) == []
 
 
+@pytest.mark.holds("stripe.dispute-repeated")
 def test_a_look_that_is_older_than_the_last_one_changes_nothing(bench: Bench) -> None:
     dispute = disputed(bench, user("anna"))
     old = dispute_of(bench, dispute)
@@ -142,6 +146,7 @@ def test_a_look_that_is_older_than_the_last_one_changes_nothing(bench: Bench) ->
     assert told(bench) == []
 
 
+@pytest.mark.holds("stripe.dispute")
 def test_who_is_blocked_by_another_dispute_stays_blocked_whichever_account_it_is_against(bench: Bench) -> None:
     first, second = team("first"), team("second")
     own(bench, first, [ANNA, BERT])
@@ -157,6 +162,7 @@ def test_who_is_blocked_by_another_dispute_stays_blocked_whichever_account_it_is
     assert told(bench)[len(before) + 1 :] == unblock(BERT, CLEO)
 
 
+@pytest.mark.holds("stripe.dispute")
 def test_a_team_whose_owners_nobody_told_is_announced_as_a_whole_and_its_owners_once_they_are_known(
     bench: Bench,
 ) -> None:
@@ -198,6 +204,7 @@ def test_disputes_decided_at_once_leave_nobody_free_whom_one_still_blocks(bench:
 # Other events
 
 
+@pytest.mark.holds("stripe.customer-updated")
 def test_a_customer_who_moved_is_taxed_anew_and_another_change_asks_nothing(bench: Bench) -> None:
     account = team("moved")
     customer = bench.pay(account)

@@ -46,6 +46,7 @@ def test_a_finalized_invoice_is_stored_with_its_amounts_and_credits(bench: Bench
     assert row.stripe_subscription_id == invoice.parent.subscription_details.subscription
 
 
+@pytest.mark.holds("stripe.invoice-reversed")
 def test_a_voided_invoice_is_reversed_and_waived_so_that_nothing_is_billed_again(bench: Bench) -> None:
     invoice_id = unpaid(bench)
     balance = bench.balance(ACCOUNT, FINALIZED)
@@ -72,6 +73,7 @@ def test_what_is_charged_again_by_hand_after_a_void_is_billed_once(bench: Bench)
     assert bench.balance(ACCOUNT, SECOND_END + GRACE) == 1235 - 1300
 
 
+@pytest.mark.holds("stripe.invoice-reversed", "stripe.paid-after-all")
 def test_an_invoice_that_is_paid_after_it_was_given_up_is_invoiced_again(bench: Bench) -> None:
     invoice_id = unpaid(bench)
     bench.world.v1.invoices.mark_uncollectible(invoice_id)
@@ -87,6 +89,7 @@ def test_an_invoice_that_is_paid_after_it_was_given_up_is_invoiced_again(bench: 
     assert bench.verified(FINALIZED + DAY).clean
 
 
+@pytest.mark.holds("stripe.invoice-reversed")
 def test_an_invoice_that_is_voided_after_it_was_given_up_is_waived_once(bench: Bench) -> None:
     invoice_id = unpaid(bench)
     bench.world.v1.invoices.mark_uncollectible(invoice_id)
@@ -95,6 +98,7 @@ def test_an_invoice_that_is_voided_after_it_was_given_up_is_waived_once(bench: B
     assert sorted(bench.moves(ACCOUNT)) == [("invoice", -1300), ("invoice_reversal", 1300), ("write_off", -1300)]
 
 
+@pytest.mark.holds("stripe.invoice-reversed")
 @pytest.mark.parametrize("first", ["void", "revision"])
 def test_what_a_revision_replaces_is_waived_until_the_revision_is_booked(bench: Bench, first: str) -> None:
     invoice_id = unpaid(bench)
@@ -112,6 +116,7 @@ def test_what_a_revision_replaces_is_waived_until_the_revision_is_booked(bench: 
     assert bench.rows("SELECT invoiced_cents, forgiven_cents FROM account_balance")[0] == (0, 0)
 
 
+@pytest.mark.holds("stripe.late-fetch")
 @pytest.mark.parametrize("end", ["void", "paid"])
 def test_a_fetch_that_lands_late_takes_nothing_back(bench: Bench, end: str) -> None:
     invoice_id = unpaid(bench)
@@ -128,6 +133,7 @@ def test_a_fetch_that_lands_late_takes_nothing_back(bench: Bench, end: str) -> N
     assert (stored(bench, invoice_id), bench.moves(ACCOUNT)) == (before, moves)
 
 
+@pytest.mark.holds("stripe.late-fetch")
 def test_of_two_fetches_in_one_state_the_later_stands(bench: Bench) -> None:
     invoice_id = unpaid(bench)
     early = bench.stripe.get_invoice(StripeInvoiceId(invoice_id))
@@ -181,6 +187,7 @@ def test_what_needs_somebody_is_announced_once_while_it_does(bench: Bench) -> No
     assert bench.told(ACCOUNT) == ["payment_failed", "payment_action_required"]  # it is no draft any more
 
 
+@pytest.mark.holds("stripe.invoice-order")
 def test_an_invoice_in_the_middle_of_a_period_passes_none_over(bench: Bench) -> None:
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 12, until=BEGIN + HOUR)

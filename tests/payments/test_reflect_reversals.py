@@ -63,6 +63,7 @@ def balance_of(bench: Bench, account: AttributionId = ACCOUNT) -> Any:
     return bench.rows("SELECT * FROM account_balance WHERE attribution_id = :a", a=account)[0]
 
 
+@pytest.mark.holds("stripe.credit-note")
 def test_a_credit_note_moves_its_share_from_invoiced_to_forgiven_and_no_balance(bench: Bench) -> None:
     invoice = billed(bench)
     bench.use(ACCOUNT, 3, until=FINALIZED + HOUR)
@@ -89,6 +90,7 @@ def test_notes_never_take_off_more_than_the_invoice_billed_however_they_are_roun
     assert balance_of(bench).invoiced_cents == 0
 
 
+@pytest.mark.holds("stripe.credit-note")
 @pytest.mark.parametrize("backwards", [False, True], ids=["in order", "backwards"])
 def test_a_voided_note_bills_its_credits_after_all(bench: Bench, backwards: object) -> None:
     invoice = billed(bench, card="pm_card_chargeCustomerFail")
@@ -130,6 +132,7 @@ def test_a_note_whose_invoice_is_not_booked_waits_for_it(bench: Bench) -> None:
         handle(bench, "credit_note.")
 
 
+@pytest.mark.holds("stripe.credit-note")
 def test_what_is_of_no_line_of_ours_is_money_only(bench: Bench) -> None:
     invoice = billed(bench)
     bench.world.v1.credit_notes.create({"invoice": invoice.id, "amount": 10, "out_of_band_amount": 10})
@@ -150,6 +153,7 @@ def test_the_same_note_told_twice_and_at_once_moves_once(bench: Bench) -> None:
 # Refunds
 
 
+@pytest.mark.holds("stripe.refund")
 def test_a_refund_moves_money_only_and_is_remembered_with_its_invoice(bench: Bench) -> None:
     invoice = billed(bench)
     before = balance_of(bench)
@@ -163,6 +167,7 @@ def test_a_refund_moves_money_only_and_is_remembered_with_its_invoice(bench: Ben
     assert bench.stripe.get_refund(RefundId(refund.id)).payment_intent_id == payment.payment.payment_intent
 
 
+@pytest.mark.holds("stripe.refund")
 @pytest.mark.parametrize("backwards", [False, True], ids=["in order", "backwards"])
 def test_a_refund_that_comes_back_is_told_once(bench: Bench, backwards: object) -> None:
     invoice = billed(bench, card="pm_card_refundFail")

@@ -44,6 +44,7 @@ def test_a_customer_asked_for_twice_is_one(bench: Bench) -> None:
     assert audited(bench, "stripe_customer.create") == 1
 
 
+@pytest.mark.holds("lesson.two-clicks")
 def test_customers_asked_for_at_once_are_one(bench: Bench) -> None:
     answers = at_once(*[lambda: bench.customer(ACCOUNT)] * 4)
     assert len(set(answers)) == 1
@@ -74,6 +75,7 @@ def test_a_subscription_asked_for_twice_is_one(bench: Bench) -> None:
     assert len(bench.world.subscriptions()) == 1
 
 
+@pytest.mark.holds("lesson.two-clicks")
 def test_subscriptions_asked_for_at_once_are_one(bench: Bench) -> None:
     bench.use(ACCOUNT, 7, until=BEGIN - HOUR)
     bench.customer(ACCOUNT)
@@ -146,6 +148,7 @@ def test_an_account_without_a_customer_is_refused(bench: Bench) -> None:
     assert bench.rows("SELECT number FROM stripe_subscription") == []
 
 
+@pytest.mark.holds("stripe.price")
 def test_a_currency_without_a_price_is_refused(bench: Bench) -> None:
     bench.customer(ACCOUNT, currency="eur")
     with pytest.raises(InvalidInputError, match="currency: 'eur'"):
@@ -154,6 +157,7 @@ def test_a_currency_without_a_price_is_refused(bench: Bench) -> None:
     assert bench.world.subscriptions() == []
 
 
+@pytest.mark.holds("stripe.price")
 def test_the_price_is_that_of_the_customers_currency(bench: Bench) -> None:
     bench.customer(ACCOUNT, currency="eur")
     bench.subscription(ACCOUNT)

@@ -69,6 +69,7 @@ def posted(connection: Connection, *reports: SessionReport) -> None:
     post_batch(connection, at=NOW)
 
 
+@pytest.mark.holds("numbers.past-price")
 def test_a_price_of_the_past_adjusts_what_is_posted_and_says_so_before(connection: Connection) -> None:
     ends = (START + HOUR, START + 2 * HOUR)
     posted(connection, *(stopped_report(2 * HOUR, workspace_class="xlarge", started_at=end - 2 * HOUR) for end in ends))
@@ -99,6 +100,7 @@ def test_what_a_price_opened_again_is_no_finding_before_the_next_tick(connection
     assert not verify(connection, at=NOW).clean
 
 
+@pytest.mark.holds("numbers.past-price")
 def test_a_price_to_come_waits(connection: Connection) -> None:
     posted(connection, stopped_report(HOUR, workspace_class="xlarge"))
     running = session_report(workspace_class="xlarge", started_at=NOW)

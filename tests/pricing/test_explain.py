@@ -82,6 +82,7 @@ def recompute(text: str) -> dict[str, int]:
     return {"cents": int(cents), "posted": posted, "spans": len(spans)}
 
 
+@pytest.mark.holds("usage.explain")
 def test_a_final_session_is_explained_span_by_span(connection: Connection) -> None:
     change_price(connection, "2", timedelta(minutes=1))
     record(connection, stopped_report(timedelta(seconds=90), instance_id=IT, workspace_class="xlarge"))
@@ -100,6 +101,7 @@ def test_a_final_session_is_explained_span_by_span(connection: Connection) -> No
     )
 
 
+@pytest.mark.holds("usage.explain")
 def test_a_step_and_a_minimum_are_told(connection: Connection) -> None:
     change_price(connection, "0.5", timedelta(0), minimum_cents=CreditCents(150), rounding_seconds=60)
     record(connection, stopped_report(timedelta(seconds=61), instance_id=IT, workspace_class="xlarge"))
@@ -118,6 +120,7 @@ def test_a_running_session_is_explained_as_of_an_instant(connection: Connection)
     assert recompute(explained(connection, at=START - HOUR).text) == {"cents": 0, "posted": 0, "spans": 0}
 
 
+@pytest.mark.holds("numbers.runtime-so-far")
 @pytest.mark.parametrize(
     ("facts", "asked", "seconds"),
     [
@@ -138,6 +141,7 @@ def test_a_session_ran_for_what_had_passed_of_it_by_the_instant_asked(
     assert recompute(text)["cents"] == seconds * 100 // 60
 
 
+@pytest.mark.holds("usage.explain")
 def test_an_adjustment_is_explained_with_all_that_was_posted(connection: Connection) -> None:
     record(connection, stopped_report(HOUR, instance_id=IT, workspace_class="xlarge"))
     post_batch(connection, at=NOW)
@@ -203,6 +207,7 @@ def test_a_reset_that_knew_of_less_says_so(connection: Connection) -> None:
     assert "another when the cycle was ended: what came later counts in the next cycle" in text
 
 
+@pytest.mark.holds("usage.explain")
 def test_an_upgrade_and_an_invoice_are_explained_by_the_balances_around_them(connection: Connection) -> None:
     used(connection, team(), 5000, at=START + DAY)
     put(connection, STRIPE, attribution_id=team(), at=START + 2 * DAY)
@@ -249,6 +254,7 @@ CHANGES = st.tuples(
 )
 
 
+@pytest.mark.holds("usage.explain")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.one_of(REPORTS, REPORTS, CHANGES, st.none()), min_size=2, max_size=8),

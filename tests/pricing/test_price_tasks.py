@@ -24,6 +24,7 @@ def add(**fields: Any) -> Any:
     return call(prices.add_price_version, **ASKED | fields)
 
 
+@pytest.mark.holds("numbers.past-price")
 def test_a_price_is_a_dry_run_unless_told_otherwise(rt: Runtime) -> None:
     with rt.transaction() as connection:
         record(connection, stopped_report(HOUR, workspace_class="xlarge"))

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
@@ -81,6 +82,7 @@ def rated(connection: Connection, examples: Sequence[Case]) -> list[int]:
     return [found[each] for each in ids]
 
 
+@pytest.mark.holds("numbers.rounding")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(examples=st.lists(cases(), min_size=15, max_size=40))
 def test_the_database_rates_as_the_domain_does(connection: Connection, examples: list[Case]) -> None:
@@ -92,6 +94,7 @@ def test_a_session_of_a_class_without_a_price_is_not_rated(connection: Connectio
     assert connection.execute(text(RATE), {"sessions": as_json([session])}).all() == []
 
 
+@pytest.mark.holds("numbers.rounding")
 def test_the_sum_of_many_prices_is_rounded_once_and_exactly(connection: Connection) -> None:
     # Three seconds at three prices, each 0.1 cent over a third of one: 1 cent in all, 0 if rounded one by one.
     versions = [
@@ -102,12 +105,14 @@ def test_the_sum_of_many_prices_is_rounded_once_and_exactly(connection: Connecti
     assert rated(connection, [example]) == [1]
 
 
+@pytest.mark.holds("numbers.rounding")
 def test_half_a_cent_rounds_up_in_the_database_too(connection: Connection) -> None:
     versions = [PriceVersion(effective_from=ALL_TIME, credits_per_minute=Decimal("0.5"))]
     example = Case(started_at=START, until=START + timedelta(seconds=69), versions=versions)
     assert rated(connection, [example]) == [58]
 
 
+@pytest.mark.holds("numbers.minimum-and-step")
 def test_step_and_minimum_are_those_of_the_start_and_hold_in_the_database_too(connection: Connection) -> None:
     rule = ChargeRule(minimum_cents=CreditCents(30), rounding_seconds=60)
     versions = [

@@ -67,6 +67,7 @@ def facts(rt: Runtime) -> list[tuple[Any, ...]]:
     return query(rt, f"SELECT {columns} FROM workspace_instance ORDER BY 1")  # noqa: S608 - constants
 
 
+@pytest.mark.holds("numbers.unknown-class", "numbers.release-refused")
 def test_what_is_refused_no_more_is_taken_up_as_if_it_came_now_and_billed_once(rt: Runtime) -> None:
     assert send(stopped(1), stopped(2))["quarantined"] == 2
     price()
@@ -81,6 +82,7 @@ def test_what_is_refused_no_more_is_taken_up_as_if_it_came_now_and_billed_once(r
     assert call(ledger.reconcile_usage, at=NOW.isoformat())["entries"] == 0
 
 
+@pytest.mark.holds("numbers.release-refused")
 def test_what_still_fails_stays_with_the_reason_of_now_and_holds_up_no_other(rt: Runtime) -> None:
     send(stopped(1), stopped(2, workspace_class="silver"), stopped(3, user_id="nobody"))
     price()
@@ -95,6 +97,7 @@ def test_what_still_fails_stays_with_the_reason_of_now_and_holds_up_no_other(rt:
     }
 
 
+@pytest.mark.holds("numbers.release-refused")
 def test_a_report_that_is_refused_for_another_reason_is_still_one_row(rt: Runtime) -> None:
     send(stopped(1))
     price("new")
@@ -128,6 +131,7 @@ def test_a_report_is_released_by_its_id(rt: Runtime) -> None:
     assert [row[0] for row in facts(rt)] == [make_id("refused 2")]
 
 
+@pytest.mark.holds("numbers.unknown-class")
 def test_a_report_that_says_no_instant_was_seen_when_it_was_sent(rt: Runtime) -> None:
     row = session_row(workspace_class="gold")
     send(row, at=START + HOUR)
@@ -169,6 +173,7 @@ def test_a_release_tells_the_audit_who_did_it(rt: Runtime) -> None:
     assert told == [(OPERATOR, None, "1")]
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_run_tells_what_would_become_of_each_and_writes_nothing(rt: Runtime) -> None:
     send(stopped(1), stopped(2, workspace_class="silver"), stopped(3, attribution_id=team("new")))
     price()
@@ -239,6 +244,7 @@ def test_a_crash_between_any_two_statements_loses_and_doubles_nothing(rt: Runtim
     assert call(ledger.reconcile_usage, at=NOW.isoformat())["entries"] == 1
 
 
+@pytest.mark.holds("numbers.release-refused")
 def test_two_at_once_release_once(rt: Runtime) -> None:
     send(*(stopped(number) for number in range(40)))
     price()
@@ -256,6 +262,7 @@ def test_two_at_once_release_once(rt: Runtime) -> None:
     assert call(ledger.reconcile_usage, at=NOW.isoformat())["entries"] == 40
 
 
+@pytest.mark.holds("numbers.release-refused")
 def test_a_report_that_is_sent_again_while_it_is_released_stays(rt: Runtime) -> None:
     send(stopped(1))
     price()
@@ -296,6 +303,7 @@ def test_an_id_that_is_none_is_refused(rt: Runtime) -> None:
         release(ids=["x"])
 
 
+@pytest.mark.holds("numbers.unknown-class", "lesson.bad-row")
 def test_how_many_wait_is_a_metric(rt: Runtime) -> None:
     send(stopped(1), stopped(2))
     TestClock(rt.redis).advance(NOW)
@@ -313,6 +321,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@pytest.mark.holds("lesson.bad-row")
 def test_the_command_line_lists_shows_releases_and_drops(rt: Runtime, quiet: None) -> None:
     def run(*arguments: str, code: int = 0) -> str:
         done = CliRunner().invoke(cli, ["quarantine", *arguments])

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
@@ -30,6 +31,7 @@ def counts(done: RecordedBatch) -> tuple[int, int, int, int]:
     return done.merged.inserted, done.merged.updated, done.merged.unchanged, len(done.rejections)
 
 
+@pytest.mark.holds("lesson.silent-conflict")
 def test_a_batch_says_what_was_new_updated_and_unchanged(connection: Connection) -> None:
     running, other = session_report(), session_report()
     assert counts(record(connection, running, other)) == (2, 0, 0, 0)
@@ -41,6 +43,7 @@ def test_no_reports_are_no_error(connection: Connection) -> None:
     assert counts(record(connection)) == (0, 0, 0, 0)
 
 
+@pytest.mark.holds("usage.reported-twice")
 def test_the_same_report_twice_is_one_session_and_one_entry(connection: Connection) -> None:
     report = stopped_report()
     assert counts(record(connection, report, report)) == (1, 0, 1, 0)
@@ -64,6 +67,7 @@ def test_a_stopping_time_cannot_be_taken_back(connection: Connection) -> None:
     assert counts(record(connection, resumed)) == (0, 0, 1, 0)
 
 
+@pytest.mark.holds("usage.corrected", "lesson.stale-overwrite")
 def test_a_correction_of_a_final_session_is_an_adjustment_and_no_edit(connection: Connection) -> None:
     wrong = stopped_report(60 * MINUTE, workspace_class="xlarge")
     record(connection, wrong)
@@ -142,6 +146,7 @@ def test_a_wrong_account_in_a_batch_does_not_keep_the_right_one_out(connection: 
     assert done.rejections[0].index == 0
 
 
+@pytest.mark.holds("numbers.unknown-class")
 def test_an_unknown_class_is_quarantined_and_never_billed(connection: Connection) -> None:
     done = record(connection, stopped_report(workspace_class="gold"), stopped_report())
     assert counts(done) == (1, 0, 0, 1)
@@ -190,6 +195,7 @@ def outcome(connection: Connection, order: Sequence[SessionReport], ticks: Seque
     return found
 
 
+@pytest.mark.holds("lesson.stale-overwrite")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), batch=st.lists(reports(), min_size=1, max_size=5))
 def test_any_order_of_reports_with_any_ticks_ends_in_the_same_facts_and_total(

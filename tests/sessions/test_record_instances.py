@@ -63,6 +63,7 @@ def quarantined(rt: Runtime) -> list[QuarantinedReport]:
         return list(list_quarantined(connection, limit=1000))
 
 
+@pytest.mark.holds("lesson.bad-row")
 def test_good_rows_go_in_and_each_bad_one_comes_back_with_place_field_and_reason(rt: Runtime) -> None:
     batch = [row for bad, _, _ in MALFORMED for row in (session_row(), bad)]
     answer = record(*batch)
@@ -74,6 +75,7 @@ def test_good_rows_go_in_and_each_bad_one_comes_back_with_place_field_and_reason
     json.dumps(answer, ensure_ascii=False).encode()
 
 
+@pytest.mark.holds("numbers.release-refused")
 def test_a_bad_row_stands_in_quarantine_once_however_often_it_is_sent(rt: Runtime) -> None:
     rows = [bad for bad, _, _ in MALFORMED]
     answers = [record(*rows) for _ in range(3)]

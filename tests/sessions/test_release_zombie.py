@@ -17,6 +17,7 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
     return environment | {"USAGE_HEARTBEAT_GRACE": "10m", "USAGE_MAX_SESSION_LIFETIME": "36h"}
 
 
+@pytest.mark.holds("usage.zombie")
 def test_the_ledger_job_caps_and_counts_and_a_release_lifts(rt: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
     row = session_row()
     call(sessions.record_instances, instances=[row], actor=ACTOR, at=START.isoformat())

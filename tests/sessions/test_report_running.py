@@ -44,6 +44,7 @@ def test_a_snapshot_answers_what_it_healed(rt: Runtime) -> None:
     }
 
 
+@pytest.mark.holds("usage.source-snapshot")
 def test_a_row_that_cannot_be_read_is_quarantined_and_its_session_goes_on(rt: Runtime) -> None:
     readable, missing = session_row(source="eu"), session_row(source="eu")
     record(readable, missing)
@@ -56,6 +57,7 @@ def test_a_row_that_cannot_be_read_is_quarantined_and_its_session_goes_on(rt: Ru
         assert connection.execute(text(statement)).scalars().all() == [missing["instance_id"]]
 
 
+@pytest.mark.holds("usage.source-snapshot")
 @pytest.mark.parametrize(
     "row", ["a text", None, {}, {"instance_id": 42}, {"instance_id": "42"}, session_row() | {"instance_id": None}]
 )

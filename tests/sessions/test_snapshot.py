@@ -35,6 +35,7 @@ def inferred(connection: Connection) -> list[datetime | None]:
     return [row[2] for row in rows(connection, ENDS)]
 
 
+@pytest.mark.holds("usage.source-snapshot")
 def test_a_session_that_a_snapshot_misses_ends_at_its_last_proof_of_life(connection: Connection) -> None:
     lost, alive = running(observed_at=START + HOUR), running(observed_at=START + HOUR)
     record(connection, lost, alive)
@@ -73,11 +74,13 @@ def test_the_same_snapshot_again_changes_nothing(connection: Connection) -> None
     assert before == (rows(connection, "SELECT * FROM workspace_instance ORDER BY 1"), rows(connection, "TABLE audit"))
 
 
+@pytest.mark.holds("usage.source-snapshot")
 def test_a_session_first_seen_after_the_snapshot_was_taken_goes_on(connection: Connection) -> None:
     record(connection, running(observed_at=START + HOUR + MINUTE), running(observed_at=START + HOUR))
     assert see(connection, "eu", START + HOUR).ended == 0
 
 
+@pytest.mark.holds("usage.source-snapshot")
 def test_a_snapshot_ends_nothing_of_another_source_or_of_none(connection: Connection) -> None:
     record(connection, session_report(source="us"), session_report(), stopped_report(source="eu"))
     assert see(connection, "eu", START + DAY).ended == 0
@@ -134,6 +137,7 @@ def test_an_older_snapshot_does_not_make_the_newer_one_forgotten(connection: Con
     assert inferred(connection) == [START + 2 * HOUR]
 
 
+@pytest.mark.holds("usage.source-snapshot")
 def test_a_session_that_was_wrongly_ended_comes_back_and_its_entry_is_adjusted(connection: Connection) -> None:
     session = running()
     record(connection, session)
@@ -156,6 +160,7 @@ def test_a_session_that_was_wrongly_ended_comes_back_and_its_entry_is_adjusted(c
     assert verify(connection, at=START + DAY).clean
 
 
+@pytest.mark.holds("usage.source-snapshot")
 def test_a_real_stop_corrects_an_inferred_one(connection: Connection) -> None:
     session = running(observed_at=START + HOUR)
     record(connection, session)

@@ -64,6 +64,7 @@ def balance(connection: Connection, at: datetime) -> int:
     return get_balance(connection, team(), at=at)
 
 
+@pytest.mark.holds("usage.zombie")
 def test_a_session_without_a_sign_of_life_accrues_up_to_the_grace_and_no_further(connection: Connection) -> None:
     record(connection, running(observed_at=START + HOUR))
     assert tick(connection, START + HOUR + GRACE) == NOTHING
@@ -81,6 +82,7 @@ def test_a_capped_session_is_a_draft_up_to_its_cap(connection: Connection) -> No
     ]
 
 
+@pytest.mark.holds("usage.zombie")
 def test_a_session_over_its_lifetime_accrues_up_to_it(connection: Connection) -> None:
     record(connection, running(observed_at=START + LIFETIME + HOUR))
     assert tick(connection, START + LIFETIME) == NOTHING
@@ -114,6 +116,7 @@ def test_a_batch_caps_no_more_than_its_limit(connection: Connection) -> None:
     assert done == [2, 2, 1, 0]
 
 
+@pytest.mark.holds("usage.zombie")
 @pytest.mark.parametrize("by", ["report", "snapshot", "refused row"])
 def test_a_sign_of_life_lifts_the_heartbeats_cap_at_once(connection: Connection, by: str) -> None:
     record(connection, running(source="eu"))
@@ -137,6 +140,7 @@ def test_an_old_sign_of_life_lifts_nothing(connection: Connection) -> None:
     assert caps(connection) == [("heartbeat", START + HOUR + GRACE)]
 
 
+@pytest.mark.holds("usage.zombie")
 def test_a_sign_of_life_leaves_the_lifetimes_cap(connection: Connection) -> None:
     record(connection, running(observed_at=START + 2 * DAY))
     tick(connection, START + 2 * DAY)
@@ -144,6 +148,7 @@ def test_a_sign_of_life_leaves_the_lifetimes_cap(connection: Connection) -> None
     assert caps(connection) == [("lifetime", START + LIFETIME)]
 
 
+@pytest.mark.holds("usage.zombie")
 @pytest.mark.parametrize("end", ["stopping_at", "stopped_at"])
 def test_a_reported_end_lifts_the_cap_and_is_billed_in_full(connection: Connection, end: str) -> None:
     record(connection, running())
@@ -190,6 +195,7 @@ def test_a_tick_that_asks_about_the_past_lifts_nothing(connection: Connection) -
     assert tick(connection, START + MINUTE) == NOTHING
 
 
+@pytest.mark.holds("usage.zombie")
 def test_a_released_session_accrues_again_and_is_not_capped_for_that_reason(connection: Connection) -> None:
     record(connection, running())
     tick(connection, START + HOUR)

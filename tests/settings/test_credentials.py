@@ -87,6 +87,7 @@ def test_the_key_of_the_directory_comes_from_the_environment_else_from_its_file(
     assert KEY not in repr(read_directory_key(settings, {}))
 
 
+@pytest.mark.holds("people.no-key")
 def test_a_key_that_is_missing_short_or_unreadable_is_an_error_that_says_what_to_set(
     load: Load, tmp_path: Path
 ) -> None:

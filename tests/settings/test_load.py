@@ -54,6 +54,7 @@ def test_a_grace_is_credits_or_a_percentage(load: Load) -> None:
     assert (load().heartbeat_grace, load().max_session_lifetime) == (None, None)
 
 
+@pytest.mark.holds("stripe.dunning")
 def test_dunning_is_in_days_and_can_be_off(load: Load) -> None:
     days = timedelta(days=1)
     usual = DunningPolicy(grace=5 * days, reminder_every=7 * days, suspend_after=30 * days)
@@ -64,6 +65,7 @@ def test_dunning_is_in_days_and_can_be_off(load: Load) -> None:
     assert load().invoice_reconcile_schedule == timedelta(hours=1)
 
 
+@pytest.mark.holds("lesson.registered-twice")
 def test_an_empty_schedule_turns_its_job_off(load: Load) -> None:
     settings = load(controllerSchedule="", resetUsageSchedule="", billingSyncSchedule="")
     assert settings.controller_schedule is None
@@ -95,6 +97,7 @@ def test_the_rules_of_a_class_are_exact_cents_and_seconds(load: Load) -> None:
     assert load(environ=variable).charge_rules["default"].minimum_cents == 200
 
 
+@pytest.mark.holds("stripe.price")
 def test_a_price_a_currency_is_found_by_its_currency(load: Load) -> None:
     prices = load(stripePrices={"teamUsagePriceIds": {"eur": "price_e", "usd": "price_u"}}).stripe_prices
     assert (prices.price_id("team", "eur"), prices.price_id("team", "USD")) == ("price_e", "price_u")
@@ -105,6 +108,7 @@ def test_a_single_price_is_for_every_currency(load: Load) -> None:
     assert prices.price_id("individual", "eur") == prices.price_id("individual", "jpy") == "price_1234"
 
 
+@pytest.mark.holds("stripe.price")
 @pytest.mark.parametrize(("kind", "currency"), [("team", "gbp"), ("individual", "eur")])
 def test_a_price_that_is_not_configured_is_an_error_that_names_it(load: Load, kind: str, currency: str) -> None:
     prices = load(stripePrices={"teamUsagePriceIds": {"eur": "price_e"}}).stripe_prices
@@ -176,6 +180,7 @@ def test_a_variable_sets_one_class_and_leaves_the_others(load: Load) -> None:
     assert prices == {"default": Decimal("0.5"), "large": Decimal(2)}
 
 
+@pytest.mark.holds("numbers.default-rate")
 def test_a_variable_finds_a_class_whose_name_it_cannot_spell(load: Load) -> None:
     environ = {"USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS__G1_LARGE": "2"}
     prices = load(creditsPerMinuteByWorkspaceClass={"g1-Large": 1}, environ=environ)

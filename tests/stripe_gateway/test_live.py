@@ -111,6 +111,7 @@ def test_a_meter_event_arrives_with_its_quantity_and_its_time(world: StripeWorld
     assert world.meter_events(owner) == [(int((BEGIN - DAY).timestamp()), 10**12)]
 
 
+@pytest.mark.holds("lesson.duplicate-identifier")
 def test_an_identifier_that_stripe_knows_counts_as_delivered() -> None:
     with stripe_world(BEGIN) as own:
         owner = customer(own, "twice")
@@ -129,6 +130,7 @@ def test_an_event_repeated_after_stripe_forgot_its_identifier_says_the_same_of_t
         assert own.meter_events(owner) == 2 * [(int(BEGIN.timestamp()), 5)]
 
 
+@pytest.mark.holds("stripe.retry-after")
 def test_a_429_says_how_long_to_wait(world: StripeWorld) -> None:
     owner = customer(world, "limited")
     world.switch("faults", kind="rate_limited", count=1, seconds=7)
@@ -169,6 +171,7 @@ def test_another_refusal_of_an_event_is_no_delivery(world: StripeWorld) -> None:
         world.gateway().send_meter_event(event("cus_nobody", "nobody"))
 
 
+@pytest.mark.holds("lesson.duplicate-identifier")
 def test_a_duplicate_of_another_identifier_is_no_delivery() -> None:
     told = error("An event already exists with identifier somebody-else.")
     with answering((400, told)) as canned, pytest.raises(PermanentError):
@@ -195,6 +198,7 @@ def test_an_invoice_is_read_with_its_lines_licensed_and_metered() -> None:
     }
 
 
+@pytest.mark.holds("stripe.invoice-lines")
 def test_an_invoice_is_read_with_all_pages_of_its_lines() -> None:
     lines = [
         {

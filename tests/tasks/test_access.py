@@ -119,6 +119,7 @@ def test_every_task_that_takes_an_actor_is_tested_here(lived_in: Runtime) -> Non
     assert all("actor" in schema["required"] for name, schema in ARGUMENT_SCHEMAS.items() if name in acting)
 
 
+@pytest.mark.holds("access.reading", "access.services-only", "access.own-account", "access.refusal")
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_stranger_is_refused_once_and_leaves_no_trace(lived_in: Runtime, name: str) -> None:
     before, counted = snapshot(lived_in.database), refusals(name)
@@ -137,6 +138,7 @@ def refusals(name: str) -> float:
     return REGISTRY.get_sample_value("usage_access_refused_total", {"task": name}) or 0
 
 
+@pytest.mark.holds("access.reading", "access.member", "access.strategy", "access.services-only")
 def test_each_task_is_open_to_those_who_may_and_to_nobody_else(lived_in: Runtime, subtests: pytest.Subtests) -> None:
     for name, (needed, _) in NEEDED.items():
         for role, actor in ACTORS.items():
@@ -146,6 +148,7 @@ def test_each_task_is_open_to_those_who_may_and_to_nobody_else(lived_in: Runtime
                 assert admitted(name, actor) is (role >= needed)
 
 
+@pytest.mark.holds("access.own-account", "access.refusal")
 def test_an_unknown_team_is_its_platforms_and_its_administrators_alone(lived_in: Runtime) -> None:
     nobodys = {"attribution_id": team("never told")}
     before = snapshot(lived_in.database)
@@ -155,6 +158,7 @@ def test_an_unknown_team_is_its_platforms_and_its_administrators_alone(lived_in:
     assert admitted("usage.get_balance", "service:server", **nobodys)
 
 
+@pytest.mark.holds("access.own-account")
 def test_a_personal_account_is_its_users_own(lived_in: Runtime) -> None:
     own = {"attribution_id": user("ann")}
     for name in ("usage.get_balance", "usage.list", "usage.get_cost_center", "usage.check_entitlement"):
@@ -172,6 +176,7 @@ def test_who_is_no_longer_told_of_may_no_longer(lived_in: Runtime) -> None:
     assert admitted("usage.get_balance", MEMBER)
 
 
+@pytest.mark.holds("access.reading")
 def test_a_member_lists_their_own_usage_and_nobody_elses(lived_in: Runtime) -> None:
     everything = ask("usage.list", OWNER)
     assert everything == ask("usage.list", "service:server") == ask("usage.list", ADMINISTRATOR)
@@ -186,6 +191,7 @@ def test_a_member_lists_their_own_usage_and_nobody_elses(lived_in: Runtime) -> N
     assert second["total_pages"] == 2
 
 
+@pytest.mark.holds("usage.report")
 def test_a_report_to_a_member_is_of_their_own_usage_and_that_of_all_accounts_is_not_for_owners(
     lived_in: Runtime,
 ) -> None:
@@ -200,6 +206,7 @@ def test_a_report_to_a_member_is_of_their_own_usage_and_that_of_all_accounts_is_
     assert everybody == {team(), team("other")}
 
 
+@pytest.mark.holds("access.member")
 def test_a_member_has_their_own_sessions_explained_and_no_other_entry(lived_in: Runtime) -> None:
     ask("usage.add_credit_note", "service:server", user_id=str(make_id("ann")))
     for of, may in [("own", True), ("running", True), ("theirs", False), ("foreign", False)]:
@@ -224,6 +231,7 @@ def test_an_explanation_of_two_things_at_once_opens_no_door(lived_in: Runtime) -
         ask("usage.explain", OWNER, instance_id=None)
 
 
+@pytest.mark.holds("access.reading", "access.strategy")
 def test_on_stripe_an_owner_sets_the_limit_and_leaving_it_is_an_administrators(lived_in: Runtime) -> None:
     with lived_in.transaction() as connection:
         put(connection, STRIPE, at=START + DAY)

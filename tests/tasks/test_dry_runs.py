@@ -69,6 +69,7 @@ def shown(sample: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row | {"effective_at": datetime.fromisoformat(row["effective_at"])} for row in rows]
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_ledger_run_answers_the_very_entries_and_announcements_and_writes_nothing(rt: Runtime) -> None:
     wrong = stopped_report(HOUR, workspace_class="xlarge")
     with rt.transaction() as connection:
@@ -106,6 +107,7 @@ def test_a_dry_ledger_run_answers_the_very_entries_and_announcements_and_writes_
     }
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_ledger_run_reckons_with_the_zombies_it_would_cap_and_the_grants_that_expire(
     environment: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_dry_ledger_run_reckons_with_the_zombies_it_would_cap_and_the_grants_t
     assert plan["announcements"]["sample"][0]["attribution_id"] == team("granted")
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_run_lists_a_hundred_and_counts_all(rt: Runtime) -> None:
     with rt.transaction() as connection:
         record(connection, *(used_report(team(n), 10, at=START + HOUR) for n in range(103)))
@@ -148,6 +151,7 @@ def test_a_dry_run_holds_up_no_report_and_no_posting(rt: Runtime) -> None:
         )
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_reset_answers_the_very_entries_of_every_cycle_and_writes_nothing(rt: Runtime) -> None:
     late = add_months(START, 3) + DAY
     with rt.transaction() as connection:
@@ -191,6 +195,7 @@ def unchanged(rt: Runtime, do: Callable[[], Any]) -> Any:
     return answer
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_snapshot_answers_what_it_would_heal_and_whom_it_would_end(rt: Runtime) -> None:
     gone, refused = session_row(source="eu"), session_row(source="eu", workspace_class="gold")
     at = (START + HOUR).isoformat()
@@ -211,6 +216,7 @@ def test_a_dry_snapshot_answers_what_it_would_heal_and_whom_it_would_end(rt: Run
     assert (torn["complete"], torn["ended"]["rows"]) == (False, 0)
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_release_of_a_zombie_answers_the_cap_and_leaves_it(rt: Runtime) -> None:
     row = session_row()
     call(sessions.record_instances, instances=[row], actor=SYSTEM, at=START.isoformat())
@@ -227,6 +233,7 @@ def test_a_dry_release_of_a_zombie_answers_the_cap_and_leaves_it(rt: Runtime) ->
         call(sessions.release_session, instance_id=session_row()["instance_id"], actor=SYSTEM, dry_run=True)
 
 
+@pytest.mark.holds("usage.dry-run")
 def test_a_dry_import_counts_what_an_import_then_does_over_all_its_chunks(rt: Runtime, tmp_path: Path) -> None:
     TestClock(rt.redis).advance(START + DAY)
     first = session_row(attribution_id=team("new"))

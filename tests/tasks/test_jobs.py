@@ -38,6 +38,7 @@ def runs(rt: Runtime) -> list[tuple[object, ...]]:
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
+@pytest.mark.holds("lesson.restarted-schedule")
 def test_two_ticks_of_one_due_time_are_one_run(rt: Runtime) -> None:
     assert run(rt, at=START + PERIOD / 3) == START + PERIOD / 3
     assert run(rt, at=START + PERIOD / 2) == Skipped()
@@ -120,6 +121,7 @@ def test_without_redis_a_run_that_never_ended_is_given_up_after_its_lease(rt: Ru
         assert run(rt) == answer
 
 
+@pytest.mark.holds("jobs.one-run")
 def test_of_three_workers_at_once_one_works_longer_than_the_lock_lasts_and_the_others_find_it_taken(
     rt: Runtime,
 ) -> None:
@@ -144,6 +146,7 @@ def test_of_three_workers_at_once_one_works_longer_than_the_lock_lasts_and_the_o
     assert written(rt) == 2
 
 
+@pytest.mark.holds("jobs.lost-lock", "lesson.expired-lock")
 @pytest.mark.parametrize("lost", ["flushed", "expired"])
 def test_a_run_that_lost_its_lock_cannot_write_once_another_has_begun(rt: Runtime, lost: str) -> None:
     def work(fenced: Runtime, now: datetime) -> datetime:
@@ -169,6 +172,7 @@ def test_a_run_that_lost_its_lock_cannot_write_once_another_has_begun(rt: Runtim
     assert run(rt) == Skipped()
 
 
+@pytest.mark.holds("jobs.lost-lock")
 def test_a_new_run_begins_only_when_what_the_old_one_writes_is_written(rt: Runtime) -> None:
     begun = Event()
 
@@ -205,6 +209,7 @@ def written(rt: Runtime) -> int:
         return int(connection.execute(text("SELECT count(*) FROM source_snapshot")).scalar_one())
 
 
+@pytest.mark.holds("lesson.restarted-schedule")
 def test_a_scheduled_tick_runs_the_job_once_a_period(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -244,6 +249,7 @@ def test_the_reset_job_catches_up_and_ends(rt: Runtime) -> None:
     assert call(maintenance.verify_ledger, at=late)
 
 
+@pytest.mark.holds("cost-center.reset-failure", "lesson.green-metrics")
 def test_an_account_that_fails_is_named_and_holds_up_no_other(rt: Runtime) -> None:
     accounts = [team(number) for number in range(3)]
     with rt.transaction() as connection:
@@ -271,6 +277,7 @@ def test_an_account_that_fails_is_named_and_holds_up_no_other(rt: Runtime) -> No
         assert reset_due(connection, at=MONTH + DAY).cycles == 1
 
 
+@pytest.mark.holds("lesson.green-metrics")
 def test_verify_ends_in_error_with_a_sample(rt: Runtime) -> None:
     at = (START + DAY).isoformat()
     assert call(maintenance.verify_ledger, at=at)

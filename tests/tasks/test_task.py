@@ -66,6 +66,7 @@ def as_if_delivered(task: Any, **request: Any) -> Iterator[None]:
         task.pop_request()
 
 
+@pytest.mark.holds("cost-center.no-strategy")
 def test_bad_arguments_fail_at_once_by_their_names_and_are_not_tried_again(
     rt: Runtime, subtests: pytest.Subtests
 ) -> None:
@@ -110,6 +111,7 @@ def test_the_wait_doubles_within_its_bounds() -> None:
         assert longest / 2 <= policy.countdown_seconds(retries) <= longest
 
 
+@pytest.mark.holds("stripe.task-retry-after")
 def test_what_stripe_asks_to_wait_is_waited_within_the_bounds(rt: Runtime) -> None:
     policy = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=10))
     assert policy.countdown_seconds(0, asked=timedelta(seconds=7)) == 7
@@ -117,6 +119,7 @@ def test_what_stripe_asks_to_wait_is_waited_within_the_bounds(rt: Runtime) -> No
     assert 5 <= policy.countdown_seconds(9, asked=timedelta(seconds=1)) <= 10
 
 
+@pytest.mark.holds("stripe.task-retry-after")
 def test_a_task_that_stripe_puts_off_comes_back_when_stripe_said(rt: Runtime) -> None:
     @task(name="billing.asked_to_wait", time_limit=timedelta(seconds=1))
     def put_off() -> None:

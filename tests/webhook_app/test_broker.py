@@ -36,6 +36,7 @@ def black_hole() -> Iterator[str]:
         yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
 
 
+@pytest.mark.holds("receiver.broker-away")
 def test_a_broker_that_refuses_is_a_503_at_once(tmp_path: Path) -> None:
     with running_receiver(tmp_path, f"redis://127.0.0.1:{free_port()}/0") as receiver:
         started = time.monotonic()
@@ -47,6 +48,7 @@ def test_a_broker_that_refuses_is_a_503_at_once(tmp_path: Path) -> None:
         assert "Traceback" not in log
 
 
+@pytest.mark.holds("receiver.broker-away")
 def test_a_broker_that_is_a_black_hole_is_a_503_within_bounds(tmp_path: Path, black_hole: str) -> None:
     with running_receiver(tmp_path, black_hole) as receiver, ThreadPoolExecutor(128) as senders:
         started = time.monotonic()
@@ -66,6 +68,7 @@ def test_a_broker_that_comes_back_is_used_again(tmp_path: Path) -> None:
             assert receiver.post(make_event()).status == 503
 
 
+@pytest.mark.holds("receiver.broker-away")
 def test_a_broker_that_is_full_is_a_503(tmp_path: Path) -> None:
     with running_redis(tmp_path / "broker", os.environ) as url:
         with Redis.from_url(url) as redis:

@@ -31,6 +31,7 @@ def refused(receiver: Receiver, address: str) -> int:
     return receiver.request(body=b"{}", headers=headers).status
 
 
+@pytest.mark.holds("receiver.refusal-limit")
 def test_an_address_that_sends_what_is_refused_is_limited_and_told_for_how_long(limited: Receiver) -> None:
     assert [refused(limited, "192.0.2.1") for _ in range(REFUSALS)] == [400] * REFUSALS
     assert wait_until(lambda: refused(limited, "192.0.2.1") == 429, seconds_max=2)
@@ -40,6 +41,7 @@ def test_an_address_that_sends_what_is_refused_is_limited_and_told_for_how_long(
     assert 1 <= int(answer.headers["retry-after"]) <= 61
 
 
+@pytest.mark.holds("receiver.refusal-limit")
 def test_others_are_not_limited_nor_is_what_is_signed_however_much(limited: Receiver) -> None:
     for _ in range(REFUSALS + 1):
         refused(limited, "192.0.2.2")
@@ -58,6 +60,7 @@ def test_receivers_count_together(broker: str) -> None:
     assert one.seconds_left("192.0.2.9") > 0
 
 
+@pytest.mark.holds("receiver.refusal-limit")
 def test_without_redis_nobody_is_limited_and_nobody_waits() -> None:
     limiter = Limiter(f"redis://127.0.0.1:{free_port()}/0", refusals_per_minute=1)
     started = time.monotonic()
@@ -67,6 +70,7 @@ def test_without_redis_nobody_is_limited_and_nobody_waits() -> None:
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.holds("receiver.forwarded-for")
 @pytest.mark.parametrize(
     ("peer", "forwarded", "address"),
     [
@@ -89,6 +93,7 @@ def test_the_address_is_the_nearest_that_is_no_trusted_proxy(peer: str, forwarde
     assert address_of(peer, forwarded, parse_networks(["10.0.0.0/8"])) == address
 
 
+@pytest.mark.holds("receiver.slow-body")
 def test_many_slow_senders_stall_nobody_and_are_cut_off(receiver: Receiver) -> None:
     head = (
         f"POST /webhook HTTP/1.1\r\nHost: x\r\nStripe-Signature: {sign(make_event())}\r\nContent-Length: 100\r\n\r\n{{"

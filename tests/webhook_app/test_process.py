@@ -87,6 +87,7 @@ def test_it_imports_nothing_heavy() -> None:
     assert [name for name in modules if name.startswith(HEAVY)] == []
 
 
+@pytest.mark.holds("receiver.health")
 def test_readiness_follows_the_broker(tmp_path: Path) -> None:
     port = free_port()
     with running_receiver(tmp_path, f"redis://127.0.0.1:{port}/0") as receiver:
@@ -101,6 +102,7 @@ def test_readiness_follows_the_broker(tmp_path: Path) -> None:
         assert receiver.request("GET", "/healthz").status == 200
 
 
+@pytest.mark.holds("receiver.health")
 def test_readiness_is_told_within_bounds_by_a_black_hole(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as hole:
         url = f"redis://127.0.0.1:{hole.getsockname()[1]}/0"

@@ -14,6 +14,7 @@ from tests.webhook_app.receiver import SECRETS
 MEBIBYTE = 1024 * 1024
 
 
+@pytest.mark.holds("receiver.any-type", "lesson.lost-enqueue")
 def test_a_signed_event_is_in_the_queue_once_it_is_answered(receiver: Receiver, queued: Queued) -> None:
     body = make_event(id="evt_taken", description="a\x00b")
     assert receiver.post(body).status == 200
@@ -31,17 +32,20 @@ def test_text_beyond_ascii_survives(receiver: Receiver, queued: Queued) -> None:
     assert queued()[0].payload[1]["payload"] == text
 
 
+@pytest.mark.holds("receiver.any-type")
 @pytest.mark.parametrize("event_type", ["customer.updated", "something.from.the.future"])
 def test_an_event_of_any_type_is_taken(receiver: Receiver, queued: Queued, event_type: str) -> None:
     assert receiver.post(make_event(type=event_type)).status == 200
     assert len(queued()) == 1
 
 
+@pytest.mark.holds("receiver.same-event")
 def test_the_same_event_again_is_taken_again_under_the_same_id(receiver: Receiver, queued: Queued) -> None:
     assert [receiver.post(make_event()).status for _ in range(2)] == [200, 200]
     assert [message.headers["id"] for message in queued()] == ["evt_1", "evt_1"]
 
 
+@pytest.mark.holds("receiver.two-secrets")
 @pytest.mark.parametrize("secret", SECRETS)
 def test_either_of_two_secrets_is_accepted(receiver: Receiver, queued: Queued, secret: str) -> None:
     assert receiver.post(make_event(), secret=secret).status == 200
@@ -60,6 +64,7 @@ def test_a_timestamp_within_five_minutes_is_accepted(receiver: Receiver, offset:
     assert receiver.post(make_event(), signed_at=int(time.time()) + offset).status == 200
 
 
+@pytest.mark.holds("receiver.signature", "receiver.future-timestamp")
 @pytest.mark.parametrize("offset", [-310, 310, -(10**9), 10**10])
 def test_a_timestamp_further_off_is_refused(receiver: Receiver, queued: Queued, offset: int) -> None:
     answer = receiver.post(make_event(), signed_at=int(time.time()) + offset)
@@ -67,6 +72,7 @@ def test_a_timestamp_further_off_is_refused(receiver: Receiver, queued: Queued, 
     assert queued() == []
 
 
+@pytest.mark.holds("receiver.post-only")
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
 def test_only_post_is_allowed(receiver: Receiver, queued: Queued, method: str) -> None:
     body = make_event()
@@ -78,6 +84,7 @@ def test_only_post_is_allowed(receiver: Receiver, queued: Queued, method: str) -
 SIGNED = sign(make_event())
 
 
+@pytest.mark.holds("receiver.signature")
 @pytest.mark.parametrize(
     "header",
     [
@@ -102,6 +109,7 @@ def test_a_missing_or_bad_signature_is_refused(receiver: Receiver, queued: Queue
     assert queued() == []
 
 
+@pytest.mark.holds("receiver.signature")
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -131,6 +139,7 @@ def test_a_signed_body_that_is_no_event_is_refused(
     assert queued() == []
 
 
+@pytest.mark.holds("receiver.large-body")
 def test_a_body_of_one_mebibyte_is_taken(receiver: Receiver, queued: Queued) -> None:
     padding = MEBIBYTE - len(make_event(padding=""))
     body = make_event(padding="x" * padding)
@@ -139,6 +148,7 @@ def test_a_body_of_one_mebibyte_is_taken(receiver: Receiver, queued: Queued) -> 
     assert len(queued()) == 1
 
 
+@pytest.mark.holds("receiver.large-body")
 @pytest.mark.parametrize("size", [MEBIBYTE + 1, 8 * MEBIBYTE])
 def test_a_larger_body_is_refused(receiver: Receiver, queued: Queued, size: int) -> None:
     assert receiver.post(make_event().ljust(size)).status == 413
@@ -152,6 +162,7 @@ def test_a_declared_length_is_refused_before_the_body_is_sent(receiver: Receiver
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.holds("receiver.large-body")
 def test_a_larger_body_in_chunks_is_refused(receiver: Receiver, queued: Queued) -> None:
     body = make_event().ljust(2 * MEBIBYTE)
     chunks = (body[start : start + 65536] for start in range(0, len(body), 65536))

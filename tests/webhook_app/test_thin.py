@@ -8,6 +8,7 @@ from tests.webhook_app.conftest import Queued, Receiver, make_event, make_thin_e
 from tests.webhook_app.receiver import SECRETS, THIN_SECRETS
 
 
+@pytest.mark.holds("receiver.thin-event")
 @pytest.mark.parametrize("secret", THIN_SECRETS)
 def test_a_thin_event_is_in_the_queue_once_it_is_answered(receiver: Receiver, queued: Queued, secret: str) -> None:
     body = make_thin_event()
@@ -21,6 +22,7 @@ def test_a_thin_event_of_a_type_that_nobody_knows_is_taken(receiver: Receiver, q
     assert len(queued()) == 1
 
 
+@pytest.mark.holds("receiver.thin-event")
 @pytest.mark.parametrize("secret", SECRETS)
 def test_the_secrets_of_snapshots_do_not_sign_thin_events(receiver: Receiver, queued: Queued, secret: str) -> None:
     assert receiver.post_thin(make_thin_event(), secret=secret).status == 400
@@ -28,6 +30,7 @@ def test_the_secrets_of_snapshots_do_not_sign_thin_events(receiver: Receiver, qu
     assert queued() == []
 
 
+@pytest.mark.holds("receiver.thin-event")
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

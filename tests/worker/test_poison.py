@@ -27,6 +27,7 @@ def listed() -> list[dict[str, Any]]:
     return [json.loads(each) for each in done.stdout.splitlines()]
 
 
+@pytest.mark.holds("lesson.poison")
 def test_a_message_that_is_redelivered_too_often_is_parked_and_can_be_replayed(rt: Runtime) -> None:
     TestClock(rt.redis).advance(START)
     for _ in range(REDELIVERIES_MAX):
@@ -43,6 +44,7 @@ def test_a_message_that_is_redelivered_too_often_is_parked_and_can_be_replayed(r
     assert deliver(redelivered=True)["balance_cents"] == 0
 
 
+@pytest.mark.holds("lesson.poison")
 def test_what_comes_first_hand_is_not_counted(rt: Runtime) -> None:
     TestClock(rt.redis).advance(START)
     for _ in range(REDELIVERIES_MAX + 1):

@@ -17,6 +17,7 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' 
 SECONDS_MAX = 20
 
 
+@pytest.mark.holds("jobs.stop")
 @pytest.mark.timeout(60)
 def test_a_worker_that_is_told_to_stop_ends_what_it_does_and_begins_nothing(
     rt: Runtime, environment: dict[str, str], redis_url: str, tmp_path: Path
