@@ -59,10 +59,12 @@ def random_report(rng: Random) -> SessionReport:
 
 
 def random_case(rng: Random) -> Case:
+    first = [random_report(rng) for _ in range(rng.randrange(1, 4))]
+    repeated = rng.choice([[], first])
     return Case(
-        first=[random_report(rng) for _ in range(rng.randrange(1, 4))],
+        first=first,
         cap_reason=rng.choice([None, *CapReason]),
-        second=[random_report(rng) for _ in range(rng.randrange(4))],
+        second=[*repeated, *(random_report(rng) for _ in range(rng.randrange(4)))],
     )
 
 
