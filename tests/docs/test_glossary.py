@@ -11,9 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "usage_tasks"
 GLOSSARY = ROOT / "docs" / "glossary.md"
-SOURCES = {
-    path: path.read_text() for path in (*PACKAGE.rglob("*.py"), ROOT / "beat_schedule.py", ROOT / "celeryconfig.py")
-}
+SOURCES = {path: path.read_text() for path in (*PACKAGE.rglob("*.py"), *ROOT.glob("*.py"))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

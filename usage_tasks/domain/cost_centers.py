@@ -1,6 +1,7 @@
 """Cost centers: how an account pays, how much it may use, and where its billing cycle stands.
 
-A change makes a new version; versions are never edited. Source: SEMANTICS, Cost centers and cycles; docs/adr/0003.
+A change makes a new version; versions are never edited.
+Source: docs/semantics.md, Cost centers and cycles; docs/adr/0003.
 """
 
 from dataclasses import dataclass, replace

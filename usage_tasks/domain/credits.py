@@ -20,7 +20,7 @@ CREDITS_PATTERN = r"-?[0-9]{1,13}(\.[0-9]{1,10})?"
 def credits_to_cents(amount: Decimal) -> CreditCents:
     """Turn credits into whole credit cents, half a cent away from zero.
 
-    Raises decimal.InvalidOperation for an amount that is not finite. Source: SEMANTICS, Numbers.
+    Raises decimal.InvalidOperation for an amount that is not finite. Source: docs/semantics.md, Numbers.
     """
     return CreditCents(int((amount * CENTS_PER_CREDIT).to_integral_value(rounding=ROUND_HALF_UP)))
 

@@ -1,7 +1,7 @@
 """Billing cycles: anchored calendar months in UTC.
 
 The n-th edge is always the anchor plus n months, clipped to the month's last day, so that a cycle of the 31st goes
-31 Jan, 28 Feb, 31 Mar instead of drifting. Source: SEMANTICS, Cost centers and cycles.
+31 Jan, 28 Feb, 31 Mar instead of drifting. Source: docs/semantics.md, Cost centers and cycles.
 """
 
 import calendar

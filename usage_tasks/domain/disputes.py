@@ -1,6 +1,6 @@
 """Disputes: a cardholder's bank takes money back, or asks first; whom that blocks, and until when.
 
-Source: SEMANTICS, Stripe, dispute; docs/adr/0017.
+Source: docs/semantics.md, Stripe, dispute; docs/adr/0017.
 """
 
 from dataclasses import dataclass

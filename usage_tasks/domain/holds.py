@@ -1,6 +1,6 @@
 """A hold: a small amount that a card is shown to be good for, and that is never taken.
 
-Source: SEMANTICS, Stripe, hold.
+Source: docs/semantics.md, Stripe, hold.
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """Where an account stands against its spending limit, what of that is announced, and whether it may start a session.
 
 The same levels stand once more as set-based SQL in storage/limits/crossings.py; a property test holds the two equal.
-Source: SEMANTICS, Limits and access; docs/adr/0010.
+Source: docs/semantics.md, Limits and access; docs/adr/0010.
 """
 
 from collections.abc import Iterable, Sequence
@@ -76,7 +76,7 @@ class Level:
 
 
 def limit_state(balance: CreditCents, spending_limit: int) -> LimitState:
-    """Compare a balance, in cents, with a spending limit, in credits. Source: SEMANTICS, Limits and access."""
+    """Compare a balance, in cents, with a spending limit, in credits. Source: docs/semantics.md, Limits and access."""
     limit = limit_cents(spending_limit)
     if balance >= limit:
         return LimitState.REACHED

@@ -191,6 +191,6 @@ class SubscriptionStanding:
 
 
 def invoiced_cents(invoice: Invoice, our_prices: frozenset[str]) -> CreditCents:
-    """Add up the credits an invoice bills: only lines of our prices are credits. Source: LESSONS 14."""
+    """Add up the credits an invoice bills: only lines of our prices are credits. Source: docs/lessons.md."""
     credits_billed = sum((line.quantity for line in invoice.lines if line.price_id in our_prices), start=Decimal(0))
     return credits_to_cents(credits_billed)

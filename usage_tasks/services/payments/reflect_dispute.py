@@ -1,7 +1,7 @@
 """Follow a dispute: block who is responsible while it stands against the account, let them go when it does not.
 
 One transaction a look. Whom it blocks is remembered with it, so that exactly those are let go, whoever owns the team by
-then; who is blocked by another dispute too stays blocked. Source: SEMANTICS, Stripe; docs/adr/0017.
+then; who is blocked by another dispute too stays blocked. Source: docs/semantics.md, Stripe; docs/adr/0017.
 """
 
 from collections.abc import Iterable, Sequence
