@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.demo.independent import FILE, bill_everybody, read_runs
+from tests.server_directory import server_directory
 
 pytestmark = pytest.mark.timeout(280)
 SESSIONS = 17_900
@@ -19,15 +20,16 @@ def run_demo(directory: Path, *arguments: str) -> tuple[list[dict[str, Any]], st
     """Run the demo as a newcomer does, with ticks three days apart; answer what came out, and what it printed."""
     outcome = directory / "outcome.json"
     environment = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
-    done = subprocess.run(
-        [sys.executable, "-m", "usage_tasks.cli", "demo", "--tick=72h", f"--json={outcome}", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=270,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    with server_directory() as data:
+        done = subprocess.run(
+            [sys.executable, "-m", "usage_tasks.cli", "demo", "--tick=72h", f"--json={outcome}", *arguments],
+            env=environment | {"TMPDIR": str(data)},
+            capture_output=True,
+            text=True,
+            timeout=270,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(outcome.read_text()), done.stdout
 
 

@@ -16,6 +16,8 @@ from usage_tasks.stripe_simulator.wire.wire import Reply, Request, encode
 IDLE_SECONDS_MAX = 600.0
 HEADERS_MAX = 100
 LINE_BYTES_MAX = 65536
+POLL_SECONDS = 0.01
+"""How soon the end of `serve` is noticed; the tests start and end hundreds of them."""
 log = logging.getLogger(__name__)
 
 
@@ -123,7 +125,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 0) -> Iter
     """Run a simulator in threads of this process for as long as the block runs; port 0 takes a free one."""
     simulator = Simulator(settings)
     server = Server(simulator, host=host, port=port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="stripe-simulator", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), name="stripe-simulator", daemon=True)
     simulator.start()
     thread.start()
     try:
