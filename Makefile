@@ -10,8 +10,20 @@ DEMO_ARGS ?=
 # Test processes; each has servers of its own.
 TEST_PROCESSES ?= 2
 
-.PHONY: setup demo test coverage traceability bench mutate chaos lint check pins clean
+.PHONY: help setup demo test coverage traceability bench mutate chaos lint check pins clean
 .DELETE_ON_ERROR:
+
+help:
+	@echo "make demo          replay a real quarter through a whole installation (about 3 minutes)"
+	@echo "make test          the whole test suite, on embedded servers"
+	@echo "make lint          ruff, mypy, basedpyright, import-linter, the shape of the house, migrations"
+	@echo "make coverage      the suite with line and branch coverage; docs/testing.md"
+	@echo "make traceability  write docs/traceability.md from the markers of the tests"
+	@echo "make mutate        mutation testing of the rules; docs/mutation.md"
+	@echo "make bench         every figure beside its floor or peer"
+	@echo "make chaos         faults done to real processes; docs/fault-matrix.md"
+	@echo "make pins          make the pinned requirements anew (needs uv)"
+	@echo "make setup, clean  the virtual environment"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "usage-tasks needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12"; exit 2; }
@@ -68,7 +80,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/storage/test_migrations.py
+	$(BIN)/python -m pytest tests/test_house.py tests/test_one_room.py tests/storage/test_migrations.py
 
 check: lint test
 

@@ -20,7 +20,8 @@ def modules() -> list[Path]:
 
 def test_no_module_is_longer_than_a_reader_can_hold() -> None:
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in modules()}
-    assert {name: length for name, length in lengths.items() if length > MODULE_LINES_MAX} == {}
+    long = {name: length for name, length in lengths.items() if length > MODULE_LINES_MAX}
+    assert long == {}, f"cut what has more than {MODULE_LINES_MAX} lines"
 
 
 def test_no_folder_holds_more_modules_than_a_reader_can_scan() -> None:
@@ -28,7 +29,8 @@ def test_no_folder_holds_more_modules_than_a_reader_can_scan() -> None:
     for file in modules():
         counts[str(file.parent.relative_to(PACKAGE))] += file.name != "__init__.py"
     largest = {"domain": DOMAIN_MODULES_MAX}
-    assert {name: n for name, n in counts.items() if n > largest.get(name, FOLDER_MODULES_MAX)} == {}
+    full = {name: n for name, n in counts.items() if n > largest.get(name, FOLDER_MODULES_MAX)}
+    assert full == {}, "cut these folders by context (docs/adr/0023)"
 
 
 def test_no_class_name_stands_twice_outside_the_stand_in_for_stripe() -> None:
@@ -39,7 +41,8 @@ def test_no_class_name_stands_twice_outside_the_stand_in_for_stripe() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(str(file.relative_to(ROOT)))
-    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+    repeated = {name: files for name, files in places.items() if len(files) > 1}
+    assert repeated == {}, "give each of these classes a name of its own (docs/glossary.md)"
 
 
 def test_a_package_says_what_it_owns() -> None:
@@ -59,4 +62,4 @@ def test_a_task_stands_in_the_folder_of_its_queue() -> None:
                 ]
                 place = file.parent.name if file.parent.name != "tasks" else file.stem
                 misplaced += [f"{name!r} in {file.name}" for name in names if str(name).partition(".")[0] != place]
-    assert misplaced == []
+    assert misplaced == [], "a task stands in the folder, or the module, of its queue"

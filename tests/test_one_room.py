@@ -39,7 +39,7 @@ def test_it_is_written_in_one_module(pattern: str, room: str) -> None:
         if not name.startswith("storage/migrations/")
         and any(re.search(pattern, text) for text in texts_in(path.read_text()))
     }
-    assert found == {room}
+    assert found == {room}, f"this belongs in {room}; take its function or its part of a statement (docs/adr/0023)"
 
 
 @pytest.mark.parametrize(

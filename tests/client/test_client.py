@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -168,3 +169,17 @@ def test_a_report_without_an_observation_time_is_stamped_so_that_sending_again_a
     assert batch.arguments["instances"][0]["observed_at"]
     (dated,) = prepare([session_row()], actor=ACTOR, at=START)
     assert dated.arguments["instances"][0]["observed_at"] == START.isoformat()
+
+
+def test_the_example_of_the_readme_records_its_session(
+    environment: dict[str, str], database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    readme = (Path(__file__).parents[2] / "client" / "README.md").read_text()
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    # Prices in the tests' list are for other classes.
+    example = example.replace("redis://redis:6379/0", redis_url).replace('"default"', '"small"')
+    with ExitStack() as workers:
+        start_worker(workers, environment, tmp_path, 1)
+        done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout == "1 new, 0 changed, 0 refused\n"
+    assert len(rows(database_url)) == 1

@@ -13,7 +13,7 @@ from usage_tasks.domain.bars import DisputeBlock, judge_bar
 from usage_tasks.domain.disputes import DisputeStatus
 from usage_tasks.domain.dunning import DunningState
 from usage_tasks.storage.engine import rehearsal
-from usage_tasks.storage.limits.crossings import find_bar
+from usage_tasks.storage.limits.bars import find_bar
 
 # A team and a user of each name share an identifier.
 NAMES = ("anna", "bob", "cyd")

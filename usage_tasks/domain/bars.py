@@ -1,6 +1,6 @@
 """The bars of an account beside its limit: a dispute that stands, payments that failed for too long.
 
-Production asks the database, `find_bar` in storage/limits/crossings.py. The function here is its oracle, which
+Production asks the database, `find_bar` in storage/limits/bars.py. The function here is its oracle, which
 production never calls; tests/limits/test_bars_twin.py holds the two equal.
 Source: docs/adr/0010-limits.md, docs/adr/0017-payments.md.
 """

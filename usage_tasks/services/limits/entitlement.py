@@ -21,7 +21,7 @@ from usage_tasks.domain.limits import (
 )
 from usage_tasks.services.ledger.cost_center import get_cost_center
 from usage_tasks.storage.ledger import balances, cost_centers
-from usage_tasks.storage.limits import account_standings, crossings
+from usage_tasks.storage.limits import account_standings, bars, crossings
 from usage_tasks.storage.operations import audit
 
 
@@ -57,7 +57,7 @@ def check_entitlement(
     """
     current = get_cost_center(connection, account, limits=spending_limits, at=at, actor=actor)
     balance = balances.get_balance(connection, account.attribution_id, at=at)
-    bar = crossings.find_bar(connection, account)
+    bar = bars.find_bar(connection, account)
     reason = bar or judge(balance, current.spending_limit, policy.grace)
     return Entitlement(
         may_start=reason.may_start,

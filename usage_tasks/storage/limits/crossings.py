@@ -9,15 +9,14 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Account, AccountKind, Actor, AttributionId
+from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.announcements import LEVEL_REACHED, UsageLevelReached
-from usage_tasks.domain.disputes import SETTLED
-from usage_tasks.domain.limits import Crossing, EntitlementReason, LimitPolicy
+from usage_tasks.domain.limits import Crossing, LimitPolicy
 from usage_tasks.storage.ledger.balances import with_balances
 from usage_tasks.storage.operations.outbox import announcing, payload_of
 from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.pricing.rating_sql import COST_AT_MOST
-from usage_tasks.storage.rows import execute, fetch, fetch_one, sql_list
+from usage_tasks.storage.rows import execute, fetch
 
 # Most accounts are far from their levels. What their open sessions cost at most tells those apart that may have reached
 # one, and only these are rated session by session.
@@ -155,23 +154,3 @@ def put_thresholds(
 def drop_thresholds(connection: Connection, attribution_id: AttributionId) -> None:
     """Give an account the installation's thresholds again."""
     execute(connection, "DELETE FROM limit_thresholds WHERE attribution_id = :account", account=attribution_id)
-
-
-def find_bar(connection: Connection, account: Account) -> EntitlementReason | None:
-    """Answer what bars an account beside its limit: a dispute that stands, or payments that failed for too long.
-
-    A dispute blocks who answers for the account; the account itself where nobody is known who does, or it is theirs.
-    After one that was lost a person decides, and nobody tells us what.
-    """
-    statement = f"""
-        SELECT CASE
-            WHEN EXISTS (
-                SELECT 1 FROM stripe_dispute WHERE status NOT IN ({sql_list(SETTLED)})
-                    AND (blocked_account AND attribution_id = :account OR CAST(:user AS uuid) = ANY (blocked_user_ids))
-            ) THEN 'blocked'
-            WHEN EXISTS (SELECT 1 FROM dunning WHERE attribution_id = :account AND state = 'suspended') THEN 'suspended'
-        END AS bar
-    """
-    user_id = account.entity_id if account.kind is AccountKind.USER else None
-    bar = fetch_one(connection, statement, account=account.attribution_id, user=user_id).bar
-    return None if bar is None else EntitlementReason(bar)
