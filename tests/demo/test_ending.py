@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.server_directory import server_directory
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,13 +29,20 @@ def processes_of(directory: Path) -> list[str]:
     return found
 
 
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """Where the demo's servers keep their data."""
+    with server_directory() as directory:
+        yield directory / "data"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks processes up in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_demo_that_is_interrupted_leaves_no_process(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     with (tmp_path / "out").open("wb") as out:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "usage_tasks.cli", "demo", f"--data={tmp_path / 'data'}"],
+            [sys.executable, "-m", "usage_tasks.cli", "demo", f"--data={data}"],
             env=environment,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -42,10 +52,10 @@ def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: si
             assert demo.poll() is None, (tmp_path / "out").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert len(processes_of(tmp_path / "data")) > 8
+        assert len(processes_of(data)) > 8
         demo.send_signal(number)
         demo.wait(30)
     deadline = time.monotonic() + 15
-    while processes_of(tmp_path / "data") and time.monotonic() < deadline:
+    while processes_of(data) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert processes_of(tmp_path / "data") == []
+    assert processes_of(data) == []
