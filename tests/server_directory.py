@@ -18,18 +18,18 @@ MEMORY: Final = Path("/dev/shm")  # noqa: S108 - only directories of random name
 _MEMORY_INFO: Final = Path("/proc/meminfo")
 ROOM_BYTES_MIN: Final = 3 * 2**30
 """A test process and its servers use 0.3 GB of it; containers often have only 64 MB there."""
-_PREFIX: Final = "usage-servers-"
-_ABANDONED_SECONDS_MIN: Final = 60
+PREFIX: Final = "usage-servers-"
+ABANDONED_SECONDS_MIN: Final = 60
 
 
 @contextmanager
-def server_directory() -> Iterator[Path]:
+def server_directory(*, memory: Path = MEMORY) -> Iterator[Path]:
     """Make an empty directory that every user can reach, as a server that may not run as root needs; remove it.
 
     If the block raises, also because a server did not start, a copy stays on the disk; the exception notes where.
     """
-    _remove_abandoned()
-    path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=MEMORY if _has_room() else None))
+    _remove_abandoned(memory)
+    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=memory if _has_room(memory) else None))
     path.chmod(0o755)
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -45,22 +45,22 @@ def server_directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)  # a killed server may still be ending
 
 
-def _has_room() -> bool:
-    """Return True if both the file system and the machine's memory have room."""
+def _has_room(memory: Path) -> bool:
+    """Return True if both that file system and the machine's memory have room."""
     try:
         lines = dict(line.split(":", 1) for line in _MEMORY_INFO.read_text().splitlines())
-        free_bytes = min(int(lines["MemAvailable"].split()[0]) * 1024, shutil.disk_usage(MEMORY).free)
+        free_bytes = min(int(lines["MemAvailable"].split()[0]) * 1024, shutil.disk_usage(memory).free)
     except (OSError, KeyError):
         return False  # no Linux
-    return os.access(MEMORY, os.W_OK | os.X_OK) and free_bytes >= ROOM_BYTES_MIN
+    return os.access(memory, os.W_OK | os.X_OK) and free_bytes >= ROOM_BYTES_MIN
 
 
-def _remove_abandoned() -> None:
+def _remove_abandoned(memory: Path) -> None:
     """Remove the directories of killed test processes: until the next boot nobody else would free their memory."""
-    for path in MEMORY.glob(f"{_PREFIX}*"):
+    for path in memory.glob(f"{PREFIX}*"):
         with suppress(OSError):
             # A new one is not locked yet.
-            if time.time() - path.stat().st_mtime < _ABANDONED_SECONDS_MIN:
+            if time.time() - path.stat().st_mtime < ABANDONED_SECONDS_MIN:
                 continue
             descriptor = os.open(path, os.O_RDONLY)
             try:
@@ -72,4 +72,6 @@ def _remove_abandoned() -> None:
 
 def _keep(path: Path) -> Path:
     kept = Path(tempfile.mkdtemp(prefix="usage-kept-"))
-    return shutil.copytree(path, kept, dirs_exist_ok=True, symlinks=True)
+    with suppress(shutil.Error):  # a file that a killed server has just removed
+        shutil.copytree(path, kept, dirs_exist_ok=True, symlinks=True)
+    return kept

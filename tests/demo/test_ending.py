@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.server_directory import server_directory
 from usage_tasks.embedded.patience import Patience
 from usage_tasks.embedded.processes import wait_for_end
 
@@ -29,13 +31,20 @@ def processes_of(directory: Path) -> list[str]:
     return found
 
 
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """Where the demo's servers keep their data."""
+    with server_directory() as directory:
+        yield directory / "data"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks processes up in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_demo_that_is_interrupted_leaves_no_process(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     with (tmp_path / "out").open("wb") as out:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "usage_tasks.cli", "demo", f"--data={tmp_path / 'data'}"],
+            [sys.executable, "-m", "usage_tasks.cli", "demo", f"--data={data}"],
             env=environment,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -46,13 +55,13 @@ def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: si
                 assert demo.poll() is None, (tmp_path / "out").read_text()
                 assert not patience.is_over(), patience.describe()
                 time.sleep(0.1)
-            assert len(processes_of(tmp_path / "data")) > 8
+            assert len(processes_of(data)) > 8
         except BaseException:
             demo.kill()
             raise
         demo.send_signal(number)
         assert wait_for_end(demo, seconds_max=30) is not None
     deadline = time.monotonic() + 15
-    while processes_of(tmp_path / "data") and time.monotonic() < deadline:
+    while processes_of(data) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert processes_of(tmp_path / "data") == []
+    assert processes_of(data) == []
