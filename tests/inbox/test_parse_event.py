@@ -55,6 +55,11 @@ def test_a_thin_event_that_is_none_is_refused(bench: Bench, rt: Runtime, broker:
     assert stored(bench) == []
 
 
+def test_a_thin_event_whose_object_has_an_empty_id_is_about_nothing_named() -> None:
+    event = parse_event("evt_thin", thin(related_object={"id": "", "type": "meter", "url": ""}))
+    assert event.object_id is None
+
+
 def test_a_payload_of_another_id_is_refused(bench: Bench, rt: Runtime, broker: str) -> None:
     with pytest.raises(InvalidInputError, match="event_id"):
         tasks.receive_event(event_id="evt_2", payload=payload())

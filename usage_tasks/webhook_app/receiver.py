@@ -75,7 +75,7 @@ class Secrets:
 
 
 class Receiver:
-    """Answers requests. Safe to use from any number of threads."""
+    """Answers requests, all of them from one event loop: its publisher takes events from one thread only."""
 
     def __init__(self, *, secrets: Secrets, publisher: Publisher, limiter: Limiter) -> None:
         self.publisher, self._limiter = publisher, limiter

@@ -39,6 +39,7 @@ def _read_thin(event_id: str, event: Any) -> EventNotice:
     """Read a notice: its id is all that is needed to fetch the event when it is applied."""
     related = event.get("related_object")
     kind, object_id = event["type"], None if related is None else related["id"]
+    object_id = None if object_id == "" else object_id  # it names nothing; refused, the event would be lost
     created_at = datetime.fromisoformat(event["created"])
     if created_at.tzinfo is None or not _is_word(kind) or not (object_id is None or _is_word(object_id)):
         raise ValueError("type, id or time")
