@@ -1,6 +1,7 @@
 """Real servers for every test: one start a session, one database cloned from a template for each test."""
 
 import itertools
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import redis
+import structlog
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection
@@ -39,6 +41,16 @@ PRICES: Final = MappingProxyType(
 )
 TEMPLATE: Final = f"usage_template_{os.getpid()}"
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Whatever a test sets up, as a worker in this process does: other tests look at lines of every level."""
+    lines, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
+    yield
+    structlog.configure(**lines)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

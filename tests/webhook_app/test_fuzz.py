@@ -1,12 +1,9 @@
 """A little of the long runs (tests/webhook_app/fuzz.py, fuzz_socket.py); the first one drawn by Hypothesis."""
 
-import logging
 import time
-from collections.abc import Iterator
 from random import Random
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,15 +15,10 @@ from tests.webhook_app.wire import MALFORMED
 
 
 @pytest.fixture
-def fuzzed(broker: str) -> Iterator[Fuzzed]:
+def fuzzed(broker: str) -> Fuzzed:
     drain(broker)
-    lines, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     Watched().take_over()
-    yield Fuzzed(broker)
-    # As it was, and not as a worker has it: other tests of this process look at lines of every level.
-    structlog.configure(**lines)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+    return Fuzzed(broker)
 
 
 def test_whatever_comes_is_taken_if_it_is_signed_and_an_event_and_only_then(fuzzed: Fuzzed) -> None:
