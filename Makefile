@@ -49,9 +49,11 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 # The whole suite, with branches and in every process; fails below the figure in pyproject.toml. docs/testing.md
+# The receiver is held to 60 MiB; the measuring itself takes 5 of them.
+COVERAGE_LEAVES_OUT := --deselect tests/webhook_app/test_process.py::test_as_installed_each_process_stays_below_60_mebibytes
 coverage: $(VENV)/.dev
 	rm -rf .data/coverage
-	$(BIN)/coverage run -m pytest -n $(TEST_PROCESSES) -o timeout=300
+	$(BIN)/coverage run -m pytest -n $(TEST_PROCESSES) -o timeout=300 $(COVERAGE_LEAVES_OUT)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
