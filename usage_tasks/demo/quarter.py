@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
-from typing import Final
-
-CLASSES: Final = ("small", "medium", "large", "xlarge")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from usage_tasks.domain.errors import InvariantError
 from usage_tasks.domain.grants import Burn, OpenGrant, Settlement, settle
 from usage_tasks.domain.ledger import EntryKind, burn_key
 from usage_tasks.storage.ledger import balances, entries, grants
-from usage_tasks.storage.metering import decide as meter_reports
+from usage_tasks.storage.metering.decide import list_awaiting_invoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ def _list_payable(
     later = entries.list_latest_settled(connection, [(each.attribution_id, each.at) for each in settlements])
     since = balances.list_gross_balances(connection, list(later.items()))
     sent = [(each.attribution_id, each.told_until) for each in settlements]
-    billed = meter_reports.list_awaiting_invoice(connection, sent)
+    billed = list_awaiting_invoice(connection, sent)
     return {
         account: min(gross[account], since.get(account, gross[account])) - billed.get(account, 0)
         for account in (each.attribution_id for each in settlements)

@@ -13,9 +13,8 @@ from sqlalchemy import (
     text,
 )
 
+from usage_tasks.domain.meter_reports import MeterReportState
 from usage_tasks.storage.schema.columns import account, metadata, moment, one_of, required
-
-REPORT_STATES = ("pending", "accepted", "parked", "dropped")
 
 meter_report = Table(
     "meter_report",
@@ -38,7 +37,7 @@ meter_report = Table(
     moment("doubted_at", nullable=True),
     # The billing period it is told to; of one period only the last report matters. Null for old ones.
     moment("period_starts_at", nullable=True),
-    one_of("state", REPORT_STATES),
+    one_of("state", MeterReportState),
     CheckConstraint("quantity >= 0", name="quantity"),
     CheckConstraint("(state = 'accepted') = (accepted_at IS NOT NULL)", name="accepted_at"),
     CheckConstraint("(state = 'parked') = (parked_at IS NOT NULL)", name="parked_at"),

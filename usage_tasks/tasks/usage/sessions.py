@@ -11,8 +11,7 @@ from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_uuid
 from usage_tasks.domain.sessions import Rejection
 from usage_tasks.runtime import runtime
-from usage_tasks.services.sessions import record, release_zombie
-from usage_tasks.services.sessions import snapshot as running
+from usage_tasks.services.sessions import record, release_zombie, snapshot
 from usage_tasks.services.sessions.record import RecordedBatch
 from usage_tasks.storage.plans import Plan
 from usage_tasks.storage.sessions.zombies import Zombie
@@ -104,13 +103,13 @@ def report_running(
     rt = runtime()
     taken_at = rt.instant(at)
     reports, malformed = parse_reports(instances, at=taken_at, source=source)
-    snapshot = running.Snapshot(source=source, taken_at=taken_at, reports=reports, malformed=malformed, raw=instances)
+    listed = snapshot.Snapshot(source=source, taken_at=taken_at, reports=reports, malformed=malformed, raw=instances)
     heal: dict[str, Any] = {"limits": rt.spending_limits, "actor": parse_actor(actor)}
     with rt.transaction() as connection:
         if dry_run:
-            plan = running.plan_running(connection, snapshot, **heal)
+            plan = snapshot.plan_running(connection, listed, **heal)
             return DryRun(dry_run=SnapshotPlan(**_counts(plan.recorded), ended=plan.ended, complete=plan.complete))
-        done = running.report_running(connection, snapshot, **heal)
+        done = snapshot.report_running(connection, listed, **heal)
     return SnapshotAnswer(**_counts(done.recorded), ended=done.ended, complete=done.complete)
 
 
