@@ -174,6 +174,7 @@ def test_the_state_is_found_whatever_the_language_of_the_server() -> None:
         ("53300", RetryableError),
         ("57P03", RetryableError),
         ("55000", RetryableError),
+        ("ZZ001", RetryableError),
         ("28000", ConnectionSettingsError),
     ]
     + [(state, ConnectionSettingsError) for state in ("22023", "42501", "08004")],

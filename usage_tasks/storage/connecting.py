@@ -54,9 +54,15 @@ def watch_connecting(engine: Engine) -> None:
                 raise
             if find_rule(sqlstate).treatment is Treatment.PERMANENT:
                 sqlstate = REFUSED  # there is no statement yet that could be wrong
-            raise psycopg.errors.lookup(sqlstate)(str(error)) from error
+            raise _with_state(str(error), sqlstate) from error
         except UnicodeError as error:  # a host whose name cannot be one
-            raise psycopg.errors.lookup(REFUSED)(f"host: {error}") from error
+            raise _with_state(f"host: {error}", REFUSED) from error
+
+
+def _with_state(words: str, sqlstate: str) -> psycopg.OperationalError:
+    error = psycopg.OperationalError(words)
+    error.sqlstate = sqlstate
+    return error
 
 
 def _find_sqlstate(error: psycopg.Error, options: Mapping[str, Any]) -> str | None:
