@@ -1,4 +1,4 @@
-"""A network between a worker and its broker that can be cut: bytes stop, nobody is told."""
+"""A network between a worker and what it works with, that can be cut or go silent: bytes stop, no connection ends."""
 
 import socket
 import threading
@@ -12,6 +12,8 @@ class Wire:
         self._target = port
         self._whole = threading.Event()
         self._whole.set()
+        self._silent = False
+        self._era = 0
         self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -23,6 +25,20 @@ class Wire:
     def mend(self) -> None:
         """Let everything through, also what has been waiting."""
         self._whole.set()
+
+    def silence(self) -> None:
+        """Accept everything, forward nothing, and end no connection; what is open now never forwards again."""
+        self._era += 1
+        self._silent = True
+
+    def speak(self) -> None:
+        """Forward again what connects from now on."""
+        self._era += 1
+        self._silent = False
+
+    def forward(self, data: bytes) -> bytes:
+        """Return what is passed on for these bytes: the same."""
+        return data
 
     def close(self) -> None:
         """End it."""
@@ -39,6 +55,10 @@ class Wire:
 
     def _connect(self, near: socket.socket) -> None:
         self._whole.wait()
+        era = self._era
+        if self._silent:
+            _swallow(near)
+            return
         try:
             far = socket.create_connection(("127.0.0.1", self._target), timeout=5)
         except OSError:
@@ -46,14 +66,26 @@ class Wire:
             return
         far.settimeout(None)
         for pair in ((near, far), (far, near)):
-            threading.Thread(target=self._pump, args=pair, daemon=True).start()
+            threading.Thread(target=self._pump, args=(*pair, era), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, era: int) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 self._whole.wait()
-                target.sendall(data)
+                if era == self._era:
+                    target.sendall(self.forward(data))
+        if era != self._era:  # an end is not forwarded either: the other side keeps a connection to nobody
+            _swallow(target)
+            return
         for each in (source, target):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
+
+
+def _swallow(connection: socket.socket) -> None:
+    """Take what comes until its sender ends."""
+    with suppress(OSError):
+        while connection.recv(65536):
+            pass
+    connection.close()

@@ -19,6 +19,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine, event
 
+from usage_tasks.storage.silent_peer import WatchedConnection
 from usage_tasks.storage.sqlstates import Treatment, find_rule
 
 REFUSED: Final = "08004"
@@ -42,12 +43,12 @@ _known: dict[str, str] = {}
 
 
 def watch_connecting(engine: Engine) -> None:
-    """Have every failure to connect raise a driver's error with a SQLSTATE, as far as one can be found out."""
+    """Make connections whose waits end (silent_peer), and errors of connecting that have a SQLSTATE if possible."""
 
     @event.listens_for(engine, "do_connect")
-    def connect(dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Any:
+    def connect(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Any:
         try:
-            return dialect.connect(*arguments, **options)
+            return WatchedConnection.connect(*arguments, **options)
         except psycopg.Error as error:
             sqlstate = error.sqlstate or _find_sqlstate(error, options)
             if sqlstate is None:

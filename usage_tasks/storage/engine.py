@@ -1,19 +1,45 @@
 """The one place that opens transactions and that turns driver errors into ours; sqlstates.py has the table for it."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
-from typing import Any, assert_never
+from types import MappingProxyType
+from typing import Any, Final, assert_never
 
 import psycopg
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, exc, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, exc, make_url, text
 
 from usage_tasks.domain.errors import ConnectionSettingsError, InvariantError, RetryableError, UsageError
 from usage_tasks.storage.connecting import watch_connecting
 from usage_tasks.storage.sqlstates import Rule, Treatment, find_rule, needs_new_connection
 
 POOL_SIZE = 5
+POOL_RECYCLE_SECONDS = 1800  # what a server keeps for a session grows with its age
 WORK_MEM = "64MB"  # a tick prices every running session at once: in memory, not in files
+
+# Both ends give up a peer that neither answers nor acknowledges for 11 to 12 seconds. The server's end frees the locks.
+_KEEPALIVES: Final = {"keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3"}
+_UNACKNOWLEDGED_MILLISECONDS: Final = "12000"
+_CONNECTION: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "connect_timeout": "5",
+        "application_name": "usage-tasks",
+        "keepalives": "1",
+        **_KEEPALIVES,
+        "tcp_user_timeout": _UNACKNOWLEDGED_MILLISECONDS,
+    }
+)
+"""libpq's options, unless the URL has others."""
+_SESSION: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        **{f"tcp_{name}": value for name, value in _KEEPALIVES.items()},
+        "tcp_user_timeout": _UNACKNOWLEDGED_MILLISECONDS,
+        "work_mem": WORK_MEM,
+        "jit": "off",
+    }
+)
+"""The server's settings for a session, unless the URL's `options` have others."""
 
 Transaction = Callable[[], AbstractContextManager[Connection]]
 """Opens a transaction that commits at the end of its block: `Database.transaction`, for services that need several."""
@@ -29,16 +55,17 @@ class Database:
         milliseconds = int(statement_timeout.total_seconds() * 1000)
         self._engine = new_engine(
             url,
+            session={
+                "timezone": "UTC",
+                "statement_timeout": str(milliseconds),
+                "idle_in_transaction_session_timeout": str(milliseconds),
+                "lock_timeout": "30000",
+            },
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_timeout=10,
             pool_pre_ping=True,
-            connect_args={
-                "connect_timeout": 5,
-                "application_name": "usage-tasks",
-                "options": f"-c timezone=UTC -c work_mem={WORK_MEM} -c jit=off -c statement_timeout={milliseconds} "
-                f"-c idle_in_transaction_session_timeout={milliseconds} -c lock_timeout=30000",
-            },
+            pool_recycle=POOL_RECYCLE_SECONDS,
         )
 
     @contextmanager
@@ -81,13 +108,17 @@ def rehearsal(connection: Connection) -> Iterator[None]:
         savepoint.rollback()
 
 
-def new_engine(url: str, **options: Any) -> Engine:
+def new_engine(url: str, *, session: Mapping[str, str], **options: Any) -> Engine:
     """Make an engine that follows the table of SQLSTATEs, and shows no parameter in an error.
 
-    Raises ConnectionSettingsError for a malformed URL.
+    `session` has settings of the server that hold for every session, whatever the URL says. The URL's other options and
+    settings (`options=-csearch_path=...`) hold too. Raises ConnectionSettingsError for a malformed URL.
     """
     try:
-        engine = create_engine(url, hide_parameters=True, **options)
+        target = make_url(url)
+        ours = {name: value for name, value in _CONNECTION.items() if name not in target.query}
+        arguments = ours | {"options": _session_options(target.query, session)}
+        engine = create_engine(target, hide_parameters=True, connect_args=arguments, **options)
     except (exc.ArgumentError, ValueError):
         # From nothing: the driver repeats what it took for a port, which may be a part of the password.
         advice = "must be postgresql://user:password@host:port/database, with %40 for @ and %2F for / in a password"
@@ -95,6 +126,19 @@ def new_engine(url: str, **options: Any) -> Engine:
     watch_connecting(engine)
     event.listen(engine, "handle_error", _on_driver_error)
     return engine
+
+
+def _session_options(query: Mapping[str, object], session: Mapping[str, str]) -> str:
+    """Join the settings of a session, of which the last one of a name holds.
+
+    As for libpq, PGOPTIONS takes the place of the URL's `options` if there are none.
+    """
+    own = str(query.get("options") or os.environ.get("PGOPTIONS", ""))
+    return f"{_as_options(_SESSION)} {own} {_as_options(session)}"
+
+
+def _as_options(settings: Mapping[str, str]) -> str:
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
 def _on_driver_error(context: ExceptionContext) -> None:

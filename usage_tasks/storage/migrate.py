@@ -33,7 +33,7 @@ def upgrade(url: str) -> None:
 
     Raises as `Database.transaction` does.
     """
-    engine = new_engine(url)
+    engine = new_engine(url, session={})
     try:
         with translated(), engine.connect() as lock, engine.connect() as connection:
             lock.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
