@@ -16,6 +16,7 @@ from usage_tasks.telemetry.logs import configure_logging
 app = Celery(
     "usage_tasks",
     include=[
+        "usage_tasks.worker.schema",
         "usage_tasks.tasks.usage.ledger",
         "usage_tasks.tasks.usage.sessions",
         "usage_tasks.tasks.usage.accounts",

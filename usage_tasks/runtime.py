@@ -25,6 +25,7 @@ from usage_tasks.services.payments.billing_terms import BillingTerms
 from usage_tasks.settings import Settings, load_settings, read_directory_key, read_stripe_credentials
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.operations.jobs import Epoch, hold_epoch
+from usage_tasks.storage.schema_version import open_database
 from usage_tasks.stripe_gateway.live import LiveGateway
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
@@ -47,8 +48,8 @@ class Runtime:
 
     @cached_property
     def database(self) -> Database:
-        """The pool of database connections."""
-        return Database(self.settings.sqlalchemy_url)
+        """The pool of database connections. Raises as `open_database` does: if the schema does not fit, each time."""
+        return open_database(self.settings.sqlalchemy_url)
 
     @cached_property
     def redis(self) -> "redis.Redis":

@@ -1,39 +1,20 @@
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import psycopg
-import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from psycopg import sql
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.engine import make_url
 
-from usage_tasks.embedded.servers import Servers
 from usage_tasks.storage import migrate
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.schema import metadata
 
-EMPTY = "usage_test_empty"
 OBJECTS = """
     SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace),
            (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal),
            (SELECT array_agg(version_num) FROM alembic_version)
 """
-
-
-@pytest.fixture
-def empty_url(servers: Servers) -> Iterator[str]:
-    """A database without a table, as SQLAlchemy takes it."""
-    with psycopg.connect(servers.database_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(EMPTY)))
-        try:
-            url = make_url(servers.database_url).set(database=EMPTY, drivername="postgresql+psycopg")
-            yield url.render_as_string(hide_password=False)
-        finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(EMPTY)))
 
 
 def objects(url: str) -> tuple[object, ...]:

@@ -24,7 +24,8 @@ from usage_tasks.health import DIRECTORY_VARIABLE, check_heartbeats
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
 from usage_tasks.settings import Settings, SettingsError, load_settings, read_stripe_credentials
-from usage_tasks.storage.migrate import head_revision
+from usage_tasks.storage.engine import Database
+from usage_tasks.storage.schema_version import read_schema_version
 from usage_tasks.tasks.checks import check_now
 
 SKEW_MAX: Final = timedelta(seconds=2)
@@ -59,6 +60,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
     yield DoctorFinding(check="settings", verdict=Verdict.FINE, found="complete")
     yield from _secrets(settings, environ)
     rt = Runtime(settings)
+    rt.database = Database(settings.sqlalchemy_url)  # whatever its schema is
     guarded: tuple[tuple[str, Callable[[Runtime], Iterator[DoctorFinding]], type[Exception], str], ...] = (
         ("database", _database, RetryableError, "Start it, or correct database.url or DATABASE_URL."),
         ("broker", _broker, RedisError, "Start it, or correct redis or REDIS_URL."),
@@ -128,17 +130,15 @@ def _has_password(settings: Settings) -> bool:
 def _database(rt: Runtime) -> Iterator[DoctorFinding]:
     with rt.transaction() as connection:
         now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-        exists = connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one()
-        version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() if exists else None
+        schema = read_schema_version(connection)
     yield _skew("database", now)
-    head = head_revision()
     yield DoctorFinding(
         check="migrations",
-        verdict=Verdict.FINE if version == head else Verdict.WRONG,
-        found=f"the database is at {version}, this version at {head}",
-        advice="" if version == head else "Run usage-tasks migrate, or start workers of the database's version.",
+        verdict=Verdict.FINE if schema.fits else Verdict.WRONG,
+        found=str(schema),
+        advice=schema.advice.capitalize(),
     )
-    if version != head:
+    if not schema.fits:
         return
     with rt.transaction() as connection:
         standings = list_job_standings(connection, rt.settings.job_schedules, at=rt.now())

@@ -11,10 +11,11 @@ from usage_tasks.storage.pricing import prices
 def migrate() -> None:
     """Bring the database to this version: its schema, then the price list of the configuration file.
 
-    A price that the file has changed holds from now on; what ran before keeps its price.
+    A price that the file has changed holds from now on; what ran before keeps its price. Nobody waits long for a
+    migration: it leaves the queue of a lock after a second, and tries again for 5 minutes. Exit code 75: run it again.
     """
     rt = runtime()
-    migrations.upgrade(rt.settings.sqlalchemy_url)
+    schema = migrations.upgrade(rt.settings.sqlalchemy_url)
     with rt.transaction() as connection:
         # First the lock, then the time: whatever is posted at the prices of before had stopped before these hold.
         prices.lock_prices(connection)
@@ -25,4 +26,4 @@ def migrate() -> None:
             at=rt.now(),
             actor=OPERATOR,
         )
-    Console().print(f"the schema is up to date; {added} price versions are new")
+    Console().print(f"{schema}; {added} price versions are new", soft_wrap=True)

@@ -10,6 +10,8 @@ revision: str = ${repr(up_revision)}
 down_revision: str | None = ${repr(down_revision)}
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
+# The oldest revision whose code runs on this schema. For an addition that of the migration before, or an older one.
+compatible_from: str = ${repr(up_revision)}
 
 
 def upgrade() -> None:

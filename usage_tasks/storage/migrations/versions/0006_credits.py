@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from usage_tasks.storage.migration_steps import add_check, replace_check
+
 revision: str = "0006"
 down_revision: str | None = "0005"
 branch_labels: Sequence[str] | None = None
@@ -35,11 +37,8 @@ END $$
 
 def upgrade() -> None:
     op.add_column("ledger_entry", sa.Column("user_id", sa.Uuid(), nullable=True))
-    op.drop_constraint(op.f("ledger_entry_kind_check"), "ledger_entry", type_="check")
-    op.create_check_constraint(op.f("ledger_entry_kind_check"), "ledger_entry", f"kind IN ({KINDS})")
-    op.create_check_constraint(
-        op.f("ledger_entry_user_id_check"), "ledger_entry", "kind = 'credit_note' OR user_id IS NULL"
-    )
+    replace_check("ledger_entry", "ledger_entry_kind_check", f"kind IN ({KINDS})")  # 0018 validates both
+    add_check("ledger_entry", "ledger_entry_user_id_check", "kind = 'credit_note' OR user_id IS NULL")
     op.execute(KEEP_BALANCE)
     _create_grants()
     _create_lapses()

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from usage_tasks.storage.migration_steps import replace_check
+
 revision: str = "0010"
 down_revision: str | None = "0009"
 branch_labels: Sequence[str] | None = None
@@ -51,8 +53,7 @@ def _account() -> sa.Column[str]:
 
 
 def upgrade() -> None:
-    op.drop_constraint(op.f("ledger_entry_kind_check"), "ledger_entry", type_="check")
-    op.create_check_constraint(op.f("ledger_entry_kind_check"), "ledger_entry", f"kind IN ({KINDS})")
+    replace_check("ledger_entry", "ledger_entry_kind_check", f"kind IN ({KINDS})")  # 0018 validates it
     op.execute(KEEP_BALANCE)
     op.add_column("stripe_customer", _moment("deleted_at", nullable=True))
     op.add_column("stripe_subscription", sa.Column("status", sa.Text(), nullable=True))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from usage_tasks.storage.migration_steps import replace_check
+
 revision: str = "0012"
 down_revision: str | None = "0011"
 branch_labels: Sequence[str] | None = None
@@ -55,8 +57,7 @@ def _account() -> sa.Column[str]:
 
 def upgrade() -> None:
     # The kinds of reversals: the same as those of voided invoices, whichever of the two migrations comes first.
-    op.drop_constraint(op.f("ledger_entry_kind_check"), "ledger_entry", type_="check")
-    op.create_check_constraint(op.f("ledger_entry_kind_check"), "ledger_entry", f"kind IN ({KINDS})")
+    replace_check("ledger_entry", "ledger_entry_kind_check", f"kind IN ({KINDS})")  # 0018 validates it
     op.execute(KEEP_BALANCE)
     op.add_column("stripe_subscription", sa.Column("automatic_tax", sa.Boolean(), nullable=True))
     _create_holds()
