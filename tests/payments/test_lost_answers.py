@@ -62,6 +62,7 @@ def insist(work: Callable[[], Any], *, attempts: int = 4) -> Any:
 # Customers
 
 
+@pytest.mark.holds("stripe.lost-answer")
 @pytest.mark.parametrize("lag", [0, 3600])
 def test_a_customer_asked_for_again_with_another_email_is_the_one_that_was_made(bench: Bench, lag: int) -> None:
     made = lose_customer(bench)
@@ -71,6 +72,7 @@ def test_a_customer_asked_for_again_with_another_email_is_the_one_that_was_made(
     assert [row.action for row in bench.rows("SELECT action FROM audit")] == ["stripe_customer.create"]
 
 
+@pytest.mark.holds("stripe.lost-answer")
 def test_a_customer_deleted_before_its_answer_was_stored_is_never_stored(bench: Bench) -> None:
     gone = lose_customer(bench)
     bench.world.v1.customers.delete(gone)
@@ -143,6 +145,7 @@ def test_a_customer_in_the_place_of_a_deleted_one_may_pay_in_another_currency(be
 # Subscriptions
 
 
+@pytest.mark.holds("stripe.lost-answer")
 def test_a_subscription_asked_for_again_is_the_one_that_was_made(bench: Bench) -> None:
     bench.customer(ACCOUNT)
     made = lose_subscription(bench)
@@ -243,6 +246,7 @@ def lose_hold(bench: Bench) -> str:
     return str(bench.world.v1.payment_intents.list({}).data[0].id)
 
 
+@pytest.mark.holds("stripe.lost-answer")
 def test_a_hold_that_is_over_before_its_answer_was_stored_is_asked_for_anew(bench: Bench) -> None:
     bench.customer(ACCOUNT)
     over = lose_hold(bench)

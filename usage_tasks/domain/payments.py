@@ -16,6 +16,7 @@ StripeSubscriptionId = NewType("StripeSubscriptionId", str)
 StripeInvoiceId = NewType("StripeInvoiceId", str)
 
 CURRENCIES = ("eur", "usd")
+"""The currencies of an installation that does not say in which ones it has prices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,9 @@ def translate(error: stripe.StripeError, operation: str) -> UsageError:
             return SpentKeyError(_described(error, operation, _REUSED), answered=False)
         case Meaning.DECLINED:
             declined = _detail(error, "decline_code") or code
-            return DeclinedError(_described(error, operation, f"declined, {declined or 'no code given'}"), declined)
+            return DeclinedError(
+                _described(error, operation, f"a bank said no: {declined or 'it gave no code'}"), declined
+            )
     kinds: dict[Meaning, type[PermanentError]] = {Meaning.MISSING: NotFoundError, Meaning.DENIED: AccessDeniedError}
     return kinds.get(meaning, PermanentError)(_described(error, operation, _words(error, operation)))
 

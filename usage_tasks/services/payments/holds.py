@@ -26,8 +26,8 @@ from usage_tasks.storage.payments.holds import HoldRow
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 CLAIM_LIMIT: Final = 4
-LEASE: Final = timedelta(seconds=150)
-"""Longer than CLAIM_LIMIT holds, each three calls that run into their time-outs (10 s)."""
+LEASE: Final = timedelta(seconds=180)
+"""Longer than CLAIM_LIMIT holds, each four calls that run into their time-outs (10 s)."""
 
 _SWEEP: Final = Actor("service:billing.release_holds")
 _ATTEMPTS_MAX: Final = 3

@@ -50,7 +50,8 @@ def create_customer(
         with transaction() as connection:
             reserved = _reserve_customer(connection, customer)
         if reserved.currency != customer.currency:
-            raise InvalidInputError("currency", customer.currency, f"{reserved.currency}, as was asked for before")
+            allowed = f"{reserved.currency}, as was asked for before; another once its customer is deleted in Stripe"
+            raise InvalidInputError("currency", customer.currency, allowed)
         if reserved.customer_id is not None:
             return reserved.customer_id
         if not reserved.is_new and (found := lost.find_lost_customer(stripe, account)) is not None:
