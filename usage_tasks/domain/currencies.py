@@ -85,7 +85,7 @@ def find_currency(code: str) -> Currency | None:
 
 
 def get_currency(code: str) -> Currency:
-    """Return a currency; one that the table does not know has two decimals, as most have."""
+    """Return a currency; an unknown code gets two decimals, as most currencies have."""
     return _KNOWN.get(code) or _build(code, hold=100, charge_min=50)
 
 

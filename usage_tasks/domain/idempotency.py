@@ -1,4 +1,4 @@
-"""Idempotency keys: the one that a row began with, and the ones that follow when Stripe's answer is of no use.
+"""Idempotency keys: the first key of a row, and the keys that follow when Stripe's answer is of no use.
 
 Stripe keeps an answer under a key for 24 hours, errors included, and refuses the key for other arguments.
 Source: https://docs.stripe.com/api/idempotent_requests.

@@ -16,7 +16,7 @@ StripeSubscriptionId = NewType("StripeSubscriptionId", str)
 StripeInvoiceId = NewType("StripeInvoiceId", str)
 
 CURRENCIES = ("eur", "usd")
-"""The currencies of an installation that does not say in which ones it has prices."""
+"""These may be asked for before a price is configured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

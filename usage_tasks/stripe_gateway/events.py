@@ -1,4 +1,4 @@
-"""Stripe's events: pages of notices, and what one of them says besides its object."""
+"""Stripe's events: pages of notices, and the facts of a single event."""
 
 from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
@@ -60,7 +60,7 @@ def read_instant(found: Fields, field: str) -> datetime:
 
 
 def read_event_facts(event: Fields) -> EventFacts:
-    """Read what an event says besides its object: what changed, and of whom it tells."""
+    """Read the facts of an event besides its object: the changed fields, and the customer."""
     data = event.object("data")
     about, before = data.object("object"), data.find_object("previous_attributes")
     payer = about.find_text("id") if about.find("object") == "customer" else about.find_reference("customer")

@@ -45,7 +45,7 @@ class Fields:
         return InvalidStripeObjectError(f"stripe {self.name}: `{field}`: must be {allowed} (got {got})")
 
     def find(self, field: str) -> Any:
-        """Return a field's value as it is; None for null and for one that is absent."""
+        """Return a field's value as it is; None for null and for an absent field."""
         return self._plain.get(field)
 
     def find_text(self, field: str) -> str | None:

@@ -125,15 +125,12 @@ class LiveGateway(PaymentCalls, MeterReads):
     def send_meter_event(self, event: MeterEvent) -> None:
         """See StripeGateway.
 
-        The identifier is the idempotency key, by which an error that comes later names the event. An error that Stripe
-        stored under it would be repeated for a day; a fresh key is safe, for the identifier keeps the event from
-        being counted twice.
+        The identifier is the idempotency key, by which an error that comes later names the event. Where the key is
+        spent, a fresh one is safe at once: the identifier keeps the event from being counted twice.
         """
         try:
             self._send_meter_event(event, idempotency_key=event.identifier)
-        except SpentKeyError as error:
-            if not error.answered:
-                raise
+        except SpentKeyError:
             self._send_meter_event(event, idempotency_key=timed_key(event.identifier, datetime.now(tz=UTC)))
 
     def _send_meter_event(self, event: MeterEvent, *, idempotency_key: str) -> None:

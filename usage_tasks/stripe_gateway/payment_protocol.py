@@ -26,7 +26,7 @@ class PaymentGateway(Protocol):
     def list_recent_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomerId]:
         """Find an account's customers among the newest ones, which a search may not know yet.
 
-        Raises RetryableError where there are so many new ones that one may be missed by both.
+        Raises RetryableError where there are so many new customers that both may miss ours.
         """
         ...
 

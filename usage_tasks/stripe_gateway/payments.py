@@ -27,7 +27,7 @@ _ADDRESS: Final = ("city", "country", "line1", "line2", "postal_code", "state")
 _OVER: Final = ("canceled", "succeeded")
 _PAGE: Final = 100
 RECENT_MAX: Final = 1000
-"""So many customers, newest first, are looked through for one that the search does not know yet."""
+"""Look through so many customers, newest first, for a customer that the search does not know yet."""
 
 SEARCH_LATE_MAX: Final = timedelta(hours=1)
 """How late Stripe's search may be, in an outage."""

@@ -25,7 +25,7 @@ def is_stored_answer(made: stripe.StripeObject) -> bool:
 def read_line(line: Fields) -> InvoiceLine:
     """Read a line of an invoice: its exact quantity, and what it costs.
 
-    A line that names no price, or no quantity, may be of nobody's; it says so, and fails where it is one of ours.
+    A line without a price or a quantity is marked `unreadable`; that fails only where the line may be ours.
     """
     unreadable = None
     price_id = _price_of(line)
@@ -103,7 +103,7 @@ def items_of(subscription: Fields) -> Sequence[Fields]:
 
 
 def meter_of(price: Fields) -> str | None:
-    """Find the meter that a price charges by; None for one that is not metered."""
+    """Return the meter that a price charges by; None for a price without a meter."""
     recurring = price.find_object("recurring")
     return None if recurring is None else recurring.find_text("meter")
 

@@ -135,7 +135,7 @@ class Simulator:
             return _error_reply(error)
 
     def _keep(self, request: Request, reply: Reply) -> None:
-        """Store a reply under the request's key, in the place of one that is there."""
+        """Store a reply under the request's key, replacing an earlier one."""
         key = request.headers.get("idempotency-key") if request.method == "POST" else None
         if key:
             with self.world() as world:

@@ -65,7 +65,7 @@ def create_hold(
 def _find(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, at: datetime, actor: Actor) -> Hold | None:
     """Return an open row's hold as it is now; None where there is none, and a new one is to be asked for.
 
-    A hold whose answer was lost is one that nobody can confirm, so it holds nothing: whatever became of it is no loss.
+    Nobody can confirm a hold whose answer was lost, so it holds nothing and may be given up.
     """
     try:
         if row.payment_intent_id is None:

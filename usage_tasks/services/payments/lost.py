@@ -1,4 +1,4 @@
-"""Find in Stripe what was asked of it and whose answer was never stored.
+"""Find the objects in Stripe that were asked for and whose answer was never stored.
 
 A process may die between Stripe's work and our commit. The idempotency key alone does not find out: Stripe refuses it
 for other arguments, repeats an error that it stored, and repeats the first answer although the object is gone.
@@ -33,7 +33,7 @@ def find_lost_subscription(
     """Find the live subscription that was asked for a customer; None where nobody asked before, or there is none.
 
     Raises PermanentError where there are several, SpentKeyError where there is none and the price to ask for has
-    changed since: the old price may be one that Stripe takes no more.
+    changed since: Stripe may take the old price no more.
     """
     if reserved.is_new:
         return None

@@ -75,9 +75,9 @@ def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerR
 
 
 def reserve_customer_again(connection: Connection, gone: CustomerRow, *, currency: str, creator: str) -> CustomerRow:
-    """Store that a customer is about to be made in the place of one that was deleted; answer what stands.
+    """Store that a customer is about to be made in the place of a deleted one; return the row.
 
-    The new one may have another currency: of the one that is gone nothing will be billed any more.
+    The new customer may have another currency: nothing will be billed to the deleted customer any more.
     """
     new = execute(
         connection,
