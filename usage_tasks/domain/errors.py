@@ -49,6 +49,25 @@ class DeclinedError(PermanentError):
         self.decline_code = decline_code
 
 
+class SpentKeyError(PermanentError):
+    """An idempotency key is of no more use: look at what the remote side has, then go on with a fresh key.
+
+    `answered`: the answer under the key is final. Otherwise a call with it may still run, and a look comes too early.
+    """
+
+    def __init__(self, message: str, *, answered: bool) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling, which Celery does to an exception that crosses from a child to its worker."""
+        return _spent_key_error, (str(self), self.answered)
+
+
+def _spent_key_error(message: str, answered: bool) -> SpentKeyError:  # noqa: FBT001 - as pickle calls it
+    return SpentKeyError(message, answered=answered)
+
+
 class AccessDeniedError(PermanentError):
     """The remote side refuses us, whatever we ask: no account is to blame, so none is parked for it."""
 

@@ -23,12 +23,22 @@ class PaymentGateway(Protocol):
         """Find an account's customers by what they say; what is new may not be found for an hour."""
         ...
 
+    def list_recent_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomerId]:
+        """Find an account's customers among the newest ones, which a search may not know yet.
+
+        Raises RetryableError where there are so many new customers that both may miss ours.
+        """
+        ...
+
     def adopt_payment_method(self, customer_id: StripeCustomerId, payment_method_id: str) -> None:
         """Make a payment method the customer's default, and its address, where it has one, the customer's."""
         ...
 
-    def create_hold(self, customer_id: StripeCustomerId, *, currency: str, idempotency_key: str) -> Hold:
-        """Ask for a hold that the payer is to confirm; the same key answers with the same hold."""
+    def create_hold(self, customer_id: StripeCustomerId, *, amount: int, currency: str, idempotency_key: str) -> Hold:
+        """Ask for a hold of `amount` minor units that the payer is to confirm.
+
+        The same key answers with the same hold as it is now; SpentKeyError where there is none to answer with.
+        """
         ...
 
     def get_hold(self, payment_intent_id: PaymentIntentId) -> Hold:
@@ -56,7 +66,7 @@ class PaymentGateway(Protocol):
         ...
 
     def find_invoice_of(self, payment_intent_id: str) -> StripeInvoiceId | None:
-        """Tell which invoice a payment paid, if it paid one."""
+        """Find the invoice that a payment paid, if it paid one."""
         ...
 
     def get_credit_note(self, credit_note_id: CreditNoteId) -> CreditNote:

@@ -23,16 +23,23 @@ from usage_tasks.stripe_gateway.payment_protocol import PaymentGateway
 
 
 class StripeGateway(PaymentGateway, Protocol):
-    """Every call may raise RetryableError (call again with the same key) or PermanentError (never succeeds)."""
+    """Every call may raise RetryableError (call again with the same key) or PermanentError (never succeeds).
+
+    A call with a key raises SpentKeyError where the key is of no more use: it was used with other arguments, or Stripe
+    stored an error under it, or what it made is gone.
+    """
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
-        """Make a customer; the same key answers with the same customer."""
+        """Make a customer; the same key answers with the same customer, unless it was deleted since."""
         ...
 
     def create_subscription(
         self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str, automatic_tax: bool = False
     ) -> Subscription:
-        """Subscribe a customer to one metered price; the same key, with the same terms, answers with the same one."""
+        """Subscribe a customer to one metered price.
+
+        The same key, with the same terms, answers with the same subscription, unless it has ended since.
+        """
         ...
 
     def send_meter_event(self, event: MeterEvent) -> None:

@@ -78,7 +78,12 @@ class Simulator:
         request_id = f"req_{secrets.token_hex(7)}"
         headers = (("Request-Id", request_id), ("Stripe-Version", API_VERSION))
         try:
-            reply = self.faults.around(request, lambda: self._answered(request, request_id), request_id=request_id)
+            reply = self.faults.around(
+                request,
+                lambda: self._answered(request, request_id),
+                request_id=request_id,
+                keep=lambda reply: self._keep(request, reply),
+            )
         except ApiError as error:
             reply = _error_reply(error)
         return replace(reply, headers=headers + reply.headers)
@@ -128,6 +133,14 @@ class Simulator:
             return self._answer(request, request_id)
         except ApiError as error:
             return _error_reply(error)
+
+    def _keep(self, request: Request, reply: Reply) -> None:
+        """Store a reply under the request's key, replacing an earlier one."""
+        key = request.headers.get("idempotency-key") if request.method == "POST" else None
+        if key:
+            with self.world() as world:
+                world.store.execute("DELETE FROM idempotency WHERE key = :key", key=key)
+                _remember(world, key, _fingerprint(request, _form(request)), reply)
 
     def _answer(self, request: Request, request_id: str) -> Reply:
         _authenticate(request)
