@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from sqlalchemy.engine import make_url
 
 from tests.factories import session_row
 from tests.storage.test_connecting import PASSWORD, refusing_server, role_with_password
+from tests.storage.test_migrate import KEY
+from tests.storage.test_schema_version import NEWER, move
 from usage_tasks.embedded.processes import free_port
 from usage_tasks.embedded.servers import Servers
+from usage_tasks.storage.engine import Database
+from usage_tasks.storage.schema_version import needed_revision
 
 READ_DATABASE = ("verify",)
 READ_REDIS = ("poison", "list")
@@ -90,7 +95,35 @@ def test_a_database_that_is_away_or_starting_is_for_later(environment: dict[str,
 def test_a_schema_that_is_not_there_yet_is_for_later_with_advice(environment: dict[str, str]) -> None:
     with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    expect(run(environment, *READ_DATABASE), 75, "42P01", "run usage-tasks migrate")
+    expect(run(environment, *READ_DATABASE), 75, "there is no schema, older than this", "run usage-tasks migrate")
+
+
+@pytest.mark.parametrize("command", [READ_DATABASE, ("jobs",), ("zombies",), ("migrate",)])
+def test_a_command_names_both_versions_of_a_schema_that_does_not_fit(
+    environment: dict[str, str], database: Database, command: tuple[str, ...]
+) -> None:
+    move(database, NEWER)
+    newer = f"the schema is 9000, newer than this version's {needed_revision()}; it needs code of 9000 on"
+    expect(run(environment, *command), 2, newer)
+    move(database, "0002")
+    if command != ("migrate",):
+        older = f"the schema is 0002, older than this version's {needed_revision()}: run usage-tasks migrate"
+        expect(run(environment, *command), 75, older)
+
+
+def test_commands_go_on_with_a_newer_schema_that_is_compatible(environment: dict[str, str], database: Database) -> None:
+    move(database, NEWER, compatible_from=needed_revision())
+    assert run(environment, *READ_DATABASE)[0] == 0
+    assert run(environment, "migrate")[0] == 0
+
+
+def test_a_migration_that_waits_for_its_turn_names_the_holder(environment: dict[str, str]) -> None:
+    with psycopg.connect(environment["DATABASE_URL"], autocommit=True, application_name="pooler") as pooled:
+        pooled.execute("SELECT pg_advisory_lock(%s)", (KEY,))
+        threading.Timer(4, lambda: pooled.execute("SELECT pg_advisory_unlock_all()")).start()
+        code, shown = run(environment, "migrate")
+        assert f"pid {pooled.info.backend_pid} (pooler, " in shown
+    assert code == 0
 
 
 def test_an_import_ends_as_every_command_does(environment: dict[str, str], tmp_path: Path) -> None:

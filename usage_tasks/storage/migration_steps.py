@@ -13,7 +13,8 @@ Rules, which tests/storage/test_long_locks.py holds:
   version adds, older code leaves alone. Contract, by a later version, when no such code runs any more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from alembic import op
@@ -46,13 +47,23 @@ def validate(table: str, name: str) -> None:
 def create_index(name: str, table: str, columns: Sequence[Any], **options: Any) -> None:
     """Build an index while others write, also after an attempt that was broken off.
 
-    It waits for every transaction that is older. That keeps nobody waiting, so it has no limit.
+    It waits for every transaction that is older.
+    """
+    with beside_others():
+        if op.get_bind().execute(text(_INVALID), {"name": name}).first() is not None:
+            op.execute(f"DROP INDEX CONCURRENTLY {name}")
+        op.create_index(name, table, columns, if_not_exists=True, postgresql_concurrently=True, **options)
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Run statements each in a transaction of its own, with no limit to a wait: for locks that keep no queue waiting.
+
+    The migration may be broken off between any two of them, and is then run again from its beginning.
     """
     with op.get_context().autocommit_block():
         connection = op.get_bind()
         before = connection.execute(text("SHOW lock_timeout")).scalar_one()
         connection.execute(text("SET lock_timeout = 0"))
-        if connection.execute(text(_INVALID), {"name": name}).first() is not None:
-            op.execute(f"DROP INDEX CONCURRENTLY {name}")
-        op.create_index(name, table, columns, if_not_exists=True, postgresql_concurrently=True, **options)
+        yield
         connection.execute(text("SELECT set_config('lock_timeout', :before, false)"), {"before": before})

@@ -37,7 +37,7 @@ END $$
 
 def upgrade() -> None:
     op.add_column("ledger_entry", sa.Column("user_id", sa.Uuid(), nullable=True))
-    replace_check("ledger_entry", "ledger_entry_kind_check", f"kind IN ({KINDS})")  # 0018 validates both
+    replace_check("ledger_entry", "ledger_entry_kind_check", f"kind IN ({KINDS})")  # 0019 validates both
     add_check("ledger_entry", "ledger_entry_user_id_check", "kind = 'credit_note' OR user_id IS NULL")
     op.execute(KEEP_BALANCE)
     _create_grants()

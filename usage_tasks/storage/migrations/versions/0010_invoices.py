@@ -53,7 +53,7 @@ def _account() -> sa.Column[str]:
 
 
 def upgrade() -> None:
-    replace_check("ledger_entry", "ledger_entry_kind_check", f"kind IN ({KINDS})")  # 0018 validates it
+    replace_check("ledger_entry", "ledger_entry_kind_check", f"kind IN ({KINDS})")  # 0019 validates it
     op.execute(KEEP_BALANCE)
     op.add_column("stripe_customer", _moment("deleted_at", nullable=True))
     op.add_column("stripe_subscription", sa.Column("status", sa.Text(), nullable=True))

@@ -57,7 +57,7 @@ def _account() -> sa.Column[str]:
 
 def upgrade() -> None:
     # The kinds of reversals: the same as those of voided invoices, whichever of the two migrations comes first.
-    replace_check("ledger_entry", "ledger_entry_kind_check", f"kind IN ({KINDS})")  # 0018 validates it
+    replace_check("ledger_entry", "ledger_entry_kind_check", f"kind IN ({KINDS})")  # 0019 validates it
     op.execute(KEEP_BALANCE)
     op.add_column("stripe_subscription", sa.Column("automatic_tax", sa.Boolean(), nullable=True))
     _create_holds()

@@ -9,6 +9,7 @@ revision: str = "0017"
 down_revision: str | None = "0016"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
+compatible_from: str = "0016"
 
 # Posting writes the start of the session beside its entry; a version before this one does not, then it is looked up.
 # Subqueries and not joins: the plan is kept for as long as the connection, and each lookup is by its index however

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 from alembic import op
 
+from usage_tasks.storage.migration_steps import beside_others
+
 revision: str = "0018"
 down_revision: str | None = "0017"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
+compatible_from: str = "0016"
 
 # Whoever posts waits for the account's balance, in the same order as here, and adds to its weeks after that. What was
 # committed before the lock is counted, and nothing else can be; so it is counted once, and again where this is run
@@ -42,7 +45,7 @@ END $$
 
 
 def upgrade() -> None:
-    with op.get_context().autocommit_block():
+    with beside_others():
         op.execute(FILL)
 
 

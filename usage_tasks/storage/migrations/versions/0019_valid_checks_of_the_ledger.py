@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from usage_tasks.storage.migration_steps import validate
 
-revision: str = "0018"
-down_revision: str | None = "0016"
+revision: str = "0019"
+down_revision: str | None = "0018"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 compatible_from: str = "0016"
