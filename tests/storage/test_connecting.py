@@ -18,8 +18,10 @@ from sqlalchemy.engine import make_url
 from usage_tasks.domain.errors import ConnectionSettingsError, RetryableError
 from usage_tasks.embedded.processes import free_port
 from usage_tasks.embedded.servers import Servers
+from usage_tasks.settings.database_url import parse_database_url
 from usage_tasks.storage import connecting, migrate
 from usage_tasks.storage.engine import Database
+from usage_tasks.storage.schema_version import open_database
 
 PASSWORD = "correct-horse-9"
 GERMAN = "Passwort-Authentifizierung für Benutzer »u« fehlgeschlagen"
@@ -139,6 +141,44 @@ def test_a_setting_that_does_not_fit_is_named(servers: Servers, parts: dict[str,
     with pytest.raises(ConnectionSettingsError, match=f"database.url or DATABASE_URL: {message}") as refused:
         connect(with_driver(servers.database_url, **parts))
     assert "\n" not in str(refused.value)
+
+
+def search_path_of(url: str) -> str:
+    database = Database(url)
+    with database.transaction() as connection:
+        found = str(connection.execute(text("SHOW search_path")).scalar_one())
+        assert connection.execute(text("SHOW timezone")).scalar_one() == "UTC"
+        assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "4min"
+    database.dispose()
+    return found
+
+
+def test_a_schema_that_the_url_names_is_that_of_migrate_and_of_everything_else(empty_url: str) -> None:
+    url = make_url(empty_url).update_query_dict({"options": "-csearch_path=billing -c statement_timeout=1"})
+    in_schema = url.render_as_string(hide_password=False)
+    with psycopg.connect(
+        make_url(empty_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    ) as connection:
+        connection.execute("CREATE SCHEMA billing")
+    migrate.upgrade(in_schema)
+    open_database(in_schema).dispose()
+    assert search_path_of(in_schema) == "billing"
+    with psycopg.connect(
+        make_url(empty_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    ) as connection:
+        found = connection.execute("SELECT DISTINCT schemaname::text FROM pg_stat_user_tables").fetchall()
+    assert found == [("billing",)]
+
+
+def test_what_psql_takes_from_pgoptions_holds_too(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-csearch_path=elsewhere")
+    assert search_path_of(with_driver(servers.database_url)) == "elsewhere"
+
+
+def test_with_two_hosts_the_one_that_answers_is_used(servers: Servers) -> None:
+    url = make_url(servers.database_url)
+    both = f"postgresql://{url.username}@127.0.0.1:{free_port()},127.0.0.1:{url.port}/{url.database}"
+    connect(parse_database_url(both).replace("postgresql:", "postgresql+psycopg:"))
 
 
 @pytest.mark.parametrize(

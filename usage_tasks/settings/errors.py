@@ -11,8 +11,13 @@ _SHOWN_LENGTH_MAX: Final = 80
 _USER_AND_PASSWORD: Final = re.compile(r"(?P<scheme>://)(?P<user>[^:@/]*).*@", re.DOTALL)
 # Where a port belongs but no number is, a password may stand whose @host was forgotten.
 _NO_PORT: Final = re.compile(r"(?P<before>://[^:@/]*):(?![0-9]+(?:[/?#]|$))[^@/]+$")
-_PASSWORD_PARAMETER: Final = re.compile(r"(?P<name>password=)[^&\s]*", re.IGNORECASE)
+_NO_PORT_OF_A_HOST: Final = re.compile(r"(?P<before>@[^@/?#]*?):(?![0-9]*(?:[,/?#]|$))[^@/?#,]+")
+_PASSWORD_PARAMETER: Final = re.compile(r"(?P<name>(?:password|secret|_key)=)[^&\s]*", re.IGNORECASE)
 _STRIPE_SECRET: Final = re.compile(r"\b(?P<kind>sk|rk|whsec)_\w+")
+
+
+class UnknownOptionError(ValueError):
+    """An option of a URL cannot be used. Its message has the option's name, and no value, so it may be shown."""
 
 
 class SettingsError(ValueError):
@@ -27,6 +32,7 @@ def mask(text: str) -> str:
     """The text with the passwords of URLs and the secret keys of Stripe taken out."""
     masked = _USER_AND_PASSWORD.sub(r"\g<scheme>\g<user>:***@", text)
     masked = _NO_PORT.sub(r"\g<before>:***", masked)
+    masked = _NO_PORT_OF_A_HOST.sub(r"\g<before>:***", masked)
     masked = _PASSWORD_PARAMETER.sub(r"\g<name>***", masked)
     return _STRIPE_SECRET.sub(r"\g<kind>_***", masked)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from usage_tasks.settings.environment import CONFIG_VARIABLE, apply_environment, list_fields, variable_name
-from usage_tasks.settings.errors import SettingsError, show
+from usage_tasks.settings.errors import SettingsError, UnknownOptionError, show
 from usage_tasks.settings.model import Settings
 from usage_tasks.settings.tree import KeyPath, Tree, read_object
 
@@ -73,4 +73,5 @@ def _path(loc: tuple[int | str, ...]) -> tuple[KeyPath, bool]:
 def _reason(item: Any, path: KeyPath) -> str:
     # Only our own validators' messages say more than what is allowed does, and a secret's could repeat it.
     error = item.get("ctx", {}).get("error")
-    return f"{error}; " if isinstance(error, ValueError) and path not in _SECRETS else ""
+    shown = isinstance(error, UnknownOptionError) or (isinstance(error, ValueError) and path not in _SECRETS)
+    return f"{error}; " if shown else ""

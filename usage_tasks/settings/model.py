@@ -17,11 +17,11 @@ from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.limits import GRACE_PERCENT_MAX, THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
 from usage_tasks.domain.prices import CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_MAX, MINIMUM_CREDITS_MAX
 from usage_tasks.domain.rating import ChargeRule
+from usage_tasks.settings.database_url import PORT_MAX
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.values import (
     CALLS_PER_SECOND_MAX,
     LIMIT_CREDITS_MAX,
-    PORT_MAX,
     DatabaseUrl,
     HostAndPort,
     LimitCredits,
@@ -198,7 +198,8 @@ class DatabaseSettings(_Section):
     url: DatabaseUrl = Field(
         default=DEFAULT_DATABASE_URL,
         repr=False,
-        description="a URL such as postgresql://user:password@host:5432/name",
+        description="a URL such as postgresql://user:password@host:5432/name, with %40 for @ and %2F for / in a "
+        "password, libpq's options behind a ?, and host:port,host:port for several servers",
     )
 
 

@@ -21,12 +21,11 @@ from usage_tasks.domain.prices import (
     MINIMUM_CREDITS_MAX,
     ROUNDING_STEP_MAX,
 )
+from usage_tasks.settings.database_url import PORT_MAX, parse_database_url
 
 LIMIT_CREDITS_MAX: Final = 10**12
-PORT_MAX: Final = 65_535
 CALLS_PER_SECOND_MAX: Final = 10_000
 SCHEDULE_MAX: Final = timedelta(days=366)
-_POSTGRESQL: Final = re.compile(r"^(postgresql|postgres|postgresql\+psycopg)://")
 _HOST_AND_PORT: Final = re.compile(r"^(?P<host>[^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})$")
 
 
@@ -72,12 +71,6 @@ def _bounded(value: Decimal, largest: Decimal, fractional_digits_max: int) -> De
     if exponent < -fractional_digits_max:
         raise ValueError(f"{-exponent} fractional digits")
     return value.copy_abs()
-
-
-def _database_url(value: str) -> str:
-    if not _POSTGRESQL.match(value):
-        raise ValueError("not a PostgreSQL URL")
-    return _POSTGRESQL.sub("postgresql://", value)
 
 
 def _web_url(value: str) -> str:
@@ -128,7 +121,7 @@ Thresholds = Annotated[Sequence[Percent], Field(max_length=THRESHOLDS_MAX), Afte
 PricesByClass = Annotated[Mapping[Text, CreditsPerMinute], Field(min_length=1)]
 PriceIds = Annotated[Mapping[Currency, Text], Field(min_length=1)]
 Networks = Annotated[Sequence[Text], Field(max_length=100), AfterValidator(_networks)]
-DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+DatabaseUrl = Annotated[str, AfterValidator(parse_database_url)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 WebUrl = Annotated[str, AfterValidator(_web_url)]
