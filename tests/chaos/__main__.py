@@ -1,9 +1,10 @@
 """`python -m tests.chaos [part ...]`: faults done to real processes, and the matrix fault x outcome x recovery.
 
-Parts: servers, stopping, beats, memory, kills; all of them unless named. CHAOS_CUT (30) seconds of a cut network,
-CHAOS_TASKS (100000) through one child, CHAOS_RUNS (20) seeded runs from CHAOS_SEED (1) on. A run is the whole real
-quarter, its 17,900 sessions reported and ticked every 3 days, while a child, the whole worker and one of two beats are
-killed at random moments; CHAOS_SAMPLE=1 makes it every 60th session, ticked every 12 days.
+Parts: servers, silent-network, stopping, beats, memory, kills; all of them unless named. CHAOS_CUT (30) seconds of a
+cut network, CHAOS_SILENCE (30) of a silent one, CHAOS_TASKS (100000) through one child, CHAOS_RUNS (20) seeded runs
+from CHAOS_SEED (1) on. A run is the whole real quarter, its 17,900 sessions reported and ticked every 3 days, while a
+child, the whole worker and one of two beats are killed at random moments; CHAOS_SAMPLE=1 makes it every 60th session,
+ticked every 12 days.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Final
 
 from tests.chaos import faults
 from tests.chaos.faults import Line
-from tests.chaos.world import BEATS, running_world
+from tests.chaos.world import BEATS, WORKERS, World, running_world
 
 RESULTS = Path(".data") / "chaos.json"
 
@@ -35,6 +36,23 @@ def servers() -> Iterator[Callable[[], Line]]:
         yield lambda: faults.database_restart(world)
         yield lambda: faults.broker_flushed(world)
         yield lambda: faults.poison(world)
+
+
+def silent_network() -> Iterator[Callable[[], Line]]:
+    """A network that forwards nothing and ends no connection, before the database and before the broker."""
+    seconds = number("CHAOS_SILENCE", 30)
+    for worker in WORKERS:
+        with running_world() as world:
+            silencable(world, worker)
+            yield lambda world=world, worker=worker: faults.silent_database(world, worker, seconds)  # type: ignore[misc]  # a default binds it
+            yield lambda world=world, worker=worker: faults.silent_broker(world, worker, seconds)  # type: ignore[misc]  # as above
+
+
+def silencable(world: World, worker: str) -> None:
+    """Start a worker that reaches its database through the wire too."""
+    world.environment["DATABASE_URL"] = f"postgresql://postgres@127.0.0.1:{world.database_wire.port}/usage"
+    world.start(worker)
+    faults.works(world)
 
 
 def stopping() -> Iterator[Callable[[], Line]]:
@@ -72,7 +90,9 @@ def kills() -> Iterator[Callable[[], Line]]:
         yield lambda seed=seed: faults.quarter_with_kills(seed, sample)  # type: ignore[misc]  # a default binds it
 
 
-PARTS: Final = {each.__name__: each for each in (servers, stopping, beats, memory, kills)}
+PARTS: Final = {
+    each.__name__.replace("_", "-"): each for each in (servers, silent_network, stopping, beats, memory, kills)
+}
 
 
 def lines(names: Sequence[str]) -> Iterator[Callable[[], Line]]:

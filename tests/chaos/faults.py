@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.quarter import ACTOR, Killer, Sample, calm, is_whole, walk
-from tests.chaos.world import BEATS, World, running_world
+from tests.chaos.world import BEATS, WORKERS, World, running_world
 from usage_tasks.demo.quarter import load_quarter, reports_between
 from usage_tasks.demo.replay import BEGIN, END
 
@@ -111,6 +111,46 @@ def network_cut(world: World, seconds: float) -> Line:
     recovery = works(world)
     assert world.pid("work") == pid, "the worker has exited"
     return line(f"network cut for {seconds:g} s", "same worker goes on", recovery, RECOVERY_SECONDS_MAX)
+
+
+def silent_database(world: World, worker: str, seconds: float) -> Line:
+    """PostgreSQL accepts and answers nothing for a while, and what was connected stays dead: each task holds a lock."""
+    _, size = WORKERS[worker]
+    pid, mark = world.pid(worker), f"silent {next(_numbers)}"
+    for number in range(size):
+        world.send("maintenance.chaos_hold", mark=mark, number=number, seconds=2)
+    world.wait("the locks", lambda: int(world.redis.get(f"{mark} begun") or 0) == size)
+    world.database_wire.silence()
+    time.sleep(seconds)
+    world.database_wire.speak()
+    returned_at = time.monotonic()
+    world.ask("maintenance.chaos_read")
+    answered = time.monotonic() - returned_at
+    world.wait("the tasks that held locks", lambda: int(world.redis.scard(f"{mark} ended")) == size)
+    recovery = time.monotonic() - returned_at
+    assert world.pid(worker) == pid, "the worker has exited"
+    assert world.query("SELECT count(*) FROM job_epoch WHERE epoch = 1 AND job LIKE %s", f"{mark} %") == [(size,)]
+    told = f"answers after {answered:.1f} s; tasks that held locks are done: {size}"
+    return line(f"database silent for {seconds:g} s, {worker}", told, recovery, RECOVERY_SECONDS_MAX)
+
+
+def silent_broker(world: World, worker: str, seconds: float) -> Line:
+    """Redis accepts and answers nothing for a while, and what was connected stays dead.
+
+    Until the worker's last BRPOP ends, after a second, Redis hands out a message to nobody: it is lost, as a broker may.
+    """
+    pid = world.pid(worker)
+    reports = reports_between(load_quarter()[2::500], BEGIN, END)[:5]
+    before = world.query("SELECT count(*) FROM workspace_instance")
+    world.wire.silence()
+    time.sleep(seconds / 2)
+    world.send("usage.record_instances", instances=reports, actor=ACTOR, at=END.isoformat())
+    time.sleep(seconds / 2)
+    world.wire.speak()
+    recovery = works(world)
+    world.wait("the reports", lambda: world.query("SELECT count(*) FROM workspace_instance") != before)
+    assert world.pid(worker) == pid, "the worker has exited"
+    return line(f"broker silent for {seconds:g} s, {worker}", "same worker goes on", recovery, RECOVERY_SECONDS_MAX)
 
 
 def database_restart(world: World) -> Line:

@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 
 from celery import shared_task
+from sqlalchemy import text
 
 from usage_tasks.domain.access import Role
 from usage_tasks.runtime import runtime
@@ -28,6 +29,30 @@ def nap(mark: str, seconds: float) -> str:
     runtime().redis.incr(f"{mark} begun")
     time.sleep(seconds)
     runtime().redis.incr(f"{mark} ended")
+    return mark
+
+
+@task(name="maintenance.chaos_read", time_limit=timedelta(minutes=1))
+def read() -> None:
+    """Read from the database."""
+    with runtime().transaction() as connection:
+        connection.execute(text("SELECT count(*) FROM job_run"))
+
+
+@task(name="maintenance.chaos_hold", time_limit=timedelta(minutes=2))
+def hold(mark: str, number: int, seconds: float) -> str:
+    """Lock a row that is each number's own, take a while, write, and note when that began and ended."""
+    key = f"{mark} {number}"
+    with runtime().transaction() as connection:
+        connection.execute(
+            text("INSERT INTO job_epoch (job, epoch) VALUES (:job, 0) ON CONFLICT DO NOTHING"), {"job": key}
+        )
+    with runtime().transaction() as connection:
+        connection.execute(text("SELECT FROM job_epoch WHERE job = :job FOR UPDATE"), {"job": key})
+        runtime().redis.incr(f"{mark} begun")
+        time.sleep(seconds)
+        connection.execute(text("UPDATE job_epoch SET epoch = 1 WHERE job = :job"), {"job": key})
+    runtime().redis.sadd(f"{mark} ended", number)
     return mark
 
 

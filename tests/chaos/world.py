@@ -31,7 +31,8 @@ from usage_tasks.health import check_heartbeats
 AWAY: Final = (OperationalError, RedisError, OSError)
 ANSWER_SECONDS: Final = 4
 GIVE_UP_SECONDS: Final = 70
-WORKERS: Final = {"work": "usage,maintenance"}
+WORKERS: Final = {"work": ("prefork", 1), "threads": ("threads", 4)}
+"""The pool and its size; each takes the same queues."""
 BEATS: Final = ("beat 1", "beat 2")
 
 
@@ -47,6 +48,7 @@ class World:
         self.start_server("redis")
         self.start_server("postgres")
         self.wire = Wire(self.ports["redis"])
+        self.database_wire = Wire(self.ports["postgres"])
         self.redis_url = f"redis://127.0.0.1:{self.ports['redis']}/0"
         self.database_url = f"postgresql://postgres@127.0.0.1:{self.ports['postgres']}/usage"
         self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=5)
@@ -108,8 +110,9 @@ class World:
         if name in BEATS:
             arguments = ["-A", "tests.chaos.app", "beat", "--pidfile="]
         else:
-            arguments = ["-A", "tests.chaos.app", "worker", f"--queues={WORKERS[name]}", f"--hostname={name}@chaos"]
-            arguments += ["--pool=prefork", "--concurrency=1", "--without-mingle", "--without-gossip"]
+            pool, concurrency = WORKERS[name]
+            arguments = ["-A", "tests.chaos.app", "worker", "--queues=usage,maintenance", f"--hostname={name}@chaos"]
+            arguments += [f"--pool={pool}", f"--concurrency={concurrency}", "--without-mingle", "--without-gossip"]
         stack = self._stacks[name] = ExitStack()
         self._processes[name] = stack.enter_context(
             child_process(
@@ -219,6 +222,7 @@ class World:
         for name in [*self._wanted, *(name for name in ("redis", "postgres") if name in self._stacks)]:
             self._stacks.pop(name).close()
         self.wire.close()
+        self.database_wire.close()
         self.app.close()
         self.redis.close()
 
