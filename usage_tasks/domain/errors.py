@@ -1,6 +1,6 @@
 """Three kinds of failure, told apart by what may be done about them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 class UsageError(Exception):
@@ -26,6 +26,17 @@ class NotAdmittedError(RetryableError):
         self.busy = busy
 
 
+class TooEarlyError(RetryableError):
+    """The remote side takes nothing dated so far ahead of its own clock, `remote_at` where it showed it.
+
+    Neither the input nor an account is at fault: two clocks differ, and the same input is taken later.
+    """
+
+    def __init__(self, message: str, *, remote_at: datetime | None) -> None:
+        super().__init__(message)
+        self.remote_at = remote_at
+
+
 class PermanentError(UsageError):
     """This input can never succeed: park it, tell somebody, go on with the others."""
 
@@ -40,6 +51,14 @@ class DeclinedError(PermanentError):
     def __init__(self, message: str, decline_code: str | None = None) -> None:
         super().__init__(message)
         self.decline_code = decline_code
+
+
+class TooOldError(PermanentError):
+    """The remote side takes nothing dated so long before its own clock, `remote_at` where it showed it."""
+
+    def __init__(self, message: str, *, remote_at: datetime | None) -> None:
+        super().__init__(message)
+        self.remote_at = remote_at
 
 
 class AccessDeniedError(PermanentError):

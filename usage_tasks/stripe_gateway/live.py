@@ -33,7 +33,7 @@ from usage_tasks.domain.payments import (
     Subscription,
     SubscriptionStanding,
 )
-from usage_tasks.stripe_gateway import events, objects
+from usage_tasks.stripe_gateway import clocks, events, objects
 from usage_tasks.stripe_gateway.metering import MeterReads
 from usage_tasks.stripe_gateway.observing import Noting, observed
 from usage_tasks.stripe_gateway.payments import PaymentCalls
@@ -141,6 +141,7 @@ class LiveGateway(PaymentCalls, MeterReads):
             )
         except PermanentError as error:
             if not _is_duplicate(error, event.identifier):
+                clocks.check_timestamp(error, event.as_of)
                 raise
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:

@@ -36,7 +36,10 @@ class StripeGateway(PaymentGateway, Protocol):
         ...
 
     def send_meter_event(self, event: MeterEvent) -> None:
-        """Tell the meter a customer's quantity; an identifier that Stripe knows already counts as delivered."""
+        """Tell the meter a customer's quantity; an identifier that Stripe knows already counts as delivered.
+
+        Raises TooEarlyError or TooOldError where Stripe's clock differs too much from the event's time.
+        """
         ...
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
