@@ -25,6 +25,11 @@ def read_date(headers: Mapping[str, str] | None) -> datetime | None:
     return written.replace(tzinfo=UTC) if written.tzinfo is None else written.astimezone(UTC)
 
 
+def listed_at(page: object) -> datetime | None:
+    """Read when Stripe wrote a page of a list, by its clock; None where it does not say so."""
+    return read_date(getattr(getattr(page, "last_response", None), "headers", None))
+
+
 def check_timestamp(refusal: PermanentError, as_of: datetime) -> None:
     """Raise TooEarlyError or TooOldError where Stripe refused an event for its timestamp; else do nothing.
 

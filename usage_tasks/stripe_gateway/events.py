@@ -8,6 +8,7 @@ import stripe
 
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.events import EventNotice, EventPage
+from usage_tasks.stripe_gateway.clocks import listed_at
 from usage_tasks.stripe_gateway.reading import moment
 
 
@@ -27,7 +28,8 @@ def read_page(page: stripe.ListObject[stripe.Event]) -> EventPage:
         )
         for event in page.data
     ]
-    return EventPage(events=notices, cursor=notices[-1].event_id if page.has_more and notices else None)
+    cursor = notices[-1].event_id if page.has_more and notices else None
+    return EventPage(events=notices, cursor=cursor, listed_at=listed_at(page))
 
 
 def read_thin_page(page: Any) -> EventPage:
@@ -45,8 +47,8 @@ def read_thin_page(page: Any) -> EventPage:
         )
     following = getattr(page, "next_page_url", None)
     if not following:
-        return EventPage(events=notices, cursor=None)
+        return EventPage(events=notices, cursor=None, listed_at=listed_at(page))
     tokens = parse_qs(urlsplit(following).query).get("page")
     if not tokens:
         raise PermanentError("stripe core.events.list: the next page's address has no token")
-    return EventPage(events=notices, cursor=tokens[0])
+    return EventPage(events=notices, cursor=tokens[0], listed_at=listed_at(page))

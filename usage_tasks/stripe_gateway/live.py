@@ -34,6 +34,7 @@ from usage_tasks.domain.payments import (
     SubscriptionStanding,
 )
 from usage_tasks.stripe_gateway import clocks, events, objects
+from usage_tasks.stripe_gateway.listing import ListCalls
 from usage_tasks.stripe_gateway.metering import MeterReads
 from usage_tasks.stripe_gateway.observing import Noting, observed
 from usage_tasks.stripe_gateway.payments import PaymentCalls
@@ -57,7 +58,7 @@ _UNSPEAKABLE: Final = re.compile(
 Result = TypeVar("Result")
 
 
-class LiveGateway(PaymentCalls, MeterReads):
+class LiveGateway(PaymentCalls, ListCalls, MeterReads):
     """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key.
 
     `admission` opens a block around each call: it may wait, or raise NotAdmittedError, and sees how the call ended.
@@ -167,7 +168,8 @@ class LiveGateway(PaymentCalls, MeterReads):
         if after is not None:
             asked["starting_after"] = after
         page = self._call("invoices.list", lambda client: client.v1.invoices.list(asked))
-        return InvoicePage(invoices=tuple(map(objects.read_listed_invoice, page.data)), more=page.has_more)
+        invoices = tuple(map(objects.read_listed_invoice, page.data))
+        return InvoicePage(invoices=invoices, more=page.has_more, listed_at=clocks.listed_at(page))
 
     def finalize_invoice(self, invoice_id: StripeInvoiceId, *, idempotency_key: str) -> None:
         """See StripeGateway."""

@@ -76,6 +76,8 @@ def read_listed_invoice(found: stripe.Invoice) -> ListedInvoice:
         subscription_id=_subscription_of(found),
         status=found.status or "",
         created_at=moment(found.created),
+        finalized_at=_optional_moment(found.status_transitions.finalized_at),
+        attempts=found.attempt_count,
     )
 
 
