@@ -210,6 +210,11 @@ class LiveGateway(PaymentCalls, ListCalls, MeterReads):
             asked["starting_after"] = cursor
         return events.read_page(self._call("events.list", lambda client: client.v1.events.list(asked)))
 
+    def find_clock_difference(self) -> timedelta | None:
+        """See StripeGateway."""
+        http_client: Noting | None = getattr(self._local, "http_client", None)
+        return None if http_client is None else http_client.clock_ahead
+
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
         client = self._client()
         with self._admission(), observed(operation, self._local.http_client):

@@ -1,6 +1,6 @@
 """What the services ask of Stripe, in the domain's words."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
@@ -84,4 +84,8 @@ class StripeGateway(PaymentGateway, Protocol):
 
     def get_meter_errors(self, event_id: str) -> MeterErrorReport:
         """Fetch what a meter complained of in a thin event; PermanentError for an event of another type."""
+        ...
+
+    def find_clock_difference(self) -> timedelta | None:
+        """Answer how far this machine's clock is ahead of Stripe's, by the latest answer that this thread got."""
         ...
