@@ -13,7 +13,7 @@ WAIT_UNKNOWN: Final = timedelta(minutes=5)
 """How long a report waits that is early by a clock that Stripe's answer did not show."""
 
 WAIT_MAX: Final = timedelta(hours=1)
-"""A report that waits longer asks again: whichever clock is wrong may have been set right meanwhile."""
+"""A report that waits longer asks again: a wrong clock may have been set right. So does each sync, for all of them."""
 
 _SLACK: Final = timedelta(seconds=5)
 """Stripe shows its clock in whole seconds, and its machines may differ."""

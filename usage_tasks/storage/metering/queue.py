@@ -125,6 +125,24 @@ def read_early(connection: Connection) -> EarlyReports:
     return EarlyReports(**fetch_one(connection, statement, early=EARLY)._mapping)
 
 
+def wake_early(connection: Connection, *, only: AttributionId | None = None) -> None:
+    """Let the reports that wait for Stripe's clock be tried now: whichever clock was wrong may have been set right.
+
+    The first that is refused shows Stripe's clock to its run, which calls for no other.
+    """
+    statement = """
+        UPDATE meter_report AS held SET next_attempt_at = clock_timestamp()
+        FROM (
+            SELECT attribution_id, as_of FROM meter_report
+            WHERE state = 'pending' AND next_attempt_at > clock_timestamp() AND starts_with(error, :early)
+                AND (CAST(:only AS text) IS NULL OR attribution_id = :only)
+            ORDER BY attribution_id, as_of FOR UPDATE SKIP LOCKED
+        ) AS waiting
+        WHERE held.attribution_id = waiting.attribution_id AND held.as_of = waiting.as_of
+    """
+    execute(connection, statement, early=EARLY, only=only)
+
+
 def list_parked_for_clock(connection: Connection, *, limit: int) -> Sequence[AttributionId]:
     """List accounts of which nothing is parked but reports whose timestamp Stripe refused.
 
@@ -159,6 +177,11 @@ def list_waiting(connection: Connection, identifiers: Collection[str]) -> Mappin
 _NEXT_IDENTIFIER = """
     held.attribution_id || ':' || extract(epoch FROM held.as_of)::bigint || ':' || held.resends + 1
 """
+# Of a report that Stripe refused, and never took: that counts as no resend.
+_RENEWED_IDENTIFIER = """
+    held.attribution_id || ':' || extract(epoch FROM held.as_of)::bigint || ':' || held.resends
+    || '-' || (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+"""
 
 # A worker whose lease ran out may settle late: that Stripe took its report is true all the same, anything else is no
 # longer its to say. Under a newer identifier nothing of it is true any more.
@@ -179,8 +202,7 @@ _SETTLE = f"""
                                    ELSE held.next_attempt_at END,
             attempts = held.attempts - (o.outcome IN ('unsent', 'early'))::int,
             error = CASE WHEN o.outcome = 'unsent' THEN COALESCE(o.error, held.error) ELSE o.error END,
-            resends = held.resends + o.renewed::int,
-            identifier = CASE WHEN o.renewed THEN {_NEXT_IDENTIFIER} ELSE held.identifier END
+            identifier = CASE WHEN o.renewed THEN {_RENEWED_IDENTIFIER} ELSE held.identifier END
         FROM outcome o
         WHERE held.attribution_id = o.attribution_id AND held.as_of = o.as_of AND held.identifier = o.identifier
             AND held.state = 'pending' AND (o.outcome = 'accepted' OR held.claimed_until = o.claimed_until)
