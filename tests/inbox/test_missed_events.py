@@ -129,6 +129,7 @@ def test_no_event_of_the_gap_is_in_stripes_list_any_more(bench: Bench) -> None:
     assert not [event for event in listed if event.type in {"customer.deleted", "charge.dispute.created"}]
 
 
+@pytest.mark.holds("inbox.missed")
 @pytest.mark.parametrize("reconciled", [False, True], ids=["alone", "with the invoices reconciled first"])
 def test_after_forty_days_all_that_happened_is_found_in_the_objects(bench: Bench, *, reconciled: bool) -> None:
     customers = off_and_back(bench)
@@ -163,6 +164,7 @@ def test_after_forty_days_all_that_happened_is_found_in_the_objects(bench: Bench
     assert bench.verified(BACK).clean, bench.verified(BACK).describe()
 
 
+@pytest.mark.holds("inbox.missed")
 def test_a_second_run_changes_nothing_and_reports_nothing(bench: Bench) -> None:
     off_and_back(bench)
     fill(bench, BACK)
@@ -178,6 +180,7 @@ def test_a_second_run_changes_nothing_and_reports_nothing(bench: Bench) -> None:
     assert everything(bench) == before
 
 
+@pytest.mark.holds("inbox.missed")
 def test_the_gap_is_reported_once_with_its_instants(bench: Bench, rt: Runtime, broker: str) -> None:
     off_and_back(bench)
     TestClock(rt.redis).advance(BACK)
@@ -192,6 +195,7 @@ def test_the_gap_is_reported_once_with_its_instants(bench: Bench, rt: Runtime, b
     assert noted.details == {"since": since, "until": until}
 
 
+@pytest.mark.holds("inbox.missed")
 def test_a_new_installation_looks_at_what_was_there_before_it(bench: Bench) -> None:
     at_work(bench)
     bench.world.advance(BACK)
@@ -250,6 +254,7 @@ def test_while_stripe_is_away_the_look_stands_still(bench: Bench) -> None:
     assert look(bench, BACK) > 0
 
 
+@pytest.mark.holds("inbox.clock-ahead")
 @pytest.mark.parametrize("minutes", [20, 24 * 60])
 def test_a_clock_of_ours_that_is_ahead_hides_no_event(bench: Bench, minutes: int) -> None:
     ahead = timedelta(minutes=minutes)
@@ -263,6 +268,7 @@ def test_a_clock_of_ours_that_is_ahead_hides_no_event(bench: Bench, minutes: int
         assert bench.rows("SELECT 1 FROM stripe_event WHERE object_id = :id", id=made.id), step
 
 
+@pytest.mark.holds("inbox.clock-ahead")
 def test_a_clock_of_ours_that_is_behind_hides_no_event(bench: Bench) -> None:
     for step in range(3):
         now = BEGIN + step * timedelta(minutes=5)

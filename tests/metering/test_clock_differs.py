@@ -55,6 +55,7 @@ def states(bench: Bench) -> set[str]:
     return {state for _, _, state in bench.reports()}
 
 
+@pytest.mark.holds("stripe.clock-differs")
 def test_reports_that_are_ahead_of_stripes_clock_wait_for_it_and_park_nobody(bench: Bench) -> None:
     customers = ahead(bench, 25)
     sent = bench.send()
@@ -77,6 +78,7 @@ def test_one_refusal_shows_stripes_clock_to_the_whole_run(bench: Bench) -> None:
     assert bench.rows("SELECT max(resends) FROM meter_report") == [(0,)]
 
 
+@pytest.mark.holds("stripe.clock-differs")
 def test_while_the_clocks_differ_each_period_is_told_though_late(bench: Bench) -> None:
     """A report that waits is not given up for the next one, or none of a busy account would ever be sent."""
     ((account, customer),) = ahead(bench, 1).items()
@@ -109,6 +111,7 @@ def test_a_report_within_stripes_five_minutes_is_sent_at_once(bench: Bench, by: 
     assert bench.send() == Sent(accepted=2, retried=0, parked=0)
 
 
+@pytest.mark.holds("stripe.clock-differs")
 def test_the_closing_quantity_is_counted_though_a_report_of_the_period_still_waits(bench: Bench) -> None:
     customer = bench.pay(team("one"))
     period_end = add_months(BEGIN, 1)
@@ -125,6 +128,7 @@ def test_the_closing_quantity_is_counted_though_a_report_of_the_period_still_wai
     assert bench.world.billed_credits(customer) == [7]
 
 
+@pytest.mark.holds("stripe.clock-differs")
 def test_a_report_that_is_too_old_for_stripes_clock_is_dropped_and_the_next_one_tells_it(bench: Bench) -> None:
     ((account, customer),) = bench.crowd(1, at=NOON).items()
     bench.world.advance(NOON + 36 * DAY)
@@ -137,6 +141,7 @@ def test_a_report_that_is_too_old_for_stripes_clock_is_dropped_and_the_next_one_
     assert bench.world.meter_events(customer) == [(int((NOON + 36 * DAY).timestamp()), 5)]
 
 
+@pytest.mark.holds("stripe.meter-error")
 def test_an_event_that_failed_later_for_being_early_is_sent_anew_as_often_as_it_takes(bench: Bench) -> None:
     ahead(bench, 1, by=8 * HOUR)
     bench.world.switch("meters", errors_later=True)
@@ -156,6 +161,7 @@ def test_an_event_that_failed_later_for_being_early_is_sent_anew_as_often_as_it_
     assert bench.send().accepted == 1
 
 
+@pytest.mark.holds("stripe.clock-differs")
 def test_once_the_clocks_agree_the_next_sync_sends_what_waits(bench: Bench, rt: Runtime, broker: str) -> None:
     customers = ahead(bench, 3, by=6 * HOUR)
     assert bench.send().early == 3

@@ -49,6 +49,7 @@ class Refusing(Wrapped):
         return self._stripe.get_invoice(invoice_id)
 
 
+@pytest.mark.holds("inbox.clock-ahead")
 def test_a_clock_of_ours_that_is_days_ahead_hides_no_invoice(bench: Bench) -> None:
     ahead = 10 * DAY
     bench.pay(ACCOUNT)
