@@ -10,13 +10,13 @@ from tests.factories import DAY, HOUR, team
 from tests.payments.test_reflect_dispute import bank, charged
 from tests.payments.test_reflect_reversals import credit
 from tests.stripe_gateway.canned import answering, error
-from tests.stripe_world.bench import Bench
+from tests.stripe_world.bench import Bench, Wrapped
 from tests.stripe_world.fixtures import BEGIN
 from tests.stripe_world.world import GRACE
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.cycles import add_months
-from usage_tasks.domain.errors import RetryableError
+from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.domain.events import EventKind
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.inbox import listed_objects
@@ -242,6 +242,26 @@ def test_a_look_at_an_object_that_is_gone_begins_again(bench: Bench) -> None:
     look(bench, BACK)
     bench.handle_stored(BACK)
     assert first_month(bench, PAID) == [("invoice", -10_000)]
+
+
+class Refusing(Wrapped):
+    """The real gateway, but for one list."""
+
+    def list_disputes(self, **_: Any) -> Any:
+        raise PermanentError("no such list")
+
+
+def test_a_list_that_cannot_be_read_holds_up_no_other(bench: Bench) -> None:
+    off_and_back(bench)
+    fill(bench, BACK)
+    done = look_at_objects(bench.transaction, Refusing(bench.stripe), at=BACK)
+    assert ([str(error) for error in done.failed], done.unfinished) == (["no such list"], 0)
+    bench.handle_stored(BACK)
+    assert strategy(bench, DELETED) == "other"
+    assert bench.rows("SELECT status FROM stripe_dispute WHERE attribution_id = :a", a=DISPUTED) == []
+    assert look(bench, BACK) > 0
+    bench.handle_stored(BACK)
+    assert len(bench.rows("SELECT 1 FROM stripe_dispute WHERE attribution_id = :a", a=DISPUTED)) == 1
 
 
 def test_while_stripe_is_away_the_look_stands_still(bench: Bench) -> None:

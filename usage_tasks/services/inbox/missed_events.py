@@ -6,6 +6,8 @@ otherwise than is known gets the event that would have brought it: stored in the
 applied, put off and parked there like any other. Handlers ask Stripe for the object, so they need no more than its id.
 """
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,7 +15,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
-from usage_tasks.domain.errors import NotFoundError, RetryableError
+from usage_tasks.domain.errors import NotFoundError, PermanentError, RetryableError, StaleEpochError
 from usage_tasks.domain.events import EventSource
 from usage_tasks.services.inbox.listed_objects import LISTS, Found, Look
 from usage_tasks.storage.engine import Transaction
@@ -33,16 +35,23 @@ SPAN: Final = "missed events"
 PAGES_MAX: Final = 20
 """A run reads so many pages of lists: of customers 10 make a page, for each is asked for on its own."""
 
+LONGEST: Final = timedelta(minutes=1)
+"""A run reads nothing more once this is over: Stripe may be slow, and a task may run for 4 minutes."""
+
 _ACTOR: Final = Actor("service:stripe.backfill_events")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookedAt:
-    """How a run ended: objects looked at, events stored for them, and 1 where the next run goes on."""
+    """How a run ended: objects looked at, events stored for them, and 1 where the next run goes on.
+
+    `failed`: lists that can't be read; the others are read all the same.
+    """
 
     looked_at: int = 0
     stored: int = 0
     unfinished: int = 0
+    failed: Sequence[PermanentError] = ()
 
 
 def note_missed(connection: Connection, *, since: datetime, at: datetime) -> bool:
@@ -72,14 +81,22 @@ def look_at_objects(
     """
     with transaction() as connection:
         left = list(list_progress.list_under_way(connection, list(LISTS)))
-    done = LookedAt()
+    looked_at = stored = 0
+    failed: list[PermanentError] = []
+    gives_up_at = time.monotonic() + LONGEST.total_seconds()
     for _ in range(pages):
-        if not left:
+        if not left or time.monotonic() >= gives_up_at:
             break
-        page, finished = _read_page(transaction, stripe, left[0], at=at)
-        done = LookedAt(looked_at=done.looked_at + page.looked_at, stored=done.stored + page.stored)
+        try:
+            page, finished = _read_page(transaction, stripe, left[0], at=at)
+        except StaleEpochError:
+            raise  # another run does the work
+        except PermanentError as error:
+            failed.append(error)
+            page, finished = LookedAt(), True
+        looked_at, stored = looked_at + page.looked_at, stored + page.stored
         left = left[1:] if finished else left
-    return replace(done, unfinished=int(bool(left)))
+    return LookedAt(looked_at=looked_at, stored=stored, unfinished=int(bool(left)), failed=failed)
 
 
 def _read_page(transaction: Transaction, stripe: StripeGateway, name: str, *, at: datetime) -> tuple[LookedAt, bool]:

@@ -55,10 +55,9 @@ def backfill_events(
                 failed.append(error)
         if done.missed:
             _report_missed(fenced)
-        try:
-            done += _look_at_objects(fenced)
-        except PermanentError as error:
-            failed.append(error)
+        looked = missed_events.look_at_objects(fenced.transaction, fenced.stripe, at=fenced.now())
+        done += Backfilled(stored=looked.stored, unfinished=looked.unfinished, looked_at=looked.looked_at)
+        failed += looked.failed
         if done.stored:
             have_applied(rt)
         if failed:
@@ -76,11 +75,6 @@ def _report_missed(rt: Runtime) -> None:
         span = list_progress.find_span(connection, missed_events.SPAN)
     if span is not None:
         log.warning("stripe.events_missed", since=span.since.isoformat(), until=span.until.isoformat())
-
-
-def _look_at_objects(rt: Runtime) -> Backfilled:
-    looked = missed_events.look_at_objects(rt.transaction, rt.stripe, at=rt.now())
-    return Backfilled(stored=looked.stored, unfinished=looked.unfinished, looked_at=looked.looked_at)
 
 
 @task(name="stripe.replay_events", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
