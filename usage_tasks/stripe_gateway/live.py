@@ -6,7 +6,7 @@ The same client speaks to Stripe and to a stand-in: only the base address differ
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 
 import stripe
@@ -26,9 +26,10 @@ from usage_tasks.domain.payments import (
     Subscription,
     SubscriptionStanding,
 )
-from usage_tasks.stripe_gateway import events, objects
+from usage_tasks.stripe_gateway import clocks, events, objects
 from usage_tasks.stripe_gateway.errors import translate
 from usage_tasks.stripe_gateway.fields import Fields, InvalidStripeObjectError
+from usage_tasks.stripe_gateway.listing import ListCalls
 from usage_tasks.stripe_gateway.metering import MeterReads
 from usage_tasks.stripe_gateway.observing import Noting, observed
 from usage_tasks.stripe_gateway.payments import PaymentCalls
@@ -42,7 +43,7 @@ _LINES_PER_PAGE: Final = 100
 Result = TypeVar("Result")
 
 
-class LiveGateway(PaymentCalls, MeterReads):
+class LiveGateway(PaymentCalls, ListCalls, MeterReads):
     """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key.
 
     `admission` opens a block around each call: it may wait, or raise NotAdmittedError, and sees how the call ended.
@@ -149,6 +150,7 @@ class LiveGateway(PaymentCalls, MeterReads):
             )
         except PermanentError as error:
             if not _is_duplicate(error, event.identifier):
+                clocks.check_timestamp(error, event.as_of)
                 raise
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
@@ -178,7 +180,7 @@ class LiveGateway(PaymentCalls, MeterReads):
         page = self._call("invoices.list", lambda client: client.v1.invoices.list(asked))
         listed = Fields(page, "list")
         invoices = tuple(map(objects.read_listed_invoice, listed.objects("data", "invoice")))
-        return InvoicePage(invoices=invoices, more=listed.flag("has_more"))
+        return InvoicePage(invoices=invoices, more=listed.flag("has_more"), listed_at=clocks.listed_at(page))
 
     def finalize_invoice(self, invoice_id: StripeInvoiceId, *, idempotency_key: str) -> None:
         """See StripeGateway."""
@@ -212,12 +214,17 @@ class LiveGateway(PaymentCalls, MeterReads):
             thin: dict[str, Any] = {"created": {"gte": events.iso(created_from)}, "limit": limit}
             thin |= {"page": cursor} if cursor else {}
             listed = self._call("core.events.list", lambda client: client.v2.core.events.list(cast("Any", thin)))
-            return events.read_thin_page(Fields(listed, "list"))
+            return events.read_thin_page(Fields(listed, "list"), listed_at=clocks.listed_at(listed))
         asked: EventListParams = {"created": {"gte": int(created_from.timestamp())}, "limit": limit}
         if cursor is not None:
             asked["starting_after"] = cursor
         page = self._call("events.list", lambda client: client.v1.events.list(asked))
-        return events.read_page(Fields(page, "list"))
+        return events.read_page(Fields(page, "list"), listed_at=clocks.listed_at(page))
+
+    def find_clock_difference(self) -> timedelta | None:
+        """See StripeGateway."""
+        http_client: Noting | None = getattr(self._local, "http_client", None)
+        return None if http_client is None else http_client.clock_ahead
 
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
         client = self._client()

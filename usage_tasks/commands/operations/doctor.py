@@ -19,6 +19,7 @@ from rich.table import Table
 from sqlalchemy import text
 
 from usage_tasks.commands import WRONG
+from usage_tasks.commands.operations.stripe_findings import look_at_stripe
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.health import DIRECTORY_VARIABLE, check_heartbeats
 from usage_tasks.runtime import Runtime
@@ -69,6 +70,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
         except away as error:
             yield DoctorFinding(check=name, verdict=Verdict.WRONG, found=f"cannot be asked: {error}", advice=advice)
     yield from _prices(rt)
+    yield from (DoctorFinding(check=c, verdict=Verdict(v), found=f, advice=a) for c, v, f, a in look_at_stripe(rt))
     yield from _beat(environ)
 
 
