@@ -18,7 +18,8 @@ from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.telemetry.headers import REQUEST_ID
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
-from usage_tasks.worker.poison import check_redelivery
+from usage_tasks.worker.poison import check_redelivery, forget_redeliveries
+from usage_tasks.worker.requests import WatchedTask
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +95,7 @@ def task(
         return shared_task(
             name=name,
             bind=True,
+            base=WatchedTask,
             typing=False,
             max_retries=retry.attempts_max,
             time_limit=seconds,
@@ -128,6 +130,7 @@ def _run(
         outcome = "done"
     except RetryableError as error:
         outcome = "retried" if request.retries < retry.attempts_max else "exhausted"
+        forget_redeliveries(request)
         wait = retry.countdown_seconds(request.retries, asked=error.retry_after)
         raise self.retry(exc=error, countdown=wait, **_HIDDEN) from error
     except PermanentError as error:

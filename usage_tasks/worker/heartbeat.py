@@ -7,8 +7,13 @@ from typing import Any
 from celery import bootsteps
 from celery.beat import Scheduler
 
-from usage_tasks.coordination.celery_internals.consumer import find_unworked
+from usage_tasks.coordination.celery_internals.consumer import (
+    find_unworked,
+    list_active_requests,
+)
 from usage_tasks.health import BEAT_SECONDS, DIRECTORY_VARIABLE, remove_heartbeat, write_heartbeat
+from usage_tasks.worker.poison import forgive_interrupted
+from usage_tasks.worker.requests import WatchedRequest
 
 
 def beat_once(app: Any, kind: str, name: str) -> None:
@@ -54,15 +59,21 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         def beat() -> None:
             self.check_leak(consumer)
             beat_once(consumer.app, "worker", consumer.hostname)
+            forgive_interrupted()
 
         beat()
         self._entry = consumer.timer.call_repeatedly(BEAT_SECONDS, beat)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
-        """End, each time that the worker has lost its connection."""
+        """End, each time that the worker has lost its connection or is told to stop."""
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None
+        # A supervisor may kill a worker that takes long to stop: its tasks are not to blame for that either.
+        for request in list_active_requests():
+            if isinstance(request, WatchedRequest):
+                request.on_interrupted()
+        forgive_interrupted()
 
     def shutdown(self, consumer: Any) -> None:
         """End for good."""

@@ -1,6 +1,6 @@
-"""The state of a worker's consumer: the messages that it holds."""
+"""The state of a worker's consumer: the messages that it holds, and the messages that it does not know."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from celery.worker import state
@@ -30,6 +30,26 @@ def find_unworked(consumer: Any) -> frozenset[str]:
     scheduled: Iterable[Any] = state.scheduled_requests  # type: ignore[attr-defined]  # newer than the stubs
     known = (state.reserved_requests, state.active_requests, scheduled, _rate_limited(consumer))
     return frozenset(held.difference(request.message.delivery_tag for each in known for request in _read(each)))
+
+
+def list_active_requests() -> list[Any]:
+    """Return the requests whose tasks have begun and not ended. Internal: `worker.state.active_requests`, 5.7."""
+    return _read(state.active_requests)
+
+
+def take_unknown_tasks(consumer: Any, take: Callable[[Any, Callable[[], None]], None]) -> None:
+    """Have `take(message, discard)` called for a message whose task this worker does not know.
+
+    `discard` does what Celery does without it: it discards the message and stores a failure for its sender.
+    Internal: `Consumer.on_unknown_task`, Celery 5.7, read when the event loop begins. The signal `task_unknown` comes
+    only after the message was discarded.
+    """
+    discarding = type(consumer).on_unknown_task
+
+    def on_unknown_task(body: Any, message: Any, error: Exception) -> None:
+        take(message, lambda: discarding(consumer, body, message, error))
+
+    consumer.on_unknown_task = on_unknown_task
 
 
 def _rate_limited(consumer: Any) -> list[Any]:
