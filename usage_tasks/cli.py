@@ -99,7 +99,8 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
         ),
         "prices": CommandEntry("ledger.prices:prices", "The price versions."),
         "poison": CommandEntry(
-            "operations.poison:poison", "The messages that killed their workers, and were set aside."
+            "operations.poison:poison",
+            "The messages that killed their workers, or that no worker knows, and were set aside.",
         ),
         "quarantine": CommandEntry("sessions.quarantine:quarantine", "The reports of sessions that were refused."),
         "webhooks": CommandEntry("stripe.webhooks:webhooks", "Stripe's events, as they came and what became of them."),

@@ -1,5 +1,7 @@
 """How every task runs: arguments checked, its caller admitted, ids bound into the logs, one line an outcome."""
 
+import hashlib
+import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -18,8 +20,9 @@ from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.telemetry.headers import REQUEST_ID
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
-from usage_tasks.worker.poison import check_redelivery, forget_redeliveries
+from usage_tasks.worker.poison import check_redelivery, forget_redeliveries, set_aside
 from usage_tasks.worker.requests import WatchedTask
+from usage_tasks.worker.waiting import ARGUMENT_DIGESTS, MessageWaits, is_last_round, may_wait
 
 log = structlog.get_logger(__name__)
 
@@ -58,13 +61,25 @@ _ACCOUNT_LENGTH_MAX: Final = 64
 
 NEVER: Final = Retry(attempts_max=0, first=timedelta(0), longest=timedelta(0))
 
+_DIGEST_LENGTH: Final = 12
+_UNKNOWN: Final = frozenset({"unexpected_keyword_argument", "unexpected_positional_argument", "extra_forbidden"})
+_MISSING: Final = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
+"""The types of pydantic's errors: an argument, or a field of one, that is not in the schema; one that is needed."""
+
 _ANSWER_LENGTH_MAX: Final = 1024
 _HIDDEN: Final[Mapping[str, Any]] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
 """Else Celery shows the arguments in the headers of the message, and so to whoever watches the events."""
 
 
 class ArgumentsError(PermanentError):
-    """A task was called with arguments that it does not take; the message names each."""
+    """A task was called with arguments that it does not take; the message names each.
+
+    `unknown`: there are arguments that this version does not know, and no known argument has a bad value.
+    """
+
+    def __init__(self, message: str, *, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
 def task(
@@ -86,6 +101,7 @@ def task(
     def declare(function: Callable[Parameters, Result]) -> "Task[Parameters, object]":
         checked = validate_call(guard(name, function, needs))
         ARGUMENT_SCHEMAS[name] = _schema_of(checked)
+        ARGUMENT_DIGESTS[name] = _digest_of(ARGUMENT_SCHEMAS[name])
 
         def run(self: "Task[Parameters, object]", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> object:
             return _run(self, checked, retry, args, kwargs)
@@ -112,6 +128,10 @@ def _schema_of(checked: Any) -> dict[str, Any]:
     return TypeAdapter(checked).json_schema()
 
 
+def _digest_of(schema: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
 def _run(
     self: "Task[Any, Any]",
     checked: Callable[..., object],
@@ -128,6 +148,14 @@ def _run(
         check_redelivery(request, name)
         summary = to_jsonable_python(_checked_call(checked, args, kwargs))
         outcome = "done"
+    except ArgumentsError as error:
+        outcome = "waits" if error.unknown and may_wait(request) else "refused"
+        if outcome == "waits":
+            raise MessageWaits(str(error)) from None
+        if error.unknown and is_last_round(request):
+            set_aside(request.id, name, args, kwargs, str(error))
+        log.warning("task.refused", reason=str(error))
+        raise
     except RetryableError as error:
         outcome = "retried" if request.retries < retry.attempts_max else "exhausted"
         forget_redeliveries(request)
@@ -171,11 +199,12 @@ def _checked_call(checked: Callable[..., object], args: tuple[object, ...], kwar
         return checked(*args, **kwargs)
     except ValidationError as error:
         # Values are left out: an argument may hold what must not be logged.
-        problems = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}"
-            for each in error.errors(include_input=False, include_url=False, include_context=False)
-        )
-        raise ArgumentsError(problems) from None
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        problems = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in found)
+        kinds = {each["type"] for each in found}
+        # A newer version may do without an argument that is missing here; a bad value stays bad.
+        unknown = bool(kinds & _UNKNOWN) and kinds <= _UNKNOWN | _MISSING
+        raise ArgumentsError(problems, unknown=unknown) from None
 
 
 def _count_rows(name: str, summary: object) -> dict[str, int]:
