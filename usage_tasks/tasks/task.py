@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
-from celery import Task, shared_task
+from celery import Task, shared_task, signals
 from pydantic import TypeAdapter, ValidationError, validate_call
 from pydantic_core import to_jsonable_python
 
@@ -22,9 +22,12 @@ from usage_tasks.telemetry.headers import REQUEST_ID
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
 from usage_tasks.worker.poison import check_redelivery, forget_redeliveries, set_aside
 from usage_tasks.worker.requests import WatchedTask
+from usage_tasks.worker.upkeep import add_upkeep
 from usage_tasks.worker.waiting import ARGUMENT_DIGESTS, MessageWaits, is_last_round, may_wait
 
 log = structlog.get_logger(__name__)
+
+signals.worker_init.connect(add_upkeep)  # here, for only a worker imports tasks: application and receiver stay light
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

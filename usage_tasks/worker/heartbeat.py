@@ -1,25 +1,14 @@
 """Heartbeats of a worker and a beat: files that `usage-tasks health` reads."""
 
 import os
-import random
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from celery import bootsteps
 from celery.beat import Scheduler
 
-from usage_tasks.coordination.celery_internals.consumer import (
-    find_unworked,
-    list_active_requests,
-    take_unknown_tasks,
-)
+from usage_tasks.coordination.celery_internals.consumer import find_unworked
 from usage_tasks.health import BEAT_SECONDS, DIRECTORY_VARIABLE, remove_heartbeat, write_heartbeat
-from usage_tasks.worker.poison import forgive_interrupted
-from usage_tasks.worker.requests import WatchedRequest
-from usage_tasks.worker.waiting import WaitingRoom, take_unknown_task
-
-_LOOKS_AFTER_SECONDS: Final = (1, 2)
 
 
 def beat_once(app: Any, kind: str, name: str) -> None:
@@ -42,9 +31,7 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: object) -> None:  # noqa: ARG002 - as Celery calls it
         self._entry: Any = None
-        self._look_entry: Any = None
         self._unworked_before: frozenset[str] = frozenset()
-        self._waiting = WaitingRoom()
 
     def check_leak(self, consumer: Any) -> None:
         """Raise ConnectionResetError, so that the worker connects anew, if a message stays held and not worked on.
@@ -63,34 +50,19 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         """Begin, each time that the worker has connected."""
 
         self._unworked_before = frozenset()
-        take_unknown_tasks(consumer, partial(take_unknown_task, consumer))
 
         def beat() -> None:
             self.check_leak(consumer)
             beat_once(consumer.app, "worker", consumer.hostname)
-            forgive_interrupted()
-
-        def look() -> None:
-            # At odd times: at the same instant of each second, the broker would hand the message that this worker sends
-            # again to the same idle worker, perhaps the older one, each time.
-            self._look_entry = consumer.timer.call_after(random.uniform(*_LOOKS_AFTER_SECONDS), look)
-            self._waiting.look(consumer.app)
 
         beat()
         self._entry = consumer.timer.call_repeatedly(BEAT_SECONDS, beat)
-        look()
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
         """End, each time that the worker has lost its connection or is told to stop."""
-        for entry in (self._entry, self._look_entry):
-            if entry is not None:
-                entry.cancel()
-        self._entry = self._look_entry = None
-        # A supervisor may kill a worker that takes long to stop: its tasks are not to blame for that either.
-        for request in list_active_requests():
-            if isinstance(request, WatchedRequest):
-                request.on_interrupted()
-        forgive_interrupted()
+        if self._entry is not None:
+            self._entry.cancel()
+            self._entry = None
 
     def shutdown(self, consumer: Any) -> None:
         """End for good."""
