@@ -9,9 +9,9 @@ class InterruptibleRequest(Request):
     """A custom request, as Celery documents them, with a hook for the moment when the worker cuts its task short.
 
     Internal: `Request.cancel`, Celery 5.7, called for what runs after a lost connection and in a cold shutdown. For a
-    task that is acknowledged late no signal is sent in a shutdown. `Request._already_cancelled`: Celery sets it only after
-    it has written to the result backend, and a child that ends without it is acknowledged as revoked. If the connection
-    that was lost is the backend's too, the message would be lost.
+    task that is acknowledged late no signal is sent in a shutdown. `Request._already_cancelled`: Celery sets it only
+    after it has written to the result backend, and a child that ends without it is acknowledged as revoked. If the
+    connection that was lost is the backend's too, the message would be lost.
     """
 
     def on_interrupted(self) -> None:
