@@ -1,9 +1,9 @@
 """`python -m tests.chaos [part ...]`: faults done to real processes, and the matrix fault x outcome x recovery.
 
-Parts: servers, stopping, beats, memory, kills; all of them unless named. CHAOS_CUT (30) seconds of a cut network,
-CHAOS_TASKS (100000) through one child, CHAOS_RUNS (20) seeded runs from CHAOS_SEED (1) on. A run is the whole real
-quarter, its 17,900 sessions reported and ticked every 3 days, while a child, the whole worker and one of two beats are
-killed at random moments; CHAOS_SAMPLE=1 makes it every 60th session, ticked every 12 days.
+Parts: servers, stopping, guard, beats, memory, kills; all of them unless named. CHAOS_CUT (30) seconds of a cut
+network, CHAOS_TASKS (100000) through one child, CHAOS_RUNS (20) seeded runs from CHAOS_SEED (1) on. A run is the whole
+real quarter, its 17,900 sessions reported and ticked every 3 days, while a child, the whole worker and one of two beats
+are killed at random moments; CHAOS_SAMPLE=1 makes it every 60th session, ticked every 12 days.
 """
 
 import json
@@ -47,6 +47,12 @@ def stopping() -> Iterator[Callable[[], Line]]:
         yield lambda: faults.terminated(world, nap=8)
 
 
+def guard() -> Iterator[Callable[[], Line]]:
+    """Nothing is wrong, and everything is left alone."""
+    with running_world() as world:
+        yield lambda: faults.beside_retries(world, seconds=35, retries=50)
+
+
 def beats() -> Iterator[Callable[[], Line]]:
     """Two beats, then one."""
     with running_world("work", *BEATS) as world:
@@ -72,7 +78,7 @@ def kills() -> Iterator[Callable[[], Line]]:
         yield lambda seed=seed: faults.quarter_with_kills(seed, sample)  # type: ignore[misc]  # a default binds it
 
 
-PARTS: Final = {each.__name__: each for each in (servers, stopping, beats, memory, kills)}
+PARTS: Final = {each.__name__: each for each in (servers, stopping, guard, beats, memory, kills)}
 
 
 def lines(names: Sequence[str]) -> Iterator[Callable[[], Line]]:

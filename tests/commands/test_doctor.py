@@ -49,6 +49,13 @@ def test_a_whole_installation_has_nothing_wrong(whole: Path) -> None:
     assert "test" in next(each["found"] for each in found if each["check"] == "stripe")
 
 
+def test_a_machine_without_a_beat_is_not_at_fault(whole: Path) -> None:
+    next(whole.parent.glob("beats/*")).unlink()  # another machine of the installation may have it
+    code, found = examined()
+    assert (code, wrong(found)) == (0, [])
+    assert {each["verdict"] for each in found if each["check"] == "beat"} == {"look"}
+
+
 def test_each_fault_is_named_with_what_to_do(rt: Runtime, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole.chmod(0o644)
     whole.write_text(json.dumps({"secretKey": "sk_live_not_a_key"}))

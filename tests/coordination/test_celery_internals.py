@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
+from amqp.channel import Channel as AmqpChannel
 from celery import Celery
 from celery.app import trace
 from celery.worker import strategy
@@ -21,8 +23,9 @@ from redis import Redis
 
 import usage_tasks
 import usage_tasks.celery
-from tests.coordination.look_into_worker import BESIDE, LOOKED, make_app
+from tests.coordination.look_into_worker import BESIDE, LOOKED, make_app, send_normal_states
 from usage_tasks.coordination.celery_internals import SERIES, is_known
+from usage_tasks.coordination.celery_internals.consumer import find_unworked
 from usage_tasks.coordination.celery_internals.message import publish_arguments
 from usage_tasks.coordination.celery_internals.queues import PREFIX, QueueState, read_queues
 from usage_tasks.coordination.celery_internals.routing import find_queue
@@ -47,7 +50,10 @@ DOCUMENTED: Final = frozenset(
 )
 OTHERS: Final = frozenset({"_mapping", "_asdict", "_exit", "_epoch"})
 """Underscored names that are no library's internals: SQLAlchemy's and the standard library's documented ones, ours."""
-INTERNAL: Final = frozenset({"amqp", "qos", "task_consumer", "reserved_requests", "consume_from"})
+INTERNAL: Final = frozenset(
+    {"amqp", "qos", "task_consumer", "reserved_requests", "active_requests", "scheduled_requests", "task_buckets"}
+    | {"consume_from", "on_unknown_task"}
+)
 """Internals without an underscore."""
 
 
@@ -156,6 +162,7 @@ def test_the_channel_asks_for_its_connections_parameters_by_this_method(redis_ur
 def test_a_worker_counts_what_it_holds_and_nobody_works_on(redis_url: str) -> None:
     app = make_app(redis_url)
     app.send_task("look", queue=BESIDE)
+    waiting = send_normal_states(app)
     app.send_task("look", queue=LOOKED)
     looked = subprocess.run(
         [sys.executable, "-m", "tests.coordination.look_into_worker", redis_url],
@@ -167,6 +174,7 @@ def test_a_worker_counts_what_it_holds_and_nobody_works_on(redis_url: str) -> No
     assert looked.stdout, looked.stderr
     assert json.loads(next(line for line in looked.stdout.splitlines() if line.startswith("{"))) == {
         "queues": [LOOKED],
+        "held": waiting + 1,
         "at_work": 0,
         "one_leaked": 1,
         "checks": [
@@ -175,6 +183,12 @@ def test_a_worker_counts_what_it_holds_and_nobody_works_on(redis_url: str) -> No
         ],
         "acknowledged": 0,
     }
+
+
+def test_a_channel_that_counts_by_itself_holds_nothing_unworked() -> None:
+    channel = AmqpChannel.__new__(AmqpChannel)  # RabbitMQ's, never opened
+    assert not hasattr(channel, "qos")
+    assert find_unworked(SimpleNamespace(task_consumer=SimpleNamespace(channel=channel))) == frozenset()
 
 
 def test_the_loggers_whose_lines_ours_replace_are_celerys() -> None:

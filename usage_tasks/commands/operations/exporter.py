@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from usage_tasks.coordination.celery_internals.queues import read_queues
 from usage_tasks.coordination.dead_letters import count_dead_letters
+from usage_tasks.coordination.waiting_messages import count_waiting
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
@@ -64,6 +65,11 @@ class BacklogCollector(Collector):
             "usage_poison_messages",
             "Messages that killed their workers and were set aside.",
             value=count_dead_letters(self._rt.redis),
+        )
+        yield GaugeMetricFamily(
+            "usage_waiting_messages",
+            "Messages that wait for a worker of a newer version.",
+            value=count_waiting(self._rt.redis),
         )
 
     def _database(self) -> Iterator[Metric]:
