@@ -572,3 +572,32 @@ def test_stripes_clock_is_read_from_its_answers(world: StripeWorld) -> None:
 )
 def test_a_date_that_cannot_be_read_is_none(headers: dict[str, str] | None, expected: datetime | None) -> None:
     assert read_date(headers) == expected
+
+
+@pytest.mark.holds("clocks.stripe-ahead")
+def test_what_is_of_the_future_by_our_clock_is_looked_at_again_when_it_has_come(world: StripeWorld) -> None:
+    price = world.price_by_currency["usd"]
+    behind, now = timedelta(minutes=20), [BEGIN]
+
+    def live(*, bounded: bool) -> LiveGateway:
+        clock = lambda: now[0]  # noqa: E731 - a clock that the test sets
+        return LiveGateway(
+            secret_key=KEY, meter_event_name=EVENT_NAME, api_base=world.url, clock=clock, bounded=bounded
+        )
+
+    owner = customer(world, "ahead")
+    with world.server.simulator.world() as inside:
+        now[0] = datetime.fromtimestamp(inside.now(), UTC) - behind
+    with pytest.raises(RetryableError, match=r"subscription sub_.*: is 0:20:00 ahead of the database's clock") as early:
+        live(bounded=True).create_subscription(owner, price_id=price, idempotency_key="ahead-subscription")
+    assert early.value.retry_after == behind
+    made = live(bounded=False).create_subscription(owner, price_id=price, idempotency_key="ahead-subscription")
+    with pytest.raises(RetryableError, match="ahead of the database's clock"):
+        live(bounded=True).get_subscription(made.subscription_id)
+    (first,) = [each for each in world.invoices() if each.customer == owner]
+    with pytest.raises(RetryableError, match=r"invoice in_.*: is .* ahead of the database's clock"):
+        live(bounded=True).get_invoice(StripeInvoiceId(first.id))
+    now[0] += behind
+    assert live(bounded=True).create_subscription(owner, price_id=price, idempotency_key="ahead-subscription") == made
+    assert live(bounded=True).get_subscription(made.subscription_id).fetched_at == now[0]
+    assert live(bounded=True).get_invoice(StripeInvoiceId(first.id)).fetched_at == now[0]
