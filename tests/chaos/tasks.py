@@ -8,6 +8,7 @@ from datetime import timedelta
 from celery import shared_task
 
 from usage_tasks.domain.access import Role
+from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import runtime
 from usage_tasks.tasks.task import DATABASE, LOST_WORKER_DELAY_SECONDS, Retry, task
 from usage_tasks.wire.values import ActorText, Attribution, Moment
@@ -28,6 +29,14 @@ def nap(mark: str, seconds: float) -> str:
     runtime().redis.incr(f"{mark} begun")
     time.sleep(seconds)
     runtime().redis.incr(f"{mark} ended")
+    return mark
+
+
+@task(name="maintenance.chaos_busy", time_limit=timedelta(minutes=1), retry=ONCE_MORE)
+def busy(mark: str) -> str:
+    """Find the world busy the first time."""
+    if runtime().redis.incr(mark) == 1:
+        raise RetryableError(mark)
     return mark
 
 

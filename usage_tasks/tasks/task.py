@@ -13,10 +13,12 @@ from celery import Task, shared_task
 from pydantic import TypeAdapter, ValidationError, validate_call
 from pydantic_core import to_jsonable_python
 
+from usage_tasks.coordination import ticks
 from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.runtime import runtime
 from usage_tasks.tasks.access import Needs, guard
-from usage_tasks.telemetry.headers import REQUEST_ID
+from usage_tasks.telemetry.headers import REQUEST_ID, TICK
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
 from usage_tasks.worker.poison import check_redelivery
 
@@ -62,6 +64,13 @@ _HIDDEN: Final[Mapping[str, Any]] = {"argsrepr": "(hidden)", "kwargsrepr": "(hid
 """Else Celery shows the arguments in the headers of the message, and so to whoever watches the events."""
 
 
+class _Task(Task[Any, Any]):
+    """Whatever all tasks are to Celery. The request is named: only a worker needs it, and what it imports."""
+
+    abstract = True
+    Request = "usage_tasks.coordination.celery_internals.request:SkewedRequest"
+
+
 class ArgumentsError(PermanentError):
     """A task was called with arguments that it does not take; the message names each."""
 
@@ -94,6 +103,7 @@ def task(
         return shared_task(
             name=name,
             bind=True,
+            base=_Task,
             typing=False,
             max_retries=retry.attempts_max,
             time_limit=seconds,
@@ -123,6 +133,8 @@ def _run(
     started = time.perf_counter()
     outcome = "failed"
     try:
+        if getattr(request, TICK, False):
+            ticks.note_begun(runtime().redis, name)
         check_redelivery(request, name)
         summary = to_jsonable_python(_checked_call(checked, args, kwargs))
         outcome = "done"
