@@ -168,6 +168,16 @@ def rt(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
     runtime.cache_clear()
 
 
+@pytest.fixture
+def real_rt(rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    """This process's runtime without a test clock: its time is the database's."""
+    assert rt.settings.test_clock
+    monkeypatch.setenv("USAGE_TEST_CLOCK", "false")
+    runtime.cache_clear()
+    yield runtime()
+    runtime().database.dispose()
+
+
 def _own_redis_database(url: str) -> str:
     """The database that the URL names, or for the n-th of several test processes the n-th after it."""
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

@@ -53,3 +53,33 @@ def test_it_is_written_in_one_module(pattern: str, room: str) -> None:
 )
 def test_it_is_found_where_else_it_is_written(source: str) -> None:
     assert any(re.search(pattern, text) for pattern, _ in ROOMS for text in texts_in(source))
+
+
+def clock_reads_in_transactions(source: str) -> Iterator[str]:
+    """Find each reading of the clock in a transaction: it takes a second connection, and threads share five.
+
+    A command has one thread.
+    """
+    for block in ast.walk(ast.parse(source)):
+        if isinstance(block, ast.With) and any("transaction()" in ast.unparse(item) for item in block.items):
+            for node in ast.walk(ast.Module(body=block.body, type_ignores=[])):
+                if isinstance(node, ast.Call) and re.fullmatch(CLOCK_READ, ast.unparse(node.func)):
+                    yield ast.unparse(node)
+
+
+CLOCK_READ = r"(\w+\.)*(rt|runtime\(\)|fenced|self)\.(now|instant|effective_instant|settling_instant|arrival)"
+
+
+def test_no_transaction_reads_the_clock() -> None:
+    found = {
+        str(path.relative_to(PACKAGE)): reads
+        for path in PACKAGE.rglob("*.py")
+        if not {"stripe_simulator", "commands"} & set(path.parts)
+        and (reads := list(clock_reads_in_transactions(path.read_text())))
+    }
+    assert found == {}, "read the clock before the transaction begins (docs/adr/0024)"
+
+
+def test_a_clock_that_is_read_in_a_transaction_is_found() -> None:
+    source = "with rt.transaction() as connection:\n    act(connection, at=rt.instant(at))"
+    assert list(clock_reads_in_transactions(source)) == ["rt.instant(at)"]

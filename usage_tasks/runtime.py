@@ -7,17 +7,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache, cached_property
 
 import redis
 from sqlalchemy import Connection
 
-from usage_tasks.coordination.clock import Clock, SystemClock, TestClock
+from usage_tasks.coordination.clock import Clock, DatabaseClock, TestClock
 from usage_tasks.coordination.pacer import Pacer
 from usage_tasks.coordination.published_balances import BalanceSnapshots
+from usage_tasks.domain.access import user_of
+from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
-from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.instants import instant_to_act, instant_to_read
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
 from usage_tasks.services.payments.billing_terms import BillingTerms
 from usage_tasks.settings import Settings, load_settings, read_directory_key, read_stripe_credentials
@@ -25,8 +27,6 @@ from usage_tasks.storage.engine import Database
 from usage_tasks.storage.operations.jobs import Epoch, hold_epoch
 from usage_tasks.stripe_gateway.live import LiveGateway
 from usage_tasks.stripe_gateway.protocol import StripeGateway
-
-_CLOCK_SKEW_MAX = timedelta(minutes=5)
 
 
 class Runtime:
@@ -72,8 +72,8 @@ class Runtime:
 
     @cached_property
     def clock(self) -> Clock:
-        """The system's clock, or the installation's test clock."""
-        return TestClock(self.redis) if self.settings.test_clock else SystemClock()
+        """The database's clock, or the installation's test clock."""
+        return TestClock(self.redis) if self.settings.test_clock else DatabaseClock(self.database.read_clock)
 
     @cached_property
     def spending_limits(self) -> SpendingLimits:
@@ -117,20 +117,45 @@ class Runtime:
             yield connection
 
     def now(self) -> datetime:
-        """Billing time."""
+        """Return billing time: the database's present time, or what a test clock shows.
+
+        Not inside a transaction: the database's time is read on a connection of its own.
+        """
         return self.clock.now()
 
-    def instant(self, at: datetime | None) -> datetime:
-        """Answer the instant that a caller asks for, or the present one.
+    def instant(self, at: datetime | None, actor: Actor | None = None) -> datetime:
+        """Return the instant as of which a call is answered: the one that its caller asks for, or the present one.
 
-        Raises InvalidInputError for one that has not come yet: what it would do, such as resets, could not be undone.
-        A test clock's installation may look ahead.
+        Raises InvalidInputError for an instant that has not come, and for a user's that is too long ago
+        (domain/instants.py). An installation with a test clock may look ahead, and back without a bound.
         """
-        if at is None:
-            return self.now()
-        if not self.settings.test_clock and at > self.now() + _CLOCK_SKEW_MAX:
-            raise InvalidInputError("at", at.isoformat(), f"now, {self.now().isoformat()}, or earlier")
-        return at
+        if at is None or self.settings.test_clock:
+            return at or self.now()
+        return instant_to_read(at, now=self.now(), by_user=_is_user(actor))
+
+    def effective_instant(self, at: datetime | None, actor: Actor) -> datetime:
+        """Return the instant at which a caller's act takes effect: a service's own, or the present one for a user.
+
+        Raises InvalidInputError as `instant` does; a user's act may be a day old.
+        """
+        if at is None or self.settings.test_clock:
+            return at or self.now()
+        return instant_to_act(at, now=self.now(), by_user=_is_user(actor))
+
+    def settling_instant(self, read_at: datetime, actor: Actor) -> datetime:
+        """Return the instant up to which a read at `read_at`, from `instant`, may open and settle its account.
+
+        A service's read does both as of what it asks for; a user's as of now.
+        """
+        return read_at if self.settings.test_clock or not _is_user(actor) else self.now()
+
+    def arrival(self, at: datetime) -> datetime:
+        """Return when a message that is worked on now has arrived: now, whatever instant `at` its caller asks for."""
+        return at if self.settings.test_clock else self.now()
+
+
+def _is_user(actor: Actor | None) -> bool:
+    return actor is not None and user_of(actor) is not None
 
 
 @cache

@@ -87,6 +87,17 @@ DAMAGES = [
         "UPDATE cost_center SET cycle_started_at = cycle_started_at + interval '1 s' WHERE version = 2",
     ),
     ("resets_stay_within_limits", "UPDATE ledger_entry SET key = replace(key, 'T00', 'T01') WHERE kind = 'reset'"),
+    (
+        "nothing_is_of_the_future",
+        "UPDATE ledger_entry SET effective_at = now() + interval '1 minute' WHERE kind = 'adjustment'",
+    ),
+    (
+        "nothing_is_of_the_future",
+        """
+        UPDATE cost_center SET cycle_started_at = now() + interval '1 minute',
+            next_billing_at = now() + interval '1 month' WHERE superseded_at IS NULL
+        """,
+    ),
     ("missed_sessions_have_ended", "UPDATE workspace_instance SET missed_at = NULL WHERE source = 'eu'"),
     (
         "resets_stay_within_limits",

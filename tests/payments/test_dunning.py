@@ -63,6 +63,24 @@ def test_each_step_of_a_failed_payment_is_told_once(bench: Bench) -> None:
     assert bench.rows("SELECT count(*) FROM audit WHERE action = 'dunning.advance'")[0][0] == len(told) + 1
 
 
+@pytest.mark.parametrize("claimed", [-60 * DAY, 4000 * DAY])
+def test_what_an_event_claims_of_a_failure_is_bounded_by_the_invoice_and_by_now(
+    bench: Bench, claimed: timedelta
+) -> None:
+    bench.world.decline(bench.pay(ACCOUNT))
+    bench.use(ACCOUNT, 12, until=BEGIN + HOUR)
+    bench.sync_and_send(BEGIN + 2 * HOUR)
+    bench.world.advance(FAILED)
+    bench.receive(types="")
+    claim = "UPDATE stripe_event SET created_at = :at WHERE type = 'invoice.payment_failed'"
+    assert bench.execute(claim, at=FAILED + claimed) == 1
+    bench.handle_stored(FAILED)
+    stored = "SELECT finalized_at, failed_at FROM stripe_invoice WHERE failed_at IS NOT NULL"
+    ((finalized, failed),) = bench.rows(stored)
+    assert finalized <= failed <= FAILED
+    assert (state(bench), bench.told(ACCOUNT)) == (["grace"], ["payment_failed"])
+
+
 def test_sweeps_at_once_tell_once(bench: Bench) -> None:
     failing(bench)
     at_once(*[lambda: sweep(bench, 20 * DAY)] * 4)

@@ -135,6 +135,15 @@ def test_a_deleted_customer_ends_and_the_account_may_have_another(bench: Bench) 
     assert (len(bench.world.customers()), center(bench).billing_strategy) == (1, "stripe")
 
 
+def test_a_deletion_is_of_now_at_the_latest_whatever_its_event_claims(bench: Bench) -> None:
+    bench.world.v1.customers.delete(bench.pay(ACCOUNT))
+    bench.receive(types="")
+    claim = "UPDATE stripe_event SET created_at = :at WHERE type = 'customer.deleted'"
+    assert bench.execute(claim, at=BEGIN + 4000 * DAY) == 1
+    bench.handle_stored(BEGIN)
+    assert bench.rows("SELECT deleted_at FROM stripe_customer") == [(BEGIN,)]
+
+
 @pytest.mark.holds("lesson.lost-enqueue")
 def test_an_end_whose_event_was_lost_is_found_by_the_next_look(bench: Bench) -> None:
     cancelled(bench, invoice_now=False)

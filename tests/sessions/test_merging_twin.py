@@ -101,21 +101,23 @@ def assert_stored(connection: Connection, sessions: Sequence[KnownSession]) -> N
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rng=RANDOMS, seen_at=st.sampled_from([None, *INSTANTS]))
-def test_the_database_merges_as_the_domain_does(connection: Connection, rng: Random, seen_at: datetime | None) -> None:
+@given(rng=RANDOMS, seen_at=st.sampled_from([None, *INSTANTS]), arrived_at=st.sampled_from([None, *INSTANTS]))
+def test_the_database_merges_as_the_domain_does(
+    connection: Connection, rng: Random, seen_at: datetime | None, arrived_at: datetime | None
+) -> None:
     cases = [random_case(rng) for _ in range(SESSIONS)]
-    first = [merge(None, case.first) for case in cases]
+    first = [merge(None, case.first, arrived_at=arrived_at) for case in cases]
     sessions = [capped(known, case.cap_reason) for known, case in zip(first, cases, strict=True)]
     with rehearsal(connection):
-        done = merge_reports(connection, numbered([case.first for case in cases]))
+        done = merge_reports(connection, numbered([case.first for case in cases]), arrived_at=arrived_at)
         assert done.inserted == len(cases)
         assert_stored(connection, first)
         put_caps(connection, sessions)
-        merge_reports(connection, numbered([case.second for case in cases]), seen_at=seen_at)
+        merge_reports(connection, numbered([case.second for case in cases]), seen_at=seen_at, arrived_at=arrived_at)
         assert_stored(
             connection,
             [
-                merge(known, case.second, seen_at=seen_at) if case.second else known
+                merge(known, case.second, seen_at=seen_at, arrived_at=arrived_at) if case.second else known
                 for known, case in zip(sessions, cases, strict=True)
             ],
         )

@@ -1,5 +1,9 @@
-"""What time it is: the system's, or a test clock's that every process of an installation shares."""
+"""What time it is: the database's, or a test clock's; every process of an installation shares either (docs/adr/0024).
 
+A host's own clock serves time-outs only: it may be wrong by days, and what a wrong clock writes cannot be undone.
+"""
+
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -18,12 +22,15 @@ class Clock(Protocol):
         ...
 
 
-class SystemClock:
-    """The machine's clock."""
+class DatabaseClock:
+    """The clock of the database that everything is written to; `read` asks it."""
+
+    def __init__(self, read: Callable[[], datetime]) -> None:
+        self._read = read
 
     def now(self) -> datetime:
-        """See Clock."""
-        return datetime.now(UTC)
+        """See Clock. Raises RetryableError where the database is away."""
+        return self._read().astimezone(UTC)
 
 
 class TestClock:

@@ -39,15 +39,20 @@ def rank(report: SessionReport) -> tuple[object, ...]:
 
 
 def merge(
-    held: KnownSession | None, reports: Sequence[SessionReport], *, seen_at: datetime | None = None
+    held: KnownSession | None,
+    reports: Sequence[SessionReport],
+    *,
+    seen_at: datetime | None = None,
+    arrived_at: datetime | None = None,
 ) -> KnownSession:
     """Return a session after a batch of its reports, one at least; `seen_at` is the instant of their snapshot.
 
-    A report without a stop proves life at its observation, and at the snapshot that lists it. A later sign of life
+    A report without a stop proves life at its observation, but not later than it arrived, and at the snapshot that
+    lists it: a sender's clock that is ahead keeps no session alive. A later sign of life
     lifts the heartbeat's cap, a reported end every cap. A session that has stopped changes by a greater report only.
     """
     greatest = max(reports, key=rank)
-    signs = [each.observed_at for each in reports if each.stopped_at is None]
+    signs = [min(each.observed_at, arrived_at or each.observed_at) for each in reports if each.stopped_at is None]
     last_seen_at = _latest(*signs, seen_at if signs else None)
     if held is None:
         return KnownSession(facts=greatest, last_seen_at=last_seen_at)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
-from sqlalchemy import Connection, create_engine, exc
+from sqlalchemy import Connection, create_engine, exc, text
 
 from usage_tasks.domain.errors import InvariantError, RetryableError, UsageError
 
@@ -53,6 +53,15 @@ class Database:
             raise translate(error) from error
         except exc.TimeoutError as error:
             raise RetryableError(f"database: no connection was free: {error}") from error
+
+    def read_clock(self) -> datetime:
+        """Return the server's present time, aware and UTC. Not inside a transaction: it takes a connection of its own.
+
+        Raises RetryableError where the database is busy or away.
+        """
+        with self.transaction() as connection:
+            now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return now
 
     def dispose(self) -> None:
         """Close every connection that is not in use."""

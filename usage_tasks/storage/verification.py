@@ -208,6 +208,15 @@ _ALLOWANCES = """
     )
 """
 
+# Nothing takes effect later than the present: by the database's clock, or by a test clock that is ahead of it.
+_FUTURE = """
+    SELECT attribution_id || ' ' || key AS offender FROM ledger_entry
+    WHERE effective_at > GREATEST(:at, clock_timestamp())
+    UNION ALL
+    SELECT attribution_id || ' version ' || version FROM cost_center
+    WHERE cycle_started_at > GREATEST(:at, clock_timestamp())
+"""
+
 CHECKS: Final = {
     "balances_equal_entries": _BALANCES,
     "stopped_sessions_are_posted": _UNPOSTED,
@@ -219,6 +228,7 @@ CHECKS: Final = {
     "accounts_are_open": _ACCOUNTS,
     "cost_center_versions_have_no_gaps": _VERSIONS,
     "cycles_follow_one_another": _CYCLES,
+    "nothing_is_of_the_future": _FUTURE,
     "resets_stay_within_limits": _RESETS,
     "missed_sessions_have_ended": _MISSED,
     "grants_are_conserved": _GRANTS,

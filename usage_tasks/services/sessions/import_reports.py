@@ -16,7 +16,7 @@ from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import bulk_copy
 from usage_tasks.storage.sessions.bulk_copy import PlainRow
 from usage_tasks.storage.sessions.merging import sum_merged
-from usage_tasks.wire.session_reports import AHEAD_MAX, parse_reports
+from usage_tasks.wire.session_reports import parse_reports
 
 
 class OddRow(NamedTuple):
@@ -61,10 +61,10 @@ def import_chunk(
 ) -> Imported:
     """Merge a chunk; it ends in the rows that `record_reports` would end in. A rejection's index is its line.
 
-    `opened` are accounts that are known to be open: they are not looked up. A row that was observed after
-    `at` plus AHEAD_MAX is left to `parse_reports` to judge; one that does not say when is of `at`.
+    `opened` are accounts that are known to be open: they are not looked up. A row that was observed after `at` is read
+    like a report that has arrived at `at`; one that does not say when is of `at`.
     """
-    plain = _choose_plain(chunk, prices.list_classes(connection), latest=at + AHEAD_MAX)
+    plain = _choose_plain(chunk, prices.list_classes(connection), latest=at)
     merged, foreign = bulk_copy.merge_plain(connection, plain, at=at)
     accounts = {AttributionId(row[bulk_copy.ACCOUNT]) for line, row in plain.items() if line not in foreign}
     open_accounts(connection, accounts - opened, limits=limits, at=at, actor=actor)
@@ -74,7 +74,7 @@ def import_chunk(
     rows = [chunk.report(line) for line in lines]
     reports, malformed = parse_reports(rows, at=at)
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
-    rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, actor=actor)
+    rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, arrived_at=at, actor=actor)
     rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]
     return Imported(RecordedBatch(merged=sum_merged([merged, rest.merged]), rejections=rejections), accounts)
 

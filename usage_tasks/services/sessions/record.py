@@ -33,15 +33,25 @@ def record_reports(
     limits: SpendingLimits,
     at: datetime,
     actor: Actor,
+    arrived_at: datetime | None = None,
+    opens_at: datetime | None = None,
     snapshot_source: str | None = None,
 ) -> RecordedBatch:
     """Merge the good reports of a batch and quarantine the others; an account's first session opens it.
 
     `malformed` are the rows of `raw` that could not even be read. With `snapshot_source` the batch is a snapshot of
-    what ran there at `at`. Sending a batch again changes nothing.
+    what ran there at `at`. Sending a batch again changes nothing. Unknown accounts open at `opens_at`, else at `at`. A
+    report proves life until `arrived_at` at most, however far its sender's clock is ahead.
     """
-    seen_at = None if snapshot_source is None else at
-    taken = take_up(connection, reports, limits=limits, at=at, actor=actor, seen_at=seen_at)
+    taken = take_up(
+        connection,
+        reports,
+        limits=limits,
+        at=opens_at or at,
+        actor=actor,
+        seen_at=None if snapshot_source is None else at,
+        arrived_at=arrived_at,
+    )
     rejections = sorted([*malformed, *taken.rejections], key=lambda each: each.index)
     refused = [(each, raw[each.index]) for each in rejections]
     quarantine.quarantine(connection, refused, at=at, actor=actor, snapshot_source=snapshot_source)
@@ -56,16 +66,17 @@ def take_up(
     at: datetime,
     actor: Actor,
     seen_at: datetime | None,
+    arrived_at: datetime | None = None,
 ) -> RecordedBatch:
     """Merge the good reports of those that could be read; say why the others are refused, and keep none of them.
 
-    With `seen_at` they are of a snapshot of what ran then.
+    With `seen_at` they are of a snapshot of what ran then. With `arrived_at` none proves life later than that.
     """
     known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
     own, contradicting = _split_contradictions(known, {})
     if contradicting:  # a session that is known stays whose it is, whoever comes first in the batch
         own, contradicting = _split_contradictions(known, merging.list_foreign(connection, known))
-    merged = merging.merge_reports(connection, own, seen_at=seen_at)
+    merged = merging.merge_reports(connection, own, seen_at=seen_at, arrived_at=arrived_at)
     # A report that changed a row is of the account that holds it: none is foreign where all did.
     all_changed = merged.inserted + merged.updated == len(own)
     foreign = [] if all_changed else _foreign(own, merging.list_foreign(connection, own))

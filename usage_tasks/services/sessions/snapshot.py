@@ -18,13 +18,19 @@ from usage_tasks.wire.session_reports import find_instance_id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything that ran in a source at an instant: the rows as they came, and how each was read."""
+    """Everything that ran in a source at an instant: the rows as they came, and how each was read.
+
+    `arrived_at` is when it came: a row proves life until then at most. `opens_at` is the instant as of which it opens
+    unknown accounts. Without `arrived_at` no row is bounded; without `opens_at` it is `taken_at`.
+    """
 
     source: str
     taken_at: datetime
     reports: Sequence[SessionReport]
     malformed: Sequence[Rejection]
     raw: Sequence[object]
+    arrived_at: datetime | None = None
+    opens_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +101,8 @@ def _take_up(
         raw=snapshot.raw,
         limits=limits,
         at=snapshot.taken_at,
+        arrived_at=snapshot.arrived_at,
+        opens_at=snapshot.opens_at,
         actor=actor,
         snapshot_source=snapshot.source,
     )

@@ -61,8 +61,8 @@ _MERGE = merging(f"SELECT {_OF_STAGED}, COALESCE(observed_at, :at) AS observed_a
 def merge_plain(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime) -> tuple[Merged, frozenset[int]]:
     """Merge rows by their lines; answer what that did, and the lines whose session is another account's.
 
-    A row without the time of its observation is of `at`. Most rows of most files are of sessions that nobody knows, one
-    a session: those are added as they stand.
+    A row without the time of its observation is of `at`; no row may be of a later one. Most rows of most files are of
+    sessions that nobody knows, one a session: those are added as they stand.
     """
     taken = lock_sources(connection, {row[SOURCE] for row in rows.values()} - {""})
     once = len({row[0] for row in rows.values()}) == len(rows)
@@ -106,7 +106,7 @@ def _merge(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime
     execute(connection, _CREATE)
     lines = (",".join((str(line), *row)) + "\n" for line, row in rows.items())
     _copy(connection, "staged_report", ("line", *COLUMNS), lines)
-    done = fetch_one(connection, _MERGE, at=at, seen_at=None)
+    done = fetch_one(connection, _MERGE, at=at, seen_at=None, arrived_at=at)
     foreign = frozenset(int(row.line) for row in fetch(connection, _FOREIGN))
     execute(connection, "DROP TABLE staged_report")  # the transaction may merge others
     unchanged = len(rows) - done.inserted - done.updated - len(foreign)

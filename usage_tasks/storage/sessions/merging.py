@@ -58,11 +58,15 @@ def merging(reports: str) -> str:
 
     Of a session's facts the greatest report's hold; its proof of life, its source and the snapshot that misses it merge
     each by itself (docs/adr/0008). A sign of life lifts the heartbeat's cap, a reported end every cap. The parameter
-    `seen_at` is the instant of the snapshot that lists the rows, or null.
+    `seen_at` is the instant of the snapshot that lists the rows, or null; `arrived_at` is when they came, or null: no
+    row proves life later than that.
     """
     return f"""
     WITH told AS (
-        SELECT r.*, GREATEST(r.observed_at, CAST(:seen_at AS timestamptz)) AS seen_at FROM ({reports}) AS r
+        SELECT r.*, GREATEST(
+                   LEAST(r.observed_at, CAST(:arrived_at AS timestamptz)), CAST(:seen_at AS timestamptz)
+               ) AS seen_at
+        FROM ({reports}) AS r
     ), report AS (
         SELECT DISTINCT ON (r.instance_id) r.*,
                max(CASE WHEN r.stopped_at IS NULL THEN r.seen_at END) OVER same AS last_seen_at,
@@ -126,15 +130,19 @@ _MERGE = merging("""
 
 
 def merge_reports(
-    connection: Connection, reports: Sequence[SessionReport], *, seen_at: datetime | None = None
+    connection: Connection,
+    reports: Sequence[SessionReport],
+    *,
+    seen_at: datetime | None = None,
+    arrived_at: datetime | None = None,
 ) -> Merged:
     """Write what a batch of reports adds to what is known; a final session whose bill changes is open again.
 
-    With `seen_at` the batch is a snapshot of what ran then. A report for a session of another account changes nothing:
-    see `list_foreign`.
+    With `seen_at` the batch is a snapshot of what ran then; with `arrived_at` no report proves life later. A report for
+    a session of another account changes nothing: see `list_foreign`.
     """
     lock_sources(connection, {report.source for report in reports if report.source is not None})
-    row = fetch_one(connection, _MERGE, reports=rows_as_json(reports), seen_at=seen_at)
+    row = fetch_one(connection, _MERGE, reports=rows_as_json(reports), seen_at=seen_at, arrived_at=arrived_at)
     return Merged(inserted=row.inserted, updated=row.updated, unchanged=len(reports) - row.inserted - row.updated)
 
 

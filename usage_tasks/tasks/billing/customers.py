@@ -46,7 +46,9 @@ def create_stripe_customer(
         currency=currency,
         billing_creator_user_id=billing_creator_user_id,
     )
-    made = subscribe.create_customer(rt.transaction, rt.stripe, customer, at=rt.instant(at), actor=parse_actor(actor))
+    who = parse_actor(actor)
+    acted_at = rt.effective_instant(at, who)
+    made = subscribe.create_customer(rt.transaction, rt.stripe, customer, at=acted_at, actor=who)
     return CustomerAnswer(stripe_customer_id=made)
 
 
@@ -67,7 +69,9 @@ def get_stripe_customer(attribution_id: Attribution, actor: ActorText, at: Momen
     """Answer an account's customer as Stripe has it now; one that is only in Stripe is found there and stored."""
     rt = runtime()
     account = parse_attribution(attribution_id).attribution_id
-    found = customers.get_customer(rt.transaction, rt.stripe, account, at=rt.instant(at), actor=parse_actor(actor))
+    who = parse_actor(actor)
+    acted_at = rt.effective_instant(at, who)
+    found = customers.get_customer(rt.transaction, rt.stripe, account, at=acted_at, actor=who)
     return CustomerInformation(
         stripe_customer_id=found.customer_id,
         deleted=found.deleted,
@@ -105,7 +109,7 @@ def create_stripe_subscription(
             rt.stripe,
             account.attribution_id,
             PaymentIntentId(hold_payment_intent_id),
-            at=rt.instant(at),
+            at=rt.effective_instant(at, parse_actor(actor)),
             actor=parse_actor(actor),
         )
     made = subscribe.create_subscription(
@@ -127,7 +131,9 @@ def update_customer_subscriptions_tax_state(
     """Let an account's subscriptions tell tax where Stripe can place the customer, and not where it can't."""
     rt = runtime()
     account = parse_attribution(attribution_id).attribution_id
-    return customers.update_tax_state(rt.transaction, rt.stripe, account, at=rt.instant(at), actor=parse_actor(actor))
+    who = parse_actor(actor)
+    acted_at = rt.effective_instant(at, who)
+    return customers.update_tax_state(rt.transaction, rt.stripe, account, at=acted_at, actor=who)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,11 +97,12 @@ def finalize_invoice(
     attribution_id: Attribution, actor: ActorText, stripe_invoice_id: InvoiceId, at: Moment | None = None
 ) -> ActionAnswer:
     """Finalize an account's draft in Stripe now, its closing quantity first; one that is final is only booked."""
+    who = parse_actor(actor)
     effect = operator_actions.finalize_invoice(
-        _desk(runtime().instant(at)),
+        _desk(runtime().effective_instant(at, who)),
         parse_attribution(attribution_id).attribution_id,
         StripeInvoiceId(stripe_invoice_id),
-        actor=parse_actor(actor),
+        actor=who,
     )
     return _answer(effect.outcome, effect.entries, reports=effect.reports)
 
@@ -109,10 +110,11 @@ def finalize_invoice(
 @task(name="billing.cancel_subscription", time_limit=timedelta(minutes=3), needs=Role.OWNER)
 def cancel_subscription(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> ActionAnswer:
     """End an account's subscription in Stripe now, with a last invoice; it leaves stripe once that is booked."""
+    who = parse_actor(actor)
     effect = operator_actions.cancel_subscription(
-        _desk(runtime().instant(at)),
+        _desk(runtime().effective_instant(at, who)),
         parse_attribution(attribution_id).attribution_id,
-        actor=parse_actor(actor),
+        actor=who,
     )
     return _answer(effect.outcome, effect.entries, reports=effect.reports)
 
@@ -126,8 +128,9 @@ def advance_dunning(
     """Take every step that is due for accounts whose payment failed; off where the settings say so."""
     rt = runtime()
     if dry_run:
+        now = rt.instant(at)
         with rt.transaction() as connection, rehearsal(connection):
-            return DryRun(dry_run=advance(connection, at=rt.instant(at), policy=rt.billing_terms.dunning))
+            return DryRun(dry_run=advance(connection, at=now, policy=rt.billing_terms.dunning))
 
     def work(fenced: Runtime, now: datetime) -> Dunned:
         with fenced.transaction() as connection:

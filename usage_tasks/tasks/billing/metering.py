@@ -162,13 +162,14 @@ def release_parked(attribution_id: Attribution, actor: ActorText, at: Moment | N
     One that is parked for how it is subscribed is looked at in Stripe first: `parked_anew` says why it stays parked.
     """
     rt = runtime()
+    who = parse_actor(actor)
     released = release(
         rt.transaction,
         rt.stripe,
         parse_attribution(attribution_id).attribution_id,
         our_prices=rt.billing_terms.our_prices,
-        at=rt.instant(at),
-        actor=parse_actor(actor),
+        at=rt.effective_instant(at, who),
+        actor=who,
     )
     if released.parked_anew is None:
         send_meter_events.apply_async(ignore_result=True)

@@ -42,7 +42,9 @@ def create_hold_payment_intent(attribution_id: Attribution, actor: ActorText, at
     """Ask for a hold of 1.00 in the customer's currency, or answer the open one; it is released whatever happens."""
     rt = runtime()
     account = parse_attribution(attribution_id).attribution_id
-    hold = holds.create_hold(rt.transaction, rt.stripe, account, at=rt.instant(at), actor=parse_actor(actor))
+    who = parse_actor(actor)
+    acted_at = rt.effective_instant(at, who)
+    hold = holds.create_hold(rt.transaction, rt.stripe, account, at=acted_at, actor=who)
     return HoldAnswer(payment_intent_id=hold.payment_intent_id, client_secret=hold.client_secret, status=hold.status)
 
 
@@ -61,5 +63,7 @@ def on_charge_dispute(dispute_id: DisputeText, actor: ActorText, at: Moment | No
     """Fetch a dispute and bring blocks to where it stands: what its events do, for an operator to do again."""
     rt = runtime()
     dispute = rt.stripe.get_dispute(DisputeId(dispute_id))
+    who = parse_actor(actor)
+    now = rt.effective_instant(at, who)
     with rt.transaction() as connection:
-        return reflect_dispute(connection, dispute, at=rt.instant(at), actor=parse_actor(actor))
+        return reflect_dispute(connection, dispute, at=now, actor=who)

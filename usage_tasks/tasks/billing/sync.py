@@ -48,8 +48,9 @@ def sync_billing(
     """Add a meter report for every paying account whose quantity changed, and have them sent."""
     rt = runtime()
     if dry_run:
+        now = rt.instant(at)
         with rt.transaction() as connection:
-            return DryRun(dry_run=decide_reports.plan_quantities(connection, at=rt.instant(at)))
+            return DryRun(dry_run=decide_reports.plan_quantities(connection, at=now))
 
     def work(rt: Runtime, now: datetime) -> SyncAnswer:
         settled = take_batches(rt, reset.settle_expired, at=now)  # what expired pays no more

@@ -67,7 +67,8 @@ def replay_events(
 ) -> Reviewed | DryRun[Reviewed]:
     """Have events applied anew: those named, of any state, or all that are parked. A dry run unless told otherwise."""
     rt = runtime()
-    chosen, who, now = _chosen(ids, all_parked=all_parked), parse_actor(actor), rt.instant(at)
+    chosen, who = _chosen(ids, all_parked=all_parked), parse_actor(actor)
+    now = rt.effective_instant(at, who)
     if dry_run:
         return _rehearsed(rt, lambda connection: review.plan_replay(connection, chosen))
     with rt.transaction() as connection:
@@ -87,7 +88,8 @@ def drop_events(
 ) -> Reviewed | DryRun[Reviewed]:
     """Give up events that are parked or pending, with a reason. A dry run unless told otherwise."""
     rt = runtime()
-    chosen, who, now = _chosen(ids, all_parked=all_parked), parse_actor(actor), rt.instant(at)
+    chosen, who = _chosen(ids, all_parked=all_parked), parse_actor(actor)
+    now = rt.effective_instant(at, who)
     if dry_run:
         return _rehearsed(rt, lambda connection: review.plan_drop(connection, chosen))
     with rt.transaction() as connection:

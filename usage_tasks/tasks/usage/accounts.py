@@ -21,10 +21,12 @@ def get_balance(attribution_id: Attribution, actor: ActorText, at: Moment | None
     """Answer an account's live balance at an instant, beside its limit."""
     rt = runtime()
     account = parse_attribution(attribution_id)
-    now = rt.instant(at)
+    who = parse_actor(actor)
+    read_at = rt.instant(at, who)
+    settled_at = rt.settling_instant(read_at, who)
     with rt.transaction() as connection:
-        cost_center.get_cost_center(connection, account, limits=rt.spending_limits, at=now, actor=parse_actor(actor))
-        return read_usage.get_standing(connection, account, at=now)
+        cost_center.get_cost_center(connection, account, limits=rt.spending_limits, at=settled_at, actor=who)
+        return read_usage.get_standing(connection, account, at=read_at)
 
 
 @task(name="usage.list", time_limit=timedelta(seconds=60), needs=Role.MEMBER)
@@ -40,15 +42,16 @@ def list_usage(
 ) -> read_usage.UsagePage:
     """List an account's usage in [start, end), drafts included; to a member of a team their own."""
     rt = runtime()
-    account = parse_attribution(attribution_id)
+    account, who = parse_attribution(attribution_id), parse_actor(actor)
+    read_at = rt.instant(at, who)
     with rt.transaction() as connection:
         return read_usage.list_usage(
             connection,
             account,
-            of_user=access.find_whose_usage(connection, parse_actor(actor), account),
+            of_user=access.find_whose_usage(connection, who, account),
             start=start,
             end=end,
-            at=rt.instant(at),
+            at=read_at,
             order=order,
             page=page,
             per_page=per_page,
@@ -82,16 +85,11 @@ def _answer(current: CostCenter) -> CostCenterAnswer:
 def get_cost_center(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> CostCenterAnswer:
     """Answer an account's cost center; opened if unknown, due resets applied first."""
     rt = runtime()
+    account, who = parse_attribution(attribution_id), parse_actor(actor)
+    settled_at = rt.settling_instant(rt.instant(at, who), who)
     with rt.transaction() as connection:
-        return _answer(
-            cost_center.get_cost_center(
-                connection,
-                parse_attribution(attribution_id),
-                limits=rt.spending_limits,
-                at=rt.instant(at),
-                actor=parse_actor(actor),
-            )
-        )
+        current = cost_center.get_cost_center(connection, account, limits=rt.spending_limits, at=settled_at, actor=who)
+        return _answer(current)
 
 
 @task(name="usage.set_cost_center", time_limit=timedelta(seconds=30), needs=Role.OWNER)
@@ -109,8 +107,10 @@ def set_cost_center(
     """
     rt = runtime()
     account, strategy = parse_attribution(attribution_id), BillingStrategy(billing_strategy)
+    who = parse_actor(actor)
+    acted_at = rt.effective_instant(at, who)
     with rt.transaction() as connection:
-        access.admit_to_set_cost_center(connection, parse_actor(actor), account, strategy)
+        access.admit_to_set_cost_center(connection, who, account, strategy)
         return _answer(
             cost_center.set_cost_center(
                 connection,
@@ -119,7 +119,7 @@ def set_cost_center(
                 spending_limit=spending_limit,
                 expected_version=expected_version,
                 limits=rt.spending_limits,
-                at=rt.instant(at),
-                actor=parse_actor(actor),
+                at=acted_at,
+                actor=who,
             )
         )

@@ -38,6 +38,8 @@ def add_credit_note(
 ) -> CreditNoteAnswer:
     """Give an account credits, or charge it a negative amount; the same key twice is one entry."""
     rt = runtime()
+    who = parse_actor(actor)
+    now = rt.effective_instant(at, who)
     with rt.transaction() as connection:
         note = credit_note.add_credit_note(
             connection,
@@ -47,8 +49,8 @@ def add_credit_note(
             idempotency_key=idempotency_key,
             user_id=None if user_id is None else parse_uuid(user_id),
             limits=rt.spending_limits,
-            at=rt.instant(at),
-            actor=parse_actor(actor),
+            at=now,
+            actor=who,
         )
     return CreditNoteAnswer(key=note.key, credit_cents=note.credit_cents, effective_at=note.effective_at)
 
@@ -81,7 +83,8 @@ def grant_credits(
 ) -> GrantAnswer:
     """Give an account credits that pay its usage while they are in force; the same key twice is one grant."""
     rt = runtime()
-    now = rt.instant(at)
+    who = parse_actor(actor)
+    now = rt.effective_instant(at, who)
     terms = GrantTerms(
         attribution_id=parse_attribution(attribution_id).attribution_id,
         key=idempotency_key,
@@ -99,7 +102,7 @@ def grant_credits(
             effective_at_given=effective_at is not None,
             limits=rt.spending_limits,
             at=now,
-            actor=parse_actor(actor),
+            actor=who,
         )
     return GrantAnswer(
         number=held.number,
@@ -124,7 +127,9 @@ def list_grants(attribution_id: Attribution, actor: ActorText, at: Moment | None
     """List an account's grants as of an instant: what is left, pending, paid and lapsed."""
     rt = runtime()
     account = parse_attribution(attribution_id)
-    now = rt.instant(at)
+    who = parse_actor(actor)
+    read_at = rt.instant(at, who)
+    settled_at = rt.settling_instant(read_at, who)
     with rt.transaction() as connection:
-        get_cost_center(connection, account, limits=rt.spending_limits, at=now, actor=parse_actor(actor))
-        return GrantsAnswer(grants=grant.list_grants(connection, account, at=now))
+        get_cost_center(connection, account, limits=rt.spending_limits, at=settled_at, actor=who)
+        return GrantsAnswer(grants=grant.list_grants(connection, account, at=read_at))

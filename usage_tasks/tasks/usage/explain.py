@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from usage_tasks.domain.access import Role, needed_to_read_session
-from usage_tasks.domain.accounts import Account, Actor, parse_attribution, parse_uuid
+from usage_tasks.domain.accounts import Account, Actor, parse_actor, parse_attribution, parse_uuid
 from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.runtime import runtime
 from usage_tasks.services.pricing import explain
@@ -26,7 +26,7 @@ def _judge(connection: Connection, actor: Actor, arguments: Mapping[str, Any]) -
 
 @task(name="usage.explain", time_limit=timedelta(seconds=30), needs=_judge)
 def explain_usage(
-    actor: ActorText,  # noqa: ARG001 - who asks
+    actor: ActorText,
     attribution_id: Attribution | None = None,
     entry_key: Name | None = None,
     instance_id: UuidText | None = None,
@@ -34,7 +34,7 @@ def explain_usage(
 ) -> Explained:
     """Explain either an account's entry, by `attribution_id` and `entry_key`, or a session, by `instance_id`."""
     rt = runtime()
-    now = rt.instant(at)
+    now = rt.instant(at, parse_actor(actor))
     with rt.transaction() as connection:
         if instance_id is not None and entry_key is None and attribution_id is None:
             return explain.explain_instance(connection, parse_uuid(instance_id), at=now)

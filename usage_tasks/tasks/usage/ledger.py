@@ -52,10 +52,11 @@ def reconcile_usage(
     """Cap zombies, post every session that had stopped by `at`, announce limits, show balances in Redis."""
     rt = runtime()
     if dry_run:
+        now = rt.instant(at)
         with rt.transaction() as connection:
             plan = post_usage.plan_reconcile(
                 connection,
-                at=rt.instant(at),
+                at=now,
                 heartbeat_grace=rt.settings.heartbeat_grace,
                 lifetime_max=rt.settings.max_session_lifetime,
                 policy=rt.limit_policy,
@@ -141,8 +142,9 @@ def reset_usage(
     """End every billing cycle on strategy other that is due at `at`; fails at the end if any account failed."""
     rt = runtime()
     if dry_run:
+        now = rt.instant(at)
         with rt.transaction() as connection:
-            return DryRun(dry_run=reset.plan_resets(connection, at=rt.instant(at)))
+            return DryRun(dry_run=reset.plan_resets(connection, at=now))
 
     def work(rt: Runtime, now: datetime) -> ResetAnswer:
         batch = take_batches(rt, reset.reset_due, at=now)

@@ -24,14 +24,16 @@ def check_entitlement(
 ) -> entitlement.Entitlement:
     """Answer whether an account may start a session, why, and when what runs will have used up its limit."""
     rt = runtime()
+    who = parse_actor(actor)
+    now = rt.effective_instant(at, who)
     with rt.transaction() as connection:
         return entitlement.check_entitlement(
             connection,
             parse_attribution(attribution_id),
             policy=rt.limit_policy,
             spending_limits=rt.spending_limits,
-            at=rt.instant(at),
-            actor=parse_actor(actor),
+            at=now,
+            actor=who,
         )
 
 
@@ -52,6 +54,8 @@ def set_limit_thresholds(
 ) -> ThresholdsAnswer:
     """Set an account's own thresholds, in percent of its limit; null gives it the installation's again."""
     rt = runtime()
+    who = parse_actor(actor)
+    now = rt.effective_instant(at, who)
     with rt.transaction() as connection:
         in_force = entitlement.set_thresholds(
             connection,
@@ -59,7 +63,7 @@ def set_limit_thresholds(
             thresholds=thresholds,
             policy=rt.limit_policy,
             spending_limits=rt.spending_limits,
-            at=rt.instant(at),
-            actor=parse_actor(actor),
+            at=now,
+            actor=who,
         )
     return ThresholdsAnswer(attribution_id=attribution_id, thresholds=in_force)

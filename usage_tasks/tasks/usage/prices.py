@@ -38,7 +38,7 @@ def add_price_version(
         minimum_cents=None if minimum_credits is None else credits_to_cents(minimum_credits),
         rounding_seconds=rounding_seconds,
     )
-    now = rt.instant(at)
+    now = rt.effective_instant(at, who)
     with rt.transaction() as connection:
         if dry_run:
             return DryRun(dry_run=add_price.plan_price_version(connection, asked, actor=who))

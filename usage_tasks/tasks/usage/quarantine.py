@@ -43,7 +43,8 @@ def release_quarantined(
     """
     rt = runtime()
     selection = _selection(ids, field, reason, everything=everything)
-    now, who = rt.instant(at), parse_actor(actor)
+    who = parse_actor(actor)
+    now = rt.effective_instant(at, who)
     if dry_run:
         with rt.transaction() as connection:
             plan = quarantine.plan_release(connection, selection, limits=rt.spending_limits, at=now, actor=who)
@@ -87,7 +88,8 @@ def drop_quarantined(
     """Remove refused reports for good, chosen as for a release. A dry run unless `dry_run` is false."""
     rt = runtime()
     selection = _selection(ids, field, reason, everything=everything)
-    now, who = rt.instant(at), parse_actor(actor)
+    who = parse_actor(actor)
+    now = rt.effective_instant(at, who)
     count, sample, after = 0, list[QuarantinedReport](), None
     for _ in range(BATCHES_MAX):
         with rt.transaction() as connection:

@@ -44,14 +44,16 @@ def report_usage(
         raise InvalidInputError(
             "at", at.isoformat(), f"{place.at.isoformat()}, as of which the first page was, or none"
         )
+    who = parse_actor(actor)
+    read_at = rt.instant(at if place is None else place.at, who)
     with rt.transaction() as connection:
         return report.report_usage(
             connection,
             None if attribution_id is None else parse_attribution(attribution_id),
-            actor=parse_actor(actor),
+            actor=who,
             start=start,
             end=end,
-            at=rt.instant(at if place is None else place.at),
+            at=read_at,
             group_by=group_by or [Group.DAY],
             after=None if place is None else place.after,
             limit=limit,

@@ -38,7 +38,9 @@ def record_instances(
 ) -> RecordAnswer:
     """Take up reports of sessions; safe to send again. Bad ones come back with index, field and reason."""
     rt = runtime()
-    now = rt.instant(at)
+    who = parse_actor(actor)
+    now = rt.instant(at, who)
+    opens_at, arrived_at = rt.settling_instant(now, who), rt.arrival(now)
     reports, malformed = parse_reports(instances, at=now)
     with rt.transaction() as connection:
         done = record.record_reports(
@@ -48,7 +50,9 @@ def record_instances(
             raw=instances,
             limits=rt.spending_limits,
             at=now,
-            actor=parse_actor(actor),
+            arrived_at=arrived_at,
+            opens_at=opens_at,
+            actor=who,
         )
     return RecordAnswer(
         inserted=done.merged.inserted,
@@ -101,10 +105,19 @@ def report_running(
     Sessions of that source that are not in it and were not seen since end at their last proof of life.
     """
     rt = runtime()
-    taken_at = rt.instant(at)
+    who = parse_actor(actor)
+    taken_at = rt.instant(at, who)
     reports, malformed = parse_reports(instances, at=taken_at, source=source)
-    listed = snapshot.Snapshot(source=source, taken_at=taken_at, reports=reports, malformed=malformed, raw=instances)
-    heal: dict[str, Any] = {"limits": rt.spending_limits, "actor": parse_actor(actor)}
+    listed = snapshot.Snapshot(
+        source=source,
+        taken_at=taken_at,
+        arrived_at=rt.arrival(taken_at),
+        opens_at=rt.settling_instant(taken_at, who),
+        reports=reports,
+        malformed=malformed,
+        raw=instances,
+    )
+    heal: dict[str, Any] = {"limits": rt.spending_limits, "actor": who}
     with rt.transaction() as connection:
         if dry_run:
             plan = snapshot.plan_running(connection, listed, **heal)
@@ -142,10 +155,11 @@ def release_session(
     """Let a capped session accrue again by its facts; it is not capped again for the same reason."""
     rt = runtime()
     session, who = parse_uuid(instance_id), parse_actor(actor)
+    acted_at = rt.effective_instant(at, who)
     with rt.transaction() as connection:
         if dry_run:
             return DryRun(dry_run=_answer(instance_id, release_zombie.plan_release(connection, session)))
-        return _answer(instance_id, release_zombie.release_session(connection, session, at=rt.instant(at), actor=who))
+        return _answer(instance_id, release_zombie.release_session(connection, session, at=acted_at, actor=who))
 
 
 def _answer(instance_id: str, zombie: Zombie | None) -> ReleaseAnswer:

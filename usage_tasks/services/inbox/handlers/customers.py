@@ -60,7 +60,7 @@ def _delete(context: StripeContext, event: InboxEvent) -> Write:
         effect = Effect(outcome="customer is gone")
         if look is not None:
             effect = reflect_subscription(connection, look, terms=context.terms, at=context.at)
-        if subscriptions.mark_customer_deleted(connection, customer_id, at=event.created_at):
+        if subscriptions.mark_customer_deleted(connection, customer_id, at=min(event.created_at, context.at)):
             _audit(connection, account, customer_id, action="stripe_customer.delete", at=context.at)
         return effect
 

@@ -1,6 +1,7 @@
 """invoice.*: the invoice as it is now into the ledger; what went wrong with it is announced once."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
@@ -22,7 +23,7 @@ _ANNOUNCED: Final[Mapping[str, tuple[InvoiceStatus, type[InvoiceNeedsAttention]]
 
 def _reflect(context: StripeContext, event: InboxEvent) -> Write:
     invoice = context.stripe.get_invoice(StripeInvoiceId(subject_of(event)))
-    failed_at = event.created_at if event.type == "invoice.payment_failed" else None
+    failed_at = _failed_at(event, invoice, at=context.at) if event.type == "invoice.payment_failed" else None
 
     def write(connection: Connection) -> Effect:
         effect = reflect_invoice(connection, invoice, terms=context.terms, at=context.at, failed_at=failed_at)
@@ -31,6 +32,15 @@ def _reflect(context: StripeContext, event: InboxEvent) -> Write:
         return effect
 
     return write
+
+
+def _failed_at(event: InboxEvent, invoice: Invoice, *, at: datetime) -> datetime:
+    """Return when paying an invoice failed, by the event, but not before it was final nor after `at`.
+
+    The event's own instant is not to be believed: dunning begins at it, and a suspension follows.
+    """
+    failed_at = min(event.created_at, at)
+    return failed_at if invoice.finalized_at is None else max(failed_at, invoice.finalized_at)
 
 
 def _announce(
