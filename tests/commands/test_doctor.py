@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from tests.database_clock import set_database_clock
 from tests.factories import START
 from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
@@ -64,6 +66,24 @@ def test_each_fault_is_named_with_what_to_do(rt: Runtime, whole: Path, monkeypat
     assert (code, len(told)) == (1, 5), told
     for each, part in zip(told, ("stripe.json", "mode is live", "0001", "allkeys-lru", "0 of 1"), strict=True):
         assert part in each
+
+
+def test_a_database_whose_clock_was_set_back_is_found_by_the_others_and_by_its_runs(
+    rt: Runtime, whole: Path, database_url: str
+) -> None:
+    with rt.transaction() as connection:
+        taken = "INSERT INTO job_run (job, slot, outcome) VALUES ('usage.reconcile', '2026-03-04 05:45Z', 'done')"
+        connection.execute(text(taken))
+    set_database_clock(database_url, -timedelta(hours=1))
+    code, found = examined()
+    told = wrong(found)
+    assert (code, [each.partition(" ")[0] for each in told]) == (1, ["clocks:", "clocks:"]), told
+    assert "less than when a job last began" in told[0]
+    assert "database is -3600" in told[1] or "database is -3599" in told[1]
+    (advice,) = (each["advice"] for each in found if each["found"].startswith("database is -"))
+    assert "Apart from the others: the database's." in advice
+    (slots,) = (each for each in found if "slots of the future" in each["found"])
+    assert (slots["verdict"], "usage.reconcile 2026-03-04T05:45:00+00:00" in slots["found"]) == ("look", True)
 
 
 def test_what_is_away_hides_nothing_else(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import structlog
 from requests.utils import get_environ_proxies
 
 from usage_tasks.domain.errors import DeclinedError, RetryableError, UsageError
+from usage_tasks.telemetry.clocks import CLOCKS, STRIPE
 from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS
 
 log = structlog.get_logger(__name__)
@@ -34,7 +35,9 @@ class Noting(stripe.RequestsClient):
     def request(  # type: ignore[override]  # the SDK's RequestsClient differs from its own base in the same way
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
+        asked = time.time()
         answer: tuple[bytes, int, Mapping[str, str]] = super().request(method, url, headers, post_data)
+        CLOCKS.note_date(STRIPE, answer[2].get("Date"), asked=asked)
         if request_id := answer[2].get("Request-Id"):
             self.request_ids.append(request_id)
         return answer

@@ -20,6 +20,7 @@ from usage_tasks.runtime import runtime
 from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.telemetry.headers import REQUEST_ID, TICK
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
+from usage_tasks.worker.clocks import watch_clocks
 from usage_tasks.worker.poison import check_redelivery
 
 log = structlog.get_logger(__name__)
@@ -156,6 +157,7 @@ def _run(
         structlog.contextvars.unbind_contextvars("retries")
     counts = _count_rows(name, summary)
     log.info("task.ended", outcome=outcome, duration_seconds=round(elapsed, 4), **counts)
+    watch_clocks()
     structlog.contextvars.reset_contextvars(**bound)
     return summary
 

@@ -104,6 +104,17 @@ def finish_slot(
     execute(connection, statement, job=job, slot=slot, attempt=attempt, outcome=outcome, summary=as_json(summary))
 
 
+def find_set_back(connection: Connection, jobs: Collection[str]) -> timedelta:
+    """Return by how much the database's clock shows less than when one of these jobs last began; 0 if it does not."""
+    statement = """
+        SELECT GREATEST(interval '0', max(
+            (SELECT max(run.started_at) FROM job_run AS run WHERE run.job = t.job)) - clock_timestamp()) AS set_back
+        FROM unnest(CAST(:jobs AS text[])) AS t(job)
+    """
+    set_back: timedelta = fetch_one(connection, statement, jobs=list(jobs)).set_back
+    return set_back
+
+
 def list_last_runs(connection: Connection, jobs: Collection[str], *, until: datetime) -> dict[str, LastRuns]:
     """Return of each job that has one its latest run up to an instant, the latest done slot, and any slot beyond."""
     statement = """
