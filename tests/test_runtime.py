@@ -29,6 +29,7 @@ def test_without_one_an_instant_that_has_not_come_is_refused(real_rt: Runtime) -
     assert real_rt.instant(START) == START
 
 
+@pytest.mark.holds("clocks.now")
 @pytest.mark.parametrize("days", [-62, 62])
 def test_now_is_the_databases_and_not_the_hosts(real_rt: Runtime, days: int) -> None:
     shift_database_clock(real_rt, timedelta(days=days))

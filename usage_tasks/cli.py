@@ -1,6 +1,7 @@
 """`usage-tasks`: the table of the commands. A command's module is imported when the command is run, not before.
 
-Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage, 75 try again later.
+Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage (also: a server refuses the password), 75 try
+again later (a server is busy or away).
 """
 
 import os
@@ -12,9 +13,6 @@ from typing import Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-
-from usage_tasks.commands import TRY_AGAIN, USAGE_ERROR
-from usage_tasks.domain.errors import PermanentError, RetryableError
 
 
 class CommandEntry(NamedTuple):
@@ -99,7 +97,8 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
         ),
         "prices": CommandEntry("ledger.prices:prices", "The price versions."),
         "poison": CommandEntry(
-            "operations.poison:poison", "The messages that killed their workers, and were set aside."
+            "operations.poison:poison",
+            "The messages that were set aside: they killed their workers or failed for good.",
         ),
         "quarantine": CommandEntry("sessions.quarantine:quarantine", "The reports of sessions that were refused."),
         "webhooks": CommandEntry("stripe.webhooks:webhooks", "Stripe's events, as they came and what became of them."),
@@ -160,21 +159,14 @@ def main() -> None:
         configure_logging(os.environ.get("USAGE_LOG_LEVEL", "WARNING"))  # to standard error: the answer stands alone
     try:
         cli()
-    except PermanentError as error:
-        _refuse(error, USAGE_ERROR)
-    except RetryableError as error:
-        _refuse(error, TRY_AGAIN)
-    except ValueError as error:
-        from usage_tasks.settings import SettingsError  # noqa: PLC0415 - not every command reads settings
+    except Exception as error:
+        from usage_tasks.commands.failures import find_failure  # noqa: PLC0415 - most commands do not fail
 
-        if not isinstance(error, SettingsError):
+        failure = find_failure(error)
+        if failure is None:
             raise
-        _refuse(error, USAGE_ERROR)
-
-
-def _refuse(error: Exception, code: int) -> None:
-    sys.stderr.write(f"{error}\n")
-    sys.exit(code)
+        sys.stderr.write(f"{failure.line}\n")
+        sys.exit(failure.exit_code)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from celery import shared_task
 from usage_tasks.domain.access import Role
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import runtime
-from usage_tasks.tasks.task import DATABASE, LOST_WORKER_DELAY_SECONDS, Retry, task
+from usage_tasks.tasks.task import LOST_WORKER_ATTEMPTS_MAX, LOST_WORKER_DELAY_SECONDS, Retry, task
 from usage_tasks.wire.values import ActorText, Attribution, Moment
 
 ONCE_MORE = Retry(attempts_max=1, first=timedelta(seconds=1), longest=timedelta(seconds=1))
@@ -59,7 +59,7 @@ def ours(attribution_id: Attribution, actor: ActorText, at: Moment) -> dict[str,
     typing=False,
     time_limit=60,
     soft_time_limit=54,
-    max_retries=DATABASE.attempts_max,
+    max_retries=LOST_WORKER_ATTEMPTS_MAX,
     default_retry_delay=LOST_WORKER_DELAY_SECONDS,
 )
 def bare(attribution_id: str, actor: str, at: str) -> dict[str, int]:

@@ -138,6 +138,7 @@ def test_an_empty_installation_is_clean(connection: Connection) -> None:
     assert verify(connection, at=NOW).clean
 
 
+@pytest.mark.holds("clocks.verify")
 def test_damage_is_found_by_its_check(lived_in: Connection, subtests: pytest.Subtests) -> None:
     lived_in.execute(text("SET LOCAL session_replication_role = replica"))
     lived_in.execute(text("ALTER TABLE ledger_entry DROP CONSTRAINT ledger_entry_kind_check"))

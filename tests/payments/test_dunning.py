@@ -63,6 +63,7 @@ def test_each_step_of_a_failed_payment_is_told_once(bench: Bench) -> None:
     assert bench.rows("SELECT count(*) FROM audit WHERE action = 'dunning.advance'")[0][0] == len(told) + 1
 
 
+@pytest.mark.holds("clocks.event-claims")
 @pytest.mark.parametrize("claimed", [-60 * DAY, 4000 * DAY])
 def test_what_an_event_claims_of_a_failure_is_bounded_by_the_invoice_and_by_now(
     bench: Bench, claimed: timedelta

@@ -135,6 +135,7 @@ def test_a_deleted_customer_ends_and_the_account_may_have_another(bench: Bench) 
     assert (len(bench.world.customers()), center(bench).billing_strategy) == (1, "stripe")
 
 
+@pytest.mark.holds("clocks.event-claims")
 def test_a_deletion_is_of_now_at_the_latest_whatever_its_event_claims(bench: Bench) -> None:
     bench.world.v1.customers.delete(bench.pay(ACCOUNT))
     bench.receive(types="")

@@ -66,6 +66,7 @@ def future_findings(rt: Runtime) -> int:
         return next(each.offenders for each in findings if each.check == "nothing_is_of_the_future")
 
 
+@pytest.mark.holds("clocks.ahead")
 @pytest.mark.parametrize(("name", "actor"), CASES)
 def test_a_callers_instant_that_is_ahead_ends_no_cycle(real_rt: Runtime, name: str, actor: str) -> None:
     now = real_rt.now()
@@ -75,6 +76,7 @@ def test_a_callers_instant_that_is_ahead_ends_no_cycle(real_rt: Runtime, name: s
     assert (entries(real_rt), versions(real_rt), future_findings(real_rt)) == ([], 1, 0)
 
 
+@pytest.mark.holds("clocks.ahead")
 @pytest.mark.parametrize(("name", "actor"), CASES)
 def test_a_callers_instant_that_is_ahead_burns_no_grant(real_rt: Runtime, name: str, actor: str) -> None:
     now = real_rt.now()
@@ -86,6 +88,7 @@ def test_a_callers_instant_that_is_ahead_burns_no_grant(real_rt: Runtime, name: 
     assert (entries(real_rt), future_findings(real_rt)) == ([], 0)
 
 
+@pytest.mark.holds("clocks.ahead")
 def test_a_look_ahead_prices_nothing_that_has_not_run(real_rt: Runtime) -> None:
     now = real_rt.now()
     open_account(real_rt, now - DAY)
@@ -95,6 +98,7 @@ def test_a_look_ahead_prices_nothing_that_has_not_run(real_rt: Runtime) -> None:
     assert 6000 <= ahead["balance_cents"] < 6000 + 100 * AHEAD / timedelta(minutes=1)
 
 
+@pytest.mark.holds("clocks.user-past")
 @pytest.mark.parametrize("name", READS)
 @pytest.mark.parametrize("back", [600 * DAY, timedelta(days=20_000)])
 def test_a_users_instant_of_long_ago_is_refused_and_opens_nothing(real_rt: Runtime, name: str, back: timedelta) -> None:
@@ -103,6 +107,7 @@ def test_a_users_instant_of_long_ago_is_refused_and_opens_nothing(real_rt: Runti
     assert versions(real_rt) == 0
 
 
+@pytest.mark.holds("clocks.user-past")
 @pytest.mark.parametrize("name", ["usage.get_balance", "usage.get_cost_center", "usage.list_grants"])
 def test_a_users_look_back_opens_the_account_now(real_rt: Runtime, name: str) -> None:
     before = real_rt.now()
@@ -112,6 +117,7 @@ def test_a_users_look_back_opens_the_account_now(real_rt: Runtime, name: str) ->
     assert [row.cycle_started_at >= before for row in opened] == [True]
 
 
+@pytest.mark.holds("clocks.user-past")
 def test_a_users_look_back_shows_the_balance_of_then(real_rt: Runtime) -> None:
     now = real_rt.now()
     open_account(real_rt, now - 10 * DAY)
@@ -122,6 +128,7 @@ def test_a_users_look_back_shows_the_balance_of_then(real_rt: Runtime) -> None:
     assert ask("usage.get_balance", now)["balance_cents"] == 1200
 
 
+@pytest.mark.holds("clocks.service-past")
 def test_a_service_opens_an_account_as_of_the_past(real_rt: Runtime) -> None:
     at = add_months(real_rt.now(), -14)
     ask("usage.get_cost_center", at, SYSTEM)
@@ -129,6 +136,7 @@ def test_a_service_opens_an_account_as_of_the_past(real_rt: Runtime) -> None:
         assert [row.cycle_started_at for row in fetch(connection, "SELECT cycle_started_at FROM cost_center")] == [at]
 
 
+@pytest.mark.holds("clocks.user-past")
 def test_an_administrator_acts_now(real_rt: Runtime) -> None:
     administrator = f"user:{make_id('administrator')}"
     with real_rt.transaction() as connection:
@@ -153,6 +161,7 @@ def test_an_administrator_acts_now(real_rt: Runtime) -> None:
     assert [row.cycle_started_at >= now for row in opened] == [True, True]
 
 
+@pytest.mark.holds("clocks.host-wrong")
 @pytest.mark.parametrize("days", [62, -62])
 def test_jobs_go_by_the_databases_clock(real_rt: Runtime, days: int) -> None:
     """As seen from the database, this host's clock is wrong by so many days."""
@@ -163,6 +172,7 @@ def test_jobs_go_by_the_databases_clock(real_rt: Runtime, days: int) -> None:
     assert future_findings(real_rt) == 0
 
 
+@pytest.mark.holds("clocks.sender-ahead")
 def test_a_senders_clock_that_is_ahead_keeps_no_session_alive(real_rt: Runtime) -> None:
     now = real_rt.now()
     run_sessions(now - HOUR, 1, observed_at=now + 20 * HOUR, source="eu")
@@ -194,3 +204,15 @@ def test_a_refused_report_that_is_released_proves_life_until_then(real_rt: Runti
     with real_rt.transaction() as connection:
         seen = fetch(connection, "SELECT last_seen_at FROM workspace_instance")
     assert [row.last_seen_at <= real_rt.now() for row in seen] == [True]
+
+
+@pytest.mark.holds("clocks.stop-to-come")
+def test_a_stop_that_is_still_to_come_is_posted_once_it_has_come(real_rt: Runtime) -> None:
+    now = real_rt.now()
+    run_sessions(now - HOUR, 1, stopped_at=now + HOUR)
+    call(ledger.reconcile_usage)
+    assert entries(real_rt) == []
+    assert 6000 <= ask("usage.get_balance", real_rt.now())["balance_cents"] < 6100
+    shift_database_clock(real_rt, 2 * HOUR)
+    call(ledger.reconcile_usage)
+    assert (entries(real_rt), ask("usage.get_balance", real_rt.now())["balance_cents"]) == (["session"], 12000)

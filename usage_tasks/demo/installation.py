@@ -256,6 +256,7 @@ def _running_flower(installation: Installation) -> Iterator[None]:
         log=installation.directory / "flower.log",
         environment=installation.environment | {"FLOWER_BASIC_AUTH": f"demo:{password}"},
         ready_seconds_max=_READY_SECONDS_MAX,
+        stop_seconds_max=5,  # it would wait for each worker's answer, and the workers have ended
     ):
         installation.addresses["Flower"] = f"{url} (user demo, password {password})"
         yield

@@ -26,6 +26,13 @@ class NotAdmittedError(RetryableError):
         self.busy = busy
 
 
+class ConnectionSettingsError(RetryableError):
+    """A server does not accept the settings of a connection: its address, the user, the password, the database.
+
+    A worker tries again: passwords and servers change while it runs. A command gives up with exit code 2.
+    """
+
+
 class PermanentError(UsageError):
     """This input can never succeed: park it, tell somebody, go on with the others."""
 

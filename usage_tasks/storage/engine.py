@@ -1,18 +1,19 @@
-"""The one place that opens transactions and that turns driver errors into ours."""
+"""The one place that opens transactions and that turns driver errors into ours; sqlstates.py has the table for it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
+from typing import Any, assert_never
 
 import psycopg
-from sqlalchemy import Connection, create_engine, exc, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, exc, text
 
-from usage_tasks.domain.errors import InvariantError, RetryableError, UsageError
+from usage_tasks.domain.errors import ConnectionSettingsError, InvariantError, RetryableError, UsageError
+from usage_tasks.storage.connecting import watch_connecting
+from usage_tasks.storage.sqlstates import Rule, Treatment, find_rule, needs_new_connection
 
 POOL_SIZE = 5
 WORK_MEM = "64MB"  # a tick prices every running session at once: in memory, not in files
-_RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})  # serialization, deadlock, lock, cancelled
-_RETRYABLE_CLASSES = frozenset({"08", "53", "57"})  # connection, resources, shutdown
 
 Transaction = Callable[[], AbstractContextManager[Connection]]
 """Opens a transaction that commits at the end of its block: `Database.transaction`, for services that need several."""
@@ -26,7 +27,7 @@ class Database:
 
     def __init__(self, url: str, *, statement_timeout: timedelta = timedelta(minutes=4)) -> None:
         milliseconds = int(statement_timeout.total_seconds() * 1000)
-        self._engine = create_engine(
+        self._engine = new_engine(
             url,
             pool_size=POOL_SIZE,
             max_overflow=0,
@@ -44,15 +45,17 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction; commit at the end, roll back on any error.
 
-        Raises RetryableError where the database is busy or away, InvariantError where a constraint was broken.
+        Raises RetryableError if the database is busy, away or read-only, ConnectionSettingsError if it does not accept
+        the settings, InvariantError if a constraint refuses the change. An error whose SQLSTATE needs a new connection
+        empties the pool.
         """
-        try:
-            with self._engine.begin() as connection:
+        with translated(), self._engine.begin() as connection:
+            try:
                 yield connection
-        except (exc.DBAPIError, psycopg.Error) as error:  # the driver's own: of a COPY
-            raise translate(error) from error
-        except exc.TimeoutError as error:
-            raise RetryableError(f"database: no connection was free: {error}") from error
+            except psycopg.Error as error:  # the driver's own, of a COPY: SQLAlchemy does not see it
+                if _needs_new_connection(error):
+                    connection.invalidate(error)
+                raise
 
     def read_clock(self) -> datetime:
         """Return the server's present time, aware and UTC. Not inside a transaction: it takes a connection of its own.
@@ -78,14 +81,85 @@ def rehearsal(connection: Connection) -> Iterator[None]:
         savepoint.rollback()
 
 
+def new_engine(url: str, **options: Any) -> Engine:
+    """Make an engine that follows the table of SQLSTATEs, and shows no parameter in an error.
+
+    Raises ConnectionSettingsError for a malformed URL.
+    """
+    try:
+        engine = create_engine(url, hide_parameters=True, **options)
+    except (exc.ArgumentError, ValueError):
+        # From nothing: the driver repeats what it took for a port, which may be a part of the password.
+        advice = "must be postgresql://user:password@host:port/database, with %40 for @ and %2F for / in a password"
+        raise ConnectionSettingsError(f"database.url or DATABASE_URL: {advice}") from None
+    watch_connecting(engine)
+    event.listen(engine, "handle_error", _on_driver_error)
+    return engine
+
+
+def _on_driver_error(context: ExceptionContext) -> None:
+    """Empty the pool after an error that needs a new connection; leave values out of the messages."""
+    error = context.original_exception
+    if not isinstance(error, psycopg.Error):
+        return
+    if _needs_new_connection(error):
+        context.is_disconnect = True
+    shown = _without_values(error)
+    if shown is not None and context.sqlalchemy_exception is not None:
+        name = f"{type(error).__module__}.{type(error).__name__}"
+        context.sqlalchemy_exception.args = (f"({name}) {shown}",)
+
+
+def _needs_new_connection(error: psycopg.Error) -> bool:
+    rule = _find_rule(error)
+    return rule is not None and needs_new_connection(rule)
+
+
+def _find_rule(error: psycopg.Error) -> Rule | None:
+    """Return the rule of an error of the server; None if the server sent none."""
+    if error.sqlstate is None:
+        return None
+    return find_rule(error.sqlstate, source_function=error.diag.source_function)
+
+
+def _without_values(error: psycopg.Error) -> str | None:
+    """Cut a server's error to its first line, and return it: the detail and the context repeat values of the row."""
+    shown = error.diag.message_primary
+    if shown is not None:
+        error.args = (shown,)
+    return shown
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise errors of the driver and the pool in our words."""
+    try:
+        yield
+    except (exc.DBAPIError, psycopg.Error) as error:
+        if isinstance(error, psycopg.Error):
+            _without_values(error)
+        raise translate(error) from error
+    except exc.TimeoutError as error:
+        raise RetryableError(f"database: no connection was free: {error}") from error
+    except exc.PendingRollbackError as error:  # the error before it took the connection away, and was caught
+        raise RetryableError(f"database: the connection is gone: {error}") from error
+
+
 def translate(error: exc.DBAPIError | psycopg.Error) -> UsageError:
-    """Say in our words what the driver's error means."""
+    """Return the driver's error in our words."""
     driver_error = error.orig if isinstance(error, exc.DBAPIError) else error
-    sqlstate = getattr(driver_error, "sqlstate", None)
     first_line = str(driver_error).strip().partition("\n")[0]
-    if sqlstate is None:  # the server never said anything: a broken connection, or a value the driver can't send
-        broken = isinstance(driver_error, psycopg.OperationalError | psycopg.InterfaceError)
+    rule = _find_rule(driver_error) if isinstance(driver_error, psycopg.Error) else None
+    if rule is None:  # no server's error: a broken connection, or a value that the driver can't send
+        broken = isinstance(driver_error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.InternalError)
         return (RetryableError if broken else InvariantError)(f"database: {first_line}")
-    if sqlstate in _RETRYABLE_SQLSTATES or sqlstate[:2] in _RETRYABLE_CLASSES:
-        return RetryableError(f"database: {sqlstate} {first_line}")
-    return InvariantError(f"database: {sqlstate} {first_line}")
+    words = f"{getattr(driver_error, 'sqlstate', None)} {first_line}"
+    match rule.treatment:
+        case Treatment.PERMANENT:
+            return InvariantError(f"database: {words}")
+        case Treatment.TRANSIENT | Treatment.RECONNECT:
+            return RetryableError(f"database: {words} ({rule.reason})")
+        case Treatment.SETTINGS:
+            return ConnectionSettingsError(f"database.url or DATABASE_URL: {words} ({rule.reason})")
+        case _:
+            assert_never(rule.treatment)

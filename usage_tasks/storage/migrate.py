@@ -5,7 +5,9 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
+
+from usage_tasks.storage.engine import new_engine, translated
 
 _LOCK_KEY = 7_305_211
 """Any number, the same everywhere: two migrations at once wait for one another."""
@@ -27,10 +29,13 @@ def head_revision() -> str | None:
 
 
 def upgrade(url: str) -> None:
-    """Apply every migration that the database lacks; safe to run again and from several machines at once."""
-    engine = create_engine(url)
+    """Apply every migration that the database lacks; safe to run again and from several machines at once.
+
+    Raises as `Database.transaction` does.
+    """
+    engine = new_engine(url)
     try:
-        with engine.connect() as lock, engine.connect() as connection:
+        with translated(), engine.connect() as lock, engine.connect() as connection:
             lock.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
             command.upgrade(alembic_config(connection), "head")
     finally:

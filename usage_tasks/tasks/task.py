@@ -5,17 +5,19 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 from celery import Task, shared_task
 from pydantic import TypeAdapter, ValidationError, validate_call
 from pydantic_core import to_jsonable_python
+from redis.exceptions import RedisError
 
-from usage_tasks.coordination import ticks
+from usage_tasks.coordination import dead_letters, ticks
+from usage_tasks.coordination.dead_letters import DeadLetter
 from usage_tasks.domain.access import AccessError
-from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
 from usage_tasks.runtime import runtime
 from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.telemetry.headers import REQUEST_ID, TICK
@@ -50,8 +52,13 @@ class Retry:
         return max(step * random.uniform(0.5, 1), min(asked or timedelta(0), self.longest).total_seconds())
 
 
-DATABASE: Final = Retry(attempts_max=8, first=timedelta(seconds=1), longest=timedelta(seconds=60))
-"""Well below the broker's visibility timeout, beyond which a waiting message would run twice."""
+DATABASE: Final = Retry(attempts_max=30, first=timedelta(seconds=1), longest=timedelta(seconds=60))
+"""Outlasts twelve minutes without a database. Each wait is well below the broker's visibility timeout, beyond which a
+waiting message would run twice.
+"""
+
+LOST_WORKER_ATTEMPTS_MAX: Final = 8
+"""How often a task that killed its child is tried again: each attempt costs a process and what it was working on."""
 
 LOST_WORKER_DELAY_SECONDS: Final = 10
 """How long a task waits that killed its child, before another one takes it; Celery's own default is 3 minutes."""
@@ -106,7 +113,7 @@ def task(
             bind=True,
             base=_Task,
             typing=False,
-            max_retries=retry.attempts_max,
+            max_retries=min(retry.attempts_max, LOST_WORKER_ATTEMPTS_MAX),
             time_limit=seconds,
             default_retry_delay=LOST_WORKER_DELAY_SECONDS,
             soft_time_limit=seconds * 9 // 10,
@@ -141,8 +148,13 @@ def _run(
         outcome = "done"
     except RetryableError as error:
         outcome = "retried" if request.retries < retry.attempts_max else "exhausted"
+        if outcome == "exhausted":
+            _set_aside(request, name, f"{request.retries + 1} attempts: {error}")
         wait = retry.countdown_seconds(request.retries, asked=error.retry_after)
-        raise self.retry(exc=error, countdown=wait, **_HIDDEN) from error
+        raise self.retry(exc=error, countdown=wait, max_retries=retry.attempts_max, **_HIDDEN) from error
+    except InvariantError as error:
+        _set_aside(request, name, str(error))
+        raise
     except PermanentError as error:
         outcome = "refused"
         if isinstance(error, AccessError):
@@ -160,6 +172,31 @@ def _run(
     watch_clocks()
     structlog.contextvars.reset_contextvars(**bound)
     return summary
+
+
+def _set_aside(request: Any, name: str, reason: str) -> None:
+    """Keep a message that failed for good as a dead letter, if nobody else would notice or send it again.
+
+    A sender that waits for the answer gets the failure. The work of a tick, which expires, is done by the next one. A
+    message without arguments only asks for work that a sweep finds too.
+    """
+    if request.called_directly or not request.ignore_result or request.expires:
+        return
+    if not request.args and not request.kwargs:
+        return
+    letter = DeadLetter(
+        task_id=request.id,
+        task=name,
+        args=list(request.args or ()),
+        kwargs=dict(request.kwargs or {}),
+        reason=reason,
+        parked_at=datetime.now(UTC).isoformat(),
+    )
+    try:
+        stored = dead_letters.add_dead_letter(runtime().redis, letter)
+    except RedisError as error:
+        stored, reason = False, f"{reason}; {error}"
+    log.error("task.set_aside" if stored else "task.not_set_aside", reason=reason)
 
 
 def _bind(request: Any, name: str, kwargs: Mapping[str, object]) -> Mapping[str, Token[Any]]:

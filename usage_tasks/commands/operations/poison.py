@@ -1,4 +1,4 @@
-"""`usage-tasks poison`: messages that killed their workers, listed, sent again, dropped."""
+"""`usage-tasks poison`: messages that were set aside, listed, sent again, dropped."""
 
 import json
 import sys
@@ -12,7 +12,9 @@ from usage_tasks.coordination import dead_letters
 from usage_tasks.coordination.dead_letters import DeadLetter
 from usage_tasks.runtime import runtime
 
-poison = typer.Typer(help="The messages that killed their workers, and were set aside.", no_args_is_help=True)
+poison = typer.Typer(
+    help="The messages that were set aside: they killed their workers or failed for good.", no_args_is_help=True
+)
 
 TaskId = Annotated[str, typer.Argument(help="as `usage-tasks poison list` shows it")]
 

@@ -11,7 +11,8 @@ from typing import Annotated, Final
 import typer
 
 from usage_tasks import bulk
-from usage_tasks.commands import OPERATOR, TRY_AGAIN, USAGE_ERROR, WRONG
+from usage_tasks.commands import OPERATOR, USAGE_ERROR, WRONG
+from usage_tasks.commands.failures import find_failure
 from usage_tasks.domain.errors import InvalidInputError, RetryableError
 from usage_tasks.runtime import runtime
 
@@ -42,6 +43,7 @@ def import_reports(
     except (InvalidInputError, RetryableError, csv.Error, OSError, EOFError, zlib.error) as error:
         state = "nothing is taken up by a dry run" if dry_run else f"taken up before: {json.dumps(counts)}"
         sys.stderr.write(f"{file}: {error}; {state}\n")
-        raise typer.Exit(TRY_AGAIN if isinstance(error, RetryableError) else USAGE_ERROR) from error
+        failure = find_failure(error)
+        raise typer.Exit(USAGE_ERROR if failure is None else failure.exit_code) from error
     sys.stdout.write(json.dumps({"dry_run": counts} if dry_run else counts) + "\n")
     raise typer.Exit(WRONG if counts["quarantined"] else 0)
