@@ -167,6 +167,21 @@ def test_without_redis_a_run_that_never_ended_is_given_up_after_its_lease(rt: Ru
         assert run(rt) == answer
 
 
+def test_a_lock_of_a_redis_whose_clock_was_set_back_holds_nobody_up(rt: Runtime) -> None:
+    with held(rt.redis, "a job"):
+        assert run(rt) == Skipped()
+        rt.redis.pexpire("usage:lock:a job", HOUR)  # so long it would last, were its clock set back by an hour
+        assert run(rt) == START
+
+
+def test_a_run_that_began_later_than_the_database_shows_is_given_up_without_redis_too(rt: Runtime) -> None:
+    run(rt)
+    vars(rt)["redis"] = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    with rt.transaction() as connection:
+        connection.execute(text(NEVER_ENDED), {"age": -HOUR})
+    assert run(rt) == START
+
+
 @pytest.mark.holds("jobs.one-run")
 def test_of_three_workers_at_once_one_works_longer_than_the_lock_lasts_and_the_others_find_it_taken(
     rt: Runtime,

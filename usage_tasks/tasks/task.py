@@ -177,10 +177,10 @@ def _run(
 def _set_aside(request: Any, name: str, reason: str) -> None:
     """Keep a message that failed for good as a dead letter, if nobody else would notice or send it again.
 
-    A sender that waits for the answer gets the failure. The work of a tick, which expires, is done by the next one. A
-    message without arguments only asks for work that a sweep finds too.
+    A sender that waits for the answer gets the failure. The work of a tick is done by the next one; the tick of a beat
+    of an earlier version expires. A message without arguments only asks for work that a sweep finds too.
     """
-    if request.called_directly or not request.ignore_result or request.expires:
+    if request.called_directly or not request.ignore_result or request.expires or getattr(request, TICK, False):
         return
     if not request.args and not request.kwargs:
         return
