@@ -18,17 +18,21 @@ def world() -> Iterator[World]:
         yield running
 
 
+@pytest.mark.holds("clocks.ticks")
 def test_a_worker_far_ahead_of_beat_runs_the_jobs(world: World) -> None:
     assert clocks.skewed_ticks(world).holds
 
 
+@pytest.mark.holds("clocks.waits")
 def test_a_retry_waits_as_long_as_its_sender_said_by_whatever_clock(world: World) -> None:
     assert clocks.skewed_retries(world).holds
 
 
+@pytest.mark.holds("clocks.waits")
 def test_a_worker_far_ahead_takes_back_nothing_that_another_works_on(world: World) -> None:
     assert clocks.skewed_redelivery(world).holds
 
 
+@pytest.mark.holds("clocks.ticks")
 def test_a_beat_whose_clock_jumps_goes_on(world: World) -> None:
     assert clocks.jumping_beat(world).holds

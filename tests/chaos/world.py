@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +33,9 @@ from usage_tasks.health import check_heartbeats
 AWAY: Final = (OperationalError, RedisError, OSError)
 ANSWER_SECONDS: Final = 4
 GIVE_UP_SECONDS: Final = 70
-WORKERS: Final = dict.fromkeys(("work", "work 2"), "usage,maintenance")
+WORKERS: Final = {"work": "usage,maintenance", "work 2": "usage,maintenance"} | {
+    "all": "usage,billing,stripe,directory,maintenance"
+}
 BEATS: Final = ("beat 1", "beat 2")
 
 
@@ -76,9 +78,12 @@ class World:
             "testClock": True,
         } | dict(self._settings)
         configuration.write_text(json.dumps(document))
+        credentials = self.directory / "stripe.json"
+        credentials.write_text(json.dumps({"secretKey": "sk_test_nobody"}))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("USAGE_", "STRIPE_"))}
         return inherited | {
             "USAGE_CONFIG": str(configuration),
+            "USAGE_STRIPE_CREDENTIALS_FILE": str(credentials),
             "USAGE_HEARTBEAT_DIR": str(self.directory / "heartbeats"),
             "DATABASE_URL": self.database_url,
             "REDIS_URL": f"redis://127.0.0.1:{self.wire.port}/0",
@@ -149,6 +154,10 @@ class World:
             if self._processes[name].poll() is not None:
                 self._stacks.pop(name).close()
                 self._start(name)
+
+    def running(self) -> Sequence[str]:
+        """Return the names of the workers and beats that are kept running."""
+        return tuple(self._wanted)
 
     def pid(self, name: str) -> int:
         """The process of a worker or beat."""

@@ -70,6 +70,7 @@ def test_each_fault_is_named_with_what_to_do(rt: Runtime, whole: Path, monkeypat
         assert part in each
 
 
+@pytest.mark.holds("clocks.skew")
 def test_a_database_whose_clock_was_set_back_is_found_by_the_others_and_by_its_runs(
     rt: Runtime, whole: Path, database_url: str
 ) -> None:

@@ -4,6 +4,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
@@ -52,6 +53,7 @@ def test_jobs_show_what_ran_what_is_due_and_what_is_late(environment: dict[str, 
     assert "15:00" in CliRunner().invoke(cli, ["jobs"]).output
 
 
+@pytest.mark.holds("jobs.fresh")
 def test_a_fresh_installation_is_not_late_before_its_first_due_times(environment: dict[str, str], request: Any) -> None:
     environment |= {"USAGE_CONTROLLER_SCHEDULE": "10m", "USAGE_RESET_USAGE_SCHEDULE": "24h"}
     rt: Runtime = request.getfixturevalue("rt")
@@ -69,6 +71,7 @@ def test_a_fresh_installation_is_not_late_before_its_first_due_times(environment
     assert show()[1]["usage.reset"]["overdue"]
 
 
+@pytest.mark.holds("clocks.future-slot")
 def test_a_slot_of_the_future_is_said_and_hides_no_lag(environment: dict[str, str], request: Any) -> None:
     environment["USAGE_CONTROLLER_SCHEDULE"] = "15m"
     rt: Runtime = request.getfixturevalue("rt")

@@ -61,6 +61,7 @@ def test_whose_turn_is_too_far_off_is_refused_and_told_when(make: Callable[..., 
     assert timedelta(milliseconds=500) < (refused.value.retry_after or timedelta(0)) <= timedelta(seconds=1)
 
 
+@pytest.mark.holds("clocks.set-back")
 @pytest.mark.parametrize("kept", ["next_at", "paused_until", "open_until"])
 def test_a_clock_that_is_set_back_makes_nobody_wait_so_much_longer(
     make: Callable[..., Pacer], redis_url: str, kept: str

@@ -1,5 +1,6 @@
 """At most one tick of a task waits, and no tick that was lost or forgotten keeps the next one back."""
 
+import pytest
 import redis
 
 from usage_tasks.coordination.celery_internals.queues import list_key
@@ -18,6 +19,7 @@ def tick(rt: Runtime) -> bool:
     return sent
 
 
+@pytest.mark.holds("clocks.ticks")
 def test_while_a_tick_waits_no_beat_sends_another(rt: Runtime) -> None:
     assert [tick(rt) for _ in range(360)] == [True] + 359 * [False]
     assert may_send(rt.redis, "usage.reset", queue="usage")  # another task's ticks are its own

@@ -55,6 +55,7 @@ def test_no_lease_is_longer_than_what_is_believed() -> None:
         bounded(LEASE_MAX + SECOND)
 
 
+@pytest.mark.holds("clocks.set-back")
 def test_an_announcement_that_was_leased_an_hour_ahead_is_sent(connection: Connection) -> None:
     connection.execute(text("INSERT INTO outbox (key, task, payload) VALUES ('k', 'server.x', '{}')"))
     assert len(outbox.claim_announcements(connection, limit=10, lease=MINUTE)) == 1

@@ -111,6 +111,7 @@ def take_slot(rt: Runtime, slot: datetime, *, outcome: str | None = "done") -> N
         connection.execute(text(statement), {"slot": slot, "outcome": outcome})
 
 
+@pytest.mark.holds("clocks.future-slot")
 @pytest.mark.parametrize("outcome", ["done", None])
 def test_a_slot_that_a_wrong_clock_took_is_run_when_its_time_comes(
     rt: Runtime, outcome: str | None, capsys: pytest.CaptureFixture[str]
@@ -128,6 +129,7 @@ def test_a_slot_that_a_wrong_clock_took_is_run_when_its_time_comes(
     assert runs(rt) == [(START, "done", 1, True), (START + PERIOD, "done", 2, True)]
 
 
+@pytest.mark.holds("jobs.fresh")
 def test_a_first_run_notes_since_when_the_other_jobs_are_scheduled(
     environment: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
@@ -167,6 +169,7 @@ def test_without_redis_a_run_that_never_ended_is_given_up_after_its_lease(rt: Ru
         assert run(rt) == answer
 
 
+@pytest.mark.holds("clocks.set-back")
 def test_a_lock_of_a_redis_whose_clock_was_set_back_holds_nobody_up(rt: Runtime) -> None:
     with held(rt.redis, "a job"):
         assert run(rt) == Skipped()

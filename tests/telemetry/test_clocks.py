@@ -35,6 +35,7 @@ def skew(peer: str) -> float:
     return REGISTRY.get_sample_value("usage_clock_skew_seconds", {"peer": peer}) or 0.0
 
 
+@pytest.mark.holds("clocks.skew")
 def test_a_database_whose_clock_is_set_back_is_noticed_against_the_others(
     rt: Runtime, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
