@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,7 @@ from usage_tasks.coordination.broker_clock import BrokerClock
 from usage_tasks.coordination.celery_internals import SERIES, is_known
 from usage_tasks.coordination.celery_internals.message import publish_arguments
 from usage_tasks.coordination.celery_internals.queues import PREFIX, QueueState, read_queues
+from usage_tasks.coordination.celery_internals.request import SkewedRequest
 from usage_tasks.coordination.celery_internals.routing import find_queue
 from usage_tasks.coordination.celery_internals.visibility import judge_by
 from usage_tasks.telemetry.headers import PUBLISHED_AT, REQUEST_ID, stamp
@@ -184,6 +186,37 @@ def test_what_a_worker_of_any_clock_has_taken_stands_there_by_the_broker_s(
             assert abs(taken_at - redis.time()[0]) < 5
     lost = BrokerClock(lambda: Redis(port=1))
     assert abs(lost() - time.time()) < 5  # the host's, until the broker answers
+
+
+@pytest.mark.holds("clocks.waits", "clocks.ticks")
+def test_a_message_is_taken_up_by_no_time_of_its_sender_s(app: Celery) -> None:
+    @app.task(name="stripe.of_this_test", shared=False)
+    def task() -> None:
+        """Do nothing."""
+
+    ahead, now = timedelta(days=62), datetime.now(UTC)
+    sent_at = {PUBLISHED_AT: (now + ahead).timestamp()}
+    retry = taken_up(app, task, eta=now + ahead + timedelta(seconds=5), headers=sent_at)
+    assert abs((retry.eta - now).total_seconds() - 5) < 3
+    late = taken_up(app, task, eta=now - ahead, headers={PUBLISHED_AT: now.timestamp()})
+    assert abs((late.eta - now).total_seconds()) < 3
+    unknown = taken_up(app, task, eta=now + ahead, headers={PUBLISHED_AT: "soon"})
+    assert unknown.eta == now + ahead
+    assert taken_up(app, task, expires=now - ahead).revoked()
+    tick = taken_up(app, task, expires=now - ahead, headers={"celery_beat_task": True})
+    assert (tick.expires, tick.revoked(), tick.eta) == (None, False, None)
+
+
+def taken_up(app: Celery, task: Any, **options: Any) -> Any:
+    """A message as a worker takes it up."""
+    headers = options.pop("headers", {})
+    app.send_task(task.name, queue="stripe", headers=headers, **options)
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        message = channel.basic_get("stripe", no_ack=True)
+    # The stamp of this process's own sending, if it has loaded the application that stamps.
+    message.headers.update(headers)
+    return SkewedRequest(message, app=app, task=task, hostname="here")
 
 
 @pytest.mark.timeout(120)

@@ -10,9 +10,13 @@ import pytest
 from celery import Celery
 from celery.schedules import crontab
 
+from tests.factories import START
+from tests.tasks.test_task import as_if_delivered
 from usage_tasks.coordination.celery_internals.queues import PREFIX, list_key
-from usage_tasks.coordination.ticks import note_begun
+from usage_tasks.coordination.clock import TestClock
+from usage_tasks.coordination.ticks import may_send, note_begun
 from usage_tasks.runtime import Runtime
+from usage_tasks.tasks.usage import ledger
 from usage_tasks.telemetry.headers import TICK
 from usage_tasks.worker.beat import BeatingScheduler
 
@@ -61,6 +65,18 @@ def test_two_beats_send_one_tick_and_a_worker_that_begins_it_gets_the_next(rt: R
     note_begun(rt.redis, "usage.reconcile")
     beat(app, 0.2, ours=OURS)
     assert sent(rt) == 2 * ["usage.reconcile"]
+
+
+def test_a_worker_that_begins_a_tick_makes_room_for_the_next(rt: Runtime) -> None:
+    TestClock(rt.redis).advance(START)
+    name = str(ledger.reconcile_usage.name)
+    for request, next_one in (({}, False), ({TICK: True}, True)):
+        assert may_send(rt.redis, name, queue="usage") or not next_one
+        rt.redis.lpush(list_key("usage"), "another message")
+        with as_if_delivered(ledger.reconcile_usage, **request):
+            ledger.reconcile_usage()
+        assert may_send(rt.redis, name, queue="usage") is next_one
+        note_begun(rt.redis, name)
 
 
 def test_a_period_is_counted_by_a_clock_that_nobody_sets_and_a_crontab_by_the_host_s(app: Celery) -> None:
