@@ -100,3 +100,40 @@ def test_what_is_away_hides_nothing_else(whole: Path, monkeypatch: pytest.Monkey
     }
     monkeypatch.setenv("USAGE_RESET_USAGE_SCHEDULE", "soon")
     assert wrong(examined()[1])[0].startswith("settings: ")
+
+
+def of(found: list[dict[str, Any]], check: str, part: str) -> list[str]:
+    """The verdicts of a check's findings that say something."""
+    return [each["verdict"] for each in found if each["check"] == check and part in each["found"]]
+
+
+EARLY = """
+    INSERT INTO meter_report (attribution_id, as_of, identifier, quantity, error)
+    VALUES ('team:00000000-0000-4000-8000-000000000001', now(), 'one', 5, :error)
+"""
+
+
+def test_reports_that_wait_for_stripes_clock_are_named(rt: Runtime, whole: Path) -> None:
+    with rt.transaction() as connection:
+        connection.execute(text(EARLY), {"error": "early: by Stripe's clock"})
+    code, found = examined()
+    assert (code, of(found, "clocks", "1 meter reports wait for Stripe's clock")) == (1, ["wrong"])
+    with rt.transaction() as connection:
+        connection.execute(text("UPDATE meter_report SET error = 'busy'"))
+    assert examined()[0] == 0
+
+
+WALK = """
+    INSERT INTO stripe_walk (name, since, until, cursor) VALUES (:name, '2027-01-01Z', '2027-02-01Z', '')
+"""
+
+
+def test_events_that_are_missed_are_named_until_their_objects_were_looked_at(rt: Runtime, whole: Path) -> None:
+    with rt.transaction() as connection:
+        connection.execute(text(WALK), [{"name": "missed events"}, {"name": "missed refunds"}])
+    code, found = examined()
+    assert (code, of(found, "events", "from 2027-01-01 00:00 until 2027-02-01 00:00")) == (0, ["look"])
+    assert of(found, "events", "still to be looked at instead: refunds") == ["look"]
+    with rt.transaction() as connection:
+        connection.execute(text("UPDATE stripe_walk SET until = NULL, cursor = NULL WHERE name = 'missed refunds'"))
+    assert of(examined()[1], "events", "the objects were looked at instead") == ["fine"]

@@ -3,7 +3,6 @@
 import json
 import time
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -59,11 +58,8 @@ def test_a_database_whose_clock_is_set_back_is_noticed_against_the_others(
 def test_stripe_s_clock_is_read_from_its_answers(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
     clocks = Clocks()
-    clocks.note_date("stripe", format_datetime(datetime.now(UTC) - HOUR, usegmt=True), asked=time.time())
+    clocks.note_date("stripe", (datetime.now(UTC) - HOUR).replace(microsecond=0), asked=time.time())
     assert clocks.fresh()["stripe"].ahead == pytest.approx(-3600, abs=2)
-    clocks.note_date("nobody", None, asked=time.time())
-    clocks.note_date("nobody", "soon", asked=time.time())
-    assert set(clocks.fresh()) == {"stripe"}
     clocks.report()
     (wrong,) = lines(capsys)
     assert wrong["clocks"] == ["host", "stripe"]

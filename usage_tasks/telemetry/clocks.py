@@ -6,13 +6,13 @@ and of the database's clock all time depends. A clock that is wrong or jumps is 
 
 import time
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Final
 
 import structlog
 
-from usage_tasks.domain.clocks import HOST, SKEW_MAX, ClockReading, find_wrong, read_clock
 from usage_tasks.telemetry.metrics import CLOCK_JUMPS, CLOCK_SKEW
+from usage_tasks.telemetry.skew import HOST, SKEW_MAX, ClockReading, find_wrong, read_clock
 
 log = structlog.get_logger(__name__)
 
@@ -37,12 +37,9 @@ class Clocks:
         shown = clock()
         return self._note(peer, shown, read_clock(shown, asked=asked, answered=time.time()))
 
-    def note_date(self, peer: str, header: str | None, *, asked: float) -> None:
-        """Read a peer's clock from the Date header of an answer that has just come; nothing if there is none."""
-        try:
-            shown = parsedate_to_datetime(header or "").timestamp()
-        except ValueError:
-            return
+    def note_date(self, peer: str, date: datetime, *, asked: float) -> None:
+        """Read a peer's clock from the Date header of an answer that has just come."""
+        shown = date.timestamp()
         reading = read_clock(shown, asked=asked, answered=time.time(), resolution=_WHOLE_SECONDS)
         self._note(peer, shown, reading, resolution=_WHOLE_SECONDS)
 

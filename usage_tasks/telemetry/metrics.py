@@ -52,6 +52,16 @@ CLOCK_JUMPS: Final = Counter(
 BREAKER_OPENINGS: Final = Counter(
     "usage_stripe_breaker_openings", "How often Stripe was taken to be away after failures in a row."
 )
+STRIPE_CLOCK: Final = Gauge(
+    "usage_stripe_clock_ahead_seconds",
+    "How far this machine's clock is ahead of Stripe's, by Stripe's latest answer; negative where it is behind.",
+    multiprocess_mode="mostrecent",
+)
+WEBHOOK_CLOCK: Final = Gauge(
+    "usage_webhook_clock_ahead_seconds",
+    "How far the receiver's clock was ahead of the latest signed event that it refused for its time.",
+    multiprocess_mode="mostrecent",
+)
 METER_DRIFT: Final = Counter(
     "usage_meter_drift", "Accounts that a drift report found astray, by what differs.", ["what"]
 )

@@ -18,7 +18,7 @@ from rich.table import Table
 from sqlalchemy import Connection, text
 
 from usage_tasks.commands import WRONG
-from usage_tasks.domain.clocks import find_wrong
+from usage_tasks.commands.operations.stripe_findings import look_at_stripe
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.domain.schedules import JobStanding
 from usage_tasks.health import DIRECTORY_VARIABLE, check_heartbeats
@@ -29,6 +29,7 @@ from usage_tasks.storage.migrate import head_revision
 from usage_tasks.storage.operations import jobs
 from usage_tasks.tasks.checks import check_now
 from usage_tasks.telemetry.clocks import CLOCKS, STRIPE, Clocks
+from usage_tasks.telemetry.skew import find_wrong
 from usage_tasks.worker.clocks import redis_seconds
 
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
@@ -74,6 +75,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
             yield DoctorFinding(check=name, verdict=Verdict.WRONG, found=f"cannot be asked: {error}", advice=advice)
     yield from _prices(rt)
     yield from _clocks(clocks)
+    yield from (DoctorFinding(check=c, verdict=Verdict(v), found=f, advice=a) for c, v, f, a in look_at_stripe(rt))
     yield from _beat(environ)
 
 
@@ -180,10 +182,13 @@ def _broker(rt: Runtime, clocks: Clocks) -> Iterator[DoctorFinding]:
 
 
 def _clocks(clocks: Clocks) -> Iterator[DoctorFinding]:
-    """Compare the clocks of all that was asked with this machine's; of Stripe only if it was asked for something."""
+    """Compare the clocks of the database and Redis with this machine's.
+
+    Stripe's, if it was asked for something, helps to say which is wrong; stripe_findings.py has its line.
+    """
     readings = {peer: each for peer, each in CLOCKS.fresh().items() if peer == STRIPE} | dict(clocks.fresh())
     wrong = [f"{name}'s" for name in find_wrong(readings)]
-    for peer, each in sorted(readings.items()):
+    for peer, each in sorted(clocks.fresh().items()):
         yield DoctorFinding(
             check="clocks",
             verdict=Verdict.WRONG if each.differs else Verdict.FINE,

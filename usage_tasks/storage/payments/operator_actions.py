@@ -1,13 +1,14 @@
 """What operators asked of Stripe: a row with its idempotency key before the call, settled after it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import Connection, Row
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import RetryableError
+from usage_tasks.domain.idempotency import fresh_key
 from usage_tasks.domain.payments import StripeOperation
 from usage_tasks.storage.leases import bounded, is_free
 from usage_tasks.storage.rows import execute, fetch
@@ -71,6 +72,14 @@ def claim_action(connection: Connection, action: Action, *, lease: timedelta) ->
 def release_action(connection: Connection, action: Action) -> None:
     """Free an action whose call failed for now."""
     execute(connection, f"UPDATE stripe_action SET claimed_until = NULL WHERE {_SAME}", **_key(action))
+
+
+def renew_key(connection: Connection, action: Action) -> Action:
+    """Store a fresh key in the place of a spent one; answer the action with it."""
+    fresh = replace(action, idempotency_key=fresh_key(action.idempotency_key))
+    statement = f"UPDATE stripe_action SET idempotency_key = :fresh WHERE {_SAME}"
+    execute(connection, statement, fresh=fresh.idempotency_key, **_key(action))
+    return fresh
 
 
 def settle_action(connection: Connection, action: Action, *, error: str | None = None) -> bool:

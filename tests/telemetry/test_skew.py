@@ -1,6 +1,6 @@
 import pytest
 
-from usage_tasks.domain.clocks import ClockReading, find_wrong, read_clock
+from usage_tasks.telemetry.skew import ClockReading, find_wrong, read_clock
 
 
 def reading(ahead: float, slack: float = 0.01) -> ClockReading:
