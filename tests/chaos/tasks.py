@@ -33,6 +33,14 @@ def nap(mark: str, seconds: float) -> str:
     return mark
 
 
+@task(name="maintenance.chaos_busy", time_limit=timedelta(minutes=1), retry=ONCE_MORE)
+def busy(mark: str) -> str:
+    """Find the world busy the first time."""
+    if runtime().redis.incr(mark) == 1:
+        raise RetryableError(mark)
+    return mark
+
+
 @task(name="maintenance.chaos_nothing", time_limit=timedelta(minutes=1))
 def nothing() -> None:
     """Do nothing, as every task of ours does it."""
@@ -74,8 +82,8 @@ def gate(mark: str) -> None:
     raise TimeoutError(mark)
 
 
-@task(name="maintenance.chaos_busy", time_limit=timedelta(minutes=1), retry=PATIENT)
-def busy(mark: str) -> None:
+@task(name="maintenance.chaos_waiting", time_limit=timedelta(minutes=1), retry=PATIENT)
+def waiting(mark: str) -> None:
     """Find the world busy, and wait for a retry."""
     runtime().redis.incr(f"{mark} waiting")
     raise RetryableError("busy")

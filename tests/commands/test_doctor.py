@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from tests.database_clock import set_database_clock
 from tests.factories import START
 from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
@@ -59,7 +62,8 @@ def test_a_machine_without_a_beat_is_not_at_fault(whole: Path) -> None:
 def test_each_fault_is_named_with_what_to_do(rt: Runtime, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole.chmod(0o644)
     whole.write_text(json.dumps({"secretKey": "sk_live_not_a_key"}))
-    os.utime(next(whole.parent.glob("beats/*")), (0, 0))
+    heartbeat = next(whole.parent.glob("beats/*"))
+    heartbeat.write_text(json.dumps(json.loads(heartbeat.read_text()) | {"beat_at": time.monotonic() - 60}))
     with rt.transaction() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     rt.redis.config_set("maxmemory-policy", "allkeys-lru")
@@ -71,6 +75,25 @@ def test_each_fault_is_named_with_what_to_do(rt: Runtime, whole: Path, monkeypat
     assert (code, len(told)) == (1, 5), told
     for each, part in zip(told, ("stripe.json", "mode is live", "0001", "allkeys-lru", "0 of 1"), strict=True):
         assert part in each
+
+
+@pytest.mark.holds("clocks.skew")
+def test_a_database_whose_clock_was_set_back_is_found_by_the_others_and_by_its_runs(
+    rt: Runtime, whole: Path, database_url: str
+) -> None:
+    with rt.transaction() as connection:
+        taken = "INSERT INTO job_run (job, slot, outcome) VALUES ('usage.reconcile', '2026-03-04 05:45Z', 'done')"
+        connection.execute(text(taken))
+    set_database_clock(database_url, -timedelta(hours=1))
+    code, found = examined()
+    told = wrong(found)
+    assert (code, [each.partition(" ")[0] for each in told]) == (1, ["clocks:", "clocks:"]), told
+    assert "less than when a job last began" in told[0]
+    assert "database is -3600" in told[1] or "database is -3599" in told[1]
+    (advice,) = (each["advice"] for each in found if each["found"].startswith("database is -"))
+    assert "Apart from the others: the database's." in advice
+    (slots,) = (each for each in found if "slots of the future" in each["found"])
+    assert (slots["verdict"], "usage.reconcile 2026-03-04T05:45:00+00:00" in slots["found"]) == ("look", True)
 
 
 def test_what_is_away_hides_nothing_else(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

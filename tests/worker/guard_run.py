@@ -17,7 +17,7 @@ def run_beside_retries(workers: Workers, *, seconds: float, retries: int) -> dic
         workers.send("maintenance.chaos_nap", queue, kwargs={"mark": pool, "seconds": seconds}, ignore_result=True)
         wait_until(lambda pool=pool: workers.count(f"{pool} begun"))  # type: ignore[misc]  # a default binds it
         for _ in range(retries):
-            workers.send("maintenance.chaos_busy", queue, kwargs={"mark": pool}, ignore_result=True)
+            workers.send("maintenance.chaos_waiting", queue, kwargs={"mark": pool}, ignore_result=True)
     for pool in POOLS:
         wait_until(lambda pool=pool: workers.count(f"{pool} ended"), seconds=seconds * 3)  # type: ignore[misc]
     return {

@@ -13,6 +13,7 @@ from requests.utils import get_environ_proxies
 
 from usage_tasks.domain.errors import DeclinedError, RetryableError, UsageError
 from usage_tasks.stripe_gateway.clocks import read_date
+from usage_tasks.telemetry.clocks import CLOCKS, STRIPE
 from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS, STRIPE_CLOCK
 
 log = structlog.get_logger(__name__)
@@ -38,12 +39,14 @@ class Noting(stripe.RequestsClient):
     def request(  # type: ignore[override]  # the SDK's RequestsClient differs from its own base in the same way
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
+        asked = time.time()
         answer: tuple[bytes, int, Mapping[str, str]] = super().request(method, url, headers, post_data)
         if request_id := answer[2].get("Request-Id"):
             self.request_ids.append(request_id)
         if (stripe_at := read_date(answer[2])) is not None:
             self.clock_ahead = datetime.now(UTC) - stripe_at
             STRIPE_CLOCK.set(self.clock_ahead.total_seconds())
+            CLOCKS.note_date(STRIPE, stripe_at, asked=asked)
         return answer
 
 

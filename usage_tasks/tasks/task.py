@@ -15,11 +15,14 @@ from celery import Task, shared_task, signals
 from pydantic import TypeAdapter, ValidationError, validate_call
 from pydantic_core import to_jsonable_python
 
+from usage_tasks.coordination import ticks
 from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
+from usage_tasks.runtime import runtime
 from usage_tasks.tasks.access import Needs, guard
-from usage_tasks.telemetry.headers import REQUEST_ID
+from usage_tasks.telemetry.headers import REQUEST_ID, TICK
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
+from usage_tasks.worker.clocks import watch_clocks
 from usage_tasks.worker.poison import check_redelivery, forget_redeliveries, set_aside
 from usage_tasks.worker.requests import WatchedTask
 from usage_tasks.worker.upkeep import add_upkeep
@@ -153,6 +156,8 @@ def _run(
     started = time.perf_counter()
     outcome = "failed"
     try:
+        if getattr(request, TICK, False):
+            ticks.note_begun(runtime().redis, name)
         check_redelivery(request, name)
         summary = to_jsonable_python(_checked_call(checked, args, kwargs))
         outcome = "done"
@@ -180,6 +185,7 @@ def _run(
         structlog.contextvars.unbind_contextvars("retries")
     counts = _count_rows(name, summary)
     log.info("task.ended", outcome=outcome, duration_seconds=round(elapsed, 4), **counts)
+    watch_clocks()
     structlog.contextvars.reset_contextvars(**bound)
     return summary
 
@@ -196,10 +202,11 @@ def _refuse(request: Any, name: str, error: PermanentError) -> None:
 def _set_aside_unnoticed(request: Any, name: str, reason: str) -> None:
     """Keep a message that failed for good as a dead letter, if nobody else would notice or send it again.
 
-    A sender that waits for the answer gets the failure. The work of a tick, which expires, is done by the next one. A
-    message without arguments only asks for work that a sweep finds too.
+    A sender that waits for the answer gets the failure. The work of a tick is done by the next one; the tick of a beat
+    of an earlier version expires. A message without arguments only asks for work that a sweep finds too.
     """
-    noticed = request.called_directly or not request.ignore_result or request.expires
+    by_beat = request.expires or getattr(request, TICK, False)
+    noticed = request.called_directly or not request.ignore_result or by_beat
     if not noticed and (request.args or request.kwargs):
         set_aside(request.id, name, request.args, request.kwargs, reason)
 

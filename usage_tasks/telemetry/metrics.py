@@ -39,6 +39,16 @@ SNAPSHOT_RUNS: Final = Counter(
     "usage_balance_snapshot_runs", "How bringing the balances in Redis up to date ended.", ["outcome"]
 )
 
+CLOCK_SKEW: Final = Gauge(
+    "usage_clock_skew_seconds",
+    "By how much a peer's clock was ahead of this host's when it was last read; half of the round trip is taken off.",
+    ["peer"],
+    multiprocess_mode="mostrecent",
+)
+CLOCK_JUMPS: Final = Counter(
+    "usage_clock_jumps", "How often a clock went by more than 2 s more or less than time passed.", ["clock"]
+)
+
 BREAKER_OPENINGS: Final = Counter(
     "usage_stripe_breaker_openings", "How often Stripe was taken to be away after failures in a row."
 )

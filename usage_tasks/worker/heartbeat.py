@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from celery import bootsteps
-from celery.beat import Scheduler
 
 from usage_tasks.coordination.celery_internals.consumer import find_unworked
 from usage_tasks.health import BEAT_SECONDS, DIRECTORY_VARIABLE, remove_heartbeat, write_heartbeat
@@ -68,18 +67,3 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         """End for good."""
         self.stop(consumer)
         stop_beating("worker", consumer.hostname)
-
-
-class BeatingScheduler(Scheduler):
-    """Celery's own schedule, in memory, whose every turn is a heartbeat: one in 5 seconds at least."""
-
-    def tick(self, *args: Any, **kwargs: Any) -> Any:
-        """Send what is due, and say so."""
-        wait = super().tick(*args, **kwargs)
-        beat_once(self.app, "beat", str(os.getpid()))
-        return wait
-
-    def close(self) -> None:
-        """End in order."""
-        stop_beating("beat", str(os.getpid()))
-        super().close()

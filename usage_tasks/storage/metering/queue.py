@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.announcements import AccountParked
 from usage_tasks.domain.payments import StripeCustomerId
+from usage_tasks.storage.leases import bounded, is_due, is_free
 from usage_tasks.storage.operations.audit import auditing
 from usage_tasks.storage.operations.outbox import announcing, payload_of
 from usage_tasks.storage.rows import execute, fetch, fetch_one
@@ -66,16 +67,17 @@ class ClaimSettlement:
     renewed: bool = False
 
 
-_DUE = """
-    r.state = 'pending' AND r.next_attempt_at <= now()
-    AND (r.claimed_until IS NULL OR r.claimed_until < now())
+_DUE = f"""
+    r.state = 'pending' AND {is_due("r.next_attempt_at", now="now()")}
+    AND {is_free("r.claimed_until", now="now()")}
     AND NOT EXISTS (
         SELECT 1 FROM meter_report earlier
         WHERE earlier.attribution_id = r.attribution_id AND earlier.as_of < r.as_of
             AND earlier.state IN ('pending', 'parked'))
     AND NOT EXISTS (
         SELECT 1 FROM meter_report busy
-        WHERE busy.attribution_id = r.attribution_id AND busy.claimed_until IS NOT NULL AND busy.claimed_until >= now())
+        WHERE busy.attribution_id = r.attribution_id AND busy.claimed_until IS NOT NULL
+            AND NOT {is_free("busy.claimed_until", now="now()")})
     AND NOT EXISTS (
         SELECT 1 FROM stripe_customer p WHERE p.attribution_id = r.attribution_id AND p.parked_at IS NOT NULL)
 """
@@ -103,7 +105,7 @@ def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Se
     """
     # Whatever the planner believes of how much is pending: along the index until enough is found, not all of it sorted.
     execute(connection, "SET LOCAL enable_sort = off")
-    rows = sorted(fetch(connection, statement, limit=limit, lease=lease), key=lambda row: row.next_attempt_at)
+    rows = sorted(fetch(connection, statement, limit=limit, lease=bounded(lease)), key=lambda row: row.next_attempt_at)
     names = ClaimedReport.__dataclass_fields__
     return [ClaimedReport(**{name: value for name, value in row._mapping.items() if name in names}) for row in rows]
 
