@@ -6,6 +6,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from usage_tasks.runtime import Runtime
+
 _SCHEMA = "wrong_clock"
 _CLOCKS = {"clock_timestamp": "VOLATILE", "now": "STABLE"}
 
@@ -26,3 +28,9 @@ def set_database_clock(database_url: str, ahead: timedelta) -> None:
         database: Any = connection.info.dbname
         path = sql.SQL("ALTER DATABASE {} SET search_path = {}, public, pg_catalog")
         connection.execute(path.format(sql.Identifier(database), sql.Identifier(_SCHEMA)))
+
+
+def shift_database_clock(rt: Runtime, ahead: timedelta) -> None:
+    """Set the clock, also for what this process asks from now on."""
+    set_database_clock(rt.settings.database_url, ahead)
+    rt.database.dispose()

@@ -63,7 +63,7 @@ def test_what_an_older_worker_does_not_know_waits_for_a_newer_one(workers: Worke
     assert list_dead_letters(workers.redis) == []
 
 
-def test_a_sender_who_waits_is_refused_after_a_while_and_the_message_is_listed(workers: Workers, rt: Runtime) -> None:
+def test_a_sender_who_wants_the_answer_is_refused_and_the_message_is_listed(workers: Workers, rt: Runtime) -> None:
     workers.start("older", "--concurrency=1", app=OLDER)
     bad = workers.send("maintenance.grown", kwargs={"mark": "bad", "shape": {"corners": "many"}, "size": 1})
     with pytest.raises(Exception, match=r"shape\.corners: Input should be a valid integer") as refused:
@@ -71,13 +71,12 @@ def test_a_sender_who_waits_is_refused_after_a_while_and_the_message_is_listed(w
     assert type(refused.value).__name__ == "ArgumentsError"
     assert (list_waiting(workers.redis), list_dead_letters(workers.redis)) == ([], [])
     ids = send_news(workers)
-    wait = ANSWER_AFTER.total_seconds() * 3
-    with pytest.raises(NotRegistered):
-        answer(workers, ids["task"]).get(timeout=wait)
-    for mark in ("argument", "field"):
+    for mark in ("argument", "field"):  # at once: it may be a typing error
         with pytest.raises(Exception, match=r"Unexpected keyword argument|Extra inputs") as refused:
-            answer(workers, ids[mark]).get(timeout=wait)
+            answer(workers, ids[mark]).get(timeout=10)
         assert type(refused.value).__name__ == "ArgumentsError"
+    with pytest.raises(NotRegistered):
+        answer(workers, ids["task"]).get(timeout=ANSWER_AFTER.total_seconds() * 3)
     wait_until(lambda: not count_waiting(workers.redis))
     shown = listed()
     assert {task_id: each["waits"] for task_id, each in shown.items()} == dict.fromkeys(ids.values(), False)
@@ -85,7 +84,7 @@ def test_a_sender_who_waits_is_refused_after_a_while_and_the_message_is_listed(w
     workers.start("newer", "--concurrency=1", app=NEWER)
     assert [workers.count(f"{mark} done") for mark in NEWS] == [0, 0, 0]
     assert run("drop", ids["task"]) == 0
-    assert list(listed()) == [ids["argument"], ids["field"]]
+    assert set(listed()) == {ids["argument"], ids["field"]}
 
 
 def test_an_operator_sends_or_drops_what_waits(workers: Workers, rt: Runtime) -> None:

@@ -26,7 +26,7 @@ from usage_tasks.worker.clocks import watch_clocks
 from usage_tasks.worker.poison import check_redelivery, forget_redeliveries, set_aside
 from usage_tasks.worker.requests import WatchedTask
 from usage_tasks.worker.upkeep import add_upkeep
-from usage_tasks.worker.waiting import ARGUMENT_DIGESTS, MessageWaits, is_last_round, may_wait
+from usage_tasks.worker.waiting import ARGUMENT_DIGESTS, MessageWaits, is_refused_in_vain, may_wait
 
 log = structlog.get_logger(__name__)
 
@@ -191,10 +191,10 @@ def _run(
 
 
 def _refuse(request: Any, name: str, error: PermanentError) -> None:
-    """Note a refusal; keep a message that a newer version may know, and whose sender has waited long enough."""
+    """Note a refusal; keep a message that a newer version may know, so that an operator can send it again."""
     if isinstance(error, AccessError):
         ACCESS_REFUSED.labels(name).inc()
-    if isinstance(error, ArgumentsError) and error.unknown and is_last_round(request):
+    if isinstance(error, ArgumentsError) and error.unknown and is_refused_in_vain(request):
         set_aside(request.id, name, request.args, request.kwargs, str(error))
     log.warning("task.refused", reason=str(error))
 

@@ -1,7 +1,8 @@
 """Messages of a newer version: kept until a worker can do them (docs/adr/0025).
 
 A worker that does not know a task, or one of its arguments, keeps the message. A worker that knows more of the task
-sends it again. A sender who waits for an answer gets the refusal after a while, and the message becomes a dead letter.
+sends it again. A sender who wants the answer gets the refusal, for an unknown argument at once and for an unknown task
+after a while, and the message becomes a dead letter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,13 +39,16 @@ class MessageWaits(Ignore):
 
 
 def may_wait(request: Any) -> bool:
-    """True if a task that runs may raise MessageWaits; False for a direct call, and in the message's last round."""
-    return request.delivery_info is not None and not is_last_round(request)
+    """True if a task that runs may raise MessageWaits: it came in a message, and its sender does not want the answer.
+
+    A sender who wants the answer gets the refusal at once: it is a typing error more often than a newer version.
+    """
+    return request.delivery_info is not None and bool(request.ignore_result)
 
 
-def is_last_round(request: Any) -> bool:
-    """True if this run owes the sender an answer, be it a refusal."""
-    return bool(getattr(request, _LAST_ROUND, None))
+def is_refused_in_vain(request: Any) -> bool:
+    """True if the message of a refused call is to be kept: it came in a message and its sender gets the refusal."""
+    return request.delivery_info is not None and not request.called_directly
 
 
 def keep_waiting(app: Any, message: Any, *, reason: str) -> bool:
@@ -167,4 +171,6 @@ def _instant(text: str) -> datetime:
 
 
 def _now() -> datetime:
-    return datetime.now(UTC)
+    """Return Redis's time: the workers that keep and send a message again need not agree about theirs."""
+    seconds, micros = quick_redis().time()
+    return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=micros)
