@@ -39,6 +39,10 @@ OURS = frozenset({"price_ours"})
 NEW = NewCustomer(attribution_id=ACCOUNT, email="a@b", name="A", currency="usd", billing_creator_user_id="creator")
 
 
+WHEN = {"fetched_at", "listed_at"}
+"""When an answer came: different each time."""
+
+
 def listed(*data: Json) -> Json:
     return {"object": "list", "data": list(data), "has_more": False, "url": "/v1/things"}
 
@@ -196,7 +200,10 @@ READINGS: dict[str, Reading] = {
         call=lambda client: client.list_invoices(created_from=None, created_until=AT, after=None, limit=1),
         path="/v1/invoices",
         wrap=listed,
-        changes={"status": {"invoices.0.status": ""}},  # it is fetched, and refused then
+        changes={
+            "status": {"invoices.0.status": ""},  # it is fetched, and refused then
+            "status_transitions.finalized_at": {"invoices.0.finalized_at": None},
+        },
     ),
     "preview": Reading(
         kind="invoice",
@@ -309,6 +316,30 @@ READINGS: dict[str, Reading] = {
         path="/v1/credit_notes/cn_1",
         changes={"lines.data.invoice_line_item": {"lines.0.invoice_line_id": None}},
     ),
+    "listed dispute": Reading(
+        kind="dispute",
+        body=lambda: example("dispute", id="du_1", status="lost", payment_intent=intent()),
+        call=lambda client: client.list_disputes(created_from=AT, after=None, limit=1),
+        path="/v1/disputes",
+        wrap=listed,
+        changes={path: {"objects.0.customer_id": None} for path in ("payment_intent", "payment_intent.customer")},
+    ),
+    "listed refund": Reading(
+        kind="refund",
+        body=lambda: example("refund", id="re_1", status="failed", payment_intent=intent()),
+        call=lambda client: client.list_refunds(created_from=AT, after=None, limit=1),
+        path="/v1/refunds",
+        wrap=listed,
+        changes={"status": {"objects.0.status": ""}, "customer": {"objects.0.customer_id": "cus_1"}},
+    ),
+    "listed credit note": Reading(
+        kind="credit_note",
+        body=credit_note,
+        call=lambda client: client.list_credit_notes(created_from=AT, after=None, limit=1),
+        path="/v1/credit_notes",
+        wrap=listed,
+        changes={},
+    ),
     "event": Reading(
         kind="event",
         body=event,
@@ -372,7 +403,7 @@ def stripe_with(reading: Reading) -> Iterator[tuple[LiveGateway, Answering]]:
 def flat(value: Any, place: str = "") -> dict[str, Any]:
     """A reading as its parts by place, without when it was fetched."""
     if is_dataclass(value) and not isinstance(value, type):
-        return flat({name: one for name, one in asdict(value).items() if name != "fetched_at"}, place)
+        return flat({name: one for name, one in asdict(value).items() if name not in WHEN}, place)
     if isinstance(value, list | tuple):
         value = dict(enumerate(value))
     if not isinstance(value, dict):

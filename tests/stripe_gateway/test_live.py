@@ -31,6 +31,7 @@ from usage_tasks.domain.payments import (
     StripeSubscriptionId,
 )
 from usage_tasks.domain.reversals import CreditNoteId, RefundId
+from usage_tasks.stripe_gateway.clocks import read_date
 from usage_tasks.stripe_gateway.live import LiveGateway
 
 BEGIN = datetime(2026, 1, 31, 10, tzinfo=UTC)
@@ -432,8 +433,12 @@ def every_call(client: LiveGateway) -> dict[str, Callable[[], Any]]:
         "get_metered_quantity": lambda: client.get_metered_quantity("mtr_1", customer_id, start=BEGIN, end=BEGIN),
         "get_meter_errors": lambda: client.get_meter_errors("evt_1"),
         "list_events": lambda: client.list_events(EventKind.THIN, created_from=BEGIN, cursor=None, limit=1),
+        "list_disputes": lambda: client.list_disputes(created_from=BEGIN, after=None, limit=1),
+        "list_refunds": lambda: client.list_refunds(created_from=BEGIN, after=None, limit=1),
+        "list_credit_notes": lambda: client.list_credit_notes(created_from=BEGIN, after=None, limit=1),
     }
-    assert found.keys() == {name for name in dir(client) if not name.startswith("_")}
+    without_a_call = {"find_clock_difference"}
+    assert found.keys() == {name for name in dir(client) if not name.startswith("_")} - without_a_call
     return found
 
 
@@ -540,3 +545,59 @@ def test_the_key_of_the_settings_is_sent_whatever_a_netrc_says(monkeypatch: pyte
     with answering((200, NO_EVENTS)) as canned:
         list_events(canned.url)
     assert canned.authorized == [f"Bearer {KEY}"]
+
+
+def test_stripes_clock_is_read_from_its_answers(world: StripeWorld) -> None:
+    live = world.gateway()
+    assert live.find_clock_difference() is None
+    world.advance(BEGIN + timedelta(days=3))
+    page = live.list_events(EventKind.SNAPSHOT, created_from=BEGIN, cursor=None, limit=1)
+    assert page.listed_at == BEGIN + timedelta(days=3)
+    ahead = live.find_clock_difference()
+    assert ahead is not None
+    assert abs(datetime.now(UTC) - ahead - (BEGIN + timedelta(days=3))) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"date": "Sat, 31 Jan 2026 10:00:00 GMT"}, BEGIN),
+        ({"Date": "Sat, 31 Jan 2026 10:00:00 -0000"}, BEGIN),
+        ({"DATE": "Sat, 31 Jan 2026 12:00:00 +0200"}, BEGIN),
+        ({"Date": "soon"}, None),
+        ({"Date": ""}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_a_date_that_cannot_be_read_is_none(headers: dict[str, str] | None, expected: datetime | None) -> None:
+    assert read_date(headers) == expected
+
+
+@pytest.mark.holds("clocks.stripe-ahead")
+def test_what_is_of_the_future_by_our_clock_is_looked_at_again_when_it_has_come(world: StripeWorld) -> None:
+    price = world.price_by_currency["usd"]
+    behind, now = timedelta(minutes=20), [BEGIN]
+
+    def live(*, bounded: bool) -> LiveGateway:
+        clock = lambda: now[0]  # noqa: E731 - a clock that the test sets
+        return LiveGateway(
+            secret_key=KEY, meter_event_name=EVENT_NAME, api_base=world.url, clock=clock, bounded=bounded
+        )
+
+    owner = customer(world, "ahead")
+    with world.server.simulator.world() as inside:
+        now[0] = datetime.fromtimestamp(inside.now(), UTC) - behind
+    with pytest.raises(RetryableError, match=r"subscription sub_.*: is 0:20:00 ahead of the database's clock") as early:
+        live(bounded=True).create_subscription(owner, price_id=price, idempotency_key="ahead-subscription")
+    assert early.value.retry_after == behind
+    made = live(bounded=False).create_subscription(owner, price_id=price, idempotency_key="ahead-subscription")
+    with pytest.raises(RetryableError, match="ahead of the database's clock"):
+        live(bounded=True).get_subscription(made.subscription_id)
+    (first,) = [each for each in world.invoices() if each.customer == owner]
+    with pytest.raises(RetryableError, match=r"invoice in_.*: is .* ahead of the database's clock"):
+        live(bounded=True).get_invoice(StripeInvoiceId(first.id))
+    now[0] += behind
+    assert live(bounded=True).create_subscription(owner, price_id=price, idempotency_key="ahead-subscription") == made
+    assert live(bounded=True).get_subscription(made.subscription_id).fetched_at == now[0]
+    assert live(bounded=True).get_invoice(StripeInvoiceId(first.id)).fetched_at == now[0]

@@ -1,6 +1,6 @@
 """Three kinds of failure, told apart by what may be done about them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 class UsageError(Exception):
@@ -31,6 +31,17 @@ class ConnectionSettingsError(RetryableError):
 
     A worker tries again: passwords and servers change while it runs. A command gives up with exit code 2.
     """
+
+
+class TooEarlyError(RetryableError):
+    """The remote side takes nothing dated so far ahead of its own clock, `remote_at` where it showed it.
+
+    Neither the input nor an account is at fault: two clocks differ, and the same input is taken later.
+    """
+
+    def __init__(self, message: str, *, remote_at: datetime | None) -> None:
+        super().__init__(message)
+        self.remote_at = remote_at
 
 
 class PermanentError(UsageError):
@@ -66,6 +77,14 @@ class SpentKeyError(PermanentError):
 
 def _spent_key_error(message: str, answered: bool) -> SpentKeyError:  # noqa: FBT001 - as pickle calls it
     return SpentKeyError(message, answered=answered)
+
+
+class TooOldError(PermanentError):
+    """The remote side takes nothing dated so long before its own clock, `remote_at` where it showed it."""
+
+    def __init__(self, message: str, *, remote_at: datetime | None) -> None:
+        super().__init__(message)
+        self.remote_at = remote_at
 
 
 class AccessDeniedError(PermanentError):

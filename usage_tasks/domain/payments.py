@@ -165,20 +165,24 @@ class ListedInvoice:
     """As much of an invoice as a list shows that matters: whether it is to be fetched.
 
     The status is as Stripe wrote it: one that nobody knows fails when the invoice is fetched, not the whole list.
+    `attempts` counts the attempts to collect it.
     """
 
     invoice_id: StripeInvoiceId
     subscription_id: StripeSubscriptionId | None
     status: str
     created_at: datetime
+    finalized_at: datetime | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoicePage:
-    """One page of a list of invoices, newest first."""
+    """One page of a list of invoices, newest first; `listed_at` is by Stripe's clock, None where it did not show it."""
 
     invoices: Sequence[ListedInvoice]
     more: bool
+    listed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ def iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def read_page(page: Fields) -> EventPage:
-    """Read a page of snapshot events; the last one's id is where the next page begins."""
+def read_page(page: Fields, *, listed_at: datetime | None = None) -> EventPage:
+    """Read a page of snapshot events, written at `listed_at`; the last one's id is where the next page begins."""
     notices = [
         EventNotice(
             event_id=event.text("id"),
@@ -26,11 +26,12 @@ def read_page(page: Fields) -> EventPage:
         )
         for event in page.objects("data", "event")
     ]
-    return EventPage(events=notices, cursor=notices[-1].event_id if page.find("has_more") and notices else None)
+    cursor = notices[-1].event_id if page.find("has_more") and notices else None
+    return EventPage(events=notices, cursor=cursor, listed_at=listed_at)
 
 
-def read_thin_page(page: Fields) -> EventPage:
-    """Read a page of thin events; its token stands in the address of the next page."""
+def read_thin_page(page: Fields, *, listed_at: datetime | None = None) -> EventPage:
+    """Read a page of thin events, written at `listed_at`; its token stands in the address of the next page."""
     notices = []
     for event in page.objects("data", "event"):
         related = event.find_object("related_object")
@@ -44,11 +45,11 @@ def read_thin_page(page: Fields) -> EventPage:
         )
     following = page.find_text("next_page_url")
     if not following:
-        return EventPage(events=notices, cursor=None)
+        return EventPage(events=notices, cursor=None, listed_at=listed_at)
     tokens = parse_qs(urlsplit(following).query).get("page")
     if not tokens:
         raise PermanentError("stripe core.events.list: the next page's address has no token")
-    return EventPage(events=notices, cursor=tokens[0])
+    return EventPage(events=notices, cursor=tokens[0], listed_at=listed_at)
 
 
 def read_instant(found: Fields, field: str) -> datetime:

@@ -146,7 +146,9 @@ class Fields:
     def texts(self, field: str) -> dict[str, str]:
         """Return what was once written on an object as metadata; nothing for one without."""
         found = self.find_object(field)
-        return {} if found is None else {key: text for key, text in found._plain.items() if isinstance(text, str)}
+        return (
+            {} if found is None else {name: text for name in found.names() if isinstance(text := found.find(name), str)}
+        )
 
     def names(self) -> frozenset[str]:
         """Return the names of all fields."""

@@ -6,13 +6,13 @@ The same client speaks to Stripe and to a stand-in: only the base address differ
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 
 import stripe
 from stripe.params import EventListParams, InvoiceListParams, InvoiceListParamsCreated
 
-from usage_tasks.domain.errors import NotFoundError, PermanentError, SpentKeyError
+from usage_tasks.domain.errors import NotFoundError, PermanentError, RetryableError, SpentKeyError
 from usage_tasks.domain.events import EventKind, EventPage
 from usage_tasks.domain.idempotency import timed_key
 from usage_tasks.domain.payments import (
@@ -26,9 +26,10 @@ from usage_tasks.domain.payments import (
     Subscription,
     SubscriptionStanding,
 )
-from usage_tasks.stripe_gateway import events, objects
+from usage_tasks.stripe_gateway import clocks, events, objects
 from usage_tasks.stripe_gateway.errors import translate
 from usage_tasks.stripe_gateway.fields import Fields, InvalidStripeObjectError
+from usage_tasks.stripe_gateway.listing import ListCalls
 from usage_tasks.stripe_gateway.metering import MeterReads
 from usage_tasks.stripe_gateway.observing import Noting, observed
 from usage_tasks.stripe_gateway.payments import PaymentCalls
@@ -42,10 +43,12 @@ _LINES_PER_PAGE: Final = 100
 Result = TypeVar("Result")
 
 
-class LiveGateway(PaymentCalls, MeterReads):
+class LiveGateway(PaymentCalls, ListCalls, MeterReads):
     """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key.
 
     `admission` opens a block around each call: it may wait, or raise NotAdmittedError, and sees how the call ended.
+    `clock` says when an object was fetched, in place of the host's own. With `bounded` an object that is of the future
+    by that clock is a RetryableError: nothing may take effect later than now.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class LiveGateway(PaymentCalls, MeterReads):
         api_base: str | None = None,
         read_seconds_max: float = READ_SECONDS_MAX,
         admission: Callable[[], AbstractContextManager[None]] = nullcontext,
+        clock: Callable[[], datetime] | None = None,
+        bounded: bool = False,
     ) -> None:
         stripe.enable_telemetry = False  # else the SDK writes a file into the user's home
         self._secret_key = secret_key
@@ -63,6 +68,8 @@ class LiveGateway(PaymentCalls, MeterReads):
         self._api_base = api_base
         self._read_seconds_max = read_seconds_max
         self._admission = admission
+        self._clock = clock
+        self._bounded = bounded
         self._local = threading.local()
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
@@ -114,6 +121,7 @@ class LiveGateway(PaymentCalls, MeterReads):
             raise SpentKeyError(
                 f"subscription {subscription.subscription_id}: ended since the key made it", answered=True
             )
+        self._check_has_come(f"subscription {subscription.subscription_id}", subscription.current_period_start)
         return subscription
 
     def _is_over(self, subscription_id: StripeSubscriptionId) -> bool:
@@ -131,7 +139,7 @@ class LiveGateway(PaymentCalls, MeterReads):
         try:
             self._send_meter_event(event, idempotency_key=event.identifier)
         except SpentKeyError:
-            self._send_meter_event(event, idempotency_key=timed_key(event.identifier, datetime.now(tz=UTC)))
+            self._send_meter_event(event, idempotency_key=timed_key(event.identifier, self._now()))
 
     def _send_meter_event(self, event: MeterEvent, *, idempotency_key: str) -> None:
         try:
@@ -149,11 +157,12 @@ class LiveGateway(PaymentCalls, MeterReads):
             )
         except PermanentError as error:
             if not _is_duplicate(error, event.identifier):
+                clocks.check_timestamp(error, event.as_of)
                 raise
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
         """See StripeGateway."""
-        fetched_at = datetime.now(tz=UTC)
+        fetched_at = self._now()
         found = self._call("invoices.retrieve", lambda client: client.v1.invoices.retrieve(invoice_id))
         lines = self._call(
             "invoices.line_items.list",
@@ -161,9 +170,12 @@ class LiveGateway(PaymentCalls, MeterReads):
                 client.v1.invoices.line_items.list(invoice_id, {"limit": _LINES_PER_PAGE}).auto_paging_iter()
             ),
         )
-        return objects.read_invoice(
+        invoice = objects.read_invoice(
             Fields(found, "invoice"), [Fields(line, "line_item") for line in lines], fetched_at=fetched_at
         )
+        happened = (invoice.finalized_at, invoice.paid_at, invoice.voided_at, invoice.uncollectible_at)
+        self._check_has_come(f"invoice {invoice_id}", *happened)
+        return invoice
 
     def list_invoices(
         self, *, created_from: datetime | None, created_until: datetime, after: StripeInvoiceId | None, limit: int
@@ -178,7 +190,7 @@ class LiveGateway(PaymentCalls, MeterReads):
         page = self._call("invoices.list", lambda client: client.v1.invoices.list(asked))
         listed = Fields(page, "list")
         invoices = tuple(map(objects.read_listed_invoice, listed.objects("data", "invoice")))
-        return InvoicePage(invoices=invoices, more=listed.flag("has_more"))
+        return InvoicePage(invoices=invoices, more=listed.flag("has_more"), listed_at=clocks.listed_at(page))
 
     def finalize_invoice(self, invoice_id: StripeInvoiceId, *, idempotency_key: str) -> None:
         """See StripeGateway."""
@@ -191,9 +203,23 @@ class LiveGateway(PaymentCalls, MeterReads):
 
     def get_subscription(self, subscription_id: StripeSubscriptionId) -> SubscriptionStanding:
         """See StripeGateway."""
-        fetched_at = datetime.now(tz=UTC)
+        fetched_at = self._now()
         found = self._call("subscriptions.retrieve", lambda client: client.v1.subscriptions.retrieve(subscription_id))
-        return objects.read_subscription(Fields(found, "subscription"), fetched_at=fetched_at)
+        standing = objects.read_subscription(Fields(found, "subscription"), fetched_at=fetched_at)
+        self._check_has_come(f"subscription {subscription_id}", standing.current_period_start, standing.ended_at)
+        return standing
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) if self._clock is None else self._clock()
+
+    def _check_has_come(self, what: str, *instants: datetime | None) -> None:
+        """Raise RetryableError for an object of the future: Stripe's clock is ahead, and the object waits for ours."""
+        latest = max((each for each in instants if each is not None), default=None)
+        if not self._bounded or latest is None:
+            return
+        ahead = latest - self._now()
+        if ahead > timedelta(0):
+            raise RetryableError(f"stripe {what}: is {ahead} ahead of the database's clock", retry_after=ahead)
 
     def cancel_subscription(self, subscription_id: StripeSubscriptionId) -> None:
         """See StripeGateway. Stripe takes no idempotency key here: of one that has ended it says that there is none."""
@@ -212,12 +238,17 @@ class LiveGateway(PaymentCalls, MeterReads):
             thin: dict[str, Any] = {"created": {"gte": events.iso(created_from)}, "limit": limit}
             thin |= {"page": cursor} if cursor else {}
             listed = self._call("core.events.list", lambda client: client.v2.core.events.list(cast("Any", thin)))
-            return events.read_thin_page(Fields(listed, "list"))
+            return events.read_thin_page(Fields(listed, "list"), listed_at=clocks.listed_at(listed))
         asked: EventListParams = {"created": {"gte": int(created_from.timestamp())}, "limit": limit}
         if cursor is not None:
             asked["starting_after"] = cursor
         page = self._call("events.list", lambda client: client.v1.events.list(asked))
-        return events.read_page(Fields(page, "list"))
+        return events.read_page(Fields(page, "list"), listed_at=clocks.listed_at(page))
+
+    def find_clock_difference(self) -> timedelta | None:
+        """See StripeGateway."""
+        http_client: Noting | None = getattr(self._local, "http_client", None)
+        return None if http_client is None else http_client.clock_ahead
 
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
         client = self._client()

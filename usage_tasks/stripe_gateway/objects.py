@@ -51,11 +51,14 @@ def read_listed_invoice(invoice: Fields) -> ListedInvoice:
     """Read of an invoice in a list as much as decides whether it is to be fetched."""
     first_lines = invoice.find_object("lines")
     lines = [] if first_lines is None else first_lines.objects("data", "line_item")
+    transitions = invoice.object("status_transitions")
     return ListedInvoice(
         invoice_id=StripeInvoiceId(invoice.text("id")),
         subscription_id=_subscription_of(invoice) or _subscription_of_lines(lines),
         status=invoice.find_text("status") or "",
         created_at=invoice.moment("created"),
+        finalized_at=transitions.find_moment("finalized_at"),
+        attempts=invoice.integer("attempt_count"),
     )
 
 

@@ -1,6 +1,7 @@
 """What the services ask of Stripe about payers and their money: holds, tax, disputes, what went back."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from usage_tasks.domain.accounts import AttributionId
@@ -9,7 +10,7 @@ from usage_tasks.domain.disputes import Dispute, DisputeId
 from usage_tasks.domain.holds import Hold, PaymentIntentId
 from usage_tasks.domain.payments import StripeCustomerId, StripeInvoiceId, StripeSubscriptionId
 from usage_tasks.domain.reversals import CreditNote, CreditNoteId, Refund, RefundId
-from usage_tasks.domain.stripe_objects import EventFacts, InvoicePreview
+from usage_tasks.domain.stripe_objects import EventFacts, InvoicePreview, ObjectPage
 
 
 class PaymentGateway(Protocol):
@@ -81,4 +82,16 @@ class PaymentGateway(Protocol):
 
     def get_event(self, event_id: str) -> EventFacts:
         """Fetch what an event says besides its object: what changed, and of whom it tells."""
+        ...
+
+    def list_disputes(self, *, created_from: datetime, after: str | None, limit: int) -> ObjectPage:
+        """List one page of all disputes created since an instant, newest first, going on after a given one."""
+        ...
+
+    def list_refunds(self, *, created_from: datetime, after: str | None, limit: int) -> ObjectPage:
+        """List one page of all refunds created since an instant, newest first, going on after a given one."""
+        ...
+
+    def list_credit_notes(self, *, created_from: datetime, after: str | None, limit: int) -> ObjectPage:
+        """List one page of all credit notes created since an instant, newest first, going on after a given one."""
         ...

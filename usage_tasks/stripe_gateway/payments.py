@@ -1,7 +1,7 @@
 """The live client's calls about payers and their money. Nothing of a card or an address leaves this module."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -41,8 +41,11 @@ class PaymentCalls:
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
         raise NotImplementedError
 
+    def _now(self) -> datetime:
+        raise NotImplementedError
+
     def get_customer(self, customer_id: StripeCustomerId) -> StripeCustomer:
-        fetched_at = datetime.now(tz=UTC)
+        fetched_at = self._now()
         found = self._call(
             "customers.retrieve",
             lambda client: client.v1.customers.retrieve(customer_id, {"expand": ["tax", "subscriptions"]}),
@@ -50,7 +53,7 @@ class PaymentCalls:
         return read_customer(Fields(found, "customer"), fetched_at=fetched_at)
 
     def search_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomer]:
-        fetched_at = datetime.now(tz=UTC)
+        fetched_at = self._now()
         query = f"metadata['attributionId']:'{attribution_id}'"
         expand = ["data.tax", "data.subscriptions"]
         found = self._call(

@@ -1,6 +1,6 @@
 """What the services ask of Stripe, in the domain's words."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
@@ -43,7 +43,10 @@ class StripeGateway(PaymentGateway, Protocol):
         ...
 
     def send_meter_event(self, event: MeterEvent) -> None:
-        """Tell the meter a customer's quantity; an identifier that Stripe knows already counts as delivered."""
+        """Tell the meter a customer's quantity; an identifier that Stripe knows already counts as delivered.
+
+        Raises TooEarlyError or TooOldError where Stripe's clock differs too much from the event's time.
+        """
         ...
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
@@ -88,4 +91,8 @@ class StripeGateway(PaymentGateway, Protocol):
 
     def get_meter_errors(self, event_id: str) -> MeterErrorReport:
         """Fetch what a meter complained of in a thin event; PermanentError for an event of another type."""
+        ...
+
+    def find_clock_difference(self) -> timedelta | None:
+        """Answer how far this machine's clock is ahead of Stripe's, by the latest answer that this thread got."""
         ...

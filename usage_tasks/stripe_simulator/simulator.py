@@ -3,9 +3,11 @@
 import hashlib
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from email.utils import formatdate
 from urllib.parse import unquote
 
 from usage_tasks.stripe_simulator.operations.operation import Call, Operation
@@ -86,7 +88,8 @@ class Simulator:
             )
         except ApiError as error:
             reply = _error_reply(error)
-        return replace(reply, headers=headers + reply.headers)
+        date = (("Date", formatdate(self._shown_at(), usegmt=True)),)
+        return replace(reply, headers=headers + date + reply.headers)
 
     def pause(self, seconds: float) -> None:
         """Let an answer wait, though no longer than the simulator lives."""
@@ -117,6 +120,14 @@ class Simulator:
                 done = run_due(world, GLOBAL_CLOCK, until=world.now() if until is None else until)
                 at = world.now()
         return at
+
+    def _shown_at(self) -> float:
+        """What the common clock shows, as Stripe's answers show Stripe's."""
+        if not self.frozen:
+            return time.time()
+        with self.store.transaction():
+            row = self.store.row("SELECT frozen_time FROM clock WHERE id = ''")
+        return time.time() if row is None else float(row[0])
 
     def _set_up_clock(self, frozen_time: int | None) -> bool:
         with self.store.transaction():

@@ -1,5 +1,6 @@
 """Stripe's customers and subscriptions of our accounts: a row before the call, completed after it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -164,6 +165,23 @@ def find_account(connection: Connection, customer_id: StripeCustomerId) -> Attri
         customer=customer_id,
     )
     return rows[0].attribution_id if rows else None
+
+
+def list_ours(connection: Connection, customer_ids: Sequence[StripeCustomerId]) -> frozenset[StripeCustomerId]:
+    """List those of the customers that are ours."""
+    statement = """
+        SELECT stripe_customer_id AS id FROM stripe_customer WHERE stripe_customer_id = ANY(CAST(:ids AS text[]))
+    """
+    return frozenset(row.id for row in fetch(connection, statement, ids=list(customer_ids)))
+
+
+def list_customers(connection: Connection, *, after: str, limit: int) -> Sequence[CustomerRow]:
+    """List the accounts' customers that are not known to be deleted, by account, from behind one of them."""
+    statement = f"""
+        SELECT {_CUSTOMER} FROM stripe_customer WHERE attribution_id > :after AND deleted_at IS NULL
+        ORDER BY attribution_id LIMIT :limit
+    """
+    return [CustomerRow(**row._mapping) for row in fetch(connection, statement, after=after, limit=limit)]
 
 
 def complete_customer(connection: Connection, attribution_id: AttributionId, customer_id: StripeCustomerId) -> bool:

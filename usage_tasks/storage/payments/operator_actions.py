@@ -10,6 +10,7 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.domain.idempotency import fresh_key
 from usage_tasks.domain.payments import StripeOperation
+from usage_tasks.storage.leases import bounded, is_free
 from usage_tasks.storage.rows import execute, fetch
 
 
@@ -63,9 +64,9 @@ def claim_action(connection: Connection, action: Action, *, lease: timedelta) ->
     """Lease an open action, so that this worker alone makes its call; tell whether it was free."""
     statement = f"""
         UPDATE stripe_action SET claimed_until = clock_timestamp() + :lease
-        WHERE {_SAME} AND settled_at IS NULL AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+        WHERE {_SAME} AND settled_at IS NULL AND {is_free()}
     """
-    return execute(connection, statement, lease=lease, **_key(action)) == 1
+    return execute(connection, statement, lease=bounded(lease), **_key(action)) == 1
 
 
 def release_action(connection: Connection, action: Action) -> None:
@@ -94,7 +95,7 @@ def list_open(connection: Connection, *, limit: int) -> Sequence[Action]:
     """List up to `limit` open actions that nobody is at, oldest first."""
     statement = f"""
         SELECT {_ACTION} FROM stripe_action
-        WHERE settled_at IS NULL AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+        WHERE settled_at IS NULL AND {is_free()}
         ORDER BY requested_at LIMIT :limit
     """
     return [_action(row) for row in fetch(connection, statement, limit=limit)]
