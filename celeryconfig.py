@@ -49,16 +49,16 @@ broker_transport_options = {
     "visibility_timeout": 900,
     "unacked_restore_interval": 5,  # else lost work comes back only after about 100 s
     "unacked_restore_throttle": 1,
-    "socket_timeout": 5,  # a black hole is noticed
+    "socket_timeout": 2,  # a black hole is noticed: the loop that takes messages waits for each call (ADR 0028)
     "socket_connect_timeout": 2,
     "socket_keepalive": True,
-    "health_check_interval": 10,
+    "health_check_interval": 4,
     "priority_steps": [0],  # one list a queue
     "queue_order_strategy": "round_robin",
     "global_keyprefix": "usage:",
 }
 result_backend_transport_options = {"global_keyprefix": "usage:"}
-redis_socket_timeout = 5
+redis_socket_timeout = 3
 redis_socket_connect_timeout = 2
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from tests.chaos import faults
+from tests.chaos.__main__ import silencable
 from tests.chaos.quarter import Sample
 from tests.chaos.world import BEATS, World, running_world
 
@@ -43,3 +44,9 @@ def test_a_task_longer_than_the_grace_is_handed_on(world: World) -> None:
 
 def test_a_sample_of_the_quarter_comes_out_the_same_whoever_is_killed() -> None:
     assert faults.quarter_with_kills(seed=1, sample=SAMPLE).holds
+
+
+def test_threads_whose_database_went_silent_answer_again_and_their_locks_are_free() -> None:
+    with running_world() as world:
+        silencable(world, "threads")
+        assert faults.silent_database(world, "threads", 8).holds
