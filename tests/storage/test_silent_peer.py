@@ -11,7 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from tests.chaos.proxy import Wire
+from tests.storage.test_connecting import PASSWORD, role_with_password
 from usage_tasks.domain.errors import RetryableError
+from usage_tasks.embedded.servers import Servers
 from usage_tasks.storage import silent_peer
 from usage_tasks.storage.engine import Database
 
@@ -192,3 +194,20 @@ def test_keepalives_and_the_bounds_of_the_kernel_are_set(through: Database) -> N
     asked = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
     assert [held.get(name) for name in asked] == ["1", "5", "2", "3", "12000"]
     assert of_server == ["5", "2", "3", "12000"]
+
+
+def test_the_question_is_asked_with_the_password_of_the_connection(servers: Servers, wire: Wire) -> None:
+    role = "usage_test_silent"
+    with role_with_password(servers.database_url, role):
+        url = make_url(address(servers.database_url, wire)).set(username=role, password=PASSWORD)
+        database = Database(url.render_as_string(hide_password=False))
+        with pytest.raises(RetryableError, match="the server waits for this client"):
+            lose_the_answer(database, wire)
+        database.dispose()
+
+
+def lose_the_answer(database: Database, wire: Wire) -> None:
+    with database.transaction() as connection:
+        wire.silence()
+        wire.speak()
+        connection.execute(text("SELECT 1"))
