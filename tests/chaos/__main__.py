@@ -44,10 +44,11 @@ def silent_network() -> Iterator[Callable[[], Line]]:
     """A network that forwards nothing and ends no connection, before the database and before the broker."""
     seconds = number("CHAOS_SILENCE", 30)
     for worker in SILENCED:
-        with running_world() as world:
-            silencable(world, worker)
-            yield lambda world=world, worker=worker: faults.silent_database(world, worker, seconds)  # type: ignore[misc]  # a default binds it
-            yield lambda world=world, worker=worker: faults.silent_broker(world, worker, seconds)  # type: ignore[misc]  # as above
+        # A world for each: what was cut off in one comes back later, and takes a worker's time.
+        for silent in (faults.silent_database, faults.silent_broker):
+            with running_world() as world:
+                silencable(world, worker)
+                yield lambda world=world, worker=worker, silent=silent: silent(world, worker, seconds)  # type: ignore[misc]  # defaults bind them
 
 
 def silencable(world: World, worker: str) -> None:
