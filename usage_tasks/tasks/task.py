@@ -75,6 +75,14 @@ class ArgumentsError(PermanentError):
     """A task was called with arguments that it does not take; the message names each."""
 
 
+class UsageTask(Task[Any, Any]):
+    """A task whose message may name any argument: an unknown one is refused by its name, `self` like another."""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the task. Celery's own method has a parameter `self`, which an argument of that name would hit."""
+        return self.run(*args, **kwargs) if "self" in kwargs else super().__call__(*args, **kwargs)
+
+
 def task(
     *,
     name: str,
@@ -101,6 +109,7 @@ def task(
         run.__doc__, run.__module__, run.__name__ = function.__doc__, function.__module__, function.__name__
         seconds = time_limit // timedelta(seconds=1)
         return shared_task(
+            base=UsageTask,
             name=name,
             bind=True,
             typing=False,
