@@ -53,7 +53,10 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
             "operations.migrate:migrate",
             "Bring the database to this version: its schema, then the price list of the configuration file.",
         ),
-        "settings": CommandEntry("operations.settings:settings", "Check the settings and print them, without secrets."),
+        "settings": CommandEntry(
+            "operations.settings:settings",
+            "Check the settings and print them, without secrets, as a configuration file.",
+        ),
         "schemas": CommandEntry(
             "operations.schemas:schemas",
             "Print the JSON Schema of every task's arguments, and of every message to the platform, by name.",

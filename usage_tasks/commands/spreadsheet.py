@@ -1,8 +1,8 @@
 """CSV for people who open it in a spreadsheet, where a cell may be a program.
 
-A text that a spreadsheet would take for a formula gets an apostrophe in front: it is shown as text. Numbers stay numbers,
-also below 0. A text with a separator of any country is quoted: where a comma is the decimal sign, a semicolon begins a
-cell. Source: https://owasp.org/www-community/attacks/CSV_Injection
+A text that a spreadsheet would take for a formula gets an apostrophe in front, which makes it a text. Numbers stay
+numbers. A text with a separator of any country is quoted: where a comma is the decimal sign, a semicolon begins a cell.
+Source: https://owasp.org/www-community/attacks/CSV_Injection
 """
 
 import re
