@@ -65,11 +65,13 @@ def _beat(**_: object) -> None:
 
 
 @signals.worker_init.connect
-def _serve_metrics(**_: object) -> None:
-    from usage_tasks.telemetry.metrics import serve_metrics  # noqa: PLC0415 - only a worker has metrics to show
+def _serve_metrics(sender: Any, **_: object) -> None:
+    from celery.concurrency import get_implementation  # noqa: PLC0415 - only a worker has a pool
 
-    if port := os.environ.get("USAGE_METRICS_PORT"):
-        serve_metrics(int(port))
+    from usage_tasks.telemetry.serving import serve_as_configured  # noqa: PLC0415 - only a worker has metrics to show
+
+    pool = get_implementation(sender.pool_cls)
+    serve_as_configured(forks=pool.__module__ == "celery.concurrency.prefork")
 
 
 @signals.worker_shutting_down.connect
