@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from usage_tasks.coordination.celery_internals.queues import read_queues
 from usage_tasks.coordination.dead_letters import count_dead_letters
 from usage_tasks.domain.errors import RetryableError
+from usage_tasks.listening import translated
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
 from usage_tasks.storage.operations.backlog import read_backlog
@@ -129,5 +130,6 @@ def exporter(
     address: Annotated[str, typer.Option()] = "127.0.0.1",
 ) -> None:
     """Show Prometheus what waits in the broker and the tables, on /metrics; one for an installation is enough."""
-    start_http_server(port, addr=address, registry=registry_of(runtime()))
+    with translated("--address and --port", address, port):
+        start_http_server(port, addr=address, registry=registry_of(runtime()))
     threading.Event().wait()
