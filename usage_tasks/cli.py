@@ -1,7 +1,7 @@
 """`usage-tasks`: the table of the commands. A command's module is imported when the command is run, not before.
 
-Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage (also: a server refuses the password), 75 try
-again later (a server is busy or away).
+Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage (also: a server refuses the password, another
+process listens on the port), 75 try again later (a server is busy or away).
 """
 
 import os

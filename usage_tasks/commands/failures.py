@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from alembic.util import CommandError
 from kombu.exceptions import OperationalError
 from redis import exceptions as redis_errors
 
@@ -36,6 +37,8 @@ def find_failure(error: Exception) -> Failure | None:
     """Return how a command ends by this error; None for a bug, whose traceback is wanted."""
     if isinstance(error, PermanentError | SettingsError | ConnectionSettingsError):
         return Failure(str(error), USAGE_ERROR)
+    if isinstance(error, CommandError):
+        return Failure(f"database schema: {_first_line(error)}: it is a newer version's", USAGE_ERROR)
     if not isinstance(error, (RetryableError, *_OF_REDIS)):
         return None
     # The clients of Redis and Celery wrap the error that has the cause. Causes of another server's error do not count.

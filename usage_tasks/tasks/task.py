@@ -1,5 +1,6 @@
 """How every task runs: arguments checked, its caller admitted, ids bound into the logs, one line an outcome."""
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -157,7 +158,8 @@ def _run(
         outcome = "refused"
         if isinstance(error, AccessError):
             ACCESS_REFUSED.labels(name).inc()
-        log.warning("task.refused", reason=str(error))
+        # Who calls directly, as a command does, gets the error itself and shows it.
+        log.log(logging.INFO if request.called_directly else logging.WARNING, "task.refused", reason=str(error))
         raise
     finally:
         elapsed = time.perf_counter() - started
