@@ -144,3 +144,9 @@ def test_the_command_line_has_the_options(environment: dict[str, str], tmp_path:
     for options in ((), ("--map", "id"), ("--map", "id=instance_id")):
         refused = run(*options)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+
+
+@pytest.mark.holds("usage.empty-time")
+def test_an_empty_field_is_a_time_that_is_left_out(rt: Runtime, tmp_path: Path) -> None:
+    content = table(more=("stopped_at", "created_at")).replace("=1;2", "").encode()
+    expect_the_rows(rt, write(tmp_path, content), ColumnRules())

@@ -39,6 +39,7 @@ def expect_refusal(process: subprocess.Popen[str], port: int, *words: str) -> No
     assert [word for word in (f"port {port}", *words) if word not in said] == []
 
 
+@pytest.mark.holds("receiver.one-port")
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "localhost", "::"])  # noqa: S104 - what is tested
 def test_a_second_receiver_on_a_port_does_not_start_and_the_first_answers_all(
     tmp_path: Path, broker: str, address: str
@@ -52,6 +53,7 @@ def test_a_second_receiver_on_a_port_does_not_start_and_the_first_answers_all(
     drain(broker)
 
 
+@pytest.mark.holds("receiver.one-port")
 @pytest.mark.skipif(not LINUX, reason="a name in the network's namespace")
 def test_of_receivers_that_start_at_once_one_serves(broker: str) -> None:
     port = free_port()
@@ -83,6 +85,7 @@ def test_it_starts_again_at_once_after_it_ended_and_after_connections(tmp_path: 
         assert "can't listen" not in said
 
 
+@pytest.mark.holds("receiver.one-port")
 def test_a_worker_that_is_replaced_gets_the_port_again(tmp_path: Path, broker: str) -> None:
     with running_receiver(tmp_path, broker, code=SERVE, environ=MINE | {"REDIS_URL": broker}) as receiver:
         (before,) = receiver.workers()
