@@ -64,6 +64,7 @@ traceability: $(VENV)/.dev
 # Every figure beside its floor or peer; a table, and .data/bench.json.
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.past
 	$(BIN)/python -m tests.benchmarks.sync
 	$(BIN)/python -m tests.benchmarks.tasks
 	$(BIN)/python -m tests.benchmarks.startup

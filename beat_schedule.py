@@ -1,15 +1,16 @@
 """When beat ticks: data, from the configuration file. An empty schedule switches its job off.
 
 Beat is a dumb ticker: two of them do no harm, for a tick names a due time and the database runs each due time once.
-A tick that finds no worker expires instead of piling up.
+A tick has no expiry, which would be a time of beat's clock and be compared with a worker's. While one waits in its
+queue, beat sends no other (docs/adr/0027).
 """
 
 from datetime import timedelta
 from typing import Any
 
 from usage_tasks.settings import Settings
+from usage_tasks.telemetry.headers import TICK
 
-_EXPIRES_SHARE = 0.9
 _SWEEP = timedelta(minutes=1)
 # A beat counts from its own start: were a daily job ticked once a day, frequent deployments would starve it. Ticks
 # between due times cost a look at job_run; a due time that was missed is found by the next one.
@@ -35,5 +36,5 @@ def make_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _tick(name: str, period: timedelta, *, kwargs: dict[str, Any]) -> dict[str, Any]:
-    options = {"expires": period.total_seconds() * _EXPIRES_SHARE, "ignore_result": True}
+    options = {"headers": {TICK: True}, "ignore_result": True}
     return {"task": name, "schedule": period, "kwargs": kwargs, "options": options}

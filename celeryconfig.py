@@ -84,7 +84,7 @@ worker_send_task_events = False  # a fifth of the throughput; `-E` where Flower 
 
 beat_schedule = make_beat_schedule(_settings)
 # In memory: the database knows what is due, not a file of beat's. It writes a heartbeat too.
-beat_scheduler = "usage_tasks.worker.heartbeat:BeatingScheduler"
+beat_scheduler = "usage_tasks.worker.beat:BeatingScheduler"
 beat_max_loop_interval = 5
 timezone = "UTC"
 enable_utc = True

@@ -1,5 +1,6 @@
 """Probes: true, and cheap."""
 
+import json
 import os
 import resource
 import subprocess
@@ -15,12 +16,20 @@ from usage_tasks.embedded.redis import running_redis
 from usage_tasks.health import LIVE_SECONDS_MAX, READY_SECONDS_MAX, main, write_heartbeat
 
 CPU_SECONDS_MAX = 0.3
+DAY_SECONDS = 86_400
+
+
+def rewrite(directory: Path, **values: object) -> Path:
+    """Change what a heartbeat says; None takes a value out."""
+    file = directory / "worker.usage@here.json"
+    heartbeat = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({name: value for name, value in heartbeat.items() if value is not None}))
+    return file
 
 
 def aged(directory: Path, seconds: float, *, port: int = 1) -> dict[str, str]:
     write_heartbeat(directory, "worker", "usage@here", broker=("127.0.0.1", port))
-    then = time.time() - seconds
-    os.utime(directory / "worker.usage@here.json", (then, then))
+    rewrite(directory, beat_at=time.monotonic() - seconds)
     return {"USAGE_HEARTBEAT_DIR": str(directory)}
 
 
@@ -28,6 +37,31 @@ def test_a_fresh_heartbeat_is_ready_and_an_old_one_is_not(tmp_path: Path) -> Non
     assert main(["worker"], aged(tmp_path, READY_SECONDS_MAX - 5)) == 0
     assert main(["worker"], aged(tmp_path, READY_SECONDS_MAX + 5)) == 1
     assert main(["worker", "--live"], aged(tmp_path, READY_SECONDS_MAX + 5)) == 0
+
+
+def test_a_jump_of_the_machine_s_clock_is_no_silence_and_hides_none(tmp_path: Path) -> None:
+    environment = aged(tmp_path, 0)
+    file = tmp_path / "worker.usage@here.json"
+    for jump in (-DAY_SECONDS, DAY_SECONDS):  # what the file's time then looks like
+        os.utime(file, (time.time() + jump, time.time() + jump))
+        assert main(["worker"], environment) == 0
+    environment = aged(tmp_path, READY_SECONDS_MAX + 5)
+    os.utime(file, (time.time() + DAY_SECONDS, time.time() + DAY_SECONDS))
+    assert main(["worker"], environment) == 1
+
+
+def test_a_heartbeat_of_before_the_machine_started_is_old(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = aged(tmp_path, -DAY_SECONDS)
+    assert main(["worker"], environment) == 1
+    assert "before this machine started" in capsys.readouterr().out
+
+
+def test_a_process_of_an_earlier_version_is_judged_by_its_file(tmp_path: Path) -> None:
+    environment = aged(tmp_path, 0)
+    file = rewrite(tmp_path, beat_at=None)
+    assert main(["worker"], environment) == 0
+    os.utime(file, (time.time() - READY_SECONDS_MAX - 5,) * 2)
+    assert main(["worker"], environment) == 1
 
 
 def test_silence_is_death_only_while_the_broker_can_be_reached(tmp_path: Path) -> None:

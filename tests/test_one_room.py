@@ -55,6 +55,21 @@ def test_it_is_found_where_else_it_is_written(source: str) -> None:
     assert any(re.search(pattern, text) for pattern, _ in ROOMS for text in texts_in(source))
 
 
+LEASE_COMPARED = r"claimed_until IS NULL OR|next_attempt_at <="
+
+
+def test_no_statement_judges_by_itself_whether_a_lease_is_over() -> None:
+    storage = PACKAGE / "storage"
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in storage.rglob("*.py")
+        if "migrations" not in path.parts
+        and any(re.search(LEASE_COMPARED, part) for part in texts_in(path.read_text()))
+    }
+    assert found == set(), "take is_free and is_due of storage/leases.py: a clock may have been set back"
+    assert any(re.search(LEASE_COMPARED, part) for part in texts_in("f(f'(claimed_until IS NULL OR {x} < {now})')"))
+
+
 def clock_reads_in_transactions(source: str) -> Iterator[str]:
     """Find each reading of the clock in a transaction: it takes a second connection, and threads share five.
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.clocks import shift_database_clock
+from tests.database_clock import shift_database_clock
 from tests.factories import START, SYSTEM, call, team
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import InvalidInputError

@@ -34,6 +34,7 @@ app = Celery(
         "usage_tasks.tasks.stripe.events",
         "usage_tasks.tasks.stripe.review",
         "usage_tasks.tasks.maintenance",
+        "usage_tasks.worker.broker_time",
     ],
 )
 app.config_from_object(os.environ.get("CELERY_CONFIG_MODULE", "usage_tasks.celery_files.celeryconfig"))

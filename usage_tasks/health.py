@@ -1,7 +1,8 @@
 """`usage-tasks health`: is a process of this machine alive, is it ready? Cheap enough for probes: imports no library.
 
 A worker and a beat write a heartbeat file every few seconds, in the directory that USAGE_HEARTBEAT_DIR names. A worker
-writes it from the loop that takes messages, so that it grows old while the broker is away.
+writes it from the loop that takes messages, so that it grows old while the broker is away. Its age is counted by the
+machine's monotonic clock, which no jump of the other one moves.
 
     usage-tasks health worker|beat|webhook|all [--live]
 
@@ -17,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from math import isinf
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +36,7 @@ def write_heartbeat(directory: Path, kind: str, name: str, *, broker: Sequence[o
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"{kind}.{name}.json"
     fresh = file.with_suffix(f".{os.getpid()}")
-    fresh.write_text(json.dumps({"pid": os.getpid(), "broker": list(broker)}))
+    fresh.write_text(json.dumps({"pid": os.getpid(), "broker": list(broker), "beat_at": time.monotonic()}))
     fresh.replace(file)
 
 
@@ -50,9 +52,9 @@ def check_heartbeats(directory: Path, kind: str, *, live: bool) -> list[tuple[st
 
 def _judge(file: Path, *, live: bool) -> str | None:
     try:
-        age = time.time() - file.stat().st_mtime
         heartbeat = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        age = _age(heartbeat, file)
+    except (OSError, ValueError, TypeError) as error:
         return f"its heartbeat cannot be read: {error}"
     if not _exists(heartbeat["pid"]):
         return f"process {heartbeat['pid']} is gone"
@@ -60,7 +62,23 @@ def _judge(file: Path, *, live: bool) -> str | None:
         return None
     if live and not _reaches(heartbeat["broker"]):
         return None
-    return f"its last heartbeat is {age:.0f} s old"
+    return (
+        "its last heartbeat is of before this machine started"
+        if isinf(age)
+        else f"its last heartbeat is {age:.0f} s old"
+    )
+
+
+def _age(heartbeat: Mapping[str, Any], file: Path) -> float:
+    """Return the age of a heartbeat in seconds, by the machine's monotonic clock: a jump of its clock is no silence.
+
+    A heartbeat later than that clock shows is of before the machine was started: as old as can be. A process of an
+    earlier version writes none, and its file's time counts.
+    """
+    if "beat_at" not in heartbeat:
+        return time.time() - file.stat().st_mtime
+    age = time.monotonic() - float(heartbeat["beat_at"])
+    return age if age >= 0 else float("inf")
 
 
 def _exists(pid: int) -> bool:

@@ -63,6 +63,8 @@ class Runtime:
             meter_event_name=self.settings.stripe_meter_event_name,
             api_base=self.settings.stripe_api_base,
             admission=Pacer(self.redis, calls_per_second=self.settings.stripe_calls_per_second).call,
+            clock=self.database.read_clock,
+            bounded=not self.settings.test_clock,
         )
 
     @cached_property

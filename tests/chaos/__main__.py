@@ -1,9 +1,10 @@
 """`python -m tests.chaos [part ...]`: faults done to real processes, and the matrix fault x outcome x recovery.
 
-Parts: servers, stopping, beats, memory, kills; all of them unless named. CHAOS_CUT (30) seconds of a cut network,
-CHAOS_TASKS (100000) through one child, CHAOS_RUNS (20) seeded runs from CHAOS_SEED (1) on. A run is the whole real
-quarter, its 17,900 sessions reported and ticked every 3 days, while a child, the whole worker and one of two beats are
-killed at random moments; CHAOS_SAMPLE=1 makes it every 60th session, ticked every 12 days.
+Parts: servers, stopping, guard, beats, memory, kills, clocks; all of them unless named. CHAOS_CUT (30) seconds of a cut
+network, CHAOS_TASKS (100000) through one child, CHAOS_STORM (60) seconds of load while clocks jump, CHAOS_RUNS (20)
+seeded runs from CHAOS_SEED (1) on. A run is the whole real quarter, its 17,900 sessions reported and ticked every 3
+days, while a child, the whole worker and one of two beats are killed at random moments; CHAOS_SAMPLE=1 makes it every
+60th session, ticked every 12 days.
 """
 
 import json
@@ -11,9 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from tests.chaos import clocks as clock_faults
 from tests.chaos import faults
 from tests.chaos.faults import Line
 from tests.chaos.world import BEATS, running_world
@@ -47,6 +50,12 @@ def stopping() -> Iterator[Callable[[], Line]]:
         yield lambda: faults.terminated(world, nap=8)
 
 
+def guard() -> Iterator[Callable[[], Line]]:
+    """Nothing is wrong, and everything is left alone."""
+    with running_world() as world:
+        yield lambda: faults.beside_retries(world, seconds=35, retries=50)
+
+
 def beats() -> Iterator[Callable[[], Line]]:
     """Two beats, then one."""
     with running_world("work", *BEATS) as world:
@@ -72,7 +81,22 @@ def kills() -> Iterator[Callable[[], Line]]:
         yield lambda seed=seed: faults.quarter_with_kills(seed, sample)  # type: ignore[misc]  # a default binds it
 
 
-PARTS: Final = {each.__name__: each for each in (servers, stopping, beats, memory, kills)}
+def clocks() -> Iterator[Callable[[], Line]]:
+    """Hosts up to 124 days apart, whose clocks jump, and a database whose clock is set back."""
+    begun = {"work": timedelta(0), "work 2": clock_faults.AHEAD, "beat 1": -clock_faults.AHEAD}
+    with clock_faults.clocks_world(begun) as world:
+        yield lambda: clock_faults.skewed_ticks(world)
+        yield lambda: clock_faults.skewed_retries(world)
+        yield lambda: clock_faults.skewed_redelivery(world)
+        yield lambda: clock_faults.jumping_beat(world)
+        yield lambda: clock_faults.storm(world, seconds=number("CHAOS_STORM", 60), seed=number("CHAOS_SEED", 1))
+        yield lambda: clock_faults.database_set_back(world)
+    with clock_faults.clocks_world({"all": timedelta(0)}) as world:
+        for earlier_beat in (False, True):
+            yield lambda earlier_beat=earlier_beat: clock_faults.away(world, earlier_beat=earlier_beat)  # type: ignore[misc]  # a default binds it
+
+
+PARTS: Final = {each.__name__: each for each in (servers, stopping, guard, beats, memory, kills, clocks)}
 
 
 def lines(names: Sequence[str]) -> Iterator[Callable[[], Line]]:

@@ -13,6 +13,9 @@ from typing import Any, Final
 
 from tests.chaos.quarter import ACTOR, Killer, Sample, calm, is_whole, walk
 from tests.chaos.world import BEATS, World, running_world
+from tests.worker.guard_run import expected as expected_beside
+from tests.worker.guard_run import run_beside_retries
+from tests.worker.workers import make_workers
 from usage_tasks.demo.quarter import load_quarter, reports_between
 from usage_tasks.demo.replay import BEGIN, END
 
@@ -145,6 +148,19 @@ def poison(world: World) -> Line:
     assert int(world.redis.get(mark) or 0) == 2, "one attempt and one retry"
     works(world)
     return line("poison message", "2 attempts, parked", seconds, 40)
+
+
+def beside_retries(world: World, *, seconds: float, retries: int) -> Line:
+    """A healthy task of this length beside retries that wait, in both pools: no fault, so nothing may act."""
+    environment = {name: value for name, value in world.environment.items() if name != "CELERY_CONFIG_MODULE"}
+    workers = make_workers(environment, world.redis_url, world.directory)
+    with workers.stack:
+        started = time.monotonic()
+        found = run_beside_retries(workers, seconds=seconds, retries=retries)
+        took = time.monotonic() - started
+    assert found == expected_beside(retries), found
+    fault = f"a task of {seconds:g} s beside {retries} waiting retries"
+    return line(fault, "prefork and threads: ran once, same connection, nothing parked", took, seconds + 30)
 
 
 def terminated(world: World, *, nap: float = 0, ticking: bool = False) -> Line:

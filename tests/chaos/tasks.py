@@ -8,11 +8,13 @@ from datetime import timedelta
 from celery import shared_task
 
 from usage_tasks.domain.access import Role
+from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import runtime
 from usage_tasks.tasks.task import LOST_WORKER_ATTEMPTS_MAX, LOST_WORKER_DELAY_SECONDS, Retry, task
 from usage_tasks.wire.values import ActorText, Attribution, Moment
 
 ONCE_MORE = Retry(attempts_max=1, first=timedelta(seconds=1), longest=timedelta(seconds=1))
+PATIENT = Retry(attempts_max=8, first=timedelta(minutes=2), longest=timedelta(minutes=2))
 
 
 @task(name="maintenance.chaos_poison", time_limit=timedelta(minutes=1), retry=ONCE_MORE)
@@ -28,6 +30,14 @@ def nap(mark: str, seconds: float) -> str:
     runtime().redis.incr(f"{mark} begun")
     time.sleep(seconds)
     runtime().redis.incr(f"{mark} ended")
+    return mark
+
+
+@task(name="maintenance.chaos_busy", time_limit=timedelta(minutes=1), retry=ONCE_MORE)
+def busy(mark: str) -> str:
+    """Find the world busy the first time."""
+    if runtime().redis.incr(mark) == 1:
+        raise RetryableError(mark)
     return mark
 
 
@@ -70,3 +80,10 @@ def gate(mark: str) -> None:
         if client.blpop([f"{mark} open"], timeout=1):
             return
     raise TimeoutError(mark)
+
+
+@task(name="maintenance.chaos_waiting", time_limit=timedelta(minutes=1), retry=PATIENT)
+def waiting(mark: str) -> None:
+    """Find the world busy, and wait for a retry."""
+    runtime().redis.incr(f"{mark} waiting")
+    raise RetryableError("busy")

@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -31,15 +33,19 @@ from usage_tasks.health import check_heartbeats
 AWAY: Final = (OperationalError, RedisError, OSError)
 ANSWER_SECONDS: Final = 4
 GIVE_UP_SECONDS: Final = 70
-WORKERS: Final = {"work": "usage,maintenance"}
+WORKERS: Final = {"work": "usage,maintenance", "work 2": "usage,maintenance"} | {
+    "all": "usage,billing,stripe,directory,maintenance"
+}
 BEATS: Final = ("beat 1", "beat 2")
 
 
 class World:
     """What runs. Processes that end are started again by `supervise`, which everything that waits calls."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, object] = MappingProxyType({})) -> None:
+        """Without a test clock in `settings`, each process has a host's clock of its own: `set_clock`."""
         self.directory = directory
+        self._settings = settings
         self._stacks: dict[str, ExitStack] = {}
         self._processes: dict[str, Any] = {}
         self._wanted: list[str] = []
@@ -70,11 +76,14 @@ class World:
             "creditsPerMinuteByWorkspaceClass": CREDITS_PER_MINUTE,
             "defaultSpendingLimit": {"forTeams": 500, "forUsers": 100},
             "testClock": True,
-        }
+        } | dict(self._settings)
         configuration.write_text(json.dumps(document))
+        credentials = self.directory / "stripe.json"
+        credentials.write_text(json.dumps({"secretKey": "sk_test_nobody"}))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("USAGE_", "STRIPE_"))}
         return inherited | {
             "USAGE_CONFIG": str(configuration),
+            "USAGE_STRIPE_CREDENTIALS_FILE": str(credentials),
             "USAGE_HEARTBEAT_DIR": str(self.directory / "heartbeats"),
             "DATABASE_URL": self.database_url,
             "REDIS_URL": f"redis://127.0.0.1:{self.wire.port}/0",
@@ -108,12 +117,21 @@ class World:
         if name in BEATS:
             arguments = ["-A", "tests.chaos.app", "beat", "--pidfile="]
         else:
-            arguments = ["-A", "tests.chaos.app", "worker", f"--queues={WORKERS[name]}", f"--hostname={name}@chaos"]
+            arguments = [
+                "-A",
+                "tests.chaos.app",
+                "worker",
+                f"--queues={WORKERS[name]}",
+                f"--hostname={name.replace(' ', '_')}@chaos",
+            ]
             arguments += ["--pool=prefork", "--concurrency=1", "--without-mingle", "--without-gossip"]
+        program = ["-m", "celery"]
+        if (clock := self._clock_file(name)).exists():
+            program = ["-m", "tests.chaos.host_clock", str(clock), "celery"]
         stack = self._stacks[name] = ExitStack()
         self._processes[name] = stack.enter_context(
             child_process(
-                [sys.executable, "-m", "celery", *arguments, "--loglevel=INFO"],
+                [sys.executable, *program, *arguments, "--loglevel=INFO"],
                 name=name,
                 log=self.directory / f"{name}.log",
                 environment=self.environment,
@@ -121,12 +139,25 @@ class World:
             )
         )
 
+    def _clock_file(self, name: str) -> Path:
+        return self.directory / f"{name}.clock"
+
+    def set_clock(self, name: str, ahead: timedelta) -> None:
+        """Set the clock of the host of a worker or a beat: before it starts, then as often as it is to jump."""
+        fresh = self._clock_file(f"{name} fresh")
+        fresh.write_text(str(ahead.total_seconds()))
+        fresh.replace(self._clock_file(name))
+
     def supervise(self) -> None:
         """Start again whatever has ended, as every installation's supervisor does."""
         for name in self._wanted:
             if self._processes[name].poll() is not None:
                 self._stacks.pop(name).close()
                 self._start(name)
+
+    def running(self) -> Sequence[str]:
+        """Return the names of the workers and beats that are kept running."""
+        return tuple(self._wanted)
 
     def pid(self, name: str) -> int:
         """The process of a worker or beat."""
@@ -224,10 +255,16 @@ class World:
 
 
 @contextmanager
-def running_world(*names: str) -> Iterator[World]:
-    """A world with these workers and beats."""
+def running_world(
+    *names: str,
+    settings: Mapping[str, object] = MappingProxyType({}),
+    clocks: Mapping[str, timedelta] = MappingProxyType({}),
+) -> Iterator[World]:
+    """A world with these workers and beats; `clocks` sets those of their hosts."""
     with server_directory() as directory:
-        world = World(directory)
+        world = World(directory, settings)
+        for name, ahead in clocks.items():
+            world.set_clock(name, ahead)
         try:
             world.start(*names)
             yield world

@@ -4,10 +4,13 @@ import logging
 import time
 from typing import Any
 
+import pytest
 from celery import Celery
 from prometheus_client.openmetrics.exposition import generate_latest
+from sqlalchemy import text
 from structlog.contextvars import bound_contextvars
 
+from tests.database_clock import set_database_clock
 from tests.factories import DAY, HOUR, START, record, session_report, stopped_report
 from usage_tasks.celery import app
 from usage_tasks.commands.operations.exporter import registry_of
@@ -58,6 +61,24 @@ def test_the_tables_show_what_is_late(rt: Runtime) -> None:
     assert seen["usage_unposted_oldest_age_seconds"] == 23 * 3600
     assert seen['usage_job_lag_seconds{job="billing.sync"}'] == 0
     assert seen['usage_exporter_up{part="database"}'] == 1
+
+
+def test_clocks_that_differ_and_slots_of_the_future_are_shown(rt: Runtime, database_url: str) -> None:
+    TestClock(rt.redis).advance(START)
+    seen = figures(rt)
+    assert abs(seen['usage_clock_skew_seconds{peer="database"}']) < 2
+    assert abs(seen['usage_clock_skew_seconds{peer="redis"}']) < 2
+    assert seen["usage_database_clock_set_back_seconds"] == 0
+    assert seen['usage_job_slot_of_the_future{job="usage.reconcile"}'] == 0
+    with rt.transaction() as connection:
+        taken = "INSERT INTO job_run (job, slot, outcome) VALUES ('usage.reconcile', :slot, 'done')"
+        connection.execute(text(taken), {"slot": START + HOUR})
+    set_database_clock(database_url, -HOUR)
+    rt.database.dispose()
+    seen = figures(rt)
+    assert seen['usage_clock_skew_seconds{peer="database"}'] == pytest.approx(-3600, abs=2)
+    assert seen["usage_database_clock_set_back_seconds"] == pytest.approx(3600, abs=5)
+    assert seen['usage_job_slot_of_the_future{job="usage.reconcile"}'] == 1
 
 
 def test_a_request_s_id_travels_from_the_sender_to_the_message(rt: Runtime, caplog: Any) -> None:

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from celery import Celery, bootsteps
 
-from usage_tasks.coordination.celery_internals.consumer import count_unworked
+from usage_tasks.coordination.celery_internals.consumer import find_unworked
 from usage_tasks.coordination.celery_internals.routing import list_consumed_queues
 from usage_tasks.worker.heartbeat import WorkerHeartbeat
 
 LOOKED: Final = "looked"
 BESIDE: Final = "beside"
+WAITING: Final = 8
+"""More than the prefetch limit, which Celery raises for each message that waits for its time."""
 
 _consumers: list[Any] = []
 
@@ -37,22 +39,38 @@ def make_app(broker_url: str) -> Celery:
     app.conf.update(task_acks_late=True, worker_prefetch_multiplier=4, worker_redirect_stdouts=False)
     app.steps["consumer"].add(Look)
 
-    @app.task(name="look")
+    @app.task(name="look", shared=False)
     def look() -> None:
         (consumer,) = _consumers
-        seen: dict[str, Any] = {"queues": sorted(list_consumed_queues(app)), "at_work": count_unworked(consumer)}
+        held = consumer.task_consumer.channel.qos._delivered
+        seen: dict[str, Any] = {"queues": sorted(list_consumed_queues(app)), "held": len(held)}
+        seen["at_work"] = len(find_unworked(consumer))
         heartbeat = WorkerHeartbeat(consumer)
         heartbeat.check_leak(consumer)
         # A message that the channel delivered, and that no task of this worker stands for.
         message = consumer.task_consumer.channel.basic_get(BESIDE, no_ack=False)
-        seen["one_leaked"] = count_unworked(consumer)
+        seen["one_leaked"] = len(find_unworked(consumer))
         seen["checks"] = [_check_leak(heartbeat, consumer) for _ in range(2)]
         message.ack()
-        seen["acknowledged"] = count_unworked(consumer)
+        seen["acknowledged"] = len(find_unworked(consumer))
         print(json.dumps(seen), flush=True)  # noqa: T201
         os.kill(os.getpid(), signal.SIGTERM)
 
+    @app.task(name="limited", rate_limit="1/h", shared=False)
+    def limited() -> None:
+        """Use up the only token of the hour, or wait for the next one."""
+
     return app
+
+
+def send_normal_states(app: Celery) -> int:
+    """Send messages that a worker holds for long without being at fault; return how many it holds beside `look`."""
+    for _ in range(WAITING):
+        app.send_task("look", queue=LOOKED, countdown=3600)
+        app.send_task("limited", queue=LOOKED, countdown=3600)
+    for _ in range(2):
+        app.send_task("limited", queue=LOOKED)
+    return 2 * WAITING + 1
 
 
 def _check_leak(heartbeat: WorkerHeartbeat, consumer: Any) -> str:

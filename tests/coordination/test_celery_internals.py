@@ -4,28 +4,38 @@ import ast
 import inspect
 import json
 import logging
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
+from amqp.channel import Channel as AmqpChannel
 from celery import Celery
 from celery.app import trace
 from celery.worker import strategy
 from kombu import Connection, Exchange, Producer, Queue
+from kombu.transport import redis as transport
 from kombu.transport.redis import Channel
 from redis import Redis
 
 import usage_tasks
 import usage_tasks.celery
-from tests.coordination.look_into_worker import BESIDE, LOOKED, make_app
+from tests.coordination.look_into_worker import BESIDE, LOOKED, make_app, send_normal_states
+from usage_tasks.coordination.broker_clock import BrokerClock
 from usage_tasks.coordination.celery_internals import SERIES, is_known
+from usage_tasks.coordination.celery_internals.consumer import find_unworked
 from usage_tasks.coordination.celery_internals.message import publish_arguments
 from usage_tasks.coordination.celery_internals.queues import PREFIX, QueueState, read_queues
+from usage_tasks.coordination.celery_internals.request import SkewedRequest
 from usage_tasks.coordination.celery_internals.routing import find_queue
+from usage_tasks.coordination.celery_internals.visibility import judge_by
 from usage_tasks.telemetry.headers import PUBLISHED_AT, REQUEST_ID, stamp
 from usage_tasks.telemetry.logs import configure_logging
 
@@ -38,6 +48,7 @@ DOCUMENTED: Final = frozenset(
         "celery.beat",
         "celery.exceptions",
         "celery.result",
+        "celery.schedules",
         "celery.signals",
         "celery.states",
         "kombu",
@@ -47,7 +58,10 @@ DOCUMENTED: Final = frozenset(
 )
 OTHERS: Final = frozenset({"_mapping", "_asdict", "_exit", "_epoch"})
 """Underscored names that are no library's internals: SQLAlchemy's and the standard library's documented ones, ours."""
-INTERNAL: Final = frozenset({"amqp", "qos", "task_consumer", "reserved_requests", "consume_from"})
+INTERNAL: Final = frozenset(
+    {"amqp", "qos", "task_consumer", "reserved_requests", "active_requests", "scheduled_requests", "task_buckets"}
+    | {"consume_from", "on_unknown_task"}
+)
 """Internals without an underscore."""
 
 
@@ -152,10 +166,70 @@ def test_the_channel_asks_for_its_connections_parameters_by_this_method(redis_ur
         assert channel.connection.client is connection
 
 
+def test_kombu_asks_for_the_time_of_a_message_by_this_name_and_at_these_places(redis_url: str) -> None:
+    asking = re.compile(r"(?<![.\w])time\(\)")
+    methods = (transport.QoS.append, transport.QoS.restore_visible)
+    found = [len(asking.findall(inspect.getsource(each))) for each in methods]
+    assert (found, len(asking.findall(inspect.getsource(transport)))) == ([2, 1], 3)
+    assert "time" in vars(transport)
+
+
+def test_what_a_worker_of_any_clock_has_taken_stands_there_by_the_broker_s(
+    app: Celery, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "time", time.time)
+    with Redis.from_url(redis_url) as redis:
+        clock = BrokerClock(lambda: redis)
+        # A host whose clock is 62 days ahead, which is what counts until the broker has answered.
+        clock._ahead += 62 * 86400
+        assert judge_by(clock)
+        assert not judge_by(clock, "5.8.0")
+        app.send_task("stripe.receive_event")
+        with app.connection_for_read() as connection:
+            channel: Any = connection.default_channel
+            assert channel.basic_get("stripe", no_ack=False)
+            ((_, taken_at),) = redis.zrange(f"{PREFIX}unacked_index", 0, -1, withscores=True)
+            assert abs(taken_at - redis.time()[0]) < 5
+    lost = BrokerClock(lambda: Redis(port=1))
+    assert abs(lost() - time.time()) < 5  # the host's, until the broker answers
+
+
+@pytest.mark.holds("clocks.waits", "clocks.ticks")
+def test_a_message_is_taken_up_by_no_time_of_its_sender_s(app: Celery) -> None:
+    @app.task(name="stripe.of_this_test", shared=False)
+    def task() -> None:
+        """Do nothing."""
+
+    ahead, now = timedelta(days=62), datetime.now(UTC)
+    sent_at = {PUBLISHED_AT: (now + ahead).timestamp()}
+    retry = taken_up(app, task, eta=now + ahead + timedelta(seconds=5), headers=sent_at)
+    assert abs((retry.eta - now).total_seconds() - 5) < 3
+    late = taken_up(app, task, eta=now - ahead, headers={PUBLISHED_AT: now.timestamp()})
+    assert abs((late.eta - now).total_seconds()) < 3
+    unknown = taken_up(app, task, eta=now + ahead, headers={PUBLISHED_AT: "soon"})
+    assert unknown.eta == now + ahead
+    assert taken_up(app, task, expires=now - ahead).revoked()
+    tick = taken_up(app, task, expires=now - ahead, headers={"celery_beat_task": True})
+    assert (tick.expires, tick.revoked(), tick.eta) == (None, False, None)
+
+
+def taken_up(app: Celery, task: Any, **options: Any) -> Any:
+    """A message as a worker takes it up."""
+    headers = options.pop("headers", {})
+    app.send_task(task.name, queue="stripe", headers=headers, **options)
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        message = channel.basic_get("stripe", no_ack=True)
+    # The stamp of this process's own sending, if it has loaded the application that stamps.
+    message.headers.update(headers)
+    return SkewedRequest(message, app=app, task=task, hostname="here")
+
+
 @pytest.mark.timeout(120)
 def test_a_worker_counts_what_it_holds_and_nobody_works_on(redis_url: str) -> None:
     app = make_app(redis_url)
     app.send_task("look", queue=BESIDE)
+    waiting = send_normal_states(app)
     app.send_task("look", queue=LOOKED)
     looked = subprocess.run(
         [sys.executable, "-m", "tests.coordination.look_into_worker", redis_url],
@@ -167,6 +241,7 @@ def test_a_worker_counts_what_it_holds_and_nobody_works_on(redis_url: str) -> No
     assert looked.stdout, looked.stderr
     assert json.loads(next(line for line in looked.stdout.splitlines() if line.startswith("{"))) == {
         "queues": [LOOKED],
+        "held": waiting + 1,
         "at_work": 0,
         "one_leaked": 1,
         "checks": [
@@ -175,6 +250,12 @@ def test_a_worker_counts_what_it_holds_and_nobody_works_on(redis_url: str) -> No
         ],
         "acknowledged": 0,
     }
+
+
+def test_a_channel_that_counts_by_itself_holds_nothing_unworked() -> None:
+    channel = AmqpChannel.__new__(AmqpChannel)  # RabbitMQ's, never opened
+    assert not hasattr(channel, "qos")
+    assert find_unworked(SimpleNamespace(task_consumer=SimpleNamespace(channel=channel))) == frozenset()
 
 
 def test_the_loggers_whose_lines_ours_replace_are_celerys() -> None:

@@ -61,6 +61,26 @@ def test_whose_turn_is_too_far_off_is_refused_and_told_when(make: Callable[..., 
     assert timedelta(milliseconds=500) < (refused.value.retry_after or timedelta(0)) <= timedelta(seconds=1)
 
 
+@pytest.mark.holds("clocks.set-back")
+@pytest.mark.parametrize("kept", ["next_at", "paused_until", "open_until"])
+def test_a_clock_that_is_set_back_makes_nobody_wait_so_much_longer(
+    make: Callable[..., Pacer], redis_url: str, kept: str
+) -> None:
+    pacer = make(10, wait_max=timedelta(seconds=2))
+    call(pacer)
+    call(pacer)
+    with redis.Redis.from_url(redis_url) as client:
+        hour, now = 3600 * 1_000_000, int(client.time()[0]) * 1_000_000
+        # What calls of an hour ahead left, half a second before Redis was set right.
+        client.hset(KEY, mapping={"seen_at": now + hour, kept: now + hour + 500_000})
+    started = time.monotonic()
+    with suppress(NotAdmittedError):
+        call(pacer)
+    time.sleep(0.6)
+    call(pacer)
+    assert time.monotonic() - started < 10
+
+
 @pytest.mark.holds("stripe.retry-after")
 def test_after_a_retry_after_everybody_pauses_that_long(make: Callable[..., Pacer]) -> None:
     one, other = make(), make()

@@ -56,12 +56,18 @@ def test_before_the_first_report_the_meter_is_asked_without_the_minute_of_the_cl
 
 
 @pytest.mark.holds("stripe.meter-error", "lesson.runaway")
-@pytest.mark.parametrize("code", ["no_meter", "archived_meter", "timestamp_in_future"])
+@pytest.mark.parametrize("code", ["no_meter", "archived_meter"])
 def test_what_nobody_is_to_blame_for_is_sent_anew_after_growing_pauses_and_parked_in_the_end(code: str) -> None:
     pauses = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
     for resends, pause in enumerate(pauses):
         assert judge_meter_error(code, resends=resends) == (MeterErrorVerdict.SEND_ANEW, pause)
     assert judge_meter_error(code, resends=len(pauses)) == (MeterErrorVerdict.PARK, timedelta(0))
+
+
+@pytest.mark.parametrize(("resends", "hours"), [(1, 1), (2, 6), (3, 6), (100, 6)])
+def test_what_is_early_for_stripes_clock_is_sent_anew_as_often_as_it_takes(resends: int, hours: int) -> None:
+    verdict = judge_meter_error("timestamp_in_future", resends=resends)
+    assert verdict == (MeterErrorVerdict.SEND_ANEW, timedelta(hours=hours))
 
 
 @pytest.mark.holds("stripe.meter-error", "lesson.runaway")

@@ -176,6 +176,8 @@ def test_a_new_report_supersedes_older_pending_ones_of_its_period() -> None:
     older = MeterReport(as_of=AT - SECOND, quantity=1, state=PENDING, period_starts_at=JANUARY)
     assert is_superseded(older, new)
     assert not is_superseded(replace(older, claimed=True), new)
+    assert not is_superseded(replace(older, early=True), new)
+    assert is_superseded(replace(older, early=True), new, closing=True)
     assert not is_superseded(replace(older, as_of=AT), new)
     assert not is_superseded(replace(older, period_starts_at=ANCHOR), new)
     assert not is_superseded(replace(older, period_starts_at=None), new)

@@ -47,8 +47,22 @@ def test_a_job_that_was_done_in_time_waits_for_its_next_due_time() -> None:
     )
 
 
-def test_a_job_that_never_ran_waits_since_the_latest_due_time() -> None:
-    assert judge_job("ledger", PERIOD, None, at=START + 7 * SECOND) == JobStanding(
+@pytest.mark.parametrize(
+    ("noted", "at", "lag"),
+    [
+        (None, START + 7 * SECOND, 0.0),  # nobody has seen its schedule
+        (START, START + PERIOD - SECOND, 0.0),
+        (START, START + PERIOD, 0.0),
+        (START, START + PERIOD + 7 * SECOND, 7.0),
+        (START, START + 3 * PERIOD, 2 * PERIOD.total_seconds()),  # nobody works
+    ],
+)
+def test_a_job_that_never_ran_is_due_at_its_first_due_time_after_its_schedule_was_seen(
+    noted: datetime | None, at: datetime, lag: float
+) -> None:
+    unrun = replace(DONE, finished_at=None, outcome=None, attempts=0, done_slot=None)
+    seen = None if noted is None else replace(unrun, slot=noted)
+    assert judge_job("ledger", PERIOD, seen, at=at) == JobStanding(
         job="ledger",
         period_seconds=900.0,
         last_slot=None,
@@ -57,10 +71,16 @@ def test_a_job_that_never_ran_waits_since_the_latest_due_time() -> None:
         outcome="never",
         attempts=0,
         duration_seconds=None,
-        next_slot=START + PERIOD,
-        lag_seconds=7.0,
-        overdue=False,
+        next_slot=due_slot(at, PERIOD) + PERIOD,
+        lag_seconds=lag,
+        overdue=lag > OVERDUE_AFTER.total_seconds(),
     )
+
+
+def test_a_slot_of_the_future_is_said_and_counts_for_nothing() -> None:
+    future = START + 1000 * PERIOD
+    standing = judge_job("ledger", PERIOD, replace(DONE, future_slot=future), at=START + 3 * PERIOD)
+    assert (standing.future_slot, standing.lag_seconds, standing.overdue) == (future, 2 * PERIOD.total_seconds(), True)
 
 
 def test_a_job_that_is_switched_off_is_never_late() -> None:

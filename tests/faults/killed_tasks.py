@@ -308,6 +308,14 @@ def _events_never_came(bench: Bench) -> dict[str, Any]:
     return {}
 
 
+def _events_are_gone(bench: Bench) -> dict[str, Any]:
+    """The last whole walk was 40 days ago."""
+    _told(bench)
+    since = "INSERT INTO stripe_walk (name, since) VALUES ('events', :since), ('thin events', :since)"
+    bench.execute(since, since=bench.now() - 40 * DAY)
+    return {}
+
+
 def _parked_event(bench: Bench) -> dict[str, Any]:
     _draft_arrives(bench)
     bench.execute("UPDATE stripe_event SET state = 'parked', outcome = 'for this test' WHERE state = 'pending'")
@@ -387,6 +395,8 @@ CASES: Final = (
     Case(task="stripe.apply_events", situation="a meter's complaint of two accounts", arrange=_complaint_arrives,
          effects={"meter_report": 2}),
     Case(task="stripe.backfill_events", situation="no event came", arrange=_events_never_came),
+    Case(task="stripe.backfill_events", situation="the events are gone", arrange=_events_are_gone,
+         effects={"audit": 1}),
     Case(task="stripe.replay_events", situation="a parked event", arrange=_parked_event, effects={"meter_report": 1}),
     Case(task="stripe.drop_events", situation="a parked event", arrange=_hopeless_event, effects={"meter_report": 1}),
     Case(task="stripe.receive_event", situation="a new event", arrange=_event, effects={"stripe_event": 1}),

@@ -21,7 +21,8 @@ END = START + 12 * DAY
 # Few enough instants that starts, ends, prices' edges and cuts coincide, or lie half a second apart.
 NEAR = st.sampled_from([timedelta(0), timedelta(milliseconds=500), timedelta(seconds=1), timedelta(seconds=59)])
 INSTANTS = st.one_of(
-    st.builds(lambda days, near: START + days * DAY + near, st.integers(-1, 3), NEAR),
+    # Of more than one week: those after the range are left out unless a session reaches back.
+    st.builds(lambda days, near: START + days * DAY + near, st.sampled_from([-1, 0, 1, 2, 3, 4, 11, 12]), NEAR),
     st.timedeltas(timedelta(days=-1), timedelta(days=3)).map(lambda offset: START + offset),
 )
 CUTS = st.lists(INSTANTS, max_size=5).map(sorted)
@@ -85,7 +86,7 @@ def report(
 
 def expected(examples: Sequence[Case], start: datetime, end: datetime, at: datetime) -> dict[tuple[date, str], Any]:
     """By day and class, from the domain's own split at midnights and the range's edges."""
-    midnights = [START + number * DAY for number in range(-2, 6)]
+    midnights = [START + number * DAY for number in range(-2, 17)]
     cuts = [start, *(each for each in midnights if start < each < end), end]
     found = {}
     for each in examples:

@@ -225,3 +225,15 @@ def test_a_redis_that_fails_in_the_middle_is_whole_after_the_next_run(
     client.delete(KEY_PREFIX + torn)
     assert write(database, client) == SnapshotRun(written=4, full=False)
     assert all(shown(client, team(number))["balance_cents"] == "100" for number in range(4))
+
+
+def test_a_marker_of_a_database_that_was_set_back_has_everything_written_again(
+    database: Database, client: "redis.Redis"
+) -> None:
+    open_quiet(database, "one", "two")
+    assert write(database, client) == SnapshotRun(written=2, full=True)
+    assert write(database, client) == SnapshotRun(written=0, full=False)
+    marker: Any = client.get(MARKER_KEY)
+    ahead = datetime.fromisoformat(marker.decode()) + HOUR
+    client.set(MARKER_KEY, ahead.isoformat(), keepttl=True)
+    assert write(database, client) == SnapshotRun(written=2, full=True)

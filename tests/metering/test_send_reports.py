@@ -323,6 +323,7 @@ def test_no_transaction_is_open_during_a_call(bench: Bench) -> None:
 def test_the_task_sends_what_is_due_and_says_how_much(bench: Bench, rt: Runtime, broker: str) -> None:
     with_reports(bench, ACCOUNT)
     sent = {"accepted": 1, "retried": 0, "parked": 0, "waiting": 0, "halted": None, "more": False}
+    sent |= {"early": 0, "dropped": 0, "behind_seconds": None}
     assert sync.send_meter_events() == sent
     assert sync.send_meter_events() == sent | {"accepted": 0}
 

@@ -49,6 +49,18 @@ class Refusing(Wrapped):
         return self._stripe.get_invoice(invoice_id)
 
 
+@pytest.mark.holds("inbox.clock-ahead")
+def test_a_clock_of_ours_that_is_days_ahead_hides_no_invoice(bench: Bench) -> None:
+    ahead = 10 * DAY
+    bench.pay(ACCOUNT)
+    bench.use(ACCOUNT, 12, until=BEGIN + HOUR)
+    bench.sync_and_send(BEGIN + 2 * HOUR)
+    assert reconcile_invoices(bench.context(BEGIN + 29 * DAY + ahead)).finished
+    bench.world.advance(FIRST)
+    reconcile_invoices(bench.context(FIRST + ahead))
+    assert bench.invoice_entries(ACCOUNT) == [-1200]
+
+
 @pytest.mark.holds("lesson.lost-enqueue")
 def test_every_invoice_whose_event_never_came_is_booked_once_and_in_order(bench: Bench) -> None:
     lost(bench, ACCOUNT)

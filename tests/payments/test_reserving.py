@@ -22,4 +22,4 @@ def test_a_customer_that_was_never_stored_is_not_replaced(connection: Connection
         attribution_id=ACCOUNT, customer_id=StripeCustomerId("cus_1"), currency="usd", idempotency_key="k", deleted=True
     )
     with pytest.raises(InvariantError, match=f"{ACCOUNT} was to be replaced and has no row"):
-        reserve_customer_again(connection, gone)
+        reserve_customer_again(connection, gone, currency="usd", creator="creator")

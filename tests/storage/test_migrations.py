@@ -23,6 +23,26 @@ OBJECTS = """
            (SELECT array_agg(version_num) FROM alembic_version)
 """
 
+# A session that is posted, an invoice, and a correction that moved the start of the session behind its first entry.
+LEDGER_OF_0016 = (
+    """
+    INSERT INTO workspace_instance (instance_id, attribution_id, user_id, workspace_id, workspace_class, started_at,
+                                    stopped_at, observed_at, last_seen_at)
+    SELECT md5(name)::uuid, 'team:a', gen_random_uuid(), 'ws', 'small', started_at, '2026-01-20Z', now(), now()
+    FROM (VALUES ('plain', '2025-11-01Z'::timestamptz), ('moved', '2026-01-10Z')) AS t(name, started_at)
+    """,
+    """
+    INSERT INTO ledger_entry (attribution_id, key, kind, credit_cents, effective_at, description, instance_id)
+    SELECT 'team:a', key, kind, cents, at::timestamptz, '', id
+    FROM (SELECT md5('plain')::uuid AS plain, md5('moved')::uuid AS moved) AS t, LATERAL (VALUES
+        ('session:' || plain || ':' || 1, 'session', 60, '2025-12-29Z', plain),
+        ('session:' || moved || ':' || 1, 'session', 40, '2026-01-01Z', moved),
+        ('session:' || moved || ':' || 2, 'adjustment', 7, '2026-01-12Z', moved),
+        ('invoice:in_1', 'invoice', -50, '2026-01-11 23:59:59.999999Z', NULL)
+    ) AS e(key, kind, cents, at, id)
+    """,
+)
+
 
 @pytest.fixture
 def empty_url(servers: Servers) -> Iterator[str]:
@@ -96,3 +116,56 @@ def test_sessions_of_an_older_version_keep_their_end_and_get_a_proof_of_life(emp
         found = [tuple(row) for row in connection.execute(text(held))]
     engine.dispose()
     assert found == [(True, True, None, None), (None, None, True, 1)]
+
+
+def test_entries_of_an_older_version_are_counted_in_their_weeks(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        command.upgrade(migrate.alembic_config(connection), "0016")
+    with engine.begin() as connection:
+        for statement in LEDGER_OF_0016:
+            connection.execute(text(statement))
+    migrate.upgrade(empty_url)
+    weeks = (
+        "SELECT attribution_id, starts_at::text, credit_cents, reaches_back_to::text FROM account_week ORDER BY 1, 2"
+    )
+    with engine.connect() as connection:
+        connection.execute(text("SET timezone = UTC"))
+        before = [tuple(row) for row in connection.execute(text(weeks))]
+        connection.execute(
+            text(
+                "INSERT INTO ledger_entry SELECT 'team:b', 'new', kind, 5, effective_at, now(), ''"
+                " FROM ledger_entry WHERE kind = 'invoice'"
+            )
+        )
+        added = [tuple(row) for row in connection.execute(text(weeks))]
+    engine.dispose()
+    assert before == [
+        ("team:a", "2025-12-29 00:00:00+00", 100, "2025-11-01 00:00:00+00"),
+        ("team:a", "2026-01-05 00:00:00+00", -50, None),
+        ("team:a", "2026-01-12 00:00:00+00", 7, "2026-01-01 00:00:00+00"),
+    ]
+    assert added == [*before, ("team:b", "2026-01-05 00:00:00+00", 5, None)]
+
+
+def test_what_is_posted_while_weeks_are_filled_is_counted_once(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        command.upgrade(migrate.alembic_config(connection), "0016")
+    posting = "INSERT INTO ledger_entry VALUES ('team:a', :key, 'invoice', -3, '2026-01-06Z', now(), '')"
+    with engine.begin() as connection:
+        connection.execute(text(posting), {"key": "before"})
+    with engine.connect() as connection:
+        command.upgrade(migrate.alembic_config(connection), "0017")
+    with ThreadPoolExecutor() as pool:
+        with engine.begin() as connection:
+            connection.execute(text(posting), {"key": "meanwhile"})
+            upgrade = pool.submit(migrate.upgrade, empty_url)
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = :event"
+            while not upgrade.done() and not connection.execute(text(waiting), {"event": "transactionid"}).scalar_one():
+                connection.execute(text("SELECT pg_stat_clear_snapshot(), pg_sleep(0.02)"))
+        upgrade.result()
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT credit_cents FROM account_week")).scalars().all()
+    engine.dispose()
+    assert found == [-6]

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +26,7 @@ def error(message: str = "no", *, kind: str = "invalid_request_error", code: str
 
 
 @contextmanager
-def answering(answer: Callable[[str], Answer] | Answer) -> Iterator[Canned]:
+def answering(answer: Callable[[str], Answer] | Answer, headers: Mapping[str, str] | None = None) -> Iterator[Canned]:
     """Answer every request with one answer, or with what a function of its path says; text is sent as it is."""
     canned = Canned()
 
@@ -38,7 +38,8 @@ def answering(answer: Callable[[str], Answer] | Answer) -> Iterator[Canned]:
             status, body = answer(self.path) if callable(answer) else answer
             content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             self.send_response(status)
-            self.send_header("Request-Id", "req_canned")
+            for name, value in {"Request-Id": "req_canned", **(headers or {})}.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -31,6 +31,7 @@ from usage_tasks.domain.payments import (
     StripeSubscriptionId,
 )
 from usage_tasks.domain.reversals import CreditNoteId, RefundId
+from usage_tasks.stripe_gateway.clocks import read_date
 from usage_tasks.stripe_gateway.live import LiveGateway
 
 BEGIN = datetime(2026, 1, 31, 10, tzinfo=UTC)
@@ -130,6 +131,25 @@ def test_an_event_repeated_after_stripe_forgot_its_identifier_says_the_same_of_t
         assert own.meter_events(owner) == 2 * [(int(BEGIN.timestamp()), 5)]
 
 
+@pytest.mark.holds("lesson.duplicate-identifier")
+def test_an_identifier_with_another_quantity_counts_as_delivered_where_stripe_knows_it(world: StripeWorld) -> None:
+    owner = customer(world, "other quantity")
+    world.gateway().send_meter_event(event(owner, "known", quantity=5))
+    world.gateway().send_meter_event(event(owner, "known", quantity=6))
+    assert [value for _, value in world.meter_events(owner)] == [5]
+
+
+def test_an_event_whose_key_is_spent_and_that_was_never_counted_is_sent_anew(
+    world: StripeWorld,
+) -> None:
+    owner = customer(world, "never counted")
+    world.switch("faults", kind="error_kept", path="/v1/billing/meter_events", count=1)
+    with pytest.raises(RetryableError):
+        world.gateway().send_meter_event(event(owner, "lost", quantity=5))
+    world.gateway().send_meter_event(event(owner, "lost", quantity=6))
+    assert [value for _, value in world.meter_events(owner)] == [6]
+
+
 @pytest.mark.holds("stripe.retry-after")
 def test_a_429_says_how_long_to_wait(world: StripeWorld) -> None:
     owner = customer(world, "limited")
@@ -210,7 +230,7 @@ def test_an_invoice_is_read_with_all_pages_of_its_lines() -> None:
         }
         for number in range(250)
     ]
-    lines[7] |= {"pricing": None, "quantity_decimal": None}  # a line by hand, without a price
+    lines[7] |= {"pricing": None, "quantity_decimal": None}  # a line by hand, without a price or an exact quantity
 
     def answer(path: str) -> tuple[int, Any]:
         asked = urlsplit(path)
@@ -227,7 +247,7 @@ def test_an_invoice_is_read_with_all_pages_of_its_lines() -> None:
         invoice = gateway(canned.url).get_invoice(StripeInvoiceId("in_1"))
     assert len(canned.asked) == 4
     assert [line.quantity for line in invoice.lines] == [
-        Decimal(0) if number == 7 else Decimal(f"{number}.5") for number in range(250)
+        Decimal(7) if number == 7 else Decimal(f"{number}.5") for number in range(250)
     ]
     assert {line.price_id for line in invoice.lines} == {"price_ours", None}
     assert invoice.subscription_id is None
@@ -290,7 +310,6 @@ def test_a_busy_stripe_may_be_asked_again(status: int, body: Any) -> None:
         (401, error("Invalid API Key provided")),
         (403, error("not allowed")),
         (404, error("No such customer", code="resource_missing")),
-        (400, error("other parameters", kind="idempotency_error")),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -397,7 +416,8 @@ def every_call(client: LiveGateway) -> dict[str, Callable[[], Any]]:
         "get_customer": lambda: client.get_customer(customer_id),
         "search_customers": lambda: client.search_customers(account),
         "adopt_payment_method": lambda: client.adopt_payment_method(customer_id, METHOD),
-        "create_hold": lambda: client.create_hold(customer_id, currency="usd", idempotency_key="k"),
+        "list_recent_customers": lambda: client.list_recent_customers(account),
+        "create_hold": lambda: client.create_hold(customer_id, amount=100, currency="usd", idempotency_key="k"),
         "get_hold": lambda: client.get_hold(intent),
         "release_hold": lambda: client.release_hold(intent),
         "set_automatic_tax": lambda: client.set_automatic_tax(subscription_id, enabled=True),
@@ -413,8 +433,12 @@ def every_call(client: LiveGateway) -> dict[str, Callable[[], Any]]:
         "get_metered_quantity": lambda: client.get_metered_quantity("mtr_1", customer_id, start=BEGIN, end=BEGIN),
         "get_meter_errors": lambda: client.get_meter_errors("evt_1"),
         "list_events": lambda: client.list_events(EventKind.THIN, created_from=BEGIN, cursor=None, limit=1),
+        "list_disputes": lambda: client.list_disputes(created_from=BEGIN, after=None, limit=1),
+        "list_refunds": lambda: client.list_refunds(created_from=BEGIN, after=None, limit=1),
+        "list_credit_notes": lambda: client.list_credit_notes(created_from=BEGIN, after=None, limit=1),
     }
-    assert found.keys() == {name for name in dir(client) if not name.startswith("_")}
+    without_a_call = {"find_clock_difference"}
+    assert found.keys() == {name for name in dir(client) if not name.startswith("_")} - without_a_call
     return found
 
 
@@ -469,6 +493,7 @@ def test_each_call_leaves_a_line_with_its_request_ids(world: StripeWorld) -> Non
         ("customers.create", "ok", "info", 1),
         ("prices.retrieve", "permanent", "info", 1),
         ("customers.create", "ok", "info", 1),
+        ("customers.retrieve", "ok", "info", 1),  # the key is known: what it made may be gone
         ("meter_events.create", "ok", "debug", 1),
     ]
     assert all(line["request_ids"][0].startswith("req_") for line in lines)
@@ -520,3 +545,59 @@ def test_the_key_of_the_settings_is_sent_whatever_a_netrc_says(monkeypatch: pyte
     with answering((200, NO_EVENTS)) as canned:
         list_events(canned.url)
     assert canned.authorized == [f"Bearer {KEY}"]
+
+
+def test_stripes_clock_is_read_from_its_answers(world: StripeWorld) -> None:
+    live = world.gateway()
+    assert live.find_clock_difference() is None
+    world.advance(BEGIN + timedelta(days=3))
+    page = live.list_events(EventKind.SNAPSHOT, created_from=BEGIN, cursor=None, limit=1)
+    assert page.listed_at == BEGIN + timedelta(days=3)
+    ahead = live.find_clock_difference()
+    assert ahead is not None
+    assert abs(datetime.now(UTC) - ahead - (BEGIN + timedelta(days=3))) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"date": "Sat, 31 Jan 2026 10:00:00 GMT"}, BEGIN),
+        ({"Date": "Sat, 31 Jan 2026 10:00:00 -0000"}, BEGIN),
+        ({"DATE": "Sat, 31 Jan 2026 12:00:00 +0200"}, BEGIN),
+        ({"Date": "soon"}, None),
+        ({"Date": ""}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_a_date_that_cannot_be_read_is_none(headers: dict[str, str] | None, expected: datetime | None) -> None:
+    assert read_date(headers) == expected
+
+
+@pytest.mark.holds("clocks.stripe-ahead")
+def test_what_is_of_the_future_by_our_clock_is_looked_at_again_when_it_has_come(world: StripeWorld) -> None:
+    price = world.price_by_currency["usd"]
+    behind, now = timedelta(minutes=20), [BEGIN]
+
+    def live(*, bounded: bool) -> LiveGateway:
+        clock = lambda: now[0]  # noqa: E731 - a clock that the test sets
+        return LiveGateway(
+            secret_key=KEY, meter_event_name=EVENT_NAME, api_base=world.url, clock=clock, bounded=bounded
+        )
+
+    owner = customer(world, "ahead")
+    with world.server.simulator.world() as inside:
+        now[0] = datetime.fromtimestamp(inside.now(), UTC) - behind
+    with pytest.raises(RetryableError, match=r"subscription sub_.*: is 0:20:00 ahead of the database's clock") as early:
+        live(bounded=True).create_subscription(owner, price_id=price, idempotency_key="ahead-subscription")
+    assert early.value.retry_after == behind
+    made = live(bounded=False).create_subscription(owner, price_id=price, idempotency_key="ahead-subscription")
+    with pytest.raises(RetryableError, match="ahead of the database's clock"):
+        live(bounded=True).get_subscription(made.subscription_id)
+    (first,) = [each for each in world.invoices() if each.customer == owner]
+    with pytest.raises(RetryableError, match=r"invoice in_.*: is .* ahead of the database's clock"):
+        live(bounded=True).get_invoice(StripeInvoiceId(first.id))
+    now[0] += behind
+    assert live(bounded=True).create_subscription(owner, price_id=price, idempotency_key="ahead-subscription") == made
+    assert live(bounded=True).get_subscription(made.subscription_id).fetched_at == now[0]
+    assert live(bounded=True).get_invoice(StripeInvoiceId(first.id)).fetched_at == now[0]

@@ -205,3 +205,25 @@ def test_a_long_jump_bills_every_month_of_every_subscription(account: Account, s
     assert {len(invoices_of(account, one)) for one in subscriptions} == {10}
     kept = simulator.simulator.store.row("SELECT count(*) FROM object WHERE type = 'invoice'")
     assert kept == (20 * 13,)
+
+
+def test_a_customer_has_one_currency_at_a_time(account: Account) -> None:
+    customer = account.v1.customers.create({}).id
+    dollars, euros = (
+        account.flat_price(900),
+        account.v1.prices.create(
+            {
+                "currency": "eur",
+                "unit_amount": 900,
+                "product_data": {"name": "Seat"},
+                "recurring": {"interval": "month"},
+            }
+        ),
+    )
+    first = account.v1.subscriptions.create({"customer": customer, "items": [{"price": dollars.id}]})
+    asked = {"customer": customer, "items": [{"price": euros.id}]}
+    with pytest.raises(stripe.InvalidRequestError, match="cannot combine currencies"):
+        account.v1.subscriptions.create(asked)
+    account.v1.subscriptions.cancel(first.id)
+    assert account.v1.subscriptions.create(asked).currency == "eur"
+    assert account.v1.customers.retrieve(customer).currency == "eur"

@@ -74,6 +74,18 @@ def test_a_delay_holds_a_delivery_back_for_a_while(watched: Account, receiver: R
     assert ids(receiver) == events
 
 
+def test_what_happened_too_long_ago_is_given_up_as_stripe_does_after_three_days(
+    watched: Account, receiver: Receiver
+) -> None:
+    old = create(watched, 2)
+    watched.advance(START + 4 * DAY)
+    *_, late = create(watched, 1)
+    watched.switch("webhooks", paused=False, tried_seconds=3 * DAY)
+    settled(watched)
+    assert ids(receiver) == [late]
+    assert watched.deliveries()["failed"] == len(old)
+
+
 def test_with_a_window_a_failing_delivery_is_overtaken(watched: Account, receiver: Receiver) -> None:
     events = create(watched, 3)
     receiver.answers = [503]

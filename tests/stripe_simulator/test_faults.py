@@ -170,3 +170,18 @@ def test_a_header_that_nobody_means_is_refused(account: Account) -> None:
     with pytest.raises(stripe.InvalidRequestError, match="kind"):
         account.v1.customers.create({}, faulty("explosion"))
     assert customers(account) == 0
+
+
+@pytest.mark.parametrize(("kind", "made"), [("error_kept", 0), ("error_kept_after", 1)])
+def test_an_error_that_came_late_is_repeated_under_its_key(account: Account, kind: str, made: int) -> None:
+    key = {"idempotency_key": "late"}
+    with pytest.raises(stripe.APIError) as first:
+        account.v1.customers.create({}, key | faulty(kind))
+    with pytest.raises(stripe.APIError) as again:
+        account.v1.customers.create({}, key)
+    assert [error.value.http_status for error in (first, again)] == [500, 500]
+    assert "Idempotent-Replayed" not in (first.value.headers or {})
+    assert (again.value.headers or {})["Idempotent-Replayed"] == "true"
+    assert customers(account) == made
+    account.v1.customers.create({}, {"idempotency_key": "fresh"})
+    assert customers(account) == made + 1

@@ -240,3 +240,31 @@ def test_tax_goes_off_where_the_customer_cannot_be_placed_any_more(account: Acco
     assert refused.value.code == "customer_tax_location_invalid"
     moved = [event for event in account.events("customer.updated") if event["data"]["previous_attributes"]]
     assert list(moved[-1]["data"]["previous_attributes"]) == ["address"]
+
+
+@pytest.mark.parametrize(
+    ("currency", "amount", "code"),
+    [
+        ("usd", 49, "amount_too_small"),
+        ("usd", 50, None),
+        ("gbp", 29, "amount_too_small"),
+        ("jpy", 49, "amount_too_small"),
+        ("jpy", 200, None),
+        ("inr", 100, "amount_too_small"),
+        ("inr", 10_000, None),
+        ("kwd", 505, "parameter_invalid_integer"),
+        ("kwd", 510, None),
+        ("ugx", 500_050, "parameter_invalid_integer"),
+        ("ugx", 500_000, None),
+        ("czk", 1_499, "amount_too_small"),
+        ("usd", 100_000_000, "amount_too_large"),
+    ],
+)
+def test_an_amount_fits_its_currency(account: Account, currency: str, amount: int, code: str | None) -> None:
+    asked = {"amount": amount, "currency": currency, "capture_method": "manual"}
+    if code is None:
+        assert account.v1.payment_intents.create(asked).amount == amount
+        return
+    with pytest.raises(stripe.InvalidRequestError) as refused:
+        account.v1.payment_intents.create(asked)
+    assert (refused.value.code, refused.value.param) == (code, "amount")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.clocks import shift_database_clock
+from tests.database_clock import shift_database_clock
 from tests.factories import DAY, HOUR, LIMITS, SYSTEM, account_of, call, give, make_id, session_row, team, used, user
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvalidInputError

@@ -1,3 +1,4 @@
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -18,23 +19,27 @@ from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError, StaleEpochError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.ledger.reset import reset_due
+from usage_tasks.services.operations.job_standings import list_job_standings
 from usage_tasks.services.operations.verify_ledger import grace_of
 from usage_tasks.storage.operations.jobs import begin_epoch
 from usage_tasks.tasks import maintenance
 from usage_tasks.tasks.jobs import LEASE, Skipped, run_job
 from usage_tasks.tasks.usage import ledger
+from usage_tasks.telemetry.logs import configure_logging
 
 PERIOD = timedelta(minutes=15)
 MONTH = add_months(START, 1)
 
 
-def run(rt: Runtime, work: Any = lambda _, now: now, *, at: datetime = START, scheduled: bool = True) -> Any:
+def run(rt: Runtime, work: Any = lambda _, now: now, *, at: datetime | None = START, scheduled: bool = True) -> Any:
     return run_job(rt, "a job", PERIOD, at=at, scheduled=scheduled, work=work)
 
 
 def runs(rt: Runtime) -> list[tuple[object, ...]]:
     with rt.transaction() as connection:
-        statement = "SELECT slot, outcome, attempts, finished_at IS NOT NULL FROM job_run ORDER BY slot"
+        statement = (
+            "SELECT slot, outcome, attempts, finished_at IS NOT NULL FROM job_run WHERE job = 'a job' ORDER BY slot"
+        )
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
@@ -99,6 +104,49 @@ def test_while_a_failed_run_is_repeated_its_due_time_is_taken(rt: Runtime) -> No
     assert run(rt, lambda *_: run(rt)) == Skipped()
 
 
+def take_slot(rt: Runtime, slot: datetime, *, outcome: str | None = "done") -> None:
+    """Take a due time as a worker would whose clock showed it."""
+    with rt.transaction() as connection:
+        statement = "INSERT INTO job_run (job, slot, outcome) VALUES ('a job', :slot, :outcome)"
+        connection.execute(text(statement), {"slot": slot, "outcome": outcome})
+
+
+@pytest.mark.holds("clocks.future-slot")
+@pytest.mark.parametrize("outcome", ["done", None])
+def test_a_slot_that_a_wrong_clock_took_is_run_when_its_time_comes(
+    rt: Runtime, outcome: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging()
+    clock = TestClock(rt.redis)
+    clock.advance(START)
+    take_slot(rt, START + PERIOD, outcome=outcome)
+    assert run(rt, at=None) == START
+    (line,) = (each for each in capsys.readouterr().err.splitlines() if "job.slot_of_the_future" in each)
+    assert json.loads(line)["level"] == "warning"
+    clock.advance(START + PERIOD)
+    assert run(rt, at=None) == START + PERIOD
+    assert run(rt, at=None) == Skipped()
+    assert runs(rt) == [(START, "done", 1, True), (START + PERIOD, "done", 2, True)]
+
+
+@pytest.mark.holds("jobs.fresh")
+def test_a_first_run_notes_since_when_the_other_jobs_are_scheduled(
+    environment: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    environment["USAGE_RESET_USAGE_SCHEDULE"] = "24h"
+    rt: Runtime = request.getfixturevalue("rt")
+    TestClock(rt.redis).advance(START + HOUR)
+    run(rt, at=None)
+    with rt.transaction() as connection:
+        lags = [
+            list_job_standings(connection, {"usage.reset": DAY}, at=START + DAY + later)[0].lag_seconds
+            for later in (-HOUR, HOUR)
+        ]
+    assert lags == [0, 3600]
+    answer = run_job(rt, "usage.reset", DAY, at=None, scheduled=True, work=lambda _, now: now)
+    assert answer == START + HOUR
+
+
 NEVER_ENDED = "UPDATE job_run SET outcome = NULL, finished_at = NULL, started_at = clock_timestamp() - :age"
 
 
@@ -119,6 +167,22 @@ def test_without_redis_a_run_that_never_ended_is_given_up_after_its_lease(rt: Ru
         with rt.transaction() as connection:
             connection.execute(text(NEVER_ENDED), {"age": age})
         assert run(rt) == answer
+
+
+@pytest.mark.holds("clocks.set-back")
+def test_a_lock_of_a_redis_whose_clock_was_set_back_holds_nobody_up(rt: Runtime) -> None:
+    with held(rt.redis, "a job"):
+        assert run(rt) == Skipped()
+        rt.redis.pexpire("usage:lock:a job", HOUR)  # so long it would last, were its clock set back by an hour
+        assert run(rt) == START
+
+
+def test_a_run_that_began_later_than_the_database_shows_is_given_up_without_redis_too(rt: Runtime) -> None:
+    run(rt)
+    vars(rt)["redis"] = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    with rt.transaction() as connection:
+        connection.execute(text(NEVER_ENDED), {"age": -HOUR})
+    assert run(rt) == START
 
 
 @pytest.mark.holds("jobs.one-run")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.contextvars import bound_contextvars
 
+import usage_tasks.celery  # noqa: F401 - stamps what this process sends
 from tests.client.test_client import make_sender, start_worker
 from tests.factories import team
 from usage_tasks.runtime import Runtime

@@ -70,6 +70,14 @@ def test_a_timestamp_further_off_is_refused(receiver: Receiver, queued: Queued, 
     answer = receiver.post(make_event(), signed_at=int(time.time()) + offset)
     assert (answer.status, answer.text) == (400, "timestamp too far from now\n")
     assert queued() == []
+    [*_, told] = [line for line in receiver.log.read_text().splitlines() if "webhook.clock_differs" in line]
+    assert json.loads(told)["clock_ahead_seconds"] == pytest.approx(-offset, abs=5)
+
+
+def test_of_a_wrong_signature_nobody_says_that_a_clock_is_wrong(receiver: Receiver) -> None:
+    before = receiver.log.read_text().count("webhook.clock_differs")
+    assert receiver.post(make_event(), secret="whsec_other", signed_at=1).status == 400
+    assert receiver.log.read_text().count("webhook.clock_differs") == before
 
 
 @pytest.mark.holds("receiver.post-only")

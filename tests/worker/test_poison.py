@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from celery.exceptions import Retry as CeleryRetry
 from typer.testing import CliRunner
 
 from tests.factories import START, call
@@ -50,3 +51,19 @@ def test_what_comes_first_hand_is_not_counted(rt: Runtime) -> None:
     for _ in range(REDELIVERIES_MAX + 1):
         assert deliver(redelivered=False)["balance_cents"] == 0
     assert not rt.redis.exists("usage:taken:a-task")
+
+
+def test_an_attempt_that_is_tried_again_begins_the_count_anew(rt: Runtime) -> None:
+    with (
+        as_if_delivered(accounts.get_balance, kwargs=ASKED | {"at": None}, delivery_info={"redelivered": True}),
+        pytest.raises(CeleryRetry),  # the test clock stands nowhere yet
+    ):
+        call(accounts.get_balance, **ASKED | {"at": None})
+    assert not rt.redis.exists("usage:taken:a-task")
+
+
+@pytest.mark.parametrize("stored", ["{}", '{"colour": "red"}'])
+def test_a_dead_letter_of_a_newer_version_is_listed(rt: Runtime, stored: str) -> None:
+    letter = {"task_id": "t", "task": "usage.x", "args": [], "kwargs": {}, "reason": "r", "parked_at": "2026"}
+    rt.redis.hset("usage:parked", "t", json.dumps(letter | json.loads(stored)))
+    assert [each["task_id"] for each in listed()] == ["t"]

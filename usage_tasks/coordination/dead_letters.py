@@ -1,12 +1,14 @@
-"""Dead letters: messages that killed their workers, set aside in Redis for an operator to list and replay.
+"""Dead letters: messages that nobody works on any more, set aside in Redis for an operator to list and replay.
+
+Most killed their workers; others were refused to a sender who waited (docs/adr/0025).
 
 They come from the broker and stay beside it. Losing one loses no work: the work is a row in a table, and a sweep finds
 the row without the message.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from typing import Any, Final
 
@@ -45,7 +47,13 @@ def add_dead_letter(client: "redis.Redis", letter: DeadLetter) -> bool:
 def list_dead_letters(client: "redis.Redis") -> list[DeadLetter]:
     """Return all dead letters, the oldest first."""
     held: Any = client.hvals(_DEAD_LETTERS)
-    return sorted((DeadLetter(**json.loads(each)) for each in held), key=lambda each: each.parked_at)
+    return sorted((_parse(each) for each in held), key=lambda each: each.parked_at)
+
+
+def _parse(text: bytes) -> DeadLetter:
+    known = {each.name for each in fields(DeadLetter)}
+    stored: dict[str, Any] = json.loads(text)  # a newer version may have stored more
+    return DeadLetter(**{name: value for name, value in stored.items() if name in known})
 
 
 def count_dead_letters(client: "redis.Redis") -> int:
@@ -66,3 +74,17 @@ def count_redelivery(client: "redis.Redis", task_id: str) -> int:
         pipe.incr(_REDELIVERIES + task_id)
         pipe.expire(_REDELIVERIES + task_id, _COUNTED_FOR)
         return int(pipe.execute()[0])
+
+
+def forgive_redeliveries(client: "redis.Redis", task_ids: Iterable[str]) -> None:
+    """Take one redelivery of each task off the count, before or after it is counted."""
+    with client.pipeline() as pipe:
+        for task_id in task_ids:
+            pipe.decr(_REDELIVERIES + task_id)
+            pipe.expire(_REDELIVERIES + task_id, _COUNTED_FOR)
+        pipe.execute()
+
+
+def forget_redeliveries(client: "redis.Redis", task_id: str) -> None:
+    """Begin the count of a task's redeliveries anew."""
+    client.delete(_REDELIVERIES + task_id)

@@ -11,14 +11,20 @@ from typing import Final
 
 import redis
 
+from usage_tasks.coordination.flags import forget_overlong
+
 _KEY: Final = "usage:hint:"
 _LEASE: Final = timedelta(minutes=1)
 
 
 def is_first(client: "redis.Redis", name: str) -> bool:
     """Set the flag of this name; return True if it was not set before. Without Redis every caller is the first."""
+    key = _KEY + name
     try:
-        return bool(client.set(_KEY + name, 1, nx=True, ex=_LEASE))
+        return bool(
+            client.set(key, 1, nx=True, ex=_LEASE)
+            or (forget_overlong(client, key, lease=_LEASE) and client.set(key, 1, nx=True, ex=_LEASE))
+        )
     except redis.RedisError:
         return True
 

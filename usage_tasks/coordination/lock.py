@@ -16,10 +16,16 @@ import structlog
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
+from usage_tasks.coordination.flags import forget_overlong
+
 log = structlog.get_logger(__name__)
 
 LEASE: Final = timedelta(seconds=30)
-"""How long a lock outlives a holder that was killed. It is renewed three times in that time."""
+"""How long a lock outlives a holder that was killed. It is renewed three times in that time.
+
+A lock that would last longer is of a Redis whose clock was set back since. It is taken: if its holder lives, the epoch
+keeps it from writing.
+"""
 
 _KEY: Final = "usage:lock:"
 
@@ -37,7 +43,8 @@ def held(client: "redis.Redis", name: str, *, lease: timedelta = LEASE) -> Itera
     """Take a lock for the block, without waiting; renew it until the block ends."""
     lock = Lock(client, _KEY + name, timeout=lease.total_seconds(), blocking=False, thread_local=False)
     try:
-        state = LockState.HELD if lock.acquire() else LockState.TAKEN
+        taken = lock.acquire() or (forget_overlong(client, _KEY + name, lease=max(lease, LEASE)) and lock.acquire())
+        state = LockState.HELD if taken else LockState.TAKEN
     except RedisError as error:
         log.warning("lock.unknown", job=name, reason=str(error))
         state = LockState.UNKNOWN

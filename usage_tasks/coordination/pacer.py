@@ -3,7 +3,8 @@
 The bucket hands out turns: a caller gets the time to wait for its own, so that sixteen threads ask sixteen times and
 not sixteen times a turn. The breaker opens after a number of failures in a row, refuses while it cools off, then lets
 one probe through. Both are one hash, changed by one script in Redis's time; if it is lost, the bucket is full and the
-breaker closed. Source: docs/adr/0016.
+breaker closed. If Redis's clock was set back since the last call, what is kept moves back with it.
+Source: docs/adr/0016, 0027.
 """
 
 import time
@@ -46,6 +47,13 @@ _PRELUDE: Final = """
     local now = clock[1] * 1000000 + clock[2]
     local function held(name) return tonumber(redis.call('HGET', KEYS[1], name) or '0') end
     local function put(name, value) redis.call('HSET', KEYS[1], name, string.format('%.0f', value)) end
+    local back = held('seen_at') - now
+    if back > 1000000 then
+        for _, name in ipairs({'next_at', 'open_until', 'paused_until'}) do
+            if held(name) > 0 then put(name, held(name) - back) end
+        end
+    end
+    if redis.call('EXISTS', KEYS[1]) == 1 then put('seen_at', now) end
 """
 
 # interval, burst, wait_max, probe_time in microseconds -> verdict, microseconds, whether there were failures.
@@ -56,6 +64,7 @@ _ADMIT: Final = f"""
     local turn = math.max(held('next_at'), now - ARGV[2], held('paused_until'))
     if turn - now > tonumber(ARGV[3]) then return {{'busy', turn - now, 0}} end
     put('next_at', turn + ARGV[1])
+    put('seen_at', now)
     redis.call('EXPIRE', KEYS[1], ARGV[5])
     local wait = math.max(0, turn - now)
     if open_until > 0 then

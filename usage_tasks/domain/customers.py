@@ -37,13 +37,17 @@ class HeldSubscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripeCustomer:
-    """A customer as Stripe had it at `fetched_at`. A deleted one has nothing but its id."""
+    """A customer as Stripe had it at `fetched_at`. A deleted one has nothing but its id.
+
+    `preferred_currency` is what we once wrote on it; `billed_currency` what Stripe has billed it in, None before that.
+    """
 
     customer_id: StripeCustomerId
     fetched_at: datetime
     deleted: bool = False
     attribution_id: str | None = None
     preferred_currency: str | None = None
+    billed_currency: str | None = None
     billing_creator_user_id: str | None = None
     tax_state: TaxState | None = None
     has_payment_method: bool = False

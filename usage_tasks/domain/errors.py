@@ -1,6 +1,6 @@
 """Three kinds of failure, told apart by what may be done about them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 class UsageError(Exception):
@@ -33,6 +33,17 @@ class ConnectionSettingsError(RetryableError):
     """
 
 
+class TooEarlyError(RetryableError):
+    """The remote side takes nothing dated so far ahead of its own clock, `remote_at` where it showed it.
+
+    Neither the input nor an account is at fault: two clocks differ, and the same input is taken later.
+    """
+
+    def __init__(self, message: str, *, remote_at: datetime | None) -> None:
+        super().__init__(message)
+        self.remote_at = remote_at
+
+
 class PermanentError(UsageError):
     """This input can never succeed: park it, tell somebody, go on with the others."""
 
@@ -47,6 +58,33 @@ class DeclinedError(PermanentError):
     def __init__(self, message: str, decline_code: str | None = None) -> None:
         super().__init__(message)
         self.decline_code = decline_code
+
+
+class SpentKeyError(PermanentError):
+    """An idempotency key is of no more use: look at what the remote side has, then go on with a fresh key.
+
+    `answered`: the answer under the key is final. Otherwise a call with it may still run, and a look comes too early.
+    """
+
+    def __init__(self, message: str, *, answered: bool) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling, which Celery does to an exception that crosses from a child to its worker."""
+        return _spent_key_error, (str(self), self.answered)
+
+
+def _spent_key_error(message: str, answered: bool) -> SpentKeyError:  # noqa: FBT001 - as pickle calls it
+    return SpentKeyError(message, answered=answered)
+
+
+class TooOldError(PermanentError):
+    """The remote side takes nothing dated so long before its own clock, `remote_at` where it showed it."""
+
+    def __init__(self, message: str, *, remote_at: datetime | None) -> None:
+        super().__init__(message)
+        self.remote_at = remote_at
 
 
 class AccessDeniedError(PermanentError):

@@ -32,7 +32,11 @@ class EventNotice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventPage:
-    """One page of a list, newest first; `cursor` is where the next begins, None at the end."""
+    """One page of a list, newest first; `cursor` is where the next begins, None at the end.
+
+    `listed_at` is by Stripe's clock, None where it did not show it.
+    """
 
     events: Sequence[EventNotice]
     cursor: str | None
+    listed_at: datetime | None = None

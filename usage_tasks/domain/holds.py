@@ -11,9 +11,6 @@ from usage_tasks.domain.payments import StripeCustomerId
 
 PaymentIntentId = NewType("PaymentIntentId", str)
 
-HOLD_CURRENCY_CENTS: Final = 100
-"""1.00 in each currency that we take."""
-
 HOLD_OPEN_MAX: Final = timedelta(hours=1)
 """How long a payer may take to confirm it; a sweep releases it then."""
 
@@ -26,7 +23,7 @@ class Hold:
     """A hold as Stripe has it now. What a browser or a bank is shown is kept out of texts about it."""
 
     payment_intent_id: PaymentIntentId
-    customer_id: StripeCustomerId
+    customer_id: StripeCustomerId | None
     status: str
     client_secret: str = field(repr=False)
     payment_method_id: str | None = field(repr=False)

@@ -10,8 +10,10 @@ from typing import Final
 RESENDS_MAX: Final = 3
 _PAUSES: Final = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 
-# Nobody's account is at fault: the meter is missing or was switched off, or a clock ran ahead.
-_PASSING: Final = frozenset({"no_meter", "archived_meter", "timestamp_in_future"})
+# Nobody's account is at fault: the meter is missing or was switched off.
+_PASSING: Final = frozenset({"no_meter", "archived_meter"})
+# Nor is it where our clock is ahead of Stripe's: that passes by itself, however long it takes.
+_TOO_EARLY: Final = "timestamp_in_future"
 _TOO_LATE: Final = "timestamp_too_far_in_past"
 
 
@@ -28,6 +30,8 @@ def judge_meter_error(code: str, *, resends: int) -> tuple[MeterErrorVerdict, ti
     """Say what becomes of a report by the error's code, and how long to wait. Unknown codes need somebody to look."""
     if code == _TOO_LATE:
         return MeterErrorVerdict.DROP, timedelta(0)
+    if code == _TOO_EARLY:
+        return MeterErrorVerdict.SEND_ANEW, _PAUSES[min(resends, len(_PAUSES) - 1)]
     if code in _PASSING and resends < RESENDS_MAX:
         return MeterErrorVerdict.SEND_ANEW, _PAUSES[resends]
     return MeterErrorVerdict.PARK, timedelta(0)

@@ -32,13 +32,17 @@ class MeterReportState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterReport:
-    """A report that is stored. `as_of` is in whole seconds; `claimed`: a worker may be sending it."""
+    """A report that is stored. `as_of` is in whole seconds; `claimed`: a worker may be sending it.
+
+    `early`: it waits until Stripe's clock, which is behind ours, has come near enough to `as_of`.
+    """
 
     as_of: datetime
     quantity: int
     state: MeterReportState
     period_starts_at: datetime | None
     claimed: bool = False
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,11 +165,16 @@ def decide_report(account: MeteredAccount, *, at: datetime, as_of: datetime, clo
     )
 
 
-def is_superseded(older: MeterReport, new: NewReport) -> bool:
-    """Return True if a stored report need not be sent any more: of one period only the last report matters."""
+def is_superseded(older: MeterReport, new: NewReport, *, closing: bool = False) -> bool:
+    """Return True if a stored report need not be sent any more: of one period only the last report matters.
+
+    An early one is sent all the same: the new one is earlier still for Stripe's clock, and the one after it too, so
+    that none would ever be sent. A closing report is dated in Stripe's past, and supersedes any.
+    """
     return (
         older.state is MeterReportState.PENDING
         and not older.claimed
+        and (closing or not older.early)
         and older.as_of < new.as_of
         and older.period_starts_at == new.period_starts_at
     )

@@ -9,12 +9,14 @@ from typing import NewType
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents, credits_to_cents
+from usage_tasks.domain.errors import PermanentError
 
 StripeCustomerId = NewType("StripeCustomerId", str)
 StripeSubscriptionId = NewType("StripeSubscriptionId", str)
 StripeInvoiceId = NewType("StripeInvoiceId", str)
 
 CURRENCIES = ("eur", "usd")
+"""These may be asked for before a price is configured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +95,16 @@ class MeterErrorReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceLine:
-    """One line of an invoice; `quantity` is credits where the price is one of ours, `amount` currency cents."""
+    """One line of an invoice; `quantity` is credits where the price is one of ours, `amount` currency cents.
+
+    `amount` is None where Stripe gives none. `unreadable` is why the line can't be billed, where it can't.
+    """
 
     price_id: str | None
     quantity: Decimal
     line_id: str = ""
-    amount: int = 0
+    amount: int | None = 0
+    unreadable: str | None = None
 
 
 class InvoiceStatus(StrEnum):
@@ -159,20 +165,24 @@ class ListedInvoice:
     """As much of an invoice as a list shows that matters: whether it is to be fetched.
 
     The status is as Stripe wrote it: one that nobody knows fails when the invoice is fetched, not the whole list.
+    `attempts` counts the attempts to collect it.
     """
 
     invoice_id: StripeInvoiceId
     subscription_id: StripeSubscriptionId | None
     status: str
     created_at: datetime
+    finalized_at: datetime | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoicePage:
-    """One page of a list of invoices, newest first."""
+    """One page of a list of invoices, newest first; `listed_at` is by Stripe's clock, None where it did not show it."""
 
     invoices: Sequence[ListedInvoice]
     more: bool
+    listed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +201,20 @@ class SubscriptionStanding:
 
 
 def invoiced_cents(invoice: Invoice, our_prices: frozenset[str]) -> CreditCents:
-    """Add up the credits an invoice bills: only lines of our prices are credits. Source: docs/lessons.md."""
-    credits_billed = sum((line.quantity for line in invoice.lines if line.price_id in our_prices), start=Decimal(0))
-    return credits_to_cents(credits_billed)
+    """Add up the credits an invoice bills: only lines of our prices are credits. Source: docs/lessons.md.
+
+    Raises PermanentError for a line that may be ours and can't be read.
+    """
+    return credits_to_cents(billed_credits(invoice.lines, our_prices))
+
+
+def billed_credits(lines: Sequence[InvoiceLine], our_prices: frozenset[str]) -> Decimal:
+    """Add up the quantities of the lines of our prices; PermanentError for a line that may be ours and can't be read.
+
+    A line of a subscription without a price may be ours.
+    """
+    ours = [line for line in lines if line.price_id in our_prices or line.price_id is None]
+    unreadable = [line.unreadable for line in ours if line.unreadable is not None]
+    if unreadable:
+        raise PermanentError("; ".join(unreadable))
+    return sum((line.quantity for line in ours if line.price_id is not None), start=Decimal(0))

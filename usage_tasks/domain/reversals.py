@@ -9,7 +9,7 @@ from typing import Final, NewType
 from usage_tasks.domain.credits import CENTS_PER_CREDIT, CreditCents
 from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.ledger import EntryKind
-from usage_tasks.domain.payments import Invoice, StripeCustomerId, StripeInvoiceId
+from usage_tasks.domain.payments import Invoice, InvoiceLine, StripeCustomerId, StripeInvoiceId
 
 CreditNoteId = NewType("CreditNoteId", str)
 RefundId = NewType("RefundId", str)
@@ -57,15 +57,24 @@ class Refund:
 
 
 def credited_cents(note: CreditNote, invoice: Invoice, our_prices: frozenset[str]) -> CreditCents:
-    """Tell how many credits a note takes off: of each line of ours the share of its money, rounded once, half up."""
-    lines = {line.line_id: line for line in invoice.lines if line.price_id in our_prices and line.amount}
-    shares = (
-        Fraction(lines[credited.invoice_line_id].quantity)
-        * Fraction(credited.amount, lines[credited.invoice_line_id].amount)
-        for credited in note.lines
-        if credited.invoice_line_id in lines
-    )
+    """Return how many credits a note takes off: of each line of ours the share of its money, rounded once, half up.
+
+    Raises PermanentError for a line that may be ours and can't be read.
+    """
+    lines = {line.line_id: line for line in invoice.lines if line.price_id in our_prices or line.price_id is None}
+    credited = [(each.amount, lines[each.invoice_line_id]) for each in note.lines if each.invoice_line_id in lines]
+    shares = (_share(amount, line) for amount, line in credited)
     return CreditCents((sum(shares, start=Fraction(0)) * CENTS_PER_CREDIT + _HALF) // 1)
+
+
+def _share(amount: int, line: InvoiceLine) -> Fraction:
+    if line.unreadable is not None:
+        raise PermanentError(line.unreadable)
+    if line.price_id is None:
+        return Fraction(0)
+    if line.amount is None:
+        raise PermanentError(f"stripe line_item {line.line_id}: `amount`: must be a whole number (got nothing)")
+    return Fraction(line.quantity) * Fraction(amount, line.amount) if line.amount else Fraction(0)
 
 
 def is_refund_news(known: str | None, reported: str) -> bool:

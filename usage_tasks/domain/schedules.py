@@ -7,6 +7,9 @@ from typing import Final
 OVERDUE_AFTER: Final = timedelta(minutes=5)
 """A tick comes every minute at most, and no run may take longer than four."""
 
+SLOT_AHEAD_MAX: Final = timedelta(minutes=1)
+"""A slot further ahead than this is of a clock that was wrong, and not of a run that began while somebody looked."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -17,7 +20,10 @@ def due_slot(at: datetime, period: timedelta) -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastRuns:
-    """What is stored of a job: its latest run, and the latest due time that was done."""
+    """The runs of a job: its latest, the latest due time that was done, and the farthest slot of the future, if any.
+
+    A job that never ran has 0 attempts; its slot is the due time that had passed when its schedule was first seen.
+    """
 
     slot: datetime
     started_at: datetime
@@ -25,11 +31,15 @@ class LastRuns:
     outcome: str | None
     attempts: int
     done_slot: datetime | None
+    future_slot: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStanding:
-    """How a job stands: outcome is "never", "running", "done" or "failed"; lag is how long a due time has waited."""
+    """How a job stands: outcome is "never", "running", "done" or "failed"; lag is how long a due time has waited.
+
+    A slot of the future is one that a run took under a clock that was ahead. It does not count as done.
+    """
 
     job: str
     period_seconds: float | None
@@ -42,11 +52,14 @@ class JobStanding:
     next_slot: datetime | None
     lag_seconds: float
     overdue: bool
+    future_slot: datetime | None = None
 
 
 def judge_job(job: str, period: timedelta | None, last: LastRuns | None, *, at: datetime) -> JobStanding:
     """Tell how a job stands at an instant. One that is switched off is never late."""
     lag = timedelta(0) if period is None else _lag(period, last, at=at)
+    future_slot = last.future_slot if last else None
+    last = last if last and last.attempts else None
     finished = last.finished_at if last else None
     return JobStanding(
         job=job,
@@ -60,13 +73,20 @@ def judge_job(job: str, period: timedelta | None, last: LastRuns | None, *, at: 
         next_slot=None if period is None else due_slot(at, period) + period,
         lag_seconds=lag.total_seconds(),
         overdue=lag > OVERDUE_AFTER,
+        future_slot=future_slot,
     )
 
 
 def _lag(period: timedelta, last: LastRuns | None, *, at: datetime) -> timedelta:
-    """How long the oldest due time waits after the last one done; of a job that never ran, the present one."""
+    """Return how long the oldest due time has waited that came after the last one done.
+
+    A job that never ran waits since its first due time after its schedule was seen; if nobody has seen it, for nothing.
+    A job whose every run failed waits since the present due time.
+    """
+    if last is None:
+        return timedelta(0)
     due = due_slot(at, period)
-    done = last.done_slot if last else None
+    done = last.done_slot if last.attempts else last.slot
     if done is None:
         return at - due
     return at - (done + period) if done < due else timedelta(0)

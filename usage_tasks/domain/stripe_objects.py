@@ -1,4 +1,4 @@
-"""What Stripe says of an event, and of an invoice that does not exist yet."""
+"""What Stripe says of an event, of an object in a list, and of an invoice that does not exist yet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,3 +32,21 @@ class InvoicePreview:
     period_start: datetime
     period_end: datetime
     lines: Sequence[InvoiceLine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedObject:
+    """As much of a dispute, refund or credit note as a list shows that matters: whether it is to be fetched."""
+
+    object_id: str
+    customer_id: StripeCustomerId | None
+    status: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectPage:
+    """One page of a list, newest first; `cursor` is where the next begins, None at the end."""
+
+    objects: Sequence[ListedObject]
+    cursor: str | None

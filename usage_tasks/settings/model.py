@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.alias_generators import to_camel
 
 from usage_tasks.domain.credits import credits_to_cents
+from usage_tasks.domain.currencies import known_currencies
 from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.limits import GRACE_PERCENT_MAX, THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
 from usage_tasks.domain.prices import CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_MAX, MINIMUM_CREDITS_MAX
@@ -123,6 +124,11 @@ class StripePrices(_Section):
             known = f"there are {', '.join(sorted(by_currency))}" if by_currency else "none is configured"
             raise SettingsError([f"stripePrices: no price of kind {kind} for the currency {currency!r}: {known}"])
         return found
+
+    def by_currency(self, kind: AccountKind) -> Mapping[str, str]:
+        """Our prices for this kind of account, by currency; one price for all of them under each that Stripe takes."""
+        one, by_currency = self._of(kind)
+        return by_currency if one is None else dict.fromkeys(sorted(known_currencies()), one)
 
     def all_price_ids(self) -> frozenset[str]:
         """Every price of ours: an invoice line of another price is not credits."""

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.ledger import FORGIVEN, INVOICED, Contra, KeyPrefix, kinds_of
 from usage_tasks.storage import keys
+from usage_tasks.storage.ledger.account_weeks import week_of
 from usage_tasks.storage.ledger.grants import spent
 from usage_tasks.storage.pricing.rating_sql import RATED
 from usage_tasks.storage.rows import fetch, sql_list
@@ -41,6 +42,27 @@ _BALANCES = f"""
         FROM ledger_entry GROUP BY attribution_id
     ) l USING (attribution_id)
     WHERE ({", ".join(f"b.{name}" for name in _SUMS)}) IS DISTINCT FROM ({", ".join(f"l.{name}" for name in _SUMS)})
+"""
+
+# A week reaches back as far as the sessions that have their last entry in it, or further: further is only slower.
+_WEEKS = f"""
+    SELECT COALESCE(k.attribution_id, l.attribution_id) || ' ' || COALESCE(k.starts_at, l.starts_at) AS offender
+    FROM account_week k FULL JOIN (
+        SELECT attribution_id, {week_of("effective_at")} AS starts_at, sum(credit_cents) AS credit_cents
+        FROM ledger_entry GROUP BY 1, 2
+    ) l USING (attribution_id, starts_at)
+    WHERE k.credit_cents IS DISTINCT FROM l.credit_cents
+    UNION ALL
+    SELECT s.attribution_id || ' ' || s.instance_id
+    FROM (
+        SELECT attribution_id, instance_id, min(effective_at) AS first_at, max(effective_at) AS last_at
+        FROM ledger_entry WHERE instance_id IS NOT NULL GROUP BY 1, 2
+    ) AS s
+    JOIN workspace_instance w USING (attribution_id, instance_id)
+    LEFT JOIN account_week k ON k.attribution_id = s.attribution_id AND k.starts_at = {week_of("s.last_at")}
+    WHERE (k.reaches_back_to <= LEAST(w.started_at, s.first_at)) IS NOT TRUE AND NOT EXISTS (
+        SELECT 1 FROM open_session o WHERE o.attribution_id = s.attribution_id AND o.instance_id = s.instance_id
+    )
 """
 
 _UNPOSTED = """
@@ -234,6 +256,7 @@ CHECKS: Final = {
     "grants_are_conserved": _GRANTS,
     "invoices_are_booked_as_they_stand": _STANDINGS,
     "allowances_have_accounts": _ALLOWANCES,
+    "weeks_match_entries": _WEEKS,
 }
 
 

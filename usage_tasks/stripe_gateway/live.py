@@ -3,7 +3,6 @@
 The same client speaks to Stripe and to a stand-in: only the base address differs. Source: docs/adr/0005.
 """
 
-import re
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,15 +12,9 @@ from typing import Any, Final, TypeVar, cast
 import stripe
 from stripe.params import EventListParams, InvoiceListParams, InvoiceListParamsCreated
 
-from usage_tasks.domain.errors import (
-    AccessDeniedError,
-    DeclinedError,
-    NotFoundError,
-    PermanentError,
-    RetryableError,
-    UsageError,
-)
+from usage_tasks.domain.errors import NotFoundError, PermanentError, RetryableError, SpentKeyError
 from usage_tasks.domain.events import EventKind, EventPage
+from usage_tasks.domain.idempotency import timed_key
 from usage_tasks.domain.payments import (
     Invoice,
     InvoicePage,
@@ -33,34 +26,29 @@ from usage_tasks.domain.payments import (
     Subscription,
     SubscriptionStanding,
 )
-from usage_tasks.stripe_gateway import events, objects
+from usage_tasks.stripe_gateway import clocks, events, objects
+from usage_tasks.stripe_gateway.errors import translate
+from usage_tasks.stripe_gateway.fields import Fields, InvalidStripeObjectError
+from usage_tasks.stripe_gateway.listing import ListCalls
 from usage_tasks.stripe_gateway.metering import MeterReads
 from usage_tasks.stripe_gateway.observing import Noting, observed
 from usage_tasks.stripe_gateway.payments import PaymentCalls
-from usage_tasks.stripe_gateway.reading import moment
+from usage_tasks.stripe_gateway.reading import is_stored_answer, read_new_subscription
 
 CONNECT_SECONDS_MAX: Final = 2.0
 READ_SECONDS_MAX: Final = 8.0
 CALL_SECONDS_MAX: Final = CONNECT_SECONDS_MAX + READ_SECONDS_MAX
-RETRY_AFTER_MAX: Final = timedelta(minutes=10)
 _LINES_PER_PAGE: Final = 100
-_HTTP_CONFLICT: Final = 409
-_HTTP_TOO_MANY: Final = 429
-_HTTP_SERVER_ERROR: Final = 500
-_PERSONAL: Final = ("customers.", "payment_methods.", "payment_intents.")
-_UNSPEAKABLE: Final = re.compile(
-    r"\b(?:sk|rk|whsec|pm|card|src|tok)_\w+|\w+_secret_\w+|\S+@\S+|\b[0-9](?:[ -]?[0-9]){11,18}\b"
-)
-"""Secrets, ids of payment methods, e-mail addresses, card numbers."""
-
 
 Result = TypeVar("Result")
 
 
-class LiveGateway(PaymentCalls, MeterReads):
+class LiveGateway(PaymentCalls, ListCalls, MeterReads):
     """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key.
 
     `admission` opens a block around each call: it may wait, or raise NotAdmittedError, and sees how the call ended.
+    `clock` says when an object was fetched, in place of the host's own. With `bounded` an object that is of the future
+    by that clock is a RetryableError: nothing may take effect later than now.
     """
 
     def __init__(
@@ -71,6 +59,8 @@ class LiveGateway(PaymentCalls, MeterReads):
         api_base: str | None = None,
         read_seconds_max: float = READ_SECONDS_MAX,
         admission: Callable[[], AbstractContextManager[None]] = nullcontext,
+        clock: Callable[[], datetime] | None = None,
+        bounded: bool = False,
     ) -> None:
         stripe.enable_telemetry = False  # else the SDK writes a file into the user's home
         self._secret_key = secret_key
@@ -78,6 +68,8 @@ class LiveGateway(PaymentCalls, MeterReads):
         self._api_base = api_base
         self._read_seconds_max = read_seconds_max
         self._admission = admission
+        self._clock = clock
+        self._bounded = bounded
         self._local = threading.local()
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
@@ -97,7 +89,16 @@ class LiveGateway(PaymentCalls, MeterReads):
                 {"idempotency_key": idempotency_key},
             ),
         )
-        return StripeCustomerId(created.id)
+        customer_id = StripeCustomerId(Fields(created, "customer").text("id"))
+        if is_stored_answer(created) and self._is_gone(customer_id):
+            raise SpentKeyError(f"customer {customer_id}: was deleted since the key made it", answered=True)
+        return customer_id
+
+    def _is_gone(self, customer_id: StripeCustomerId) -> bool:
+        try:
+            return self.get_customer(customer_id).deleted
+        except NotFoundError:
+            return True
 
     def create_subscription(
         self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str, automatic_tax: bool = False
@@ -115,17 +116,32 @@ class LiveGateway(PaymentCalls, MeterReads):
                 {"idempotency_key": idempotency_key},
             ),
         )
-        item = created.items.data[0]
-        return Subscription(
-            subscription_id=StripeSubscriptionId(created.id),
-            customer_id=customer_id,
-            price_id=price_id,
-            current_period_start=moment(item.current_period_start),
-            current_period_end=moment(item.current_period_end),
-        )
+        subscription = read_new_subscription(Fields(created, "subscription"), price_id=price_id)
+        if is_stored_answer(created) and self._is_over(subscription.subscription_id):
+            raise SpentKeyError(
+                f"subscription {subscription.subscription_id}: ended since the key made it", answered=True
+            )
+        self._check_has_come(f"subscription {subscription.subscription_id}", subscription.current_period_start)
+        return subscription
+
+    def _is_over(self, subscription_id: StripeSubscriptionId) -> bool:
+        try:
+            return self.get_subscription(subscription_id).ended_at is not None
+        except NotFoundError:
+            return True
 
     def send_meter_event(self, event: MeterEvent) -> None:
-        """See StripeGateway."""
+        """See StripeGateway.
+
+        The identifier is the idempotency key, by which an error that comes later names the event. Where the key is
+        spent, a fresh one is safe at once: the identifier keeps the event from being counted twice.
+        """
+        try:
+            self._send_meter_event(event, idempotency_key=event.identifier)
+        except SpentKeyError:
+            self._send_meter_event(event, idempotency_key=timed_key(event.identifier, self._now()))
+
+    def _send_meter_event(self, event: MeterEvent, *, idempotency_key: str) -> None:
         try:
             self._call(
                 "meter_events.create",
@@ -136,16 +152,17 @@ class LiveGateway(PaymentCalls, MeterReads):
                         "timestamp": int(event.as_of.timestamp()),
                         "payload": {"stripe_customer_id": event.customer_id, "value": str(event.quantity)},
                     },
-                    {"idempotency_key": event.identifier},  # by which an error that comes later names the event
+                    {"idempotency_key": idempotency_key},
                 ),
             )
         except PermanentError as error:
             if not _is_duplicate(error, event.identifier):
+                clocks.check_timestamp(error, event.as_of)
                 raise
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
         """See StripeGateway."""
-        fetched_at = datetime.now(tz=UTC)
+        fetched_at = self._now()
         found = self._call("invoices.retrieve", lambda client: client.v1.invoices.retrieve(invoice_id))
         lines = self._call(
             "invoices.line_items.list",
@@ -153,7 +170,12 @@ class LiveGateway(PaymentCalls, MeterReads):
                 client.v1.invoices.line_items.list(invoice_id, {"limit": _LINES_PER_PAGE}).auto_paging_iter()
             ),
         )
-        return objects.read_invoice(found, lines, fetched_at=fetched_at)
+        invoice = objects.read_invoice(
+            Fields(found, "invoice"), [Fields(line, "line_item") for line in lines], fetched_at=fetched_at
+        )
+        happened = (invoice.finalized_at, invoice.paid_at, invoice.voided_at, invoice.uncollectible_at)
+        self._check_has_come(f"invoice {invoice_id}", *happened)
+        return invoice
 
     def list_invoices(
         self, *, created_from: datetime | None, created_until: datetime, after: StripeInvoiceId | None, limit: int
@@ -166,7 +188,9 @@ class LiveGateway(PaymentCalls, MeterReads):
         if after is not None:
             asked["starting_after"] = after
         page = self._call("invoices.list", lambda client: client.v1.invoices.list(asked))
-        return InvoicePage(invoices=tuple(map(objects.read_listed_invoice, page.data)), more=page.has_more)
+        listed = Fields(page, "list")
+        invoices = tuple(map(objects.read_listed_invoice, listed.objects("data", "invoice")))
+        return InvoicePage(invoices=invoices, more=listed.flag("has_more"), listed_at=clocks.listed_at(page))
 
     def finalize_invoice(self, invoice_id: StripeInvoiceId, *, idempotency_key: str) -> None:
         """See StripeGateway."""
@@ -179,9 +203,23 @@ class LiveGateway(PaymentCalls, MeterReads):
 
     def get_subscription(self, subscription_id: StripeSubscriptionId) -> SubscriptionStanding:
         """See StripeGateway."""
-        fetched_at = datetime.now(tz=UTC)
+        fetched_at = self._now()
         found = self._call("subscriptions.retrieve", lambda client: client.v1.subscriptions.retrieve(subscription_id))
-        return objects.read_subscription(found, fetched_at=fetched_at)
+        standing = objects.read_subscription(Fields(found, "subscription"), fetched_at=fetched_at)
+        self._check_has_come(f"subscription {subscription_id}", standing.current_period_start, standing.ended_at)
+        return standing
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) if self._clock is None else self._clock()
+
+    def _check_has_come(self, what: str, *instants: datetime | None) -> None:
+        """Raise RetryableError for an object of the future: Stripe's clock is ahead, and the object waits for ours."""
+        latest = max((each for each in instants if each is not None), default=None)
+        if not self._bounded or latest is None:
+            return
+        ahead = latest - self._now()
+        if ahead > timedelta(0):
+            raise RetryableError(f"stripe {what}: is {ahead} ahead of the database's clock", retry_after=ahead)
 
     def cancel_subscription(self, subscription_id: StripeSubscriptionId) -> None:
         """See StripeGateway. Stripe takes no idempotency key here: of one that has ended it says that there is none."""
@@ -199,13 +237,18 @@ class LiveGateway(PaymentCalls, MeterReads):
         if kind is EventKind.THIN:
             thin: dict[str, Any] = {"created": {"gte": events.iso(created_from)}, "limit": limit}
             thin |= {"page": cursor} if cursor else {}
-            return events.read_thin_page(
-                self._call("core.events.list", lambda client: client.v2.core.events.list(cast("Any", thin)))
-            )
+            listed = self._call("core.events.list", lambda client: client.v2.core.events.list(cast("Any", thin)))
+            return events.read_thin_page(Fields(listed, "list"), listed_at=clocks.listed_at(listed))
         asked: EventListParams = {"created": {"gte": int(created_from.timestamp())}, "limit": limit}
         if cursor is not None:
             asked["starting_after"] = cursor
-        return events.read_page(self._call("events.list", lambda client: client.v1.events.list(asked)))
+        page = self._call("events.list", lambda client: client.v1.events.list(asked))
+        return events.read_page(Fields(page, "list"), listed_at=clocks.listed_at(page))
+
+    def find_clock_difference(self) -> timedelta | None:
+        """See StripeGateway."""
+        http_client: Noting | None = getattr(self._local, "http_client", None)
+        return None if http_client is None else http_client.clock_ahead
 
     def _call(self, operation: str, call: Callable[[stripe.StripeClient], Result]) -> Result:
         client = self._client()
@@ -215,6 +258,11 @@ class LiveGateway(PaymentCalls, MeterReads):
             except stripe.StripeError as error:
                 # Not `from error`: its text would be part of every traceback, and may hold what a payer has entered.
                 raise translate(error, operation) from None
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                # The SDK stumbles over an object that is not as Stripe describes it.
+                raise InvalidStripeObjectError(
+                    f"stripe {operation}: the answer is not as Stripe describes it: {type(error).__name__}"
+                ) from None
 
     def _client(self) -> stripe.StripeClient:
         client: stripe.StripeClient | None = getattr(self._local, "client", None)
@@ -229,37 +277,6 @@ class LiveGateway(PaymentCalls, MeterReads):
                 http_client=self._local.http_client,
             )
         return client
-
-
-def translate(error: stripe.StripeError, operation: str) -> UsageError:
-    """Say in our words what Stripe's error means; the message has Stripe's code and request id, never a secret."""
-    status = error.http_status or 0
-    code = error.error.code if error.error is not None else None
-    description = f"stripe {operation}: {type(error).__name__} {status} {code or ''} request {error.request_id}"
-    # The SDK raises APIError also for an answer that it can't read, such as a proxy's page or half a reply.
-    busy = isinstance(error, stripe.APIConnectionError | stripe.RateLimitError | stripe.APIError)
-    if busy or status >= _HTTP_SERVER_ERROR or status == _HTTP_CONFLICT or code == "lock_timeout":
-        return RetryableError(description, retry_after=_retry_after(error))
-    if isinstance(error, stripe.CardError):
-        return DeclinedError(description, decline_code=getattr(error.error, "decline_code", None) or code)
-    # Stripe's message may repeat a value: of a payer that would be personal.
-    message = "" if operation.startswith(_PERSONAL) else _UNSPEAKABLE.sub("...", error.user_message or "")
-    return _permanent(error, code)(f"{description}: {message}")
-
-
-def _permanent(error: stripe.StripeError, code: str | None) -> type[PermanentError]:
-    if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
-        return AccessDeniedError
-    return NotFoundError if code == "resource_missing" else PermanentError
-
-
-def _retry_after(error: stripe.StripeError) -> timedelta | None:
-    """How long Stripe asks to wait; a 429 that doesn't say so means a second."""
-    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-    stated = headers.get("retry-after", "")
-    if stated.isascii() and stated.isdigit():
-        return min(timedelta(seconds=int(stated)), RETRY_AFTER_MAX)
-    return timedelta(seconds=1) if error.http_status == _HTTP_TOO_MANY else None
 
 
 def _is_duplicate(error: PermanentError, identifier: str) -> bool:

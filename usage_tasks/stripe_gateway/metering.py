@@ -1,14 +1,18 @@
 """What the client reads of meters: the meter itself, what a price charges by, what was counted, what went wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import stripe
 
 from usage_tasks.domain.errors import NotFoundError, PermanentError
+from usage_tasks.domain.idempotency import first_key
 from usage_tasks.domain.payments import Meter, MeterErrorReport, MeterErrors, StripeCustomerId, UsagePrice
+from usage_tasks.stripe_gateway.events import read_instant
+from usage_tasks.stripe_gateway.fields import Fields
+from usage_tasks.stripe_gateway.reading import meter_of
 
 METER_ERROR_TYPES: Final = frozenset({"v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"})
 _METERS_PER_PAGE: Final = 100
@@ -28,15 +32,16 @@ class MeterReads:
             "meters.list",
             lambda client: list(client.v1.billing.meters.list({"limit": _METERS_PER_PAGE}).auto_paging_iter()),
         )
+        found = [Fields(each, "meter") for each in listed]
         meters = [
             Meter(
-                meter_id=each.id,
-                event_name=each.event_name,
-                formula=each.default_aggregation.formula,
-                active=each.status == "active",
+                meter_id=each.text("id"),
+                event_name=event_name,
+                formula=each.object("default_aggregation").text("formula"),
+                active=each.text("status") == "active",
             )
-            for each in listed
-            if each.event_name == event_name
+            for each in found
+            if each.text("event_name") == event_name
         ]
         return max(meters, key=lambda meter: meter.active, default=None)
 
@@ -46,15 +51,16 @@ class MeterReads:
             found = self._call("prices.retrieve", lambda client: client.v1.prices.retrieve(price_id))
         except NotFoundError:
             return None
-        recurring = found.recurring
+        price = Fields(found, "price")
+        recurring = price.find_object("recurring")
         return UsagePrice(
-            price_id=found.id,
-            active=found.active,
-            currency=found.currency,
-            interval=recurring.interval if recurring else None,
-            interval_count=recurring.interval_count if recurring else None,
-            usage_type=recurring.usage_type if recurring else None,
-            meter_id=recurring.meter if recurring else None,
+            price_id=price.text("id"),
+            active=price.flag("active"),
+            currency=price.text("currency"),
+            interval=recurring.text("interval") if recurring else None,
+            interval_count=recurring.integer("interval_count") if recurring else None,
+            usage_type=recurring.text("usage_type") if recurring else None,
+            meter_id=meter_of(price),
         )
 
     def get_metered_quantity(
@@ -69,23 +75,39 @@ class MeterReads:
             ),
         )
         # Without a grouping window the whole span is one summary. Its value is a JSON number.
-        return sum((Decimal(str(each.aggregated_value)) for each in listed.data), start=Decimal(0))
+        summaries = Fields(listed, "list").objects("data", "meter_event_summary")
+        values = [(each, each.find_decimal("aggregated_value")) for each in summaries]
+        for each, value in values:
+            if value is None:
+                raise each.wrong("aggregated_value", "a number")
+        return sum((value for _, value in values if value is not None), start=Decimal(0))
 
     def get_meter_errors(self, event_id: str) -> MeterErrorReport:
         """See StripeGateway."""
-        found: Any = self._call("core.events.retrieve", lambda client: client.v2.core.events.retrieve(event_id))
-        if found.type not in METER_ERROR_TYPES:
-            raise PermanentError(f"stripe event {event_id}: a {found.type} tells of no meter events")
+        event = Fields(
+            self._call("core.events.retrieve", lambda client: client.v2.core.events.retrieve(event_id)), "event"
+        )
+        kind = event.text("type")
+        if kind not in METER_ERROR_TYPES:
+            raise PermanentError(f"stripe event {event_id}: a {kind} tells of no meter events")
+        data = event.object("data")
         return MeterErrorReport(
             event_id=event_id,
-            starts_at=datetime.fromisoformat(found.data.validation_start),
-            ends_at=datetime.fromisoformat(found.data.validation_end),
+            starts_at=read_instant(data, "validation_start"),
+            ends_at=read_instant(data, "validation_end"),
             errors=tuple(
                 MeterErrors(
-                    code=each.code,
-                    count=each.error_count,
-                    identifiers=tuple(sample.request.identifier for sample in each.sample_errors),
+                    code=each.text("code"), count=each.integer("error_count"), identifiers=tuple(_identifiers(each))
                 )
-                for each in found.data.reason.error_types
+                for each in data.object("reason").objects("error_types", "error_type")
             ),
         )
+
+
+def _identifiers(error: Fields) -> Iterator[str]:
+    """List the identifiers of an error's samples, by the keys of the requests that brought them."""
+    for sample in error.objects("sample_errors", "sample_error"):
+        request = sample.find_object("request")
+        key = None if request is None else request.find_text("identifier")
+        if key is not None:
+            yield first_key(key)

@@ -1,13 +1,8 @@
-"""Stripe's objects read into the domain's words; whatever does not fit is a PermanentError that names it."""
+"""Stripe's invoices and subscriptions read into the domain's words."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
-import stripe
-
-from usage_tasks.domain.errors import PermanentError
 from usage_tasks.domain.payments import (
     Amounts,
     Invoice,
@@ -18,98 +13,91 @@ from usage_tasks.domain.payments import (
     StripeSubscriptionId,
     SubscriptionStanding,
 )
-from usage_tasks.stripe_gateway.reading import id_of, moment, read_line
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+from usage_tasks.stripe_gateway.fields import Fields
+from usage_tasks.stripe_gateway.reading import items_of, read_line
 
 
-def _named(read: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Let an object that is not as Stripe describes it be a PermanentError: it is parked, and no bug of a run."""
-
-    @wraps(read)
-    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        try:
-            return read(*args, **kwargs)
-        except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-            raise PermanentError(f"stripe: {read.__name__}: {type(error).__name__}: {error}") from error
-
-    return checked
-
-
-@_named
-def read_invoice(found: stripe.Invoice, lines: Sequence[stripe.InvoiceLineItem], *, fetched_at: datetime) -> Invoice:
+def read_invoice(invoice: Fields, lines: Sequence[Fields], *, fetched_at: datetime) -> Invoice:
     """Read an invoice and its lines; `fetched_at` is before the first of the calls that brought them."""
-    transitions = found.status_transitions
-    revision = getattr(found, "latest_revision", None)
+    transitions = invoice.object("status_transitions")
+    revision = invoice.find_reference("latest_revision")
     return Invoice(
-        invoice_id=StripeInvoiceId(id_of(found)),
-        customer_id=StripeCustomerId(id_of(found.customer)),
-        subscription_id=_subscription_of(found),
-        status=_status_of(found),
-        created_at=moment(found.created),
-        period_start=moment(found.period_start),
-        period_end=moment(found.period_end),
-        finalized_at=_optional_moment(transitions.finalized_at),
-        paid_at=_optional_moment(transitions.paid_at),
-        voided_at=_optional_moment(transitions.voided_at),
-        uncollectible_at=_optional_moment(transitions.marked_uncollectible_at),
-        replaced_by=None if revision is None else StripeInvoiceId(id_of(revision)),
+        invoice_id=StripeInvoiceId(invoice.text("id")),
+        customer_id=StripeCustomerId(invoice.reference("customer")),
+        subscription_id=_subscription_of(invoice) or _subscription_of_lines(lines),
+        status=_status_of(invoice),
+        created_at=invoice.moment("created"),
+        period_start=invoice.moment("period_start"),
+        period_end=invoice.moment("period_end"),
+        finalized_at=transitions.find_moment("finalized_at"),
+        paid_at=transitions.find_moment("paid_at"),
+        voided_at=transitions.find_moment("voided_at"),
+        uncollectible_at=transitions.find_moment("marked_uncollectible_at"),
+        replaced_by=None if revision is None else StripeInvoiceId(revision),
         amounts=Amounts(
-            currency=found.currency,
-            total=found.total,
-            due=found.amount_due,
-            paid=found.amount_paid,
-            remaining=found.amount_remaining,
+            currency=invoice.text("currency"),
+            total=invoice.integer("total"),
+            due=invoice.integer("amount_due"),
+            paid=invoice.integer("amount_paid"),
+            remaining=invoice.integer("amount_remaining"),
         ),
-        attempts=found.attempt_count,
+        attempts=invoice.integer("attempt_count"),
         lines=tuple(read_line(line) for line in lines),
         fetched_at=fetched_at,
     )
 
 
-@_named
-def read_listed_invoice(found: stripe.Invoice) -> ListedInvoice:
-    """Read of an invoice in a list what tells whether it is to be fetched."""
+def read_listed_invoice(invoice: Fields) -> ListedInvoice:
+    """Read of an invoice in a list as much as decides whether it is to be fetched."""
+    first_lines = invoice.find_object("lines")
+    lines = [] if first_lines is None else first_lines.objects("data", "line_item")
+    transitions = invoice.object("status_transitions")
     return ListedInvoice(
-        invoice_id=StripeInvoiceId(id_of(found)),
-        subscription_id=_subscription_of(found),
-        status=found.status or "",
-        created_at=moment(found.created),
+        invoice_id=StripeInvoiceId(invoice.text("id")),
+        subscription_id=_subscription_of(invoice) or _subscription_of_lines(lines),
+        status=invoice.find_text("status") or "",
+        created_at=invoice.moment("created"),
+        finalized_at=transitions.find_moment("finalized_at"),
+        attempts=invoice.integer("attempt_count"),
     )
 
 
-@_named
-def read_subscription(found: stripe.Subscription, *, fetched_at: datetime) -> SubscriptionStanding:
+def read_subscription(subscription: Fields, *, fetched_at: datetime) -> SubscriptionStanding:
     """Read a subscription; its period is that of its first item."""
-    items = found["items"].data
-    invoice = found.latest_invoice
+    items = items_of(subscription)
+    invoice = subscription.find_reference("latest_invoice")
     return SubscriptionStanding(
-        subscription_id=StripeSubscriptionId(id_of(found)),
-        customer_id=StripeCustomerId(id_of(found.customer)),
-        status=found.status,
-        ended_at=_optional_moment(found.ended_at),
-        latest_invoice_id=None if invoice is None else StripeInvoiceId(id_of(invoice)),
-        price_ids=tuple(id_of(item.price) for item in items),
-        current_period_start=moment(items[0].current_period_start) if items else None,
-        current_period_end=moment(items[0].current_period_end) if items else None,
+        subscription_id=StripeSubscriptionId(subscription.text("id")),
+        customer_id=StripeCustomerId(subscription.reference("customer")),
+        status=subscription.text("status"),
+        ended_at=subscription.find_moment("ended_at"),
+        latest_invoice_id=None if invoice is None else StripeInvoiceId(invoice),
+        price_ids=tuple(item.reference("price") for item in items),
+        current_period_start=items[0].moment("current_period_start") if items else None,
+        current_period_end=items[0].moment("current_period_end") if items else None,
         fetched_at=fetched_at,
     )
 
 
-def _optional_moment(unix_seconds: int | None) -> datetime | None:
-    return None if unix_seconds is None else moment(unix_seconds)
-
-
-def _status_of(found: stripe.Invoice) -> InvoiceStatus:
+def _status_of(invoice: Fields) -> InvoiceStatus:
+    status = invoice.find_text("status")
     try:
-        return InvoiceStatus(found.status or "")
+        return InvoiceStatus(status or "")
     except ValueError as error:
-        allowed = ", ".join(InvoiceStatus)
-        raise PermanentError(f"stripe invoice {found.id}: status {found.status!r} is not known: {allowed}") from error
+        raise invoice.wrong("status", f"one of {', '.join(InvoiceStatus)}", word=status) from error
 
 
-def _subscription_of(found: stripe.Invoice) -> StripeSubscriptionId | None:
-    details = found.parent.subscription_details if found.parent is not None else None
-    subscription = details.subscription if details is not None else None
-    return None if subscription is None else StripeSubscriptionId(id_of(subscription))
+def _subscription_of(invoice: Fields) -> StripeSubscriptionId | None:
+    """Find the subscription that an invoice is of: newer versions have it in `parent`, older ones beside it."""
+    parent = invoice.find_object("parent")
+    details = None if parent is None else parent.find_object("subscription_details")
+    found = invoice.find_reference("subscription") if details is None else details.reference("subscription")
+    return None if found is None else StripeSubscriptionId(found)
+
+
+def _subscription_of_lines(lines: Sequence[Fields]) -> StripeSubscriptionId | None:
+    """Find the subscription that the items billed by an invoice are of, where the invoice itself names none."""
+    parents = [parent for line in lines if (parent := line.find_object("parent")) is not None]
+    items = [item for parent in parents if (item := parent.find_object("subscription_item_details")) is not None]
+    found = {subscription for item in items if (subscription := item.find_reference("subscription")) is not None}
+    return StripeSubscriptionId(found.pop()) if len(found) == 1 else None

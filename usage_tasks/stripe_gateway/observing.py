@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import requests
@@ -11,7 +12,9 @@ import structlog
 from requests.utils import get_environ_proxies
 
 from usage_tasks.domain.errors import DeclinedError, RetryableError, UsageError
-from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS
+from usage_tasks.stripe_gateway.clocks import read_date
+from usage_tasks.telemetry.clocks import CLOCKS, STRIPE
+from usage_tasks.telemetry.metrics import STRIPE_CALL_SECONDS, STRIPE_CLOCK
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +23,7 @@ _QUIET: Final = frozenset({"meter_events.create"})
 
 
 class Noting(stripe.RequestsClient):
-    """The SDK's HTTP client, which notes the request ids that Stripe answered with. One a thread."""
+    """The SDK's HTTP client, which notes the request ids and the time that Stripe answered with. One a thread."""
 
     def __init__(self, api_base: str, timeout: tuple[float, float]) -> None:
         session = requests.Session()
@@ -30,13 +33,20 @@ class Noting(stripe.RequestsClient):
         session.trust_env = False
         super().__init__(timeout=timeout, session=session)
         self.request_ids: list[str] = []
+        self.clock_ahead: timedelta | None = None
+        """How far this machine's clock is ahead of Stripe's, by the latest answer."""
 
     def request(  # type: ignore[override]  # the SDK's RequestsClient differs from its own base in the same way
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
+        asked = time.time()
         answer: tuple[bytes, int, Mapping[str, str]] = super().request(method, url, headers, post_data)
         if request_id := answer[2].get("Request-Id"):
             self.request_ids.append(request_id)
+        if (stripe_at := read_date(answer[2])) is not None:
+            self.clock_ahead = datetime.now(UTC) - stripe_at
+            STRIPE_CLOCK.set(self.clock_ahead.total_seconds())
+            CLOCKS.note_date(STRIPE, stripe_at, asked=asked)
         return answer
 
 

@@ -1,6 +1,7 @@
 """What the services ask of Stripe about payers and their money: holds, tax, disputes, what went back."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from usage_tasks.domain.accounts import AttributionId
@@ -9,7 +10,7 @@ from usage_tasks.domain.disputes import Dispute, DisputeId
 from usage_tasks.domain.holds import Hold, PaymentIntentId
 from usage_tasks.domain.payments import StripeCustomerId, StripeInvoiceId, StripeSubscriptionId
 from usage_tasks.domain.reversals import CreditNote, CreditNoteId, Refund, RefundId
-from usage_tasks.domain.stripe_objects import EventFacts, InvoicePreview
+from usage_tasks.domain.stripe_objects import EventFacts, InvoicePreview, ObjectPage
 
 
 class PaymentGateway(Protocol):
@@ -23,12 +24,22 @@ class PaymentGateway(Protocol):
         """Find an account's customers by what they say; what is new may not be found for an hour."""
         ...
 
+    def list_recent_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomerId]:
+        """Find an account's customers among the newest ones, which a search may not know yet.
+
+        Raises RetryableError where there are so many new customers that both may miss ours.
+        """
+        ...
+
     def adopt_payment_method(self, customer_id: StripeCustomerId, payment_method_id: str) -> None:
         """Make a payment method the customer's default, and its address, where it has one, the customer's."""
         ...
 
-    def create_hold(self, customer_id: StripeCustomerId, *, currency: str, idempotency_key: str) -> Hold:
-        """Ask for a hold that the payer is to confirm; the same key answers with the same hold."""
+    def create_hold(self, customer_id: StripeCustomerId, *, amount: int, currency: str, idempotency_key: str) -> Hold:
+        """Ask for a hold of `amount` minor units that the payer is to confirm.
+
+        The same key answers with the same hold as it is now; SpentKeyError where there is none to answer with.
+        """
         ...
 
     def get_hold(self, payment_intent_id: PaymentIntentId) -> Hold:
@@ -56,7 +67,7 @@ class PaymentGateway(Protocol):
         ...
 
     def find_invoice_of(self, payment_intent_id: str) -> StripeInvoiceId | None:
-        """Tell which invoice a payment paid, if it paid one."""
+        """Find the invoice that a payment paid, if it paid one."""
         ...
 
     def get_credit_note(self, credit_note_id: CreditNoteId) -> CreditNote:
@@ -71,4 +82,16 @@ class PaymentGateway(Protocol):
 
     def get_event(self, event_id: str) -> EventFacts:
         """Fetch what an event says besides its object: what changed, and of whom it tells."""
+        ...
+
+    def list_disputes(self, *, created_from: datetime, after: str | None, limit: int) -> ObjectPage:
+        """List one page of all disputes created since an instant, newest first, going on after a given one."""
+        ...
+
+    def list_refunds(self, *, created_from: datetime, after: str | None, limit: int) -> ObjectPage:
+        """List one page of all refunds created since an instant, newest first, going on after a given one."""
+        ...
+
+    def list_credit_notes(self, *, created_from: datetime, after: str | None, limit: int) -> ObjectPage:
+        """List one page of all credit notes created since an instant, newest first, going on after a given one."""
         ...

@@ -1,6 +1,6 @@
 """What the services ask of Stripe, in the domain's words."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
@@ -23,20 +23,30 @@ from usage_tasks.stripe_gateway.payment_protocol import PaymentGateway
 
 
 class StripeGateway(PaymentGateway, Protocol):
-    """Every call may raise RetryableError (call again with the same key) or PermanentError (never succeeds)."""
+    """Every call may raise RetryableError (call again with the same key) or PermanentError (never succeeds).
+
+    A call with a key raises SpentKeyError where the key is of no more use: it was used with other arguments, or Stripe
+    stored an error under it, or what it made is gone.
+    """
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
-        """Make a customer; the same key answers with the same customer."""
+        """Make a customer; the same key answers with the same customer, unless it was deleted since."""
         ...
 
     def create_subscription(
         self, customer_id: StripeCustomerId, *, price_id: str, idempotency_key: str, automatic_tax: bool = False
     ) -> Subscription:
-        """Subscribe a customer to one metered price; the same key, with the same terms, answers with the same one."""
+        """Subscribe a customer to one metered price.
+
+        The same key, with the same terms, answers with the same subscription, unless it has ended since.
+        """
         ...
 
     def send_meter_event(self, event: MeterEvent) -> None:
-        """Tell the meter a customer's quantity; an identifier that Stripe knows already counts as delivered."""
+        """Tell the meter a customer's quantity; an identifier that Stripe knows already counts as delivered.
+
+        Raises TooEarlyError or TooOldError where Stripe's clock differs too much from the event's time.
+        """
         ...
 
     def get_invoice(self, invoice_id: StripeInvoiceId) -> Invoice:
@@ -81,4 +91,8 @@ class StripeGateway(PaymentGateway, Protocol):
 
     def get_meter_errors(self, event_id: str) -> MeterErrorReport:
         """Fetch what a meter complained of in a thin event; PermanentError for an event of another type."""
+        ...
+
+    def find_clock_difference(self) -> timedelta | None:
+        """Answer how far this machine's clock is ahead of Stripe's, by the latest answer that this thread got."""
         ...

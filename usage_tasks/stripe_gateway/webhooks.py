@@ -24,7 +24,14 @@ _EVENT_ID: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
 
 
 class WebhookRefusedError(PermanentError):
-    """This request is not taken; the message is short, fixed and safe to answer with and to log."""
+    """This request is not taken; the message is short, fixed and safe to answer with and to log.
+
+    `clock_ahead`: the signature is right, and our clock is so far ahead of its time, or behind where negative.
+    """
+
+    def __init__(self, message: str, *, clock_ahead: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.clock_ahead = clock_ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +82,9 @@ def _signed_text(body: bytes, signature: str, secrets: Sequence[str], *, at: dat
     text = _text(body)
     if not any(_is_signed(text, signature, secret) for secret in secrets):
         raise WebhookRefusedError("bad signature")
-    if abs(at.timestamp() - _signed_at(signature)) > AGE_MAX.total_seconds():
-        raise WebhookRefusedError("timestamp too far from now")
+    ahead = timedelta(seconds=at.timestamp() - _signed_at(signature))
+    if abs(ahead) > AGE_MAX:
+        raise WebhookRefusedError("timestamp too far from now", clock_ahead=ahead)
     return text
 
 

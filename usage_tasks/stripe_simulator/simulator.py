@@ -3,9 +3,11 @@
 import hashlib
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from email.utils import formatdate
 from urllib.parse import unquote
 
 from usage_tasks.stripe_simulator.operations.operation import Call, Operation
@@ -78,10 +80,16 @@ class Simulator:
         request_id = f"req_{secrets.token_hex(7)}"
         headers = (("Request-Id", request_id), ("Stripe-Version", API_VERSION))
         try:
-            reply = self.faults.around(request, lambda: self._answered(request, request_id), request_id=request_id)
+            reply = self.faults.around(
+                request,
+                lambda: self._answered(request, request_id),
+                request_id=request_id,
+                keep=lambda reply: self._keep(request, reply),
+            )
         except ApiError as error:
             reply = _error_reply(error)
-        return replace(reply, headers=headers + reply.headers)
+        date = (("Date", formatdate(self._shown_at(), usegmt=True)),)
+        return replace(reply, headers=headers + date + reply.headers)
 
     def pause(self, seconds: float) -> None:
         """Let an answer wait, though no longer than the simulator lives."""
@@ -113,6 +121,14 @@ class Simulator:
                 at = world.now()
         return at
 
+    def _shown_at(self) -> float:
+        """What the common clock shows, as Stripe's answers show Stripe's."""
+        if not self.frozen:
+            return time.time()
+        with self.store.transaction():
+            row = self.store.row("SELECT frozen_time FROM clock WHERE id = ''")
+        return time.time() if row is None else float(row[0])
+
     def _set_up_clock(self, frozen_time: int | None) -> bool:
         with self.store.transaction():
             sql = "INSERT INTO clock (id, frozen_time) VALUES ('', :at) ON CONFLICT (id) DO NOTHING"
@@ -128,6 +144,14 @@ class Simulator:
             return self._answer(request, request_id)
         except ApiError as error:
             return _error_reply(error)
+
+    def _keep(self, request: Request, reply: Reply) -> None:
+        """Store a reply under the request's key, replacing an earlier one."""
+        key = request.headers.get("idempotency-key") if request.method == "POST" else None
+        if key:
+            with self.world() as world:
+                world.store.execute("DELETE FROM idempotency WHERE key = :key", key=key)
+                _remember(world, key, _fingerprint(request, _form(request)), reply)
 
     def _answer(self, request: Request, request_id: str) -> Reply:
         _authenticate(request)

@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Generic, TypeVar
 
+import structlog
 from pydantic_core import to_jsonable_python
+from sqlalchemy import Connection
 
 from usage_tasks.coordination import lock
 from usage_tasks.coordination.lock import LockState
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import PermanentError
-from usage_tasks.domain.schedules import due_slot
+from usage_tasks.domain.schedules import SLOT_AHEAD_MAX, due_slot
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.ledger.reset import ResetBatch
+from usage_tasks.services.operations.job_standings import note_schedules
 from usage_tasks.storage.operations import jobs
+
+log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
 Planned = TypeVar("Planned")
@@ -65,6 +70,14 @@ def check_failed(batch: ResetBatch) -> None:
         raise PermanentError(f"reset: {batch.cycles} cycles ended, {len(batch.failed)} accounts failed: {shown}")
 
 
+def _look_at_slots(rt: Runtime, connection: Connection, job: str, now: datetime) -> None:
+    """Free the slots that a wrong clock took, and store since when other jobs are scheduled."""
+    latest = jobs.void_future_slots(connection, job, after=now + SLOT_AHEAD_MAX)
+    if latest is not None:
+        log.warning("job.slot_of_the_future", job=job, slot=latest.isoformat(), now=now.isoformat())
+    note_schedules(connection, rt.settings.job_schedules, at=now)
+
+
 def run_job(
     rt: Runtime,
     job: str,
@@ -85,6 +98,8 @@ def run_job(
         if state is LockState.TAKEN:
             return Skipped()
         with rt.transaction() as connection:
+            if slot is not None and at is None:
+                _look_at_slots(rt, connection, job, now)
             # Who holds the lock knows that whoever began and never ended is gone, or has lost it.
             lease = timedelta(0) if state is LockState.HELD else LEASE
             attempt = None if slot is None else jobs.claim_slot(connection, job, slot, lease=lease)

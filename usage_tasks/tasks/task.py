@@ -1,31 +1,37 @@
 """How every task runs: arguments checked, its caller admitted, ids bound into the logs, one line an outcome."""
 
+import hashlib
+import json
 import logging
 import random
 import time
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
-from celery import Task, shared_task
+from celery import Task, shared_task, signals
 from pydantic import TypeAdapter, ValidationError, validate_call
 from pydantic_core import to_jsonable_python
-from redis.exceptions import RedisError
 
-from usage_tasks.coordination import dead_letters
-from usage_tasks.coordination.dead_letters import DeadLetter
+from usage_tasks.coordination import ticks
 from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
 from usage_tasks.runtime import runtime
 from usage_tasks.tasks.access import Needs, guard
-from usage_tasks.telemetry.headers import REQUEST_ID
+from usage_tasks.telemetry.headers import REQUEST_ID, TICK
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
-from usage_tasks.worker.poison import check_redelivery
+from usage_tasks.worker.clocks import watch_clocks
+from usage_tasks.worker.poison import check_redelivery, forget_redeliveries, set_aside
+from usage_tasks.worker.requests import WatchedTask
+from usage_tasks.worker.upkeep import add_upkeep
+from usage_tasks.worker.waiting import ARGUMENT_DIGESTS, MessageWaits, is_refused_in_vain, may_wait
 
 log = structlog.get_logger(__name__)
+
+signals.worker_init.connect(add_upkeep)  # here, for only a worker imports tasks: application and receiver stay light
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -67,16 +73,28 @@ _ACCOUNT_LENGTH_MAX: Final = 64
 
 NEVER: Final = Retry(attempts_max=0, first=timedelta(0), longest=timedelta(0))
 
+_DIGEST_LENGTH: Final = 12
+_UNKNOWN: Final = frozenset({"unexpected_keyword_argument", "unexpected_positional_argument", "extra_forbidden"})
+_MISSING: Final = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
+"""The types of pydantic's errors: an argument, or a field of one, that is not in the schema; one that is needed."""
+
 _ANSWER_LENGTH_MAX: Final = 1024
 _HIDDEN: Final[Mapping[str, Any]] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
 """Else Celery shows the arguments in the headers of the message, and so to whoever watches the events."""
 
 
 class ArgumentsError(PermanentError):
-    """A task was called with arguments that it does not take; the message names each."""
+    """A task was called with arguments that it does not take; the message names each.
+
+    `unknown`: there are arguments that this version does not know, and no known argument has a bad value.
+    """
+
+    def __init__(self, message: str, *, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
-class UsageTask(Task[Any, Any]):
+class UsageTask(WatchedTask):
     """A task whose message may name any argument: an unknown one is refused by its name, `self` like another."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -103,6 +121,7 @@ def task(
     def declare(function: Callable[Parameters, Result]) -> "Task[Parameters, object]":
         checked = validate_call(guard(name, function, needs))
         ARGUMENT_SCHEMAS[name] = _schema_of(checked)
+        ARGUMENT_DIGESTS[name] = _digest_of(ARGUMENT_SCHEMAS[name])
 
         def run(self: "Task[Parameters, object]", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> object:
             return _run(self, checked, retry, args, kwargs)
@@ -129,6 +148,10 @@ def _schema_of(checked: Any) -> dict[str, Any]:
     return TypeAdapter(checked).json_schema()
 
 
+def _digest_of(schema: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
 def _run(
     self: "Task[Any, Any]",
     checked: Callable[..., object],
@@ -142,24 +165,26 @@ def _run(
     started = time.perf_counter()
     outcome = "failed"
     try:
+        if getattr(request, TICK, False):
+            ticks.note_begun(runtime().redis, name)
         check_redelivery(request, name)
         summary = to_jsonable_python(_checked_call(checked, args, kwargs))
         outcome = "done"
     except RetryableError as error:
         outcome = "retried" if request.retries < retry.attempts_max else "exhausted"
         if outcome == "exhausted":
-            _set_aside(request, name, f"{request.retries + 1} attempts: {error}")
+            _set_aside_unnoticed(request, name, f"{request.retries + 1} attempts: {error}")
+        forget_redeliveries(request)
         wait = retry.countdown_seconds(request.retries, asked=error.retry_after)
         raise self.retry(exc=error, countdown=wait, max_retries=retry.attempts_max, **_HIDDEN) from error
     except InvariantError as error:
-        _set_aside(request, name, str(error))
+        _set_aside_unnoticed(request, name, str(error))
         raise
     except PermanentError as error:
-        outcome = "refused"
-        if isinstance(error, AccessError):
-            ACCESS_REFUSED.labels(name).inc()
-        # Who calls directly, as a command does, gets the error itself and shows it.
-        log.log(logging.INFO if request.called_directly else logging.WARNING, "task.refused", reason=str(error))
+        outcome = "waits" if isinstance(error, ArgumentsError) and error.unknown and may_wait(request) else "refused"
+        if outcome == "waits":
+            raise MessageWaits(str(error)) from None
+        _refuse(request, name, error)
         raise
     finally:
         elapsed = time.perf_counter() - started
@@ -169,33 +194,31 @@ def _run(
         structlog.contextvars.unbind_contextvars("retries")
     counts = _count_rows(name, summary)
     log.info("task.ended", outcome=outcome, duration_seconds=round(elapsed, 4), **counts)
+    watch_clocks()
     structlog.contextvars.reset_contextvars(**bound)
     return summary
 
 
-def _set_aside(request: Any, name: str, reason: str) -> None:
+def _refuse(request: Any, name: str, error: PermanentError) -> None:
+    """Note a refusal; keep a message that a newer version may know, so that an operator can send it again."""
+    if isinstance(error, AccessError):
+        ACCESS_REFUSED.labels(name).inc()
+    if isinstance(error, ArgumentsError) and error.unknown and is_refused_in_vain(request):
+        set_aside(request.id, name, request.args, request.kwargs, str(error))
+    # Who calls directly, as a command does, gets the error itself and shows it.
+    log.log(logging.INFO if request.called_directly else logging.WARNING, "task.refused", reason=str(error))
+
+
+def _set_aside_unnoticed(request: Any, name: str, reason: str) -> None:
     """Keep a message that failed for good as a dead letter, if nobody else would notice or send it again.
 
-    A sender that waits for the answer gets the failure. The work of a tick, which expires, is done by the next one. A
-    message without arguments only asks for work that a sweep finds too.
+    A sender that waits for the answer gets the failure. The work of a tick is done by the next one; the tick of a beat
+    of an earlier version expires. A message without arguments only asks for work that a sweep finds too.
     """
-    if request.called_directly or not request.ignore_result or request.expires:
-        return
-    if not request.args and not request.kwargs:
-        return
-    letter = DeadLetter(
-        task_id=request.id,
-        task=name,
-        args=list(request.args or ()),
-        kwargs=dict(request.kwargs or {}),
-        reason=reason,
-        parked_at=datetime.now(UTC).isoformat(),
-    )
-    try:
-        stored = dead_letters.add_dead_letter(runtime().redis, letter)
-    except RedisError as error:
-        stored, reason = False, f"{reason}; {error}"
-    log.error("task.set_aside" if stored else "task.not_set_aside", reason=reason)
+    by_beat = request.expires or getattr(request, TICK, False)
+    noticed = request.called_directly or not request.ignore_result or by_beat
+    if not noticed and (request.args or request.kwargs):
+        set_aside(request.id, name, request.args, request.kwargs, reason)
 
 
 def _bind(request: Any, name: str, kwargs: Mapping[str, object]) -> Mapping[str, Token[Any]]:
@@ -218,11 +241,12 @@ def _checked_call(checked: Callable[..., object], args: tuple[object, ...], kwar
         return checked(*args, **kwargs)
     except ValidationError as error:
         # Values are left out: an argument may hold what must not be logged.
-        problems = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}"
-            for each in error.errors(include_input=False, include_url=False, include_context=False)
-        )
-        raise ArgumentsError(problems) from None
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        problems = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in found)
+        kinds = {each["type"] for each in found}
+        # A newer version may do without an argument that is missing here; a bad value stays bad.
+        unknown = bool(kinds & _UNKNOWN) and kinds <= _UNKNOWN | _MISSING
+        raise ArgumentsError(problems, unknown=unknown) from None
 
 
 def _count_rows(name: str, summary: object) -> dict[str, int]:

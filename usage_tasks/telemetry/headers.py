@@ -8,6 +8,8 @@ import structlog
 
 PUBLISHED_AT: Final = "published_at"
 REQUEST_ID: Final = "request_id"
+TICK: Final = "usage_tick"
+"""True in a message that is a tick of our schedule: at most one of each task waits (coordination/ticks.py)."""
 
 
 def stamp(headers: dict[str, Any]) -> None:

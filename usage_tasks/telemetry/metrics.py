@@ -39,8 +39,28 @@ SNAPSHOT_RUNS: Final = Counter(
     "usage_balance_snapshot_runs", "How bringing the balances in Redis up to date ended.", ["outcome"]
 )
 
+CLOCK_SKEW: Final = Gauge(
+    "usage_clock_skew_seconds",
+    "By how much a peer's clock was ahead of this host's when it was last read; half of the round trip is taken off.",
+    ["peer"],
+    multiprocess_mode="mostrecent",
+)
+CLOCK_JUMPS: Final = Counter(
+    "usage_clock_jumps", "How often a clock went by more than 2 s more or less than time passed.", ["clock"]
+)
+
 BREAKER_OPENINGS: Final = Counter(
     "usage_stripe_breaker_openings", "How often Stripe was taken to be away after failures in a row."
+)
+STRIPE_CLOCK: Final = Gauge(
+    "usage_stripe_clock_ahead_seconds",
+    "How far this machine's clock is ahead of Stripe's, by Stripe's latest answer; negative where it is behind.",
+    multiprocess_mode="mostrecent",
+)
+WEBHOOK_CLOCK: Final = Gauge(
+    "usage_webhook_clock_ahead_seconds",
+    "How far the receiver's clock was ahead of the latest signed event that it refused for its time.",
+    multiprocess_mode="mostrecent",
 )
 METER_DRIFT: Final = Counter(
     "usage_meter_drift", "Accounts that a drift report found astray, by what differs.", ["what"]

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Final
 
 import structlog
 
 from usage_tasks.stripe_gateway.webhooks import VerifiedEvent, WebhookRefusedError, verify_event, verify_thin_event
-from usage_tasks.telemetry.metrics import WEBHOOK_SECONDS
+from usage_tasks.telemetry.metrics import WEBHOOK_CLOCK, WEBHOOK_SECONDS
 from usage_tasks.webhook_app.publishing import Publisher
 from usage_tasks.webhook_app.senders import Limiter
 
@@ -125,6 +125,8 @@ class Receiver:
         try:
             return verify(body, head.signature, self._endpoints[head.path], at=datetime.now(UTC))
         except WebhookRefusedError as refused:
+            if refused.clock_ahead is not None:
+                _note_clock(refused.clock_ahead)
             return refusal(str(refused))
 
     def note(self, head: Head, answer: Answer, started: float, event: VerifiedEvent | None = None) -> None:
@@ -141,6 +143,12 @@ class Receiver:
         """Count a refused request against its address: this may wait for Redis, half a second at most."""
         if answer.outcome in COUNTED:
             self._limiter.count_refusal(head.remote)
+
+
+def _note_clock(ahead: timedelta) -> None:
+    """Log that a signature is right and its time is not: a clock is wrong, or an old request was sent again."""
+    WEBHOOK_CLOCK.set(ahead.total_seconds())
+    log.warning("webhook.clock_differs", clock_ahead_seconds=round(ahead.total_seconds(), 1))
 
 
 COUNTED: Final = frozenset({"refused", "too_large", "too_slow"})

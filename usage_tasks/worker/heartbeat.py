@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from celery import bootsteps
-from celery.beat import Scheduler
 
-from usage_tasks.coordination.celery_internals.consumer import count_unworked
+from usage_tasks.coordination.celery_internals.consumer import find_unworked
 from usage_tasks.health import BEAT_SECONDS, DIRECTORY_VARIABLE, remove_heartbeat, write_heartbeat
 
 
@@ -31,23 +30,25 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: object) -> None:  # noqa: ARG002 - as Celery calls it
         self._entry: Any = None
-        self._leaked_before = False
+        self._unworked_before: frozenset[str] = frozenset()
 
     def check_leak(self, consumer: Any) -> None:
-        """Raise ConnectionResetError, so that the worker connects anew, if twice in a row it holds unworked messages.
+        """Raise ConnectionResetError, so that the worker connects anew, if a message stays held and not worked on.
 
         A message whose acknowledgement was lost in a network that hung counts against the prefetch limit for ever. A
-        worker at its limit takes no other message: it would be alive, connected, and idle until killed.
+        worker at its limit takes no other message: it would be alive, connected, and idle until killed. The same
+        message must be found twice in a row: between two steps of its life a message has no request for an instant.
         """
-        unworked = count_unworked(consumer)
-        if unworked > 0 and self._leaked_before:
-            raise ConnectionResetError(f"{unworked} messages are held and not worked on: acknowledgements were lost")
-        self._leaked_before = unworked > 0
+        unworked = find_unworked(consumer)
+        lost = unworked & self._unworked_before
+        self._unworked_before = unworked
+        if lost:
+            raise ConnectionResetError(f"{len(lost)} messages are held and not worked on: acknowledgements were lost")
 
     def start(self, consumer: Any) -> None:
         """Begin, each time that the worker has connected."""
 
-        self._leaked_before = False
+        self._unworked_before = frozenset()
 
         def beat() -> None:
             self.check_leak(consumer)
@@ -57,7 +58,7 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         self._entry = consumer.timer.call_repeatedly(BEAT_SECONDS, beat)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
-        """End, each time that the worker has lost its connection."""
+        """End, each time that the worker has lost its connection or is told to stop."""
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None
@@ -66,18 +67,3 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         """End for good."""
         self.stop(consumer)
         stop_beating("worker", consumer.hostname)
-
-
-class BeatingScheduler(Scheduler):
-    """Celery's own schedule, in memory, whose every turn is a heartbeat: one in 5 seconds at least."""
-
-    def tick(self, *args: Any, **kwargs: Any) -> Any:
-        """Send what is due, and say so."""
-        wait = super().tick(*args, **kwargs)
-        beat_once(self.app, "beat", str(os.getpid()))
-        return wait
-
-    def close(self) -> None:
-        """End in order."""
-        stop_beating("beat", str(os.getpid()))
-        super().close()

@@ -3,9 +3,8 @@
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,18 +15,23 @@ from pydantic_core import to_json
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from usage_tasks.commands import WRONG
+from usage_tasks.commands.operations.stripe_findings import look_at_stripe
 from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.domain.schedules import JobStanding
 from usage_tasks.health import DIRECTORY_VARIABLE, check_heartbeats
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
 from usage_tasks.settings import Settings, SettingsError, load_settings, read_stripe_credentials
 from usage_tasks.storage.migrate import head_revision
+from usage_tasks.storage.operations import jobs
 from usage_tasks.tasks.checks import check_now
+from usage_tasks.telemetry.clocks import CLOCKS, STRIPE, Clocks
+from usage_tasks.telemetry.skew import find_wrong
+from usage_tasks.worker.clocks import redis_seconds
 
-SKEW_MAX: Final = timedelta(seconds=2)
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
 
 
@@ -59,16 +63,19 @@ def examine(environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
     yield DoctorFinding(check="settings", verdict=Verdict.FINE, found="complete")
     yield from _secrets(settings, environ)
     rt = Runtime(settings)
-    guarded: tuple[tuple[str, Callable[[Runtime], Iterator[DoctorFinding]], type[Exception], str], ...] = (
+    clocks = Clocks()
+    guarded: tuple[tuple[str, Callable[[Runtime, Clocks], Iterator[DoctorFinding]], type[Exception], str], ...] = (
         ("database", _database, RetryableError, "Start it, or correct database.url or DATABASE_URL."),
         ("broker", _broker, RedisError, "Start it, or correct redis or REDIS_URL."),
     )
     for name, look, away, advice in guarded:
         try:
-            yield from list(look(rt))
+            yield from list(look(rt, clocks))
         except away as error:
             yield DoctorFinding(check=name, verdict=Verdict.WRONG, found=f"cannot be asked: {error}", advice=advice)
     yield from _prices(rt)
+    yield from _clocks(clocks)
+    yield from (DoctorFinding(check=c, verdict=Verdict(v), found=f, advice=a) for c, v, f, a in look_at_stripe(rt))
     yield from _beat(environ)
 
 
@@ -125,12 +132,11 @@ def _has_password(settings: Settings) -> bool:
     return any(urlsplit(url).password for url in (settings.database_url, settings.redis_url))
 
 
-def _database(rt: Runtime) -> Iterator[DoctorFinding]:
+def _database(rt: Runtime, clocks: Clocks) -> Iterator[DoctorFinding]:
+    clocks.ask("database", lambda: rt.database.read_clock().timestamp())
     with rt.transaction() as connection:
-        now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         exists = connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one()
         version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() if exists else None
-    yield _skew("database", now)
     head = head_revision()
     yield DoctorFinding(
         check="migrations",
@@ -142,18 +148,24 @@ def _database(rt: Runtime) -> Iterator[DoctorFinding]:
         return
     with rt.transaction() as connection:
         standings = list_job_standings(connection, rt.settings.job_schedules, at=rt.now())
+        yield from _slots(rt, connection, standings)
     for each in standings:
         yield DoctorFinding(
             check=each.job,
-            verdict=Verdict.WRONG if each.overdue else Verdict.FINE,
+            verdict=_judge(each),
             found="switched off" if each.period_seconds is None else f"{each.outcome}, lag {each.lag_seconds:.0f} s",
-            advice="Is a beat alive, and a worker of its queue? See usage-tasks jobs." if each.overdue else "",
+            advice="" if _judge(each) is Verdict.FINE else "Is a beat alive, and a worker of its queue? See jobs.",
         )
 
 
-def _broker(rt: Runtime) -> Iterator[DoctorFinding]:
-    redis_time: Any = rt.redis.time()
-    yield _skew("broker", datetime.fromtimestamp(redis_time[0] + redis_time[1] / 1_000_000, UTC))
+def _judge(job: JobStanding) -> Verdict:
+    if job.overdue:
+        return Verdict.WRONG
+    return Verdict.LOOK if job.outcome == "never" and job.period_seconds is not None else Verdict.FINE
+
+
+def _broker(rt: Runtime, clocks: Clocks) -> Iterator[DoctorFinding]:
+    clocks.ask("redis", lambda: redis_seconds(rt))
     for name, wanted, why in (
         ("maxmemory-policy", "noeviction", "else messages vanish when memory is short"),
         ("appendonly", "yes", "else a restart loses every message"),
@@ -169,14 +181,39 @@ def _broker(rt: Runtime) -> Iterator[DoctorFinding]:
         )
 
 
-def _skew(of: str, now: datetime) -> DoctorFinding:
-    skew = abs(now - datetime.now(UTC))
-    return DoctorFinding(
-        check="clocks",
-        verdict=Verdict.FINE if skew <= SKEW_MAX else Verdict.WRONG,
-        found=f"{of} and this machine differ by {skew.total_seconds():.2f} s",
-        advice="" if skew <= SKEW_MAX else "Run a time service on both.",
-    )
+def _clocks(clocks: Clocks) -> Iterator[DoctorFinding]:
+    """Compare the clocks of the database and Redis with this machine's.
+
+    Stripe's, if it was asked for something, helps to say which is wrong; stripe_findings.py has its line.
+    """
+    readings = {peer: each for peer, each in CLOCKS.fresh().items() if peer == STRIPE} | dict(clocks.fresh())
+    wrong = [f"{name}'s" for name in find_wrong(readings)]
+    for peer, each in sorted(clocks.fresh().items()):
+        yield DoctorFinding(
+            check="clocks",
+            verdict=Verdict.WRONG if each.differs else Verdict.FINE,
+            found=f"{peer} is {each.ahead:+.2f} s ahead of this machine (±{each.slack:.2f} s)",
+            advice=f"Apart from the others: the {' and the '.join(wrong)}. Run a time service." if each.differs else "",
+        )
+
+
+def _slots(rt: Runtime, connection: Connection, standings: Sequence[JobStanding]) -> Iterator[DoctorFinding]:
+    """Show what a clock that was wrong has left in the runs of jobs."""
+    future = [f"{each.job} {each.future_slot.isoformat()}" for each in standings if each.future_slot is not None]
+    if future:
+        yield DoctorFinding(
+            check="clocks",
+            verdict=Verdict.LOOK,
+            found=f"slots of the future, a clock was wrong: {', '.join(future)}",
+            advice="They count for nothing, and run when their time comes. Whose clock was ahead? See the log.",
+        )
+    if set_back := jobs.find_set_back(connection, list(rt.settings.job_schedules)):
+        yield DoctorFinding(
+            check="clocks",
+            verdict=Verdict.WRONG,
+            found=f"the database's clock shows {set_back.total_seconds():.0f} s less than when a job last began",
+            advice="It was set back. What was written meanwhile is of the future: run usage-tasks verify.",
+        )
 
 
 def _beat(environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
@@ -187,11 +224,12 @@ def _beat(environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
         return
     beats = check_heartbeats(Path(named), "beat", live=False)
     alive = [name for name, problem in beats if problem is None]
+    none = Verdict.WRONG if beats else Verdict.LOOK  # beat may run on another machine: the jobs show whether it ticks
     yield DoctorFinding(
         check="beat",
-        verdict=Verdict.FINE if alive else Verdict.WRONG,
+        verdict=Verdict.FINE if alive else none,
         found=f"{len(alive)} of {len(beats)} are alive on this machine",
-        advice="" if alive else "Start celery -A usage_tasks beat.",
+        advice="" if alive else "Start celery -A usage_tasks beat, unless one runs on another machine.",
     )
 
 

@@ -1,5 +1,6 @@
 """`usage-tasks exporter`: what waits in the broker and the tables, for Prometheus, read at each scrape."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +16,16 @@ from redis.exceptions import RedisError
 
 from usage_tasks.coordination.celery_internals.queues import read_queues
 from usage_tasks.coordination.dead_letters import count_dead_letters
+from usage_tasks.coordination.waiting_messages import count_waiting
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.listening import translated
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
+from usage_tasks.storage.operations import jobs
 from usage_tasks.storage.operations.backlog import read_backlog
+from usage_tasks.telemetry.clocks import CLOCKS
+from usage_tasks.telemetry.logs import configure_logging
+from usage_tasks.worker.clocks import redis_seconds
 
 QUEUES: Final = ("usage", "billing", "stripe", "directory", "maintenance", "server")
 
@@ -36,6 +42,7 @@ class BacklogCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Answer every metric."""
+        self._readings: dict[str, float] = {}
         up = GaugeMetricFamily("usage_exporter_up", "1 where the part could be read.", labels=["part"])
         for part, read, away in (("broker", self._broker, RedisError), ("database", self._database, RetryableError)):
             try:
@@ -44,8 +51,16 @@ class BacklogCollector(Collector):
             except away:
                 up.add_metric([part], 0)
         yield up
+        skew = GaugeMetricFamily(
+            "usage_clock_skew_seconds", "By how much a peer's clock is ahead of this host's.", labels=["peer"]
+        )
+        for peer, ahead in self._readings.items():
+            skew.add_metric([peer], ahead)
+        yield skew
+        CLOCKS.report()
 
     def _broker(self) -> Iterator[Metric]:
+        self._readings["redis"] = CLOCKS.ask("redis", lambda: redis_seconds(self._rt)).ahead
         depth = GaugeMetricFamily("usage_queue_depth_messages", "Messages that wait.", labels=["queue"])
         age = GaugeMetricFamily(
             "usage_queue_oldest_message_age_seconds", "Since the oldest message was sent; 0 of none.", labels=["queue"]
@@ -66,19 +81,31 @@ class BacklogCollector(Collector):
             "Messages that killed their workers and were set aside.",
             value=count_dead_letters(self._rt.redis),
         )
+        yield GaugeMetricFamily(
+            "usage_waiting_messages",
+            "Messages that wait for a worker of a newer version.",
+            value=count_waiting(self._rt.redis),
+        )
 
     def _database(self) -> Iterator[Metric]:
+        self._readings["database"] = CLOCKS.ask("database", lambda: self._rt.database.read_clock().timestamp()).ahead
         now = self._rt.now()
         with self._rt.transaction() as connection:
+            yield _set_back(jobs.find_set_back(connection, list(self._rt.settings.job_schedules)))
             waits = read_backlog(connection, at=now)
             standings = list_job_standings(connection, self._rt.settings.job_schedules, at=now)
         lag = GaugeMetricFamily("usage_job_lag_seconds", "How long a due time has waited.", labels=["job"])
+        future = GaugeMetricFamily(
+            "usage_job_slot_of_the_future", "1 if a clock that was ahead took a slot of the job.", labels=["job"]
+        )
         took = GaugeMetricFamily("usage_job_last_duration_seconds", "How long the last run took.", labels=["job"])
         for each in standings:
             lag.add_metric([each.job], each.lag_seconds)
+            future.add_metric([each.job], each.future_slot is not None)
             if each.duration_seconds is not None:
                 took.add_metric([each.job], each.duration_seconds)
         yield lag
+        yield future
         yield took
         parked = GaugeMetricFamily("usage_parked_rows", "Rows set aside until somebody looks.", labels=["what"])
         pending = GaugeMetricFamily("usage_pending_rows", "Rows that wait for a task.", labels=["what"])
@@ -118,6 +145,14 @@ class BacklogCollector(Collector):
             )
 
 
+def _set_back(ahead: timedelta) -> Metric:
+    return GaugeMetricFamily(
+        "usage_database_clock_set_back_seconds",
+        "By how much the database's clock shows less than when a job last began; 0 if not.",
+        value=ahead.total_seconds(),
+    )
+
+
 def registry_of(rt: Runtime) -> CollectorRegistry:
     """Answer a registry that holds the exporter's metrics alone."""
     registry = CollectorRegistry()
@@ -130,6 +165,7 @@ def exporter(
     address: Annotated[str, typer.Option()] = "127.0.0.1",
 ) -> None:
     """Show Prometheus what waits in the broker and the tables, on /metrics; one for an installation is enough."""
+    configure_logging(os.environ.get("USAGE_LOG_LEVEL", "INFO"))
     with translated("--address and --port", address, port):
         start_http_server(port, addr=address, registry=registry_of(runtime()))
     threading.Event().wait()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from usage_tasks.commands import WRONG
+from usage_tasks.domain.schedules import JobStanding
 from usage_tasks.runtime import runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
 from usage_tasks.storage.rows import as_json
@@ -32,7 +33,12 @@ def jobs(as_json_lines: Annotated[bool, typer.Option("--json", help="a line of J
                 f"{each.outcome} ({each.attempts})" if each.attempts > 1 else each.outcome,
                 "" if each.duration_seconds is None else f"{each.duration_seconds:.2f} s",
                 f"{each.next_slot:%Y-%m-%d %H:%M:%S}" if each.next_slot else "",
-                f"{each.lag_seconds:.0f} s{', OVERDUE' if each.overdue else ''}",
+                f"{each.lag_seconds:.0f} s{', OVERDUE' if each.overdue else ''}{_of_the_future(each)}",
             )
         Console().print(table)
     raise typer.Exit(WRONG if any(each.overdue for each in standings) else 0)
+
+
+def _of_the_future(standing: JobStanding) -> str:
+    slot = standing.future_slot
+    return "" if slot is None else f", a slot of the future: {slot:%Y-%m-%d %H:%M:%S}, a clock was wrong"

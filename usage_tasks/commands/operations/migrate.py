@@ -4,6 +4,7 @@ from rich.console import Console
 
 from usage_tasks.commands import OPERATOR
 from usage_tasks.runtime import runtime
+from usage_tasks.services.operations.job_standings import note_schedules
 from usage_tasks.storage import migrate as migrations
 from usage_tasks.storage.pricing import prices
 
@@ -25,4 +26,5 @@ def migrate() -> None:
             at=rt.now(),
             actor=OPERATOR,
         )
+        note_schedules(connection, rt.settings.job_schedules, at=rt.now())
     Console().print(f"the schema is up to date; {added} price versions are new")

@@ -1,8 +1,9 @@
 """Internal APIs of Celery and kombu: all that this package uses of them, and nothing else.
 
 Owns every use of what the two libraries do not promise to keep: their message format (`message`), their keys in Redis
-(`queues`), a fault of kombu's channel (`channel`), the state of a worker's consumer (`consumer`) and the names behind
-their routing (`routing`). Each function names the internal that it uses and the reason.
+(`queues`), a fault of kombu's channel (`channel`), the state of a worker's consumer (`consumer`), a task that is cut
+short (`request`) and the names behind their routing (`routing`). Each function names the internal that it uses and the
+reason.
 
 Does not own what they document: signals, bootsteps, schedulers, `send_task`, producers.
 

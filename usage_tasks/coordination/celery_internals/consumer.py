@@ -1,16 +1,66 @@
-"""The state of a worker's consumer: the messages that it holds."""
+"""The state of a worker's consumer: the messages that it holds, and the messages that it does not know."""
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from celery.worker import state
+from kombu.transport import virtual
+
+_READS_MAX: Final = 10
 
 
-def count_unworked(consumer: Any) -> int:
-    """Return how many messages a worker holds unacknowledged beyond those it works on; below 1 is in order.
+def find_unworked(consumer: Any) -> frozenset[str]:
+    """Return the delivery tags of the messages that a worker holds unacknowledged and that no request accounts for.
 
-    Internal: `_delivered` and `_dirty` of kombu's `transport.virtual.QoS`, reached by `consumer.task_consumer.channel`,
-    and Celery's `worker.state.reserved_requests`; both 5.7. No public counter shows the difference, and a worker whose
-    prefetch limit is used up by lost acknowledgements takes no more messages.
+    A request stands for its message while it waits for its ETA or for a token of its rate limit, is reserved, or runs.
+    A tag may be without a request for an instant: between delivery and request, or between the end of a task and its
+    acknowledgement. Only a tag that stays so is a lost acknowledgement. Empty where the transport keeps no such list
+    (RabbitMQ counts by itself).
+
+    Internal: `_delivered` and `_dirty` of kombu's `transport.virtual.QoS`, reached by `consumer.task_consumer.channel`;
+    Celery's `worker.state.reserved_requests`, `active_requests` and `scheduled_requests`, and
+    `consumer.task_buckets`; all 5.7. No public interface shows which messages a channel still holds.
     """
-    qos = consumer.task_consumer.channel.qos
-    return len(qos._delivered) - len(qos._dirty) - len(state.reserved_requests)
+    qos = getattr(consumer.task_consumer.channel, "qos", None)
+    if not isinstance(qos, virtual.QoS):
+        return frozenset()
+    held = set(qos._delivered or ()) - (qos._dirty or set())
+    if not held:
+        return frozenset()
+    scheduled: Iterable[Any] = state.scheduled_requests  # type: ignore[attr-defined]  # newer than the stubs
+    known = (state.reserved_requests, state.active_requests, scheduled, _rate_limited(consumer))
+    return frozenset(held.difference(request.message.delivery_tag for each in known for request in _read(each)))
+
+
+def list_active_requests() -> list[Any]:
+    """Return the requests whose tasks have begun and not ended. Internal: `worker.state.active_requests`, 5.7."""
+    return _read(state.active_requests)
+
+
+def take_unknown_tasks(consumer: Any, take: Callable[[Any, Callable[[], None]], None]) -> None:
+    """Have `take(message, discard)` called for a message whose task this worker does not know.
+
+    `discard` does what Celery does without it: it discards the message and stores a failure for its sender.
+    Internal: `Consumer.on_unknown_task`, Celery 5.7, read when the event loop begins. The signal `task_unknown` comes
+    only after the message was discarded.
+    """
+    discarding = type(consumer).on_unknown_task
+
+    def on_unknown_task(body: Any, message: Any, error: Exception) -> None:
+        take(message, lambda: discarding(consumer, body, message, error))
+
+    consumer.on_unknown_task = on_unknown_task
+
+
+def _rate_limited(consumer: Any) -> list[Any]:
+    buckets = [bucket for bucket in consumer.task_buckets.values() if bucket]
+    return [request for bucket in buckets for request, _ in list(bucket.contents)]
+
+
+def _read(requests: Iterable[Any]) -> list[Any]:
+    for _ in range(_READS_MAX):
+        try:
+            return list(requests)
+        except RuntimeError:  # a thread of the pool has changed the set meanwhile
+            continue
+    raise RuntimeError(f"the requests of this worker changed during {_READS_MAX} reads")

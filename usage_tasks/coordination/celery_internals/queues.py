@@ -13,6 +13,14 @@ PREFIX: Final = "usage:"
 """The broker's `global_keyprefix`."""
 
 
+def list_key(queue: str) -> str:
+    """Return the key of the list in Redis that is a queue.
+
+    Internal: as in `read_queues`.
+    """
+    return PREFIX + queue
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
     """The number of messages that wait, and when the oldest was sent, in Unix seconds; None if it does not say."""
@@ -31,8 +39,8 @@ def read_queues(client: "redis.Redis", queues: Sequence[str]) -> tuple[list[Queu
     """
     with client.pipeline(transaction=False) as pipe:
         for queue in queues:
-            pipe.llen(PREFIX + queue)
-            pipe.lindex(PREFIX + queue, -1)
+            pipe.llen(list_key(queue))
+            pipe.lindex(list_key(queue), -1)
         pipe.hlen(f"{PREFIX}unacked")
         *pairs, unacked = pipe.execute()
     states = [

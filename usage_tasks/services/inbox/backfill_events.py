@@ -2,7 +2,10 @@
 
 Each walk lists everything since the last one that came to its end, and some time before it; a page is stored in the
 transaction that notes how far the walk is, so that one that is killed goes on where it was. What stands in the inbox
-is left alone. Stripe keeps events for 30 days: an outage of the whole system of up to so long heals.
+is left alone. Stripe keeps events for 30 days: what is older is noted as missed (missed_events.py).
+
+The end of a walk is by Stripe's clock: by one of ours that is ahead, the next walk would begin after events that are
+not made yet.
 """
 
 from collections.abc import Sequence
@@ -10,12 +13,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from sqlalchemy import Connection
+
 from usage_tasks.domain.errors import NotFoundError, RetryableError
 from usage_tasks.domain.events import EventKind, EventNotice, EventSource
+from usage_tasks.services.inbox.missed_events import KEPT, note_missed
 from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.inbox import events as inbox
 from usage_tasks.storage.inbox import list_progress
 from usage_tasks.storage.inbox.list_progress import Walk
+from usage_tasks.storage.ledger import cost_centers
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 PAGE: Final = 100
@@ -23,26 +30,31 @@ PAGES_MAX: Final = 50
 OVERLAP: Final = timedelta(minutes=15)
 """How late Stripe's list may show an event, and how far its clock may be off ours."""
 
-KEPT: Final = timedelta(days=29)
-"""A little less than Stripe keeps events: there is nothing to find before."""
-
 WALKS: Final = {EventKind.SNAPSHOT: "events", EventKind.THIN: "thin events"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backfilled:
-    """How a run ended: events listed, those that were missing, and 1 where the walk goes on in the next run."""
+    """How a run ended: events listed, those that were missing, and 1 where the walk goes on in the next run.
+
+    `missed` is 1 where events were found to be gone from the list; `looked_at` counts the objects that were looked at
+    instead.
+    """
 
     listed: int = 0
     stored: int = 0
     unfinished: int = 0
+    missed: int = 0
+    looked_at: int = 0
 
     def __add__(self, other: "Backfilled") -> "Backfilled":
-        """Add two kinds of events up."""
+        """Add what came of two kinds of events, or of the objects."""
         return Backfilled(
             listed=self.listed + other.listed,
             stored=self.stored + other.stored,
             unfinished=max(self.unfinished, other.unfinished),
+            missed=max(self.missed, other.missed),
+            looked_at=self.looked_at + other.looked_at,
         )
 
 
@@ -52,9 +64,10 @@ def backfill_events(
     """Walk up to so many pages of a list and store what is missing. Raises RetryableError where Stripe is away."""
     with transaction() as connection:
         walk = list_progress.get_walk(connection, WALKS[kind])
-        latest = inbox.find_latest(connection) if walk.since is None else None
-    begin = max((walk.since or latest or at) - OVERLAP, at - KEPT)
-    until, done = walk.until or at, Backfilled()
+        since = _begin(connection, walk, at=at)
+        missed = kind is EventKind.SNAPSHOT and walk.until is None and note_missed(connection, since=since, at=at)
+    begin, until = max(since, at - KEPT), walk.until
+    done = Backfilled(missed=int(missed))
     for _ in range(pages):
         try:
             page = stripe.list_events(kind, created_from=begin, cursor=walk.cursor, limit=PAGE)
@@ -64,7 +77,7 @@ def backfill_events(
             # The event that the walk stood at is shown no longer: the next run begins at the top again.
             _move(transaction, kind, walk, replace(walk, until=None, cursor=None), [])
             return done + Backfilled(unfinished=1)
-        finished = page.cursor is None
+        finished, until = page.cursor is None, until or min(at, page.listed_at or at)
         moved = replace(
             walk, since=until if finished else walk.since, until=None if finished else until, cursor=page.cursor
         )
@@ -73,6 +86,15 @@ def backfill_events(
         if finished:
             return done
     return done + Backfilled(unfinished=1)
+
+
+def _begin(connection: Connection, walk: Walk, *, at: datetime) -> datetime:
+    """Return since when events may be missing: the last whole walk; before any the latest event, or the oldest account.
+
+    A new installation may have accounts that paid before it.
+    """
+    since = walk.since or inbox.find_latest(connection) or cost_centers.find_oldest_paying(connection)
+    return min(since or at, at) - OVERLAP
 
 
 def _move(

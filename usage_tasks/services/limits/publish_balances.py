@@ -37,11 +37,12 @@ def write_snapshots(
 
     A page is `limit` accounts. Raises RetryableError where Redis is away: the next run writes what is missing.
     """
-    since = snapshots.find_marker()
-    if since is None:
-        snapshots.begin_rewrite()
     with transaction() as connection:
         next_since = account_standings.changes_from(connection, overlap=OVERLAP)
+    since = snapshots.find_marker()
+    if since is None or since > next_since:  # the database's clock was set back: what changes now is not after it
+        since = None
+        snapshots.begin_rewrite()
     written, after = 0, ""
     for _ in range(_PAGES_MAX):
         with transaction() as connection:

@@ -10,15 +10,19 @@ from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.services.ledger import burn_grants
 from usage_tasks.services.ledger.reset import reset_account
 from usage_tasks.storage.ledger import cost_centers
-from usage_tasks.storage.metering import decide
+from usage_tasks.storage.metering import decide, queue
 from usage_tasks.storage.plans import Plan
 
 _ACTOR: Final = Actor("service:billing.sync")
 
 
 def report_quantities(connection: Connection, *, at: datetime, only: AttributionId | None = None) -> int:
-    """Add a meter report for every paying account whose whole credits changed; return how many."""
+    """Add a meter report for every paying account whose whole credits changed; return how many.
+
+    Reports that wait for Stripe's clock are tried again with them.
+    """
     at = at.replace(microsecond=0)
+    queue.wake_early(connection, only=only)
     return decide.report_changes(connection, at=at, as_of=at, only=only)
 
 

@@ -24,6 +24,7 @@ _AGE_MAX: Final = timedelta(days=34)
 """Stripe takes events up to 35 days old; the release leaves a day to send it."""
 
 _REPORTS_MAX: Final = 1000
+_ACTOR: Final = Actor("service:billing.sync")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,14 @@ def release(
                 details={"stripe_customer_id": customer.customer_id},
             )
         return release_account(connection, account, at=at, actor=actor)
+
+
+def release_for_clock(connection: Connection, *, at: datetime) -> int:
+    """Let accounts go that are parked for a timestamp that Stripe refused, as an older version did; return how many."""
+    accounts = queue.list_parked_for_clock(connection, limit=_REPORTS_MAX)
+    for account in accounts:
+        release_account(connection, account, at=at, actor=_ACTOR)
+    return len(accounts)
 
 
 def release_account(

@@ -10,16 +10,24 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from usage_tasks.domain.accounts import Actor
-from usage_tasks.domain.errors import AccessDeniedError, NotAdmittedError, PermanentError, RetryableError
+from usage_tasks.domain.errors import (
+    AccessDeniedError,
+    NotAdmittedError,
+    PermanentError,
+    RetryableError,
+    TooEarlyError,
+    TooOldError,
+)
+from usage_tasks.domain.meter_timestamps import wait_until_taken
 from usage_tasks.domain.payments import MeterEvent
 from usage_tasks.domain.retries import backoff
 from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.metering import queue
-from usage_tasks.storage.metering.queue import ClaimedReport, ClaimSettlement, ReportOutcome
+from usage_tasks.storage.metering.queue import EARLY, ClaimedReport, ClaimSettlement, ReportOutcome
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 CLAIM_LIMIT: Final = 4
@@ -36,6 +44,8 @@ PAUSE_FIRST: Final = timedelta(seconds=2)
 PAUSE_LEAST: Final = timedelta(milliseconds=200)
 """Between two looks at what this run put off: what is due may be barred, and be claimed by nobody."""
 
+PAUSE_EARLY: Final = timedelta(minutes=1)
+
 _ACTOR: Final = Actor("service:billing.send_meter_events")
 
 
@@ -44,7 +54,8 @@ class Sent:
     """How a run of sending ended: accepted by Stripe, put off (`retried` times), set aside.
 
     `waiting` counts reports that were put off and are still to be sent at the end; `halted` says why the run stopped
-    early; `more` that its limit or time did.
+    early; `more` that its limit or time did. `early` reports wait until Stripe's clock, `behind_seconds` behind the
+    latest of them, has come near enough; `dropped` ones are too old for it: the next report has what they said.
     """
 
     accepted: int
@@ -53,6 +64,9 @@ class Sent:
     waiting: int = 0
     halted: str | None = None
     more: bool = False
+    early: int = 0
+    dropped: int = 0
+    behind_seconds: float | None = None
 
 
 def pause_after(attempts: int) -> timedelta:
@@ -84,6 +98,29 @@ def send_reports(
         time.sleep(pause.total_seconds())
 
 
+class _StripeClock:
+    """Stripe's clock as a refusal of this run showed it. Without one nothing is known, and every report is tried."""
+
+    def __init__(self) -> None:
+        self._shown: tuple[datetime, float] | None = None
+        self.behind = timedelta(0)
+
+    def now(self) -> datetime | None:
+        """What it shows by now."""
+        return None if self._shown is None else self._shown[0] + timedelta(seconds=time.monotonic() - self._shown[1])
+
+    def show(self, stripe_at: datetime | None, refused: datetime) -> None:
+        """Remember what it showed when it was too far behind a timestamp."""
+        if stripe_at is not None:
+            self._shown = (stripe_at, time.monotonic())
+            self.behind = max(self.behind, refused - stripe_at)
+
+    def wait_for(self, as_of: datetime) -> timedelta:
+        """How long a report would be refused for its timestamp; zero where it had better be tried."""
+        now = self.now()
+        return timedelta(0) if now is None else wait_until_taken(as_of, stripe_at=now)
+
+
 class _Run:
     """One run of sending, by one thread or several; its counts are all that they share."""
 
@@ -102,6 +139,7 @@ class _Run:
         self._counts = dict.fromkeys(ReportOutcome, 0)
         self._parked_in_a_row = 0
         self._put_off: set[str] = set()
+        self._clock = _StripeClock()
         self._halted: str | None = None
 
     def send_due(self, threads: int) -> None:
@@ -148,19 +186,47 @@ class _Run:
     def _send(self, report: ClaimedReport) -> ClaimSettlement:
         if self._halted is not None:
             return ClaimSettlement(report=report, outcome=ReportOutcome.UNSENT)
+        if after := self._clock.wait_for(report.as_of):
+            error = f"{EARLY}by Stripe's clock"
+            return ClaimSettlement(report=report, outcome=ReportOutcome.EARLY, error=error, after=after)
         try:
             self._stripe.send_meter_event(_event(report))
-        except (NotAdmittedError, AccessDeniedError) as error:
-            after = _nap(error)
-            if not after:
-                self._halted = str(error)
-            return ClaimSettlement(report=report, outcome=ReportOutcome.UNSENT, error=str(error), after=after)
         except RetryableError as error:
-            after = max(self._pause_after(report.attempts), error.retry_after or timedelta(0))
-            return ClaimSettlement(report=report, outcome=ReportOutcome.RETRY, error=str(error), after=after)
+            return self._put_off_by(report, error)
         except PermanentError as error:
-            return ClaimSettlement(report=report, outcome=ReportOutcome.PARKED, error=str(error))
+            return self._refused_by(report, error)
         return ClaimSettlement(report=report, outcome=ReportOutcome.ACCEPTED)
+
+    def _put_off_by(self, report: ClaimedReport, error: RetryableError) -> ClaimSettlement:
+        if isinstance(error, NotAdmittedError):
+            return self._unsent(report, error, after=_nap(error))
+        if isinstance(error, TooEarlyError):
+            return self._put_off_early(report, error)
+        after = max(self._pause_after(report.attempts), error.retry_after or timedelta(0))
+        return ClaimSettlement(report=report, outcome=ReportOutcome.RETRY, error=str(error), after=after)
+
+    def _refused_by(self, report: ClaimedReport, error: PermanentError) -> ClaimSettlement:
+        if isinstance(error, AccessDeniedError):
+            return self._unsent(report, error, after=timedelta(0))
+        outcome = ReportOutcome.DROPPED if isinstance(error, TooOldError) else ReportOutcome.PARKED
+        return ClaimSettlement(report=report, outcome=outcome, error=str(error))
+
+    def _unsent(
+        self, report: ClaimedReport, error: NotAdmittedError | AccessDeniedError, *, after: timedelta
+    ) -> ClaimSettlement:
+        """Give a claim back: no call was made for it, or none may be. Without a nap the run had better stop."""
+        if not after:
+            self._halted = str(error)
+        return ClaimSettlement(report=report, outcome=ReportOutcome.UNSENT, error=str(error), after=after)
+
+    def _put_off_early(self, report: ClaimedReport, error: TooEarlyError) -> ClaimSettlement:
+        """Let a report wait for Stripe's clock. Its account is not at fault, so that it is never parked for it."""
+        self._clock.show(error.remote_at, report.as_of)
+        # Where the answer's own clock would have taken it, another machine's of Stripe's did not: ask that again soon.
+        after = wait_until_taken(report.as_of, stripe_at=error.remote_at) or PAUSE_EARLY
+        return ClaimSettlement(
+            report=report, outcome=ReportOutcome.EARLY, error=f"{EARLY}{error}", after=after, renewed=True
+        )
 
     def _count(self, settlements: Sequence[ClaimSettlement]) -> None:
         for each in settlements:
@@ -169,9 +235,15 @@ class _Run:
                 self._put_off.add(each.report.identifier)
             elif each.outcome is not ReportOutcome.UNSENT:
                 self._put_off.discard(each.report.identifier)
-                self._parked_in_a_row = self._parked_in_a_row + 1 if each.outcome is ReportOutcome.PARKED else 0
+                self._parked_in_a_row = self._parked_by(each.outcome)
         if self._parked_in_a_row >= PARKED_IN_A_ROW_MAX:
             self._halted = f"{self._parked_in_a_row} accounts were refused one after the other"
+
+    def _parked_by(self, outcome: ReportOutcome) -> int:
+        """How many were parked one after the other; a clock says nothing about whether the set-up is right."""
+        if outcome in {ReportOutcome.EARLY, ReportOutcome.DROPPED}:
+            return self._parked_in_a_row
+        return self._parked_in_a_row + 1 if outcome is ReportOutcome.PARKED else 0
 
     def is_over(self) -> bool:
         """Tell whether no more may be claimed."""
@@ -202,12 +274,15 @@ class _Run:
             waiting=len(self._put_off),
             halted=self._halted,
             more=self._halted is None and self._has_more(),
+            early=self._counts[ReportOutcome.EARLY],
+            dropped=self._counts[ReportOutcome.DROPPED],
+            behind_seconds=self._clock.behind.total_seconds() or None,
         )
 
 
-def _nap(error: NotAdmittedError | AccessDeniedError) -> timedelta:
+def _nap(error: NotAdmittedError) -> timedelta:
     """How long a thread sleeps that found no turn while others are calling; nothing where the run had better stop."""
-    if not isinstance(error, NotAdmittedError) or not error.busy or error.retry_after is None:
+    if not error.busy or error.retry_after is None:
         return timedelta(0)
     return error.retry_after if error.retry_after <= NAP_MAX else timedelta(0)
 

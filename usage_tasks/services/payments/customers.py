@@ -1,13 +1,15 @@
 """What Stripe knows of who pays for an account: the customer, its tax state, its price, its next invoice."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
 from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.currencies import find_currency
 from usage_tasks.domain.customers import PriceInformation, StripeCustomer
 from usage_tasks.domain.errors import InvalidInputError, PermanentError
-from usage_tasks.domain.payments import CURRENCIES, StripeSubscriptionId
+from usage_tasks.domain.payments import StripeSubscriptionId, billed_credits
 from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.operations import audit
 from usage_tasks.storage.payments import customers
@@ -37,19 +39,24 @@ def search_customer(stripe: StripeGateway, account: AttributionId) -> StripeCust
 
     Raises PermanentError where there are several: which one pays is a person's to say.
     """
-    found = [one for one in stripe.search_customers(account) if not one.deleted and one.attribution_id == account]
-    if len(found) > 1:
-        names = ", ".join(one.customer_id for one in found)
+    return only_one([one for one in stripe.search_customers(account) if one.attribution_id == account], account)
+
+
+def only_one(found: Sequence[StripeCustomer], account: AttributionId) -> StripeCustomer | None:
+    """Return the live one of an account's customers; PermanentError where there are several."""
+    live = [one for one in found if not one.deleted]
+    if len(live) > 1:
+        names = ", ".join(one.customer_id for one in live)
         raise PermanentError(f"customers of {account}: {names}: one is allowed")
-    return found[0] if found else None
+    return live[0] if live else None
 
 
 def adopt_customer(
     transaction: Transaction, found: StripeCustomer, account: AttributionId, *, at: datetime, actor: Actor
 ) -> None:
     """Store a customer that was found in Stripe."""
-    if found.preferred_currency not in CURRENCIES:
-        allowed = f"{', '.join(CURRENCIES)}, in its metadata"
+    if find_currency(found.preferred_currency or "") is None:
+        allowed = "must be one that Stripe takes, in its metadata"
         raise PermanentError(f"customer {found.customer_id}: currency {found.preferred_currency!r}: {allowed}")
     with transaction() as connection:
         if customers.adopt_customer(connection, account, found):
@@ -159,7 +166,7 @@ def preview_invoice(
     return NextInvoice(
         currency=preview.currency,
         total=preview.total,
-        credits=sum((line.quantity for line in preview.lines if line.price_id in ours), start=Decimal(0)),
+        credits=billed_credits(preview.lines, ours),
         period_start=preview.period_start,
         period_end=preview.period_end,
     )

@@ -1,4 +1,4 @@
-"""Hold 1.00 on a card to see that it is good, and let go of it, whatever happens in between.
+"""Hold a small amount on a card to see that it is good, and let go of it, whatever happens in between.
 
 The row is stored before the call; whoever crashes leaves an open row, which `release_due` finds. A hold that nobody
 confirmed holds no money.
@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.currencies import get_currency
 from usage_tasks.domain.errors import (
     DeclinedError,
     InvalidInputError,
     NotFoundError,
     PermanentError,
     RetryableError,
+    SpentKeyError,
 )
 from usage_tasks.domain.holds import HOLD_OPEN_MAX, Hold, PaymentIntentId
 from usage_tasks.storage.engine import Transaction
@@ -24,8 +26,8 @@ from usage_tasks.storage.payments.holds import HoldRow
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 CLAIM_LIMIT: Final = 4
-LEASE: Final = timedelta(seconds=150)
-"""Longer than CLAIM_LIMIT holds, each three calls that run into their time-outs (10 s)."""
+LEASE: Final = timedelta(seconds=180)
+"""Longer than CLAIM_LIMIT holds, each four calls that run into their time-outs (10 s)."""
 
 _SWEEP: Final = Actor("service:billing.release_holds")
 _ATTEMPTS_MAX: Final = 3
@@ -50,20 +52,40 @@ def create_hold(
     for _ in range(_ATTEMPTS_MAX):
         with transaction() as connection:
             customer = customers.find_customer(connection, account)
-            if customer is None or customer.customer_id is None:
+            if customer is None or customer.customer_id is None or customer.deleted:
                 raise InvalidInputError("attribution_id", account, "an account with a Stripe customer")
             row = holds.reserve_hold(connection, account, release_at=at + HOLD_OPEN_MAX)
-        if row.payment_intent_id is None:
-            return _ask(transaction, stripe, row, at=at, actor=actor)
-        hold = stripe.get_hold(row.payment_intent_id)
-        if not hold.is_over:
+        hold = _find(transaction, stripe, row, at=at, actor=actor)
+        if hold is not None and not hold.is_over:
             return hold
         _settle(transaction, row, at=at, actor=actor)  # let go elsewhere, such as by Stripe after a week
     raise RetryableError(f"hold: those of {account} are released as fast as they are made")
 
 
+def _find(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, at: datetime, actor: Actor) -> Hold | None:
+    """Return an open row's hold as it is now; None where there is none, and a new one is to be asked for.
+
+    Nobody can confirm a hold whose answer was lost, so it holds nothing and may be given up.
+    """
+    try:
+        if row.payment_intent_id is None:
+            return _ask(transaction, stripe, row, at=at, actor=actor)
+        return stripe.get_hold(row.payment_intent_id)
+    except SpentKeyError:
+        return None
+    except NotFoundError:
+        if row.payment_intent_id is None:
+            raise
+        return None
+
+
 def _ask(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, at: datetime, actor: Actor) -> Hold:
-    hold = stripe.create_hold(row.customer_id, currency=row.currency, idempotency_key=row.idempotency_key)
+    hold = stripe.create_hold(
+        row.customer_id,
+        amount=get_currency(row.currency).hold,
+        currency=row.currency,
+        idempotency_key=row.idempotency_key,
+    )
     with transaction() as connection:
         if holds.complete_hold(connection, row, hold.payment_intent_id):
             audit.append_audit(
@@ -149,8 +171,8 @@ def _release(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, a
             stripe.release_hold(hold.payment_intent_id)
         else:
             stripe.release_hold(row.payment_intent_id)
-    except NotFoundError:
-        pass  # with its customer: there is nothing to let go of
+    except (NotFoundError, SpentKeyError):
+        pass  # with its customer, or it was never confirmed: there is nothing to let go of
     _settle(transaction, row, at=at, actor=_SWEEP)
 
 

@@ -11,7 +11,13 @@ from typing import Final
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
-from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError, StaleEpochError
+from usage_tasks.domain.errors import (
+    InvalidInputError,
+    PermanentError,
+    RetryableError,
+    SpentKeyError,
+    StaleEpochError,
+)
 from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeOperation, StripeSubscriptionId
 from usage_tasks.services.metering.decide_reports import report_quantities
 from usage_tasks.services.metering.send_reports import send_reports
@@ -137,7 +143,13 @@ def _refuse(context: StripeContext, action: Action, error: PermanentError) -> No
 def _finalize(context: StripeContext, action: Action, invoice_id: StripeInvoiceId) -> Effect:
     invoice = context.stripe.get_invoice(invoice_id)
     if invoice.status is InvoiceStatus.DRAFT:
-        context.stripe.finalize_invoice(invoice_id, idempotency_key=action.idempotency_key)
+        try:
+            context.stripe.finalize_invoice(invoice_id, idempotency_key=action.idempotency_key)
+        except SpentKeyError as error:
+            # It is a draft still: whatever the key stands for, it was not this.
+            with context.transaction() as connection:
+                operator_actions.renew_key(connection, action)
+            raise RetryableError(str(error)) from error
         invoice = context.stripe.get_invoice(invoice_id)
     with context.transaction() as connection:
         effect = reflect_invoice(connection, invoice, terms=context.terms, at=context.at)

@@ -132,6 +132,7 @@ def plan_reconciliation(context: StripeContext, *, pages: int = PAGES_MAX) -> Pl
 def _list_candidates(context: StripeContext, held: Walk, *, pages: int) -> _Listed:
     """List invoices of ours that stand differently from what is stored, oldest first."""
     until, cursor = held.until or context.at, held.cursor
+    shown: datetime | None = None
     candidates: list[ListedInvoice] = []
     for _ in range(pages):
         try:
@@ -146,11 +147,13 @@ def _list_candidates(context: StripeContext, held: Walk, *, pages: int) -> _List
             with context.transaction() as connection:
                 list_progress.put_walk(connection, WALK, replace(held, until=None, cursor=None), expected=held)
             raise
+        shown = shown or page.listed_at
         candidates += _differing(context, page.invoices)
         cursor = page.invoices[-1].invoice_id if page.more else None
         if cursor is None:
             break
-    return _Listed(candidates=sorted(candidates, key=_age), until=until, cursor=cursor)
+    # By a clock of ours that is ahead of Stripe's, the next walk might begin after invoices that are not made yet.
+    return _Listed(candidates=sorted(candidates, key=_age), until=min(until, shown or until), cursor=cursor)
 
 
 def _age(listed: ListedInvoice) -> tuple[datetime, str]:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from usage_tasks.domain.events import EventNotice, EventSource
+from usage_tasks.storage.leases import bounded, is_due, is_free
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 
@@ -58,19 +59,19 @@ def find_latest(connection: Connection) -> datetime | None:
 
 def claim_events(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[InboxEvent]:
     """Lease up to `limit` events that are due: those never tried first: a bad one delays no other."""
-    statement = """
+    statement = f"""
         UPDATE stripe_event AS held
         SET claimed_until = clock_timestamp() + :lease, attempts = held.attempts + 1
         FROM (
             SELECT event_id FROM stripe_event
-            WHERE state = 'pending' AND next_attempt_at <= clock_timestamp()
-                AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+            WHERE state = 'pending' AND {is_due()}
+                AND {is_free()}
             ORDER BY attempts, created_at, received_at LIMIT :limit FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE held.event_id = due.event_id
         RETURNING held.event_id, held.type, held.object_id, held.created_at, held.attempts
     """
-    claimed = [InboxEvent(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
+    claimed = [InboxEvent(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=bounded(lease))]
     return sorted(claimed, key=lambda event: (event.attempts, event.created_at))
 
 

@@ -1,11 +1,12 @@
 """How far a list of Stripe's was walked: newest first, page by page, over as many runs as it takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection
 
-from usage_tasks.storage.rows import execute, fetch_one
+from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,3 +53,46 @@ def put_walk(connection: Connection, name: str, walk: Walk, *, expected: Walk) -
         held_failed_since=expected.failed_since,
     )
     return stored == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A span of Stripe's time, [since, until)."""
+
+    since: datetime
+    until: datetime
+
+
+BEGINNING = ""
+"""The cursor of a walk that is to begin: it has an end, and stands at no object yet."""
+
+
+def put_span(connection: Connection, names: Sequence[str], span: Span) -> bool:
+    """Let walks begin over a span, each unless it has had that span; return True if any is new.
+
+    A walk that is still under way begins again, and goes back as far as either span.
+    """
+    statement = """
+        INSERT INTO stripe_walk AS held (name, since, until, cursor)
+        SELECT name, :since, :until, :beginning FROM unnest(CAST(:names AS text[])) AS t(name)
+        ON CONFLICT (name) DO UPDATE
+        SET since = CASE WHEN held.until IS NULL THEN EXCLUDED.since ELSE LEAST(held.since, EXCLUDED.since) END,
+            until = EXCLUDED.until, cursor = EXCLUDED.cursor, changed_at = clock_timestamp()
+        WHERE held.since IS NULL OR held.since <> EXCLUDED.since
+    """
+    named = list(names)
+    return execute(connection, statement, names=named, since=span.since, until=span.until, beginning=BEGINNING) > 0
+
+
+def find_span(connection: Connection, name: str) -> Span | None:
+    """Find the span of a walk that is under way."""
+    rows = fetch(connection, "SELECT since, until FROM stripe_walk WHERE name = :name AND until IS NOT NULL", name=name)
+    return Span(since=rows[0].since, until=rows[0].until) if rows else None
+
+
+def list_under_way(connection: Connection, names: Sequence[str]) -> Sequence[str]:
+    """List those of the walks that are not at their end."""
+    statement = """
+        SELECT name FROM stripe_walk WHERE name = ANY(CAST(:names AS text[])) AND until IS NOT NULL ORDER BY name
+    """
+    return [row.name for row in fetch(connection, statement, names=list(names))]

@@ -8,34 +8,45 @@ from sqlalchemy import Connection, Row
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.storage import keys
+from usage_tasks.storage.ledger.account_weeks import entries_reaching, later_weeks
 from usage_tasks.storage.ledger.grants import AVAILABLE
 from usage_tasks.storage.pricing.rating_sql import RATED, has_price
 from usage_tasks.storage.rows import fetch, fetch_one
 
 # Entries that take effect later than an account is asked for, less what the sessions of them had cost by then. An open
-# session is less by all that was posted of it anyhow.
+# session is less by all that was posted of it anyhow. Weeks in which nothing ended that had begun by then are sums.
+_AT = "(SELECT a.at)"
 _LATER = f"""
     WITH entry AS MATERIALIZED (
-        SELECT instance_id, credit_cents FROM ledger_entry
-        WHERE attribution_id = a.attribution_id AND effective_at > (SELECT a.at)
+        SELECT instance_id, corrects, reaches_back, credit_cents, starts_at <= a.at AS in_same_week
+        FROM ({entries_reaching("a.attribution_id", since=_AT, until=_AT)}) AS e
+        WHERE effective_at > a.at
     ), session AS (
-        -- OFFSET 0: each by its index, whatever the planner believes of a long history.
-        SELECT w.* FROM (SELECT DISTINCT instance_id FROM entry WHERE instance_id IS NOT NULL) AS l
+        -- Later revisions may tell of a start that is later than the first entry. OFFSET 0: each by its index.
+        SELECT w.* FROM (
+            SELECT instance_id, bool_or(corrects) AS corrected FROM entry WHERE reaches_back GROUP BY instance_id
+        ) AS l
         CROSS JOIN LATERAL (
             SELECT w.instance_id, w.workspace_class, w.started_at, LEAST(w.ended_at, a.at) AS until
             FROM workspace_instance w
-            WHERE w.instance_id = l.instance_id AND NOT EXISTS (
+            WHERE w.instance_id = l.instance_id AND (w.started_at < a.at OR l.corrected) AND NOT EXISTS (
                 SELECT 1 FROM open_session o WHERE o.attribution_id = a.attribution_id AND o.instance_id = w.instance_id
             )
             OFFSET 0
         ) AS w
     ), {RATED}
-    SELECT (
-               SELECT COALESCE(sum(e.credit_cents), 0) FROM entry e WHERE NOT EXISTS (
-                   SELECT 1 FROM open_session s
-                   WHERE s.attribution_id = a.attribution_id AND s.instance_id = e.instance_id AND {has_price("s")}
-               )
-           ) - COALESCE(sum(r.credit_cents - (
+    SELECT ({later_weeks("a.attribution_id", at=_AT)})
+         + (SELECT COALESCE(sum(credit_cents), 0) FROM entry WHERE in_same_week)
+         - (
+               SELECT COALESCE(sum(e.credit_cents), 0) FROM open_session o CROSS JOIN LATERAL (
+                   SELECT credit_cents FROM ledger_entry
+                   WHERE attribution_id = a.attribution_id AND effective_at > a.at
+                       AND {keys.is_of_session("key", "o.instance_id")}
+                   OFFSET 0
+               ) AS e
+               WHERE o.attribution_id = a.attribution_id AND o.settled_at > a.at AND {has_price("o")}
+           )
+         - COALESCE(sum(r.credit_cents - (
                SELECT COALESCE(sum(e.credit_cents), 0) FROM ledger_entry e
                WHERE e.attribution_id = a.attribution_id AND e.effective_at <= a.at
                    AND {keys.is_of_session("e.key", "r.instance_id")}

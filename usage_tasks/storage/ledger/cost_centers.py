@@ -9,7 +9,7 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.domain.cycles import Cycle
 from usage_tasks.domain.errors import InvalidInputError, StaleVersionError
-from usage_tasks.storage.rows import execute, execute_many, fetch, rows_as_json
+from usage_tasks.storage.rows import execute, execute_many, fetch, fetch_one, rows_as_json
 
 _COLUMNS = "attribution_id, version, billing_strategy, spending_limit, cycle_anchor_at, cycle_number"
 
@@ -205,3 +205,13 @@ def _cost_center(row: Row[tuple[object, ...]]) -> CostCenter:
         spending_limit=row.spending_limit,
         cycle=Cycle(anchor_at=row.cycle_anchor_at, number=row.cycle_number),
     )
+
+
+def find_oldest_paying(connection: Connection) -> datetime | None:
+    """Find the earliest instant since which an account with a customer in Stripe has had its billing cycle."""
+    statement = """
+        SELECT min(c.cycle_anchor_at) AS oldest_at
+        FROM stripe_customer s JOIN cost_center c USING (attribution_id) WHERE s.stripe_customer_id IS NOT NULL
+    """
+    oldest_at: datetime | None = fetch_one(connection, statement).oldest_at
+    return oldest_at

@@ -30,7 +30,7 @@ class Entry:
 _COLUMNS: Final = "attribution_id, key, kind, credit_cents, effective_at, description"
 
 
-def inserting(rows: str, *, subject: Literal["instance_id", "user_id"]) -> str:
+def inserting(rows: str, *, subject: Literal["instance_id, session_started_at", "user_id"]) -> str:
     """Compose the INSERT of entries. `rows` is a query of an entry's columns, and last of its session or its user."""
     return f"INSERT INTO ledger_entry ({_COLUMNS}, {subject}) {rows}"
 

@@ -42,20 +42,20 @@ def posted_of(session: str) -> str:
     """
 
 
-ENTRIES = f"""
+_COLUMNS = f"""
     SELECT r.attribution_id, {keys.session_key("r.instance_id", "r.revision")} AS key,
            CASE WHEN r.revision = 1 THEN 'session' ELSE 'adjustment' END AS kind,
            r.credit_cents - r.posted_cents AS credit_cents, r.effective_at,
            CASE WHEN r.revision = 1 THEN 'Session of class ' ELSE 'Correction of a session of class ' END
                || r.workspace_class AS description,
            r.instance_id
-    FROM rated r
 """
+ENTRIES = f"{_COLUMNS} FROM rated r"
 """The ledger entries of rated sessions, of each the one of its next revision. Posting and plans share it."""
 
 # As the indexes have them, so that each page is touched once a batch; but for the word that accounts begin with:
 # sorting compares the first bytes.
-_ORDERED = f"{ENTRIES} ORDER BY substr(r.attribution_id, 6), r.instance_id"
+_ORDERED = f"{_COLUMNS}, r.started_at FROM rated r ORDER BY substr(r.attribution_id, 6), r.instance_id"
 
 # What is claimed is taken out where it lies, and only what came out is rated: a row that moved meanwhile, because its
 # facts were corrected between the look and the lock, stays for the next batch.
@@ -67,7 +67,7 @@ _POST = f"""
         DELETE FROM open_session AS held USING claimed WHERE held.ctid = claimed.ctid
         RETURNING {_DUE_COLUMNS}
     ), {RATED}, posted AS (
-        {inserting(_ORDERED, subject="instance_id")}
+        {inserting(_ORDERED, subject="instance_id, session_started_at")}
         RETURNING credit_cents
     )
     SELECT count(*) AS entries, COALESCE(sum(credit_cents), 0)::bigint AS credit_cents,

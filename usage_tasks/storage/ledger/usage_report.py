@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.storage.ledger.account_weeks import entries_reaching
 from usage_tasks.storage.pricing.rating_sql import RATED, seconds_until
 from usage_tasks.storage.rows import fetch
 
@@ -61,24 +62,23 @@ _KEYS: Final = {
 """Of each group the expression of its key, and its type."""
 
 # A session is open, or its last entry takes effect at its end or later: both are found by account, by an index,
-# whatever the history before the range is. OFFSET 0 keeps the planner from reading all of it.
-_CANDIDATES = """
+# whatever the history before the range is, and after it where nothing that had begun by then ended.
+_CANDIDATES = f"""
     account AS (
-        SELECT attribution_id FROM account_balance WHERE latest_effective_at >= :start {only}
+        SELECT attribution_id FROM account_balance WHERE latest_effective_at >= :start {{only}}
     ), candidate AS (
-        SELECT instance_id FROM open_session WHERE started_at < :end {only}
+        SELECT instance_id FROM open_session WHERE started_at < :end {{only}}
         UNION
         SELECT e.instance_id FROM account a CROSS JOIN LATERAL (
-            SELECT instance_id FROM ledger_entry
-            WHERE attribution_id = a.attribution_id AND effective_at >= :start AND instance_id IS NOT NULL
-            OFFSET 0
+            {entries_reaching("a.attribution_id", since=":start", until=":end")}
         ) AS e
+        WHERE e.reaches_back
     ), ran AS (
         SELECT w.instance_id, w.attribution_id, w.user_id, w.workspace_id, w.workspace_class, w.started_at, u.ran_until
         FROM candidate JOIN workspace_instance w USING (instance_id),
         LATERAL (SELECT GREATEST(w.started_at, LEAST(w.ended_at, CAST(:at AS timestamptz))) AS ran_until) AS u
         WHERE w.started_at < :end AND w.started_at <= :at
-            AND (u.ran_until > :start OR w.started_at >= :start) {of_user}
+            AND (u.ran_until > :start OR w.started_at >= :start) {{of_user}}
     )
 """
 

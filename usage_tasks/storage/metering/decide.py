@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CENTS_PER_CREDIT, CreditCents
 from usage_tasks.storage.ledger.balances import with_balances
+from usage_tasks.storage.metering.queue import EARLY
 from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.rows import fetch, fetch_one
 
@@ -107,7 +108,8 @@ _CHANGES = f"""
     )
 """
 
-# Of one period only the last report matters: those before it that nobody has claimed are not sent any more.
+# Of one period only the last report matters: those before it that nobody has claimed are not sent any more. One that
+# waits for Stripe's clock is: the new one is still earlier for that clock, and no report would ever be sent.
 _REPORT_CHANGES = f"""
     {_CHANGES}, added AS (
         INSERT INTO meter_report (attribution_id, as_of, identifier, quantity, period_starts_at)
@@ -120,6 +122,7 @@ _REPORT_CHANGES = f"""
         FROM added
         WHERE older.attribution_id = added.attribution_id AND older.period_starts_at = added.period_starts_at
             AND older.as_of < added.as_of AND older.state = 'pending' AND older.claimed_until IS NULL
+            AND (:closing OR NOT starts_with(COALESCE(older.error, ''), '{EARLY}'))
     )
     SELECT count(*) AS reports FROM added
 """

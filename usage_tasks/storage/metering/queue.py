@@ -9,12 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.announcements import AccountParked
 from usage_tasks.domain.payments import StripeCustomerId
+from usage_tasks.storage.leases import bounded, is_due, is_free
 from usage_tasks.storage.operations.audit import auditing
 from usage_tasks.storage.operations.outbox import announcing, payload_of
 from usage_tasks.storage.rows import execute, fetch, fetch_one
@@ -34,34 +36,48 @@ class ClaimedReport:
 
 
 class ReportOutcome(StrEnum):
-    """How sending a report ended. An unsent one was claimed and not tried."""
+    """How sending a report ended. An unsent one was claimed and not tried.
+
+    An early one is ahead of Stripe's clock, and a dropped one is too old for it: no account is at fault.
+    """
 
     ACCEPTED = "accepted"
     RETRY = "retry"
     PARKED = "parked"
     UNSENT = "unsent"
+    EARLY = "early"
+    DROPPED = "dropped"
+
+
+EARLY: Final = "early: "
+"""The reason of a report that waits for Stripe's clock begins with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimSettlement:
-    """A report with its outcome: why it was not accepted, and when it is due again."""
+    """A report with its outcome: why it was not accepted, and when it is due again.
+
+    `renewed`: Stripe refused it under its identifier, and would repeat that refusal for a day: it gets another one.
+    """
 
     report: ClaimedReport
     outcome: ReportOutcome
     error: str | None = None
     after: timedelta = field(default=timedelta(0))
+    renewed: bool = False
 
 
-_DUE = """
-    r.state = 'pending' AND r.next_attempt_at <= now()
-    AND (r.claimed_until IS NULL OR r.claimed_until < now())
+_DUE = f"""
+    r.state = 'pending' AND {is_due("r.next_attempt_at", now="now()")}
+    AND {is_free("r.claimed_until", now="now()")}
     AND NOT EXISTS (
         SELECT 1 FROM meter_report earlier
         WHERE earlier.attribution_id = r.attribution_id AND earlier.as_of < r.as_of
             AND earlier.state IN ('pending', 'parked'))
     AND NOT EXISTS (
         SELECT 1 FROM meter_report busy
-        WHERE busy.attribution_id = r.attribution_id AND busy.claimed_until IS NOT NULL AND busy.claimed_until >= now())
+        WHERE busy.attribution_id = r.attribution_id AND busy.claimed_until IS NOT NULL
+            AND NOT {is_free("busy.claimed_until", now="now()")})
     AND NOT EXISTS (
         SELECT 1 FROM stripe_customer p WHERE p.attribution_id = r.attribution_id AND p.parked_at IS NOT NULL)
 """
@@ -89,9 +105,60 @@ def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Se
     """
     # Whatever the planner believes of how much is pending: along the index until enough is found, not all of it sorted.
     execute(connection, "SET LOCAL enable_sort = off")
-    rows = sorted(fetch(connection, statement, limit=limit, lease=lease), key=lambda row: row.next_attempt_at)
+    rows = sorted(fetch(connection, statement, limit=limit, lease=bounded(lease)), key=lambda row: row.next_attempt_at)
     names = ClaimedReport.__dataclass_fields__
     return [ClaimedReport(**{name: value for name, value in row._mapping.items() if name in names}) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyReports:
+    """The reports that wait for Stripe's clock: how many, and since when the oldest does."""
+
+    count: int
+    oldest_at: datetime | None
+
+
+def read_early(connection: Connection) -> EarlyReports:
+    """Count the reports that wait for Stripe's clock."""
+    statement = """
+        SELECT count(*) AS count, min(created_at) AS oldest_at FROM meter_report
+        WHERE state = 'pending' AND starts_with(error, :early)
+    """
+    return EarlyReports(**fetch_one(connection, statement, early=EARLY)._mapping)
+
+
+def wake_early(connection: Connection, *, only: AttributionId | None = None) -> None:
+    """Let the reports that wait for Stripe's clock be tried now: whichever clock was wrong may have been set right.
+
+    The first that is refused shows Stripe's clock to its run, which calls for no other.
+    """
+    statement = """
+        UPDATE meter_report AS held SET next_attempt_at = clock_timestamp()
+        FROM (
+            SELECT attribution_id, as_of FROM meter_report
+            WHERE state = 'pending' AND next_attempt_at > clock_timestamp() AND starts_with(error, :early)
+                AND (CAST(:only AS text) IS NULL OR attribution_id = :only)
+            ORDER BY attribution_id, as_of FOR UPDATE SKIP LOCKED
+        ) AS waiting
+        WHERE held.attribution_id = waiting.attribution_id AND held.as_of = waiting.as_of
+    """
+    execute(connection, statement, early=EARLY, only=only)
+
+
+def list_parked_for_clock(connection: Connection, *, limit: int) -> Sequence[AttributionId]:
+    """List accounts of which nothing is parked but reports whose timestamp Stripe refused.
+
+    An older version parked such a report.
+    """
+    statement = """
+        SELECT attribution_id FROM meter_report WHERE state = 'parked'
+        GROUP BY attribution_id
+        HAVING bool_and(strpos(lower(error), 'timestamp') > 0 AND (
+            starts_with(error, 'stripe meter_events.create: ') OR starts_with(error, :counted)))
+        ORDER BY attribution_id LIMIT :limit
+    """
+    rows = fetch(connection, statement, counted="stripe could not count it: timestamp_in_future", limit=limit)
+    return [row.attribution_id for row in rows]
 
 
 def list_waiting(connection: Connection, identifiers: Collection[str]) -> Mapping[str, timedelta]:
@@ -109,25 +176,35 @@ def list_waiting(connection: Connection, identifiers: Collection[str]) -> Mappin
     return {row.identifier: row.after for row in fetch(connection, statement, identifiers=list(identifiers))}
 
 
+_NEXT_IDENTIFIER = """
+    held.attribution_id || ':' || extract(epoch FROM held.as_of)::bigint || ':' || held.resends + 1
+"""
+# Of a report that Stripe refused, and never took: that counts as no resend.
+_RENEWED_IDENTIFIER = """
+    held.attribution_id || ':' || extract(epoch FROM held.as_of)::bigint || ':' || held.resends
+    || '-' || (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+"""
+
 # A worker whose lease ran out may settle late: that Stripe took its report is true all the same, anything else is no
 # longer its to say. Under a newer identifier nothing of it is true any more.
-_SETTLE = """
+_SETTLE = f"""
     WITH outcome AS (
         SELECT * FROM unnest(
             CAST(:accounts AS text[]), CAST(:instants AS timestamptz[]), CAST(:identifiers AS text[]),
             CAST(:leases AS timestamptz[]), CAST(:outcomes AS text[]), CAST(:errors AS text[]),
-            CAST(:afters AS interval[])
-        ) AS t(attribution_id, as_of, identifier, claimed_until, outcome, error, after)
+            CAST(:afters AS interval[]), CAST(:renewed AS boolean[])
+        ) AS t(attribution_id, as_of, identifier, claimed_until, outcome, error, after, renewed)
     ), settled AS (
         UPDATE meter_report AS held
         SET claimed_until = NULL,
-            state = CASE WHEN o.outcome IN ('accepted', 'parked') THEN o.outcome ELSE 'pending' END,
+            state = CASE WHEN o.outcome IN ('accepted', 'parked', 'dropped') THEN o.outcome ELSE 'pending' END,
             accepted_at = CASE WHEN o.outcome = 'accepted' THEN clock_timestamp() END,
             parked_at = CASE WHEN o.outcome = 'parked' THEN clock_timestamp() END,
-            next_attempt_at = CASE WHEN o.outcome IN ('retry', 'unsent') THEN clock_timestamp() + o.after
+            next_attempt_at = CASE WHEN o.outcome IN ('retry', 'unsent', 'early') THEN clock_timestamp() + o.after
                                    ELSE held.next_attempt_at END,
-            attempts = held.attempts - (o.outcome = 'unsent')::int,
-            error = CASE WHEN o.outcome = 'unsent' THEN COALESCE(o.error, held.error) ELSE o.error END
+            attempts = held.attempts - (o.outcome IN ('unsent', 'early'))::int,
+            error = CASE WHEN o.outcome = 'unsent' THEN COALESCE(o.error, held.error) ELSE o.error END,
+            identifier = CASE WHEN o.renewed THEN {_RENEWED_IDENTIFIER} ELSE held.identifier END
         FROM outcome o
         WHERE held.attribution_id = o.attribution_id AND held.as_of = o.as_of AND held.identifier = o.identifier
             AND held.state = 'pending' AND (o.outcome = 'accepted' OR held.claimed_until = o.claimed_until)
@@ -149,15 +226,21 @@ _NOTED = auditing(
     at="parked_at",
     details="jsonb_build_object('as_of', as_of, 'quantity', quantity, 'reason', error)",
 )
+_NOTED_DROPPED = auditing(
+    "settled WHERE state = 'dropped' ORDER BY attribution_id",
+    action="meter_report.drop",
+    at="clock_timestamp()",
+    details="jsonb_build_object('as_of', as_of, 'quantity', quantity, 'reason', error)",
+)
 _ANNOUNCE_PARKED = f"announced AS ({_ANNOUNCED}), noted AS ({_NOTED})"
 
 
 def settle_reports(connection: Connection, settlements: Sequence[ClaimSettlement], *, actor: Actor) -> None:
-    """Write down how each report of a claim ended; who is parked is announced."""
+    """Write down how each report of a claim ended; a parked account is announced, a dropped report noted."""
     reports = [each.report for each in settlements]
     execute(
         connection,
-        f"{_SETTLE}, {_ANNOUNCE_PARKED} SELECT count(*) FROM settled",
+        f"{_SETTLE}, {_ANNOUNCE_PARKED}, noted_dropped AS ({_NOTED_DROPPED}) SELECT count(*) FROM settled",
         accounts=[report.attribution_id for report in reports],
         instants=[report.as_of for report in reports],
         identifiers=[report.identifier for report in reports],
@@ -165,6 +248,7 @@ def settle_reports(connection: Connection, settlements: Sequence[ClaimSettlement
         outcomes=[each.outcome for each in settlements],
         errors=[each.error for each in settlements],
         afters=[each.after for each in settlements],
+        renewed=[each.renewed for each in settlements],
         actor=actor,
     )
 
@@ -231,11 +315,10 @@ def send_anew(connection: Connection, report: SentReport, *, after: timedelta, r
 
     One that is in flight keeps its claim: nobody else calls for its account until that ends.
     """
-    statement = """
-        UPDATE meter_report
+    statement = f"""
+        UPDATE meter_report AS held
         SET state = 'pending', accepted_at = NULL, parked_at = NULL, doubted_at = NULL, attempts = 0, error = :reason,
-            next_attempt_at = clock_timestamp() + :after, resends = resends + 1,
-            identifier = attribution_id || ':' || extract(epoch FROM as_of)::bigint || ':' || resends + 1
+            next_attempt_at = clock_timestamp() + :after, resends = resends + 1, identifier = {_NEXT_IDENTIFIER}
         WHERE attribution_id = :account AND as_of = :as_of AND identifier = :identifier AND state <> 'dropped'
     """
     return _change(connection, statement, report, after=after, reason=reason)

@@ -44,7 +44,7 @@ def read_backlog(connection: Connection, *, at: datetime) -> Backlog:
             (SELECT count(*) FROM quarantined_report) AS quarantined,
             unposted, unposted_oldest_at, unposted_seconds, running_seconds,
             (SELECT max(finished_at) FROM job_run
-             WHERE job = 'usage.reconcile' AND outcome = 'done') AS ledger_done_at
+             WHERE job = 'usage.reconcile' AND outcome = 'done' AND finished_at <= clock_timestamp()) AS ledger_done_at
         FROM (
             SELECT count(*) FILTER (WHERE stopped) AS unposted,
                    min(final_at) FILTER (WHERE stopped) AS unposted_oldest_at,

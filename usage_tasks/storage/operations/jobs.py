@@ -3,14 +3,18 @@
 A job's epoch is its fencing token: each run begins one, and a transaction of a run whose epoch is over does not commit.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.errors import StaleEpochError
 from usage_tasks.domain.schedules import LastRuns
 from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one
+
+_LAST_RUNS: Final = tuple(each.name for each in fields(LastRuns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +46,51 @@ def hold_epoch(connection: Connection, epoch: Epoch) -> None:
 def claim_slot(connection: Connection, job: str, slot: datetime, *, lease: timedelta) -> int | None:
     """Take a due time; answer which attempt at it this is, None where it is not free.
 
-    One whose run failed is free at once, for its retry; one that was taken and never finished is free after the lease.
+    A slot whose run failed is free at once, for its retry; so is one that no run has taken (`note_scheduled`). One that
+    was taken and never finished is free after the lease, or if it would last longer than any lease: then the database's
+    clock was set back.
     """
     statement = """
         INSERT INTO job_run AS held (job, slot) VALUES (:job, :slot)
         ON CONFLICT (job, slot) DO UPDATE
         SET started_at = clock_timestamp(), finished_at = NULL, outcome = NULL, attempts = held.attempts + 1
-        WHERE held.outcome = 'failed' OR (held.outcome IS NULL AND held.started_at <= clock_timestamp() - :lease)
+        WHERE held.outcome = 'failed' OR (held.outcome IS NULL AND (
+            held.attempts = 0 OR held.started_at <= clock_timestamp() - :lease
+            OR held.started_at > clock_timestamp()))
         RETURNING attempts
     """
     rows = fetch(connection, statement, job=job, slot=slot, lease=lease)
     return int(rows[0].attempts) if rows else None
+
+
+def void_future_slots(connection: Connection, job: str, *, after: datetime) -> datetime | None:
+    """Free the slots of a job later than an instant that count as run or running; return the latest of them, if any.
+
+    A run took them under a clock that was ahead. Kept, they would stand for runs that are still to come.
+    """
+    statement = """
+        WITH voided AS (
+            UPDATE job_run SET outcome = 'failed', finished_at = COALESCE(finished_at, clock_timestamp())
+            WHERE job = :job AND slot > :after AND outcome IS DISTINCT FROM 'failed'
+            RETURNING slot
+        ) SELECT max(slot) AS latest FROM voided
+    """
+    latest: datetime | None = fetch_one(connection, statement, job=job, after=after).latest
+    return latest
+
+
+def note_scheduled(connection: Connection, slots: Mapping[str, datetime]) -> None:
+    """Store for each job that has no row the due time that has passed, as a slot that no run has taken.
+
+    By it a job that never ran is due at its next due time, and not at the one before its schedule was seen.
+    """
+    statement = """
+        INSERT INTO job_run (job, slot, attempts)
+        SELECT t.job, t.slot, 0 FROM unnest(CAST(:jobs AS text[]), CAST(:slots AS timestamptz[])) AS t(job, slot)
+        WHERE NOT EXISTS (SELECT 1 FROM job_run AS held WHERE held.job = t.job)
+        ON CONFLICT (job, slot) DO NOTHING
+    """
+    execute(connection, statement, jobs=list(slots), slots=list(slots.values()))
 
 
 def finish_slot(
@@ -66,23 +104,29 @@ def finish_slot(
     execute(connection, statement, job=job, slot=slot, attempt=attempt, outcome=outcome, summary=as_json(summary))
 
 
-def list_last_runs(connection: Connection) -> dict[str, LastRuns]:
-    """Answer each job's latest run, beside the latest due time that was done."""
+def find_set_back(connection: Connection, jobs: Collection[str]) -> timedelta:
+    """Return by how much the database's clock shows less than when one of these jobs last began; 0 if it does not."""
     statement = """
-        SELECT DISTINCT ON (held.job) held.job, held.slot, held.started_at, held.finished_at, held.outcome,
-               held.attempts,
-               (SELECT max(done.slot) FROM job_run AS done
-                WHERE done.job = held.job AND done.outcome = 'done') AS done_slot
-        FROM job_run AS held ORDER BY held.job, held.slot DESC
+        SELECT GREATEST(interval '0', max(
+            (SELECT max(run.started_at) FROM job_run AS run WHERE run.job = t.job)) - clock_timestamp()) AS set_back
+        FROM unnest(CAST(:jobs AS text[])) AS t(job)
     """
-    return {
-        row.job: LastRuns(
-            slot=row.slot,
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-            outcome=row.outcome,
-            attempts=row.attempts,
-            done_slot=row.done_slot,
-        )
-        for row in fetch(connection, statement)
-    }
+    set_back: timedelta = fetch_one(connection, statement, jobs=list(jobs)).set_back
+    return set_back
+
+
+def list_last_runs(connection: Connection, jobs: Collection[str], *, until: datetime) -> dict[str, LastRuns]:
+    """Return of each job that has one its latest run up to an instant, the latest done slot, and any slot beyond."""
+    statement = """
+        SELECT t.job, held.slot, held.started_at, held.finished_at, held.outcome, held.attempts,
+               (SELECT max(done.slot) FROM job_run AS done
+                WHERE done.job = t.job AND done.outcome = 'done' AND done.slot <= :until) AS done_slot,
+               (SELECT max(future.slot) FROM job_run AS future
+                WHERE future.job = t.job AND future.slot > :until) AS future_slot
+        FROM unnest(CAST(:jobs AS text[])) AS t(job)
+        JOIN job_run AS held ON held.job = t.job AND held.slot = COALESCE(
+            (SELECT max(slot) FROM job_run AS run WHERE run.job = t.job AND run.slot <= :until),
+            (SELECT max(slot) FROM job_run AS run WHERE run.job = t.job))
+    """
+    rows = fetch(connection, statement, jobs=list(jobs), until=until)
+    return {row.job: LastRuns(**{name: getattr(row, name) for name in _LAST_RUNS}) for row in rows}

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.announcements import PREFIX, Announcement
 from usage_tasks.domain.errors import InvariantError
+from usage_tasks.storage.leases import bounded, is_free
 from usage_tasks.storage.rows import as_json, execute, fetch
 
 
@@ -60,17 +61,17 @@ def payload_of(message: type[Announcement], values: Mapping[str, str] = MappingP
 
 def claim_announcements(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[OutboxRow]:
     """Lease up to `limit` announcements that are not sent yet, oldest first."""
-    statement = """
+    statement = f"""
         UPDATE outbox AS held SET claimed_until = clock_timestamp() + :lease
         FROM (
             SELECT outbox_id FROM outbox
-            WHERE dispatched_at IS NULL AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+            WHERE dispatched_at IS NULL AND {is_free()}
             ORDER BY outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE held.outbox_id = due.outbox_id
         RETURNING held.outbox_id, held.key, held.task, held.payload
     """
-    claimed = [OutboxRow(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=lease)]
+    claimed = [OutboxRow(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=bounded(lease))]
     return sorted(claimed, key=lambda each: each.outbox_id)
 
 

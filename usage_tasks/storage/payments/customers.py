@@ -1,6 +1,7 @@
 """Stripe's customers and subscriptions of our accounts: a row before the call, completed after it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import Connection
@@ -8,30 +9,39 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.customers import StripeCustomer
 from usage_tasks.domain.errors import InvariantError, RetryableError
+from usage_tasks.domain.idempotency import fresh_key
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, StripeSubscriptionId
 from usage_tasks.storage.rows import execute, fetch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomerRow:
-    """What is stored of an account's customer; `customer_id` is None until Stripe has answered."""
+    """What is stored of an account's customer; `customer_id` is None until Stripe has answered.
+
+    `is_new`: this call stored it, so that nobody has asked Stripe for it yet.
+    """
 
     attribution_id: AttributionId
     customer_id: StripeCustomerId | None
     currency: str
     idempotency_key: str
     deleted: bool = False
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionRow:
-    """What is stored of an account's open subscription; `subscription_id` is None until Stripe has answered."""
+    """What is stored of an account's open subscription; `subscription_id` is None until Stripe has answered.
+
+    `is_new`: this call stored it, so that nobody has asked Stripe for it yet.
+    """
 
     attribution_id: AttributionId
     number: int
     subscription_id: StripeSubscriptionId | None
     idempotency_key: str
     price_id: str
+    is_new: bool = False
 
 
 _CUSTOMER = (
@@ -49,7 +59,7 @@ def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerR
 
     The e-mail and the name go to Stripe only; they are not kept here.
     """
-    execute(
+    new = execute(
         connection,
         f"""
         INSERT INTO stripe_customer (attribution_id, currency, billing_creator_user_id, idempotency_key)
@@ -62,26 +72,41 @@ def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerR
     found = find_customer(connection, customer.attribution_id)
     if found is None:
         raise InvariantError(f"stripe customer: {customer.attribution_id} was reserved and has no row")
-    return found
+    return replace(found, is_new=new == 1)
 
 
-def reserve_customer_again(connection: Connection, gone: CustomerRow) -> CustomerRow:
-    """Store that a customer is about to be made in the place of one that was deleted; answer what stands."""
-    execute(
+def reserve_customer_again(connection: Connection, gone: CustomerRow, *, currency: str, creator: str) -> CustomerRow:
+    """Store that a customer is about to be made in the place of a deleted one; return the row.
+
+    The new customer may have another currency: nothing will be billed to the deleted customer any more.
+    """
+    new = execute(
         connection,
         f"""
         UPDATE stripe_customer
-        SET stripe_customer_id = NULL, deleted_at = NULL,
+        SET stripe_customer_id = NULL, deleted_at = NULL, currency = :currency, billing_creator_user_id = :creator,
             idempotency_key = {_key("attribution_id")} || ':after:' || stripe_customer_id
         WHERE attribution_id = :account AND stripe_customer_id = :gone AND deleted_at IS NOT NULL
         """,
         account=gone.attribution_id,
         gone=gone.customer_id,
+        currency=currency,
+        creator=creator,
     )
     found = find_customer(connection, gone.attribution_id)
     if found is None:
         raise InvariantError(f"stripe customer: {gone.attribution_id} was to be replaced and has no row")
-    return found
+    return replace(found, is_new=new == 1)
+
+
+def renew_customer_key(connection: Connection, row: CustomerRow) -> None:
+    """Store a fresh key in the place of a spent one, unless another worker did or Stripe's answer is stored."""
+    statement = """
+        UPDATE stripe_customer SET idempotency_key = :fresh
+        WHERE attribution_id = :account AND idempotency_key = :spent AND stripe_customer_id IS NULL
+    """
+    key = row.idempotency_key
+    execute(connection, statement, account=row.attribution_id, spent=key, fresh=fresh_key(key))
 
 
 def find_customer(connection: Connection, attribution_id: AttributionId) -> CustomerRow | None:
@@ -142,6 +167,23 @@ def find_account(connection: Connection, customer_id: StripeCustomerId) -> Attri
     return rows[0].attribution_id if rows else None
 
 
+def list_ours(connection: Connection, customer_ids: Sequence[StripeCustomerId]) -> frozenset[StripeCustomerId]:
+    """List those of the customers that are ours."""
+    statement = """
+        SELECT stripe_customer_id AS id FROM stripe_customer WHERE stripe_customer_id = ANY(CAST(:ids AS text[]))
+    """
+    return frozenset(row.id for row in fetch(connection, statement, ids=list(customer_ids)))
+
+
+def list_customers(connection: Connection, *, after: str, limit: int) -> Sequence[CustomerRow]:
+    """List the accounts' customers that are not known to be deleted, by account, from behind one of them."""
+    statement = f"""
+        SELECT {_CUSTOMER} FROM stripe_customer WHERE attribution_id > :after AND deleted_at IS NULL
+        ORDER BY attribution_id LIMIT :limit
+    """
+    return [CustomerRow(**row._mapping) for row in fetch(connection, statement, after=after, limit=limit)]
+
+
 def complete_customer(connection: Connection, attribution_id: AttributionId, customer_id: StripeCustomerId) -> bool:
     """Store the id that Stripe gave; tell whether this call was the first to."""
     statement = """
@@ -162,7 +204,7 @@ def reserve_subscription(connection: Connection, attribution_id: AttributionId, 
 
     Raises RetryableError where that one ends between the look and the answer.
     """
-    execute(
+    new = execute(
         connection,
         """
         INSERT INTO stripe_subscription (attribution_id, number, idempotency_key, price_id)
@@ -176,7 +218,19 @@ def reserve_subscription(connection: Connection, attribution_id: AttributionId, 
     found = find_open_subscription(connection, attribution_id)
     if found is None:
         raise RetryableError(f"stripe subscription: that of {attribution_id} ended this very moment: try again")
-    return found
+    return replace(found, is_new=new == 1)
+
+
+def renew_subscription(connection: Connection, row: SubscriptionRow, *, price_id: str) -> None:
+    """Store a fresh key, for this price and with tax undecided, unless another worker did or an answer is stored."""
+    statement = """
+        UPDATE stripe_subscription SET idempotency_key = :fresh, price_id = :price, automatic_tax = NULL
+        WHERE attribution_id = :account AND number = :number AND idempotency_key = :spent
+            AND stripe_subscription_id IS NULL
+    """
+    key = row.idempotency_key
+    named = {"account": row.attribution_id, "number": row.number, "price": price_id}
+    execute(connection, statement, **named, spent=key, fresh=fresh_key(key))
 
 
 def find_open_subscription(connection: Connection, attribution_id: AttributionId) -> SubscriptionRow | None:

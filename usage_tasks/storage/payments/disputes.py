@@ -1,6 +1,6 @@
 """Disputes and refunds: how each stands, and whom a dispute blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.disputes import FORGIVING, Dispute, DisputeId, DisputeStatus
+from usage_tasks.domain.disputes import FORGIVING, SETTLED, Dispute, DisputeId, DisputeStatus
 from usage_tasks.domain.payments import StripeInvoiceId
 from usage_tasks.domain.reversals import Refund, RefundId
 from usage_tasks.storage.rows import execute, fetch, sql_list
@@ -135,3 +135,30 @@ def put_refund(
         )
         == 1
     )
+
+
+def list_statuses(connection: Connection, ids: Sequence[str]) -> Mapping[str, str]:
+    """Answer how those of the disputes and refunds stand that are stored, by their ids."""
+    statement = """
+        SELECT stripe_dispute_id AS id, status FROM stripe_dispute WHERE stripe_dispute_id = ANY(CAST(:ids AS text[]))
+        UNION ALL
+        SELECT stripe_refund_id, status FROM stripe_refund WHERE stripe_refund_id = ANY(CAST(:ids AS text[]))
+    """
+    return {row.id: row.status for row in fetch(connection, statement, ids=list(ids))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenDispute:
+    """A dispute that is not settled as far as is known."""
+
+    dispute_id: DisputeId
+    created_at: datetime
+
+
+def list_open_disputes(connection: Connection, *, limit: int) -> Sequence[OpenDispute]:
+    """List the disputes that are not settled as far as is known, newest first."""
+    statement = f"""
+        SELECT stripe_dispute_id AS dispute_id, created_at FROM stripe_dispute
+        WHERE status NOT IN ({sql_list(SETTLED)}) ORDER BY created_at DESC, stripe_dispute_id LIMIT :limit
+    """
+    return [OpenDispute(**row._mapping) for row in fetch(connection, statement, limit=limit)]

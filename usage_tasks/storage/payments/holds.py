@@ -10,6 +10,7 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import NotFoundError
 from usage_tasks.domain.holds import PaymentIntentId
 from usage_tasks.domain.payments import StripeCustomerId
+from usage_tasks.storage.leases import bounded, is_free
 from usage_tasks.storage.rows import execute, fetch
 
 
@@ -112,7 +113,7 @@ def claim_due(connection: Connection, *, at: datetime, limit: int, lease: timede
         WITH due AS (
             SELECT attribution_id, number FROM payment_hold
             WHERE released_at IS NULL AND release_at <= :at
-                AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+                AND {is_free()}
             ORDER BY release_at LIMIT :limit FOR UPDATE SKIP LOCKED
         ), h AS (
             UPDATE payment_hold AS held SET claimed_until = clock_timestamp() + :lease FROM due
@@ -121,4 +122,4 @@ def claim_due(connection: Connection, *, at: datetime, limit: int, lease: timede
         )
         SELECT {_HOLD} FROM h JOIN stripe_customer c USING (attribution_id) ORDER BY h.release_at
     """
-    return [HoldRow(**row._mapping) for row in fetch(connection, statement, at=at, limit=limit, lease=lease)]
+    return [HoldRow(**row._mapping) for row in fetch(connection, statement, at=at, limit=limit, lease=bounded(lease))]

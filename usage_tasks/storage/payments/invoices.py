@@ -154,6 +154,15 @@ def list_known(
     return {row.stripe_invoice_id: InvoiceStatus(row.status) for row in fetch(connection, statement, ids=invoice_ids)}
 
 
+def list_failed(connection: Connection, invoice_ids: Sequence[StripeInvoiceId]) -> frozenset[StripeInvoiceId]:
+    """List those of the invoices of which it is known that a payment failed."""
+    statement = """
+        SELECT stripe_invoice_id AS id FROM stripe_invoice
+        WHERE stripe_invoice_id = ANY(CAST(:ids AS text[])) AND failed_at IS NOT NULL
+    """
+    return frozenset(row.id for row in fetch(connection, statement, ids=list(invoice_ids)))
+
+
 def list_unsettled(
     connection: Connection, *, limit: int, recheck: timedelta, recheck_given_up: timedelta
 ) -> Sequence[StripeInvoiceId]:

@@ -1,14 +1,16 @@
 """What operators asked of Stripe: a row with its idempotency key before the call, settled after it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import Connection, Row
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import RetryableError
+from usage_tasks.domain.idempotency import fresh_key
 from usage_tasks.domain.payments import StripeOperation
+from usage_tasks.storage.leases import bounded, is_free
 from usage_tasks.storage.rows import execute, fetch
 
 
@@ -62,14 +64,22 @@ def claim_action(connection: Connection, action: Action, *, lease: timedelta) ->
     """Lease an open action, so that this worker alone makes its call; tell whether it was free."""
     statement = f"""
         UPDATE stripe_action SET claimed_until = clock_timestamp() + :lease
-        WHERE {_SAME} AND settled_at IS NULL AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+        WHERE {_SAME} AND settled_at IS NULL AND {is_free()}
     """
-    return execute(connection, statement, lease=lease, **_key(action)) == 1
+    return execute(connection, statement, lease=bounded(lease), **_key(action)) == 1
 
 
 def release_action(connection: Connection, action: Action) -> None:
     """Free an action whose call failed for now."""
     execute(connection, f"UPDATE stripe_action SET claimed_until = NULL WHERE {_SAME}", **_key(action))
+
+
+def renew_key(connection: Connection, action: Action) -> Action:
+    """Store a fresh key in the place of a spent one; answer the action with it."""
+    fresh = replace(action, idempotency_key=fresh_key(action.idempotency_key))
+    statement = f"UPDATE stripe_action SET idempotency_key = :fresh WHERE {_SAME}"
+    execute(connection, statement, fresh=fresh.idempotency_key, **_key(action))
+    return fresh
 
 
 def settle_action(connection: Connection, action: Action, *, error: str | None = None) -> bool:
@@ -85,7 +95,7 @@ def list_open(connection: Connection, *, limit: int) -> Sequence[Action]:
     """List up to `limit` open actions that nobody is at, oldest first."""
     statement = f"""
         SELECT {_ACTION} FROM stripe_action
-        WHERE settled_at IS NULL AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+        WHERE settled_at IS NULL AND {is_free()}
         ORDER BY requested_at LIMIT :limit
     """
     return [_action(row) for row in fetch(connection, statement, limit=limit)]

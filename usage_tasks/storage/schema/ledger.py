@@ -35,6 +35,8 @@ ledger_entry = Table(
     Column("instance_id", Uuid()),
     # For whom a credit note was given, where its caller said so.
     Column("user_id", Uuid()),
+    # When the session began, by the facts that were posted; null in entries of versions before 0017.
+    moment("session_started_at", nullable=True),
     one_of("kind", EntryKind),
     CheckConstraint(f"(kind IN ({sql_list(USAGE_KINDS)})) = (instance_id IS NOT NULL)", name="instance_id"),
     CheckConstraint("kind = 'credit_note' OR user_id IS NULL", name="user_id"),
@@ -58,6 +60,17 @@ account_balance = Table(
     ),
     # No entry takes effect later.
     moment("latest_effective_at"),
+)
+
+# The sum of the entries of a week of UTC, which begins on Monday. No session with an entry in it started, or had an
+# entry, before `reaches_back_to`; null where there is no session. A trigger of the ledger keeps it (docs/adr/0012).
+account_week = Table(
+    "account_week",
+    metadata,
+    account(primary_key=True),
+    Column("starts_at", DateTime(timezone=True), primary_key=True),
+    required("credit_cents", BigInteger()),
+    moment("reaches_back_to", nullable=True),
 )
 
 # The terms never change; `closed_at`, set once, is the instant from which nothing is left.

@@ -1,6 +1,7 @@
 """Payment intents: create, retrieve, list, confirm, capture and cancel."""
 
 from usage_tasks.stripe_simulator.bank import payments
+from usage_tasks.stripe_simulator.bank.amounts import check_amount
 from usage_tasks.stripe_simulator.bank.payments import Method
 from usage_tasks.stripe_simulator.operations.operation import Answer, Call, Operation, pick
 from usage_tasks.stripe_simulator.shapes.payment_documents import new_intent
@@ -57,6 +58,7 @@ def _create(call: Call) -> Answer:
     currency = params["currency"].lower()
     if len(currency) != CURRENCY_LETTERS or not currency.isalpha():
         raise ApiError(f"Invalid currency: {currency}.", param="currency")
+    check_amount(params["amount"], currency)
     intent = {
         **new_intent(amount=params["amount"], currency=currency, customer=name, at=at),
         **pick(params, "capture_method", "description", "setup_future_usage"),

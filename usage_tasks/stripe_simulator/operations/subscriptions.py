@@ -10,7 +10,7 @@ from usage_tasks.stripe_simulator.operations.subscription_items import (
 )
 from usage_tasks.stripe_simulator.shapes.documents import empty_subscription
 from usage_tasks.stripe_simulator.shapes.replies import envelope, page, tax_of
-from usage_tasks.stripe_simulator.state.world import new_id
+from usage_tasks.stripe_simulator.state.world import World, new_id
 from usage_tasks.stripe_simulator.time import billing
 from usage_tasks.stripe_simulator.wire.errors import ApiError
 from usage_tasks.stripe_simulator.wire.params import EXPAND, PAGE, Spec, boolean, listing, mapping, moment, record, text
@@ -41,6 +41,7 @@ def _create(call: Call) -> JsonObject:
     at, identifier = world.now(customer["test_clock"]), new_id("subscription")
     _check_tax(customer, params)
     prices = check_prices(world, params["items"], currency=params.get("currency"))
+    _check_currency(world, customer, prices[0]["currency"])
     items = [new_item(identifier, price, given, at=at) for price, given in zip(prices, params["items"], strict=True)]
     subscription = {
         **empty_subscription(),
@@ -55,10 +56,21 @@ def _create(call: Call) -> JsonObject:
         "billing_mode": _billing_mode(params, at=at),
         **_changes(empty_subscription(), params, at=at, period_ends_at=items[0]["current_period_end"]),
     }
-    if customer["currency"] is None:
+    if customer["currency"] != subscription["currency"]:
         world.store.put({**customer, "currency": subscription["currency"]})
     billing.start(world, subscription, at=at)
     return world.get("subscription", identifier)
+
+
+def _check_currency(world: World, customer: JsonObject, currency: str) -> None:
+    """Refuse a second currency while something of the customer's is in another one."""
+    others = {one["currency"] for one in world.subscriptions_of(customer["id"]) if one["ended_at"] is None} - {currency}
+    if others:
+        message = (
+            "You cannot combine currencies on a single customer. This customer has an active subscription, subscription"
+            f" schedule, discount, quote, or invoice item with currency {others.pop()}."
+        )
+        raise ApiError(message)
 
 
 def _billing_mode(params: JsonObject, *, at: int) -> JsonObject:

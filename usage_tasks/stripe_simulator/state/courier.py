@@ -125,6 +125,8 @@ class Courier:
         sql = "SELECT seq, tries, event FROM delivery WHERE state = 'pending' ORDER BY seq LIMIT :window"
         with self._store.transaction():
             mail, now = self._switches.mail, time.monotonic()
+            if mail.tried_seconds is not None:
+                self._give_up(mail.tried_seconds)
             rows = [] if mail.paused else self._store.rows(sql, window=mail.window)
             for seq, _tries, _event in rows:
                 if seq not in self._ready_at:
@@ -136,6 +138,16 @@ class Courier:
             seq, tries, identifier = ready[0] if mail.window == 1 else self._random.choice(ready)
             event = self._find(identifier)
         return (None, None) if event is None else (Parcel(seq=seq, tries=tries, event=event), None)
+
+    def _give_up(self, tried_seconds: int) -> None:
+        """Try no more what happened too long ago; thin events are tried on."""
+        shown = self._store.row("SELECT frozen_time FROM clock WHERE id = ''")
+        at = int(time.time()) if shown is None or shown[0] is None else int(shown[0])
+        sql = (
+            "UPDATE delivery SET state = 'failed', error = 'given up' WHERE state = 'pending'"
+            " AND event IN (SELECT id FROM object WHERE type = 'event' AND created < :oldest)"
+        )
+        self._store.execute(sql, oldest=at - tried_seconds)
 
     def _send(self, event: JsonObject) -> str | None:
         """Try once; answer what went wrong."""

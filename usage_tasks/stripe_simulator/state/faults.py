@@ -1,7 +1,8 @@
 """Faults on demand: which request fails and how, by header or by rule, and a record of every fault that fired.
 
 A fault before the effect leaves no trace, not even of the idempotency key. After a fault that comes after the effect
-the same key gets the stored reply: that is how a client finds out.
+the same key gets the stored reply: that is how a client finds out. Stripe also stores errors that come late in its own
+work, and repeats them for a day: `error_kept` is such a one, with an effect or without.
 """
 
 import math
@@ -30,6 +31,8 @@ class Kind(StrEnum):
     LOCK_TIMEOUT = "lock_timeout"
     KEY_IN_USE = "key_in_use"
     SERVER_ERROR = "server_error"
+    ERROR_KEPT = "error_kept"
+    ERROR_KEPT_AFTER = "error_kept_after"
     CUT_BEFORE = "cut_before"
     HANG_BEFORE = "hang_before"
     CUT_AFTER = "cut_after"
@@ -37,12 +40,16 @@ class Kind(StrEnum):
     SLOW = "slow"
 
 
+_FAILED = (500, "api_error", None, "Something went wrong on our end: injected.")
 _REFUSALS = {
     Kind.RATE_LIMITED: (429, "invalid_request_error", "rate_limit", "Too many requests: injected."),
     Kind.LOCK_TIMEOUT: (409, "invalid_request_error", "lock_timeout", "The object is locked: injected."),
     Kind.KEY_IN_USE: (409, "idempotency_error", "idempotency_key_in_use", "A request with this key runs: injected."),
-    Kind.SERVER_ERROR: (500, "api_error", None, "Something went wrong on our end: injected."),
+    Kind.SERVER_ERROR: _FAILED,
+    Kind.ERROR_KEPT: _FAILED,
+    Kind.ERROR_KEPT_AFTER: _FAILED,
 }
+_KEPT = (Kind.ERROR_KEPT, Kind.ERROR_KEPT_AFTER)
 _METHODS = ("GET", "POST", "DELETE", "*")
 _BEFORE = (Kind.CUT_BEFORE, Kind.HANG_BEFORE)
 _HANGS = (Kind.HANG_BEFORE, Kind.HANG_AFTER)
@@ -137,13 +144,17 @@ class Faults:
             rules = [one.shown() for one in self._rules]
             return {"rules": rules, "counts": dict(self._counts), "injected": list(self._log)}
 
-    def around(self, request: Request, answer: Callable[[], Reply], *, request_id: str) -> Reply:
-        """Answer a request, unless a fault comes first or takes the answer away."""
+    def around(
+        self, request: Request, answer: Callable[[], Reply], *, request_id: str, keep: Callable[[Reply], None]
+    ) -> Reply:
+        """Answer a request, unless a fault comes first or takes the answer away; `keep` stores one under its key."""
         chosen = self._choose(request)
         if chosen is None:
             return answer()
         source, rule = chosen
         reply, effect_status = _faulty(rule, answer)
+        if rule.kind in _KEPT:
+            keep(reply)
         entry = {"kind": rule.kind, "source": source, "request_id": request_id, "method": request.method}
         key = request.headers.get("idempotency-key")
         with self._lock:
@@ -180,7 +191,8 @@ def _faulty(rule: Rule, answer: Callable[[], Reply]) -> tuple[Reply, int | None]
         body = ApiError(message, kind=error_type, code=code).body
         seconds = 1 if rule.seconds is None else math.ceil(rule.seconds)
         headers = (("Retry-After", str(seconds)),) if kind is Kind.RATE_LIMITED else ()
-        return Reply(status=status, body=encode(body), headers=headers), None
+        effect = answer().status if kind is Kind.ERROR_KEPT_AFTER else None
+        return Reply(status=status, body=encode(body), headers=headers), effect
     if kind is Kind.SLOW:
         reply = answer()
         return replace(reply, pause_seconds=1.0 if rule.seconds is None else rule.seconds), reply.status

@@ -92,6 +92,12 @@ class Mail:
     delay_seconds: float = number(0, SECONDS_MAX)
     """Each delivery waits a random time up to this, in real seconds."""
     paused: bool = flag()
+    tried_seconds: int | None = option(
+        default=None,
+        says="an integer from 1, or null",
+        check=lambda value: value is None or is_integer(value, 1, 2**31),
+    )
+    """So long after it an event is given up, by the simulator's clock: at Stripe after three days; null: never."""
     seed: int = integer(0, 0, 2**31)
     secrets: tuple[str, ...] = _secrets()
     """Each delivery carries a signature by each of them: two while a secret is rolled."""

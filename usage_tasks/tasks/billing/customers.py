@@ -2,21 +2,22 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import StringConstraints
 
 from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribution
+from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.domain.holds import PaymentIntentId
 from usage_tasks.domain.payments import CURRENCIES, NewCustomer
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.payments import customers, holds, subscribe
 from usage_tasks.services.payments.customers import NextInvoice, TaxUpdate
-from usage_tasks.settings import SettingsError
 from usage_tasks.tasks.task import task
 from usage_tasks.wire.values import ActorText, Attribution, Credits, Moment, Name, UuidText
 
+CurrencyCode = Annotated[str, StringConstraints(strict=True, pattern=r"^[a-z]{3}$")]
 IntentId = Annotated[str, StringConstraints(strict=True, pattern=r"^pi_[A-Za-z0-9]{1,200}$")]
 
 
@@ -33,14 +34,16 @@ def create_stripe_customer(
     actor: ActorText,
     email: Annotated[str, StringConstraints(strict=True, min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+$")],
     name: Name,
-    currency: Literal["eur", "usd"],
+    currency: CurrencyCode,
     billing_creator_user_id: UuidText,
     at: Moment | None = None,
 ) -> CustomerAnswer:
     """Make an account's customer in Stripe, or answer the one that it has."""
     rt = runtime()
+    account = parse_attribution(attribution_id)
+    _check_currency(rt, account.kind, currency)
     customer = NewCustomer(
-        attribution_id=parse_attribution(attribution_id).attribution_id,
+        attribution_id=account.attribution_id,
         email=email,
         name=name,
         currency=currency,
@@ -138,7 +141,7 @@ def update_customer_subscriptions_tax_state(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceAnswer:
-    """What a credit costs an account; `unit_amount` in currency cents, as text, null for a tiered price."""
+    """The price of a credit; `unit_amount` in minor units of the currency, as text, null for a tiered price."""
 
     price_id: str
     currency: str
@@ -150,7 +153,7 @@ class PriceAnswer:
 def get_price_information(
     attribution_id: Attribution,
     actor: ActorText,  # noqa: ARG001 - judged before the task runs
-    currency: Literal["eur", "usd"] | None = None,
+    currency: CurrencyCode | None = None,
 ) -> PriceAnswer:
     """Answer what an account pays a credit, in its customer's currency; without a customer in the one asked for."""
     rt = runtime()
@@ -183,12 +186,12 @@ def preview_invoice(
 
 
 def _price_by_currency(rt: Runtime, kind: AccountKind) -> dict[str, str]:
-    """Answer the configured prices of a kind of account, by currency."""
-    prices = {}
-    for currency in CURRENCIES:
-        try:
-            price = rt.settings.stripe_prices.price_id("team" if kind is AccountKind.TEAM else "individual", currency)
-        except SettingsError:
-            continue
-        prices[currency] = price
-    return prices
+    """Return the configured prices of a kind of account, by currency."""
+    return dict(rt.settings.stripe_prices.by_currency("team" if kind is AccountKind.TEAM else "individual"))
+
+
+def _check_currency(rt: Runtime, kind: AccountKind, currency: str) -> None:
+    """Refuse a currency that no price is configured for; euros and dollars may get theirs later."""
+    allowed = sorted({*CURRENCIES, *_price_by_currency(rt, kind)})
+    if currency not in allowed:
+        raise InvalidInputError("currency", currency, f"one that has a configured price: {', '.join(allowed)}")

@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+import structlog
+
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.ledger import reset
-from usage_tasks.services.metering import decide_reports, send_reports
+from usage_tasks.services.metering import decide_reports, parked, send_reports
 from usage_tasks.storage.metering import queue
 from usage_tasks.storage.plans import Plan
 from usage_tasks.tasks import checks
 from usage_tasks.tasks.jobs import DryRun, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.task import task
 from usage_tasks.wire.values import Flag, Moment
+
+log = structlog.get_logger(__name__)
 
 SEND_LIMIT: Final = 50_000
 
@@ -55,6 +59,7 @@ def sync_billing(
     def work(rt: Runtime, now: datetime) -> SyncAnswer:
         settled = take_batches(rt, reset.settle_expired, at=now)  # what expired pays no more
         with rt.transaction() as connection:
+            parked.release_for_clock(connection, at=now)
             added = decide_reports.report_quantities(connection, at=now)
         send_meter_events.apply_async(ignore_result=True)
         check_failed(settled)
@@ -85,6 +90,10 @@ def send_meter_events() -> send_reports.Sent:
     finally:
         if alone:
             _SENDING.release()
+    if sent.early or sent.dropped:
+        log.warning(
+            "stripe.clock_differs", early=sent.early, dropped=sent.dropped, stripe_behind_seconds=sent.behind_seconds
+        )
     if sent.more:
         send_meter_events.apply_async(ignore_result=True)
     if sent.parked:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Final
 
+import structlog
 from pydantic import Field, StrictStr, StringConstraints
 from sqlalchemy import Connection
 
@@ -12,14 +13,18 @@ from usage_tasks.domain.accounts import parse_actor
 from usage_tasks.domain.errors import InvalidInputError, PermanentError
 from usage_tasks.domain.events import EventKind
 from usage_tasks.runtime import Runtime, runtime
+from usage_tasks.services.inbox import missed_events
 from usage_tasks.services.inbox import review_events as review
 from usage_tasks.services.inbox.backfill_events import Backfilled
 from usage_tasks.services.inbox.backfill_events import backfill_events as backfill
 from usage_tasks.services.inbox.review_events import REVIEW_MAX, Reviewed
+from usage_tasks.storage.inbox import list_progress
 from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.stripe.events import EventId, have_applied
 from usage_tasks.tasks.task import task
 from usage_tasks.wire.values import PRINTABLE, ActorText, Flag, Moment
+
+log = structlog.get_logger(__name__)
 
 BACKFILL_JOB: Final = "stripe.backfill_events"
 
@@ -32,7 +37,10 @@ def backfill_events(
     at: Moment | None = None,
     scheduled: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> Backfilled | Skipped:
-    """Store every event of Stripe's list that is not in the inbox, and have them applied."""
+    """Store every event of Stripe's list that is not in the inbox, and have them applied.
+
+    Where events are gone from the list, that is logged, and the objects themselves are looked at.
+    """
     rt = runtime()
 
     def work(fenced: Runtime, now: object) -> Backfilled:
@@ -43,6 +51,11 @@ def backfill_events(
                 done += backfill(fenced.transaction, fenced.stripe, kind, at=fenced.now())
             except PermanentError as error:
                 failed.append(error)
+        if done.missed:
+            _report_missed(fenced)
+        looked = missed_events.look_at_objects(fenced.transaction, fenced.stripe, at=fenced.now())
+        done += Backfilled(stored=looked.stored, unfinished=looked.unfinished, looked_at=looked.looked_at)
+        failed += looked.failed
         if done.stored:
             have_applied(rt)
         if failed:
@@ -53,6 +66,13 @@ def backfill_events(
 
     schedule = rt.settings.stripe_backfill_schedule
     return run_job(rt, BACKFILL_JOB, schedule, at=at, scheduled=scheduled, work=work)
+
+
+def _report_missed(rt: Runtime) -> None:
+    with rt.transaction() as connection:
+        span = list_progress.find_span(connection, missed_events.SPAN)
+    if span is not None:
+        log.warning("stripe.events_missed", since=span.since.isoformat(), until=span.until.isoformat())
 
 
 @task(name="stripe.replay_events", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)

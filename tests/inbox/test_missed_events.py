@@ -1,0 +1,298 @@
+"""Off for longer than Stripe keeps events: that is reported, and the objects themselves say what happened."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.factories import DAY, HOUR, team
+from tests.payments.test_reflect_dispute import bank, charged
+from tests.payments.test_reflect_reversals import credit
+from tests.stripe_gateway.canned import answering, error
+from tests.stripe_world.bench import Bench, Wrapped
+from tests.stripe_world.fixtures import BEGIN
+from tests.stripe_world.world import GRACE
+from usage_tasks.coordination.clock import TestClock
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.cycles import add_months
+from usage_tasks.domain.errors import PermanentError, RetryableError
+from usage_tasks.domain.events import EventKind
+from usage_tasks.runtime import Runtime
+from usage_tasks.services.inbox import listed_objects
+from usage_tasks.services.inbox.backfill_events import Backfilled, backfill_events
+from usage_tasks.services.inbox.missed_events import look_at_objects
+from usage_tasks.services.payments.reconcile_invoices import reconcile_invoices
+from usage_tasks.stripe_gateway.live import LiveGateway
+from usage_tasks.tasks.stripe import review as tasks
+
+PERIOD_END = add_months(BEGIN, 1)
+FINALIZED = PERIOD_END + GRACE
+OFF = PERIOD_END - DAY
+"""The last time that the system was at work."""
+
+BACK = OFF + 40 * DAY
+NAMES = ("paid", "voided", "failed", "disputed", "won", "refunded", "credited", "cancelled", "deleted")
+PAID, VOIDED, FAILED, DISPUTED, WON, REFUNDED, CREDITED, CANCELLED, DELETED = map(team, NAMES)
+ACCOUNTS = (PAID, VOIDED, FAILED, DISPUTED, WON, REFUNDED, CREDITED, CANCELLED, DELETED)
+
+
+def fill(bench: Bench, at: datetime, *, stripe: Any = None) -> Backfilled:
+    done = Backfilled()
+    for kind in EventKind:
+        done += backfill_events(bench.transaction, stripe or bench.stripe, kind, at=at)
+    return done
+
+
+def look(bench: Bench, at: datetime) -> int:
+    """Look at the objects to the end; answer how many events that brought."""
+    stored = 0
+    while (done := look_at_objects(bench.transaction, bench.stripe, at=at)).unfinished:
+        stored += done.stored
+    return stored + done.stored
+
+
+def at_work(bench: Bench) -> dict[AttributionId, str]:
+    """Let every account pay, and the system be at work until OFF; answer the customers."""
+    customers = {account: bench.pay(account) for account in ACCOUNTS}
+    for number, account in enumerate(ACCOUNTS, start=1):
+        bench.use(account, 100 * number, until=BEGIN + HOUR)
+    bench.world.decline(customers[FAILED])
+    bench.world.decline(customers[VOIDED])
+    bank(bench, "disputes", charge=charged(bench, WON))
+    bench.sync_and_send(BEGIN + 2 * HOUR)
+    bench.world.advance(OFF)
+    fill(bench, OFF)
+    bench.handle_stored(OFF)
+    return customers
+
+
+def live_on(bench: Bench, customers: dict[AttributionId, str]) -> None:
+    """What happens at Stripe while the system is off: soon after OFF, so that at BACK no event says so any more."""
+    bench.world.advance(FINALIZED + HOUR)
+    latest = {account: bench.world.invoices(customer)[-1] for account, customer in customers.items()}
+    bench.world.v1.invoices.void_invoice(latest[VOIDED].id)
+    bank(bench, "disputes", charge=charged(bench, DISPUTED))
+    (dispute,) = [each for each in bench.world.v1.disputes.list().data if each.created < OFF.timestamp()]
+    bank(bench, "disputes/step", dispute=dispute.id, step="win")
+    bench.world.v1.refunds.create({"charge": charged(bench, REFUNDED)})
+    credit(bench, latest[CREDITED], 50, refund_amount=50)
+    (subscription,) = bench.world.v1.subscriptions.list({"customer": customers[CANCELLED]}).data
+    bench.world.v1.subscriptions.cancel(subscription.id, {"invoice_now": True})
+    bench.world.v1.customers.delete(customers[DELETED])
+    bench.world.advance(BACK)
+
+
+def off_and_back(bench: Bench) -> dict[AttributionId, str]:
+    customers = at_work(bench)
+    live_on(bench, customers)
+    return customers
+
+
+def everything(bench: Bench) -> dict[str, list[Any]]:
+    """Every table that a second look must not change."""
+    statements = {
+        "ledger_entry": "SELECT * FROM ledger_entry ORDER BY attribution_id, key",
+        "outbox": "SELECT * FROM outbox ORDER BY outbox_id",
+        "audit": "SELECT * FROM audit ORDER BY at, action, attribution_id, details",
+        "stripe_dispute": "SELECT attribution_id, status, blocked_account FROM stripe_dispute ORDER BY 1, 2",
+        "stripe_refund": "SELECT * FROM stripe_refund ORDER BY stripe_refund_id",
+        "dunning": "SELECT * FROM dunning ORDER BY attribution_id",
+        "cost_center": "SELECT * FROM cost_center ORDER BY attribution_id, version",
+        "stripe_invoice": "SELECT stripe_invoice_id, status, failed_at FROM stripe_invoice ORDER BY 1",
+        "stripe_customer": "SELECT attribution_id, deleted_at, parked_at FROM stripe_customer ORDER BY 1",
+    }
+    return {table: bench.rows(statement) for table, statement in statements.items()}
+
+
+def strategy(bench: Bench, account: str) -> str:
+    statement = "SELECT billing_strategy FROM cost_center WHERE attribution_id = :a AND superseded_at IS NULL"
+    return str(bench.rows(statement, a=account)[0].billing_strategy)
+
+
+def first_month(bench: Bench, account: str) -> list[tuple[str, int]]:
+    """What invoices moved in the month that is billed while nobody listens."""
+    found = bench.rows(
+        "SELECT kind, credit_cents FROM ledger_entry WHERE attribution_id = :a AND kind <> 'session' "
+        "AND credit_cents <> 0 AND effective_at < :until ORDER BY kind, key",
+        a=account,
+        until=OFF + 5 * DAY,
+    )
+    return [(row.kind, row.credit_cents) for row in found]
+
+
+def test_no_event_of_the_gap_is_in_stripes_list_any_more(bench: Bench) -> None:
+    off_and_back(bench)
+    kept = BACK - timedelta(days=30)
+    listed = list(bench.world.v1.events.list({"limit": 100}).auto_paging_iter())
+    assert min(event.created for event in listed) >= kept.timestamp()
+    assert not [event for event in listed if event.type in {"customer.deleted", "charge.dispute.created"}]
+
+
+@pytest.mark.holds("inbox.missed")
+@pytest.mark.parametrize("reconciled", [False, True], ids=["alone", "with the invoices reconciled first"])
+def test_after_forty_days_all_that_happened_is_found_in_the_objects(bench: Bench, *, reconciled: bool) -> None:
+    customers = off_and_back(bench)
+    if reconciled:
+        reconcile_invoices(bench.context(BACK))
+    assert fill(bench, BACK).missed == 1
+    assert look(bench, BACK) > 0
+    done = bench.handle_stored(BACK)
+    assert (done.retried, done.parked) == (0, 0)
+    assert [first_month(bench, each) for each in (PAID, FAILED, DISPUTED, WON, REFUNDED, CANCELLED, DELETED)] == [
+        [("invoice", -10_000 * number)] for number in (1, 3, 4, 5, 6, 8, 9)
+    ]
+    assert first_month(bench, VOIDED) == [("invoice", -20_000), ("invoice_reversal", 20_000), ("write_off", -20_000)]
+    # Of 700 credits for 10.50 a part of 0.50.
+    assert first_month(bench, CREDITED) == [
+        ("invoice", -70_000),
+        ("invoice_reversal", 3333),
+        ("write_off", -3333),
+    ]
+    rows = bench.rows("SELECT attribution_id, failing_since FROM dunning")
+    failing = {row.attribution_id: row.failing_since for row in rows}
+    assert failing[FAILED] == FINALIZED
+    statuses = bench.rows("SELECT attribution_id, status FROM stripe_dispute ORDER BY status")
+    assert [tuple(row) for row in statuses] == [(DISPUTED, "needs_response"), (WON, "won")]
+    assert "block_account" in bench.told(DISPUTED)
+    assert [name for name in bench.told(WON) if name.endswith("block_account")] == ["block_account", "unblock_account"]
+    [refund] = bench.rows("SELECT attribution_id, status FROM stripe_refund WHERE attribution_id = :a", a=REFUNDED)
+    assert refund.status == "succeeded"
+    assert [strategy(bench, each) for each in (PAID, CANCELLED, DELETED)] == ["stripe", "other", "other"]
+    [gone] = bench.rows("SELECT stripe_customer_id FROM stripe_customer WHERE deleted_at IS NOT NULL")
+    assert gone.stripe_customer_id == customers[DELETED]
+    assert bench.verified(BACK).clean, bench.verified(BACK).describe()
+
+
+@pytest.mark.holds("inbox.missed")
+def test_a_second_run_changes_nothing_and_reports_nothing(bench: Bench) -> None:
+    off_and_back(bench)
+    fill(bench, BACK)
+    look(bench, BACK)
+    bench.handle_stored(BACK)
+    before = everything(bench)
+    again = fill(bench, BACK + HOUR)
+    assert (again.missed, again.stored, look(bench, BACK + HOUR)) == (0, 0, 0)
+    # And where the whole look is done once more, each object stands as it is known.
+    bench.execute("UPDATE stripe_walk SET until = since + interval '10 days', cursor = '' WHERE name LIKE 'missed %'")
+    look(bench, BACK + HOUR)
+    bench.handle_stored(BACK + HOUR)
+    assert everything(bench) == before
+
+
+@pytest.mark.holds("inbox.missed")
+def test_the_gap_is_reported_once_with_its_instants(bench: Bench, rt: Runtime, broker: str) -> None:
+    off_and_back(bench)
+    TestClock(rt.redis).advance(BACK)
+    with capture_logs() as lines:
+        answers: list[Any] = [tasks.backfill_events() for _ in range(3)]
+    assert [answer["missed"] for answer in answers] == [1, 0, 0]
+    assert answers[0]["looked_at"] > len(ACCOUNTS)
+    (told,) = [line for line in lines if line["event"] == "stripe.events_missed"]
+    since, until = (OFF - timedelta(minutes=15)).isoformat(), (BACK - timedelta(days=30, hours=-6)).isoformat()
+    assert (told["log_level"], told["since"], told["until"]) == ("warning", since, until)
+    (noted,) = bench.rows("SELECT details FROM audit WHERE action = 'stripe_event.missed'")
+    assert noted.details == {"since": since, "until": until}
+
+
+@pytest.mark.holds("inbox.missed")
+def test_a_new_installation_looks_at_what_was_there_before_it(bench: Bench) -> None:
+    at_work(bench)
+    bench.world.advance(BACK)
+    bench.execute("DELETE FROM stripe_walk")
+    bench.execute("DELETE FROM stripe_event")
+    assert fill(bench, BACK).missed == 1
+    look(bench, BACK)
+    bench.handle_stored(BACK)
+    assert first_month(bench, PAID) == [("invoice", -10_000)]
+    assert bench.verified(BACK).clean, bench.verified(BACK).describe()
+
+
+def test_a_new_installation_without_accounts_misses_nothing(bench: Bench) -> None:
+    assert fill(bench, BACK) == Backfilled()
+    assert look_at_objects(bench.transaction, bench.stripe, at=BACK).looked_at == 0
+
+
+@pytest.mark.parametrize("days", [1, 29])
+def test_what_stripe_still_has_is_no_gap(bench: Bench, days: int) -> None:
+    at_work(bench)
+    bench.world.advance(OFF + days * DAY)
+    assert fill(bench, OFF + days * DAY).missed == 0
+
+
+def test_a_look_that_is_cut_off_goes_on_where_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    off_and_back(bench)
+    monkeypatch.setattr(listed_objects, "PAGE", 2)
+    monkeypatch.setattr(listed_objects, "CUSTOMERS_PAGE", 2)
+    fill(bench, BACK)
+    runs = [look_at_objects(bench.transaction, bench.stripe, at=BACK, pages=1)]
+    while runs[-1].unfinished:
+        runs.append(look_at_objects(bench.transaction, bench.stripe, at=BACK, pages=1))
+    assert len(runs) > len(listed_objects.LISTS)
+    assert sum(run.looked_at for run in runs) >= len(ACCOUNTS)
+    bench.handle_stored(BACK)
+    assert strategy(bench, DELETED) == strategy(bench, CANCELLED) == "other"
+    assert bench.verified(BACK).clean
+
+
+def test_a_look_at_an_object_that_is_gone_begins_again(bench: Bench) -> None:
+    off_and_back(bench)
+    fill(bench, BACK)
+    bench.execute("UPDATE stripe_walk SET cursor = 'in_gone' WHERE name = 'missed invoices'")
+    look(bench, BACK)
+    bench.handle_stored(BACK)
+    assert first_month(bench, PAID) == [("invoice", -10_000)]
+
+
+class Refusing(Wrapped):
+    """The real gateway, but for one list."""
+
+    def list_disputes(self, **_: Any) -> Any:
+        raise PermanentError("no such list")
+
+
+def test_a_list_that_cannot_be_read_holds_up_no_other(bench: Bench) -> None:
+    off_and_back(bench)
+    fill(bench, BACK)
+    done = look_at_objects(bench.transaction, Refusing(bench.stripe), at=BACK)
+    assert ([str(error) for error in done.failed], done.unfinished) == (["no such list"], 0)
+    bench.handle_stored(BACK)
+    assert strategy(bench, DELETED) == "other"
+    assert bench.rows("SELECT status FROM stripe_dispute WHERE attribution_id = :a", a=DISPUTED) == []
+    assert look(bench, BACK) > 0
+    bench.handle_stored(BACK)
+    assert len(bench.rows("SELECT 1 FROM stripe_dispute WHERE attribution_id = :a", a=DISPUTED)) == 1
+
+
+def test_while_stripe_is_away_the_look_stands_still(bench: Bench) -> None:
+    off_and_back(bench)
+    fill(bench, BACK)
+    with answering((500, error())) as away:
+        broken = LiveGateway(secret_key="sk_test_1", meter_event_name="x", api_base=away.url)
+        with pytest.raises(RetryableError):
+            look_at_objects(bench.transaction, broken, at=BACK)
+    assert look(bench, BACK) > 0
+
+
+@pytest.mark.holds("inbox.clock-ahead")
+@pytest.mark.parametrize("minutes", [20, 24 * 60])
+def test_a_clock_of_ours_that_is_ahead_hides_no_event(bench: Bench, minutes: int) -> None:
+    ahead = timedelta(minutes=minutes)
+    fill(bench, BEGIN + ahead)
+    for step in range(1, 4):
+        now = BEGIN + step * timedelta(minutes=5)
+        bench.world.advance(now - timedelta(minutes=2))
+        made = bench.world.v1.customers.create({"name": str(step)})
+        bench.world.advance(now)
+        fill(bench, now + ahead)
+        assert bench.rows("SELECT 1 FROM stripe_event WHERE object_id = :id", id=made.id), step
+
+
+@pytest.mark.holds("inbox.clock-ahead")
+def test_a_clock_of_ours_that_is_behind_hides_no_event(bench: Bench) -> None:
+    for step in range(3):
+        now = BEGIN + step * timedelta(minutes=5)
+        bench.world.advance(now)
+        made = bench.world.v1.customers.create({"name": str(step)})
+        fill(bench, now - timedelta(minutes=20))
+        assert bench.rows("SELECT 1 FROM stripe_event WHERE object_id = :id", id=made.id), step

@@ -1,0 +1,332 @@
+"""Stripe did it and we never heard, or the key is of no more use: what Stripe has is looked at, at once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.factories import HOUR, SYSTEM, make_id, team
+from tests.stripe_world.bench import Bench, CrashError, Wrapped, crash
+from tests.stripe_world.fixtures import BEGIN
+from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError
+from usage_tasks.domain.payments import StripeCustomerId
+from usage_tasks.services.payments.holds import create_hold, release_due
+from usage_tasks.services.payments.operator_actions import finalize_invoice
+from usage_tasks.storage.payments.customers import find_account
+
+ACCOUNT = team("unheard")
+
+
+def stored(bench: Bench) -> str | None:
+    (row,) = bench.rows("SELECT stripe_customer_id AS id FROM stripe_customer WHERE attribution_id = :a", a=ACCOUNT)
+    return None if row.id is None else str(row.id)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    with pytest.raises(CrashError):
+        yield
+
+
+def lose_customer(bench: Bench) -> str:
+    """Make a customer and die before it is stored; return its id."""
+    before = {one.id for one in bench.world.customers()}
+    with unheard():
+        bench.customer(ACCOUNT, stripe=Wrapped(bench.stripe, after=crash, only="create_"))
+    (made,) = {one.id for one in bench.world.customers()} - before
+    return str(made)
+
+
+def lose_subscription(bench: Bench, **options: Any) -> str:
+    with unheard():
+        bench.subscription(ACCOUNT, stripe=Wrapped(bench.stripe, after=crash, only="create_"), **options)
+    return str(bench.world.subscriptions()[0].id)
+
+
+def failing(bench: Bench, kind: str, path: str) -> None:
+    bench.world.switch("faults", kind=kind, path=path, method="POST", count=1)
+
+
+def insist(work: Callable[[], Any], *, attempts: int = 4) -> Any:
+    """Do what a task does: try again after a RetryableError."""
+    for _ in range(attempts - 1):
+        try:
+            return work()
+        except RetryableError:
+            continue
+    return work()
+
+
+# Customers
+
+
+@pytest.mark.holds("stripe.lost-answer")
+@pytest.mark.parametrize("lag", [0, 3600])
+def test_a_customer_asked_for_again_with_another_email_is_the_one_that_was_made(bench: Bench, lag: int) -> None:
+    made = lose_customer(bench)
+    bench.world.switch("search", lag_seconds=lag)
+    assert bench.customer(ACCOUNT, email="somebody.else@example.com") == made
+    assert [one.id for one in bench.world.customers()] == [made]
+    assert [row.action for row in bench.rows("SELECT action FROM audit")] == ["stripe_customer.create"]
+
+
+@pytest.mark.holds("stripe.lost-answer")
+def test_a_customer_deleted_before_its_answer_was_stored_is_never_stored(bench: Bench) -> None:
+    gone = lose_customer(bench)
+    bench.world.v1.customers.delete(gone)
+    bench.receive(types="customer.")
+    bench.apply(BEGIN)  # the event comes while nobody knows whose the customer was
+    made = bench.customer(ACCOUNT)
+    assert made != gone
+    assert bench.subscription(ACCOUNT)
+    assert [one.id for one in bench.world.customers()] == [made]
+
+
+@pytest.mark.parametrize("email", ["someone@example.com", "somebody.else@example.com"])
+def test_a_deleted_customer_asked_for_again_with_any_email_is_a_new_one(bench: Bench, email: str) -> None:
+    gone = lose_customer(bench)
+    bench.world.v1.customers.delete(gone)
+    made = insist(lambda: bench.customer(ACCOUNT, email=email))
+    assert made != gone
+    assert [one.id for one in bench.world.customers()] == [made]
+    assert stored(bench) == made
+
+
+def test_a_spent_key_is_followed_by_a_fresh_one_only_once_no_call_can_run(bench: Bench) -> None:
+    bench.world.v1.customers.delete(lose_customer(bench))
+    with pytest.raises(RetryableError, match="used before, with other arguments") as early:
+        bench.customer(ACCOUNT, email="somebody.else@example.com")
+    assert early.value.retry_after is not None
+    assert early.value.retry_after >= timedelta(seconds=10)
+    assert bench.world.customers() == []
+
+
+@pytest.mark.parametrize("kind", ["error_kept", "error_kept_after"])
+def test_an_error_that_stripe_stored_does_not_hold_a_customer_up(bench: Bench, kind: str) -> None:
+    failing(bench, kind, "/v1/customers")
+    with pytest.raises(RetryableError):
+        bench.customer(ACCOUNT)
+    made = bench.customer(ACCOUNT)
+    assert [one.id for one in bench.world.customers()] == [made]
+
+
+def test_a_key_in_use_is_waited_for(bench: Bench) -> None:
+    failing(bench, "key_in_use", "/v1/customers")
+    with pytest.raises(RetryableError, match="idempotency_key_in_use"):
+        bench.customer(ACCOUNT)
+    assert bench.customer(ACCOUNT) == stored(bench)
+
+
+def test_two_customers_that_say_the_same_account_are_a_persons_to_settle(bench: Bench) -> None:
+    made = lose_customer(bench)
+    known = {"attributionId": ACCOUNT, "preferredCurrency": "usd", "billingCreatorUserId": str(make_id("creator"))}
+    twin = bench.world.v1.customers.create({"metadata": known}).id
+    with pytest.raises(PermanentError, match="one is allowed") as refused:
+        bench.customer(ACCOUNT)
+    assert made in str(refused.value)
+    assert twin in str(refused.value)
+
+
+def test_a_customer_in_the_place_of_a_deleted_one_may_pay_in_another_currency(bench: Bench) -> None:
+    gone = bench.customer(ACCOUNT, currency="usd")
+    bench.world.v1.customers.delete(gone)
+    bench.receive(types="customer.")
+    bench.apply(BEGIN)
+    made = bench.customer(ACCOUNT, currency="eur")
+    assert made != gone
+    with bench.transaction() as connection:
+        assert find_account(connection, StripeCustomerId(made)) == ACCOUNT
+    bench.subscription(ACCOUNT)
+    assert bench.world.subscriptions()[0].currency == "eur"
+
+
+# Subscriptions
+
+
+@pytest.mark.holds("stripe.lost-answer")
+def test_a_subscription_asked_for_again_is_the_one_that_was_made(bench: Bench) -> None:
+    bench.customer(ACCOUNT)
+    made = lose_subscription(bench)
+    bench.execute("UPDATE stripe_subscription SET created_at = created_at - interval '2 days'")
+    bench.world.advance(BEGIN + timedelta(days=2))  # the key is forgotten
+    assert bench.subscription(ACCOUNT) == made
+    assert [one.id for one in bench.world.subscriptions()] == [made]
+
+
+def test_a_subscription_that_ended_before_its_answer_was_stored_is_not_stored(bench: Bench) -> None:
+    bench.customer(ACCOUNT)
+    gone = lose_subscription(bench)
+    bench.world.v1.subscriptions.cancel(gone)
+    made = bench.subscription(ACCOUNT)
+    assert made != gone
+    live = [one.id for one in bench.world.subscriptions() if one.ended_at is None]
+    assert live == [made]
+    assert bench.rows("SELECT stripe_subscription_id AS id FROM stripe_subscription")[0].id == made
+
+
+@pytest.mark.parametrize("kind", ["error_kept", "error_kept_after"])
+def test_an_error_that_stripe_stored_does_not_hold_a_subscription_up(bench: Bench, kind: str) -> None:
+    bench.customer(ACCOUNT)
+    failing(bench, kind, "/v1/subscriptions")
+    with pytest.raises(RetryableError):
+        bench.subscription(ACCOUNT)
+    made = bench.subscription(ACCOUNT)
+    assert [one.id for one in bench.world.subscriptions()] == [made]
+
+
+def test_a_subscription_of_a_customer_that_was_replaced_is_asked_for_anew(bench: Bench) -> None:
+    gone = bench.customer(ACCOUNT)
+    lose_subscription(bench)
+    bench.world.v1.customers.delete(gone)
+    bench.receive(types="customer.deleted")
+    bench.apply(BEGIN)
+    made = bench.customer(ACCOUNT)
+    insist(lambda: bench.subscription(ACCOUNT))
+    live = [one for one in bench.world.subscriptions() if one.ended_at is None]
+    assert [one.customer for one in live] == [made]
+
+
+def test_a_price_that_stripe_takes_no_more_is_replaced_by_the_one_that_is_configured(bench: Bench) -> None:
+    bench.customer(ACCOUNT)
+    old = bench.world.price_by_currency["usd"]
+    with bench.world.server.simulator.world() as world:
+        world.store.put({**world.get("price", old), "active": False})
+    with pytest.raises(PermanentError, match="active"):
+        bench.subscription(ACCOUNT)
+    fresh = bench.world.v1.prices.retrieve(old)
+    recurring = {"interval": "month", "usage_type": "metered", "meter": bench.world.meter_id}
+    new = bench.world.v1.prices.create(
+        {"currency": "usd", "unit_amount": 2, "product": fresh.product, "recurring": recurring}
+    ).id
+    insist(lambda: bench.subscription(ACCOUNT, prices={"usd": new}))
+    (made,) = bench.world.subscriptions()
+    assert made.items.data[0].price.id == new
+
+
+def test_what_stripe_refused_is_asked_again_on_the_terms_that_hold_then(bench: Bench) -> None:
+    """The customer can be taxed when it is looked at, and moves away before the subscription is asked for."""
+    customer = bench.customer(ACCOUNT)
+    bench.world.v1.customers.update(customer, {"address": {"country": "DE"}})
+
+    def moves() -> None:
+        bench.world.v1.customers.update(customer, {"address": ""})
+
+    with pytest.raises(PermanentError, match="customer_tax_location_invalid"):
+        bench.subscription(ACCOUNT, stripe=Wrapped(bench.stripe, before=moves, only="create_"))
+    assert bench.subscription(ACCOUNT)
+    assert bench.world.subscriptions()[0].automatic_tax.enabled is False
+
+
+def test_a_customer_that_stripe_bills_in_another_currency_is_refused_with_the_way_out(bench: Bench) -> None:
+    customer = bench.customer(ACCOUNT, currency="usd")
+    price = bench.world.price_by_currency["eur"]
+    by_hand = bench.world.v1.subscriptions.create({"customer": customer, "items": [{"price": price}]})
+    with pytest.raises(InvalidInputError, match="currency: 'usd'") as refused:
+        bench.subscription(ACCOUNT)
+    for word in (customer, "eur", "end what it has in that currency"):
+        assert word in str(refused.value)
+    bench.world.v1.subscriptions.cancel(by_hand.id)
+    made = bench.subscription(ACCOUNT)
+    assert [one.id for one in bench.world.subscriptions() if one.ended_at is None] == [made]
+
+
+# Holds
+
+
+def hold(bench: Bench) -> Any:
+    return create_hold(bench.transaction, bench.stripe, ACCOUNT, at=BEGIN, actor=SYSTEM)
+
+
+def lose_hold(bench: Bench) -> str:
+    with unheard():
+        stripe = Wrapped(bench.stripe, after=crash, only="create_hold")
+        create_hold(bench.transaction, stripe, ACCOUNT, at=BEGIN, actor=SYSTEM)
+    return str(bench.world.v1.payment_intents.list({}).data[0].id)
+
+
+@pytest.mark.holds("stripe.lost-answer")
+def test_a_hold_that_is_over_before_its_answer_was_stored_is_asked_for_anew(bench: Bench) -> None:
+    bench.customer(ACCOUNT)
+    over = lose_hold(bench)
+    bench.world.v1.payment_intents.cancel(over)
+    made = hold(bench)
+    assert made.payment_intent_id != over
+    assert made.status == "requires_payment_method"
+
+
+def test_a_hold_of_a_customer_that_was_replaced_is_asked_for_anew(bench: Bench) -> None:
+    gone = bench.customer(ACCOUNT)
+    lose_hold(bench)
+    bench.world.v1.customers.delete(gone)
+    bench.receive(types="customer.deleted")
+    bench.apply(BEGIN)
+    made = bench.customer(ACCOUNT)
+    assert hold(bench).customer_id == made
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_an_error_that_stripe_stored_does_not_hold_a_hold_up(bench: Bench, *, swept: bool) -> None:
+    bench.customer(ACCOUNT)
+    failing(bench, "error_kept", "/v1/payment_intents")
+    with pytest.raises(RetryableError):
+        hold(bench)
+    if swept:
+        done = release_due(bench.transaction, bench.stripe, at=BEGIN + 2 * HOUR, limit=10)
+        assert (done.released, done.failed) == (1, 0)
+    assert hold(bench).status == "requires_payment_method"
+
+
+def test_a_hold_is_refused_to_an_account_whose_customer_is_gone(bench: Bench) -> None:
+    gone = bench.customer(ACCOUNT)
+    bench.world.v1.customers.delete(gone)
+    bench.receive(types="customer.deleted")
+    bench.apply(BEGIN)
+    with pytest.raises(InvalidInputError, match="attribution_id"):
+        hold(bench)
+
+
+# Invoices and meter events
+
+
+def test_an_error_that_stripe_stored_does_not_hold_up_an_invoice(bench: Bench) -> None:
+    bench.pay(ACCOUNT)
+    bench.use(ACCOUNT, 7, until=BEGIN + HOUR)
+    end = BEGIN.replace(month=2, day=28)
+    bench.sync_and_send(BEGIN + 2 * HOUR)
+    bench.world.advance(end)
+    draft = next(one.id for one in bench.world.invoices() if one.status == "draft")
+    failing(bench, "error_kept", f"/v1/invoices/{draft}/finalize")
+
+    def finalize() -> Any:
+        return finalize_invoice(bench.context(end), ACCOUNT, draft, actor=SYSTEM)
+
+    insist(finalize)
+    assert next(one for one in bench.world.invoices() if one.id == draft).status != "draft"
+
+
+def test_an_error_that_stripe_stored_does_not_hold_up_a_report(bench: Bench) -> None:
+    customer = bench.pay(ACCOUNT)
+    bench.use(ACCOUNT, 7, until=BEGIN + HOUR)
+    failing(bench, "error_kept", "/v1/billing/meter_events")
+    bench.sync_and_send(BEGIN + 2 * HOUR)
+    bench.execute("UPDATE meter_report SET next_attempt_at = clock_timestamp(), claimed_until = NULL")
+    bench.send()
+    assert [value for _, value in bench.world.meter_events(customer)] == [7]
+
+
+def test_an_error_that_comes_later_names_the_report_whatever_key_it_went_with(bench: Bench) -> None:
+    customer = bench.pay(ACCOUNT)
+    bench.use(ACCOUNT, 7, until=BEGIN + HOUR)
+    failing(bench, "error_kept", "/v1/billing/meter_events")
+    bench.sync_and_send(BEGIN + 2 * HOUR)
+    bench.world.switch("meters", reject={customer: "archived_meter"})
+    bench.execute("UPDATE meter_report SET next_attempt_at = clock_timestamp(), claimed_until = NULL")
+    bench.send()
+    (event,) = bench.world.thin_events()
+    (problem,) = bench.stripe.get_meter_errors(event).errors
+    (report,) = bench.rows(
+        "SELECT identifier FROM meter_report WHERE identifier = ANY(:ids)", ids=[*problem.identifiers]
+    )
+    assert report.identifier in problem.identifiers

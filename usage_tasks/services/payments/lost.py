@@ -1,0 +1,59 @@
+"""Find the objects in Stripe that were asked for and whose answer was never stored.
+
+A process may die between Stripe's work and our commit. The idempotency key alone does not find out: Stripe refuses it
+for other arguments, repeats an error that it stored, and repeats the first answer although the object is gone.
+"""
+
+from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.customers import StripeCustomer
+from usage_tasks.domain.errors import PermanentError, SpentKeyError
+from usage_tasks.domain.payments import Subscription
+from usage_tasks.services.payments.customers import only_one
+from usage_tasks.storage.engine import Transaction
+from usage_tasks.storage.payments import subscriptions
+from usage_tasks.storage.payments.customers import SubscriptionRow
+from usage_tasks.stripe_gateway.protocol import StripeGateway
+
+
+def find_lost_customer(stripe: StripeGateway, account: AttributionId) -> StripeCustomer | None:
+    """Find the live customer of an account, however lately it was made.
+
+    The search does not know the newest ones, and may still know deleted ones: each is fetched as it is now.
+    Raises PermanentError where there are several.
+    """
+    ids = {one.customer_id for one in stripe.search_customers(account)}
+    ids |= set(stripe.list_recent_customers(account))
+    fetched = [stripe.get_customer(customer_id) for customer_id in sorted(ids)]
+    return only_one([one for one in fetched if one.attribution_id == account], account)
+
+
+def find_lost_subscription(
+    transaction: Transaction, stripe: StripeGateway, payer: StripeCustomer, reserved: SubscriptionRow, *, price_id: str
+) -> Subscription | None:
+    """Find the live subscription that was asked for a customer; None where nobody asked before, or there is none.
+
+    Raises PermanentError where there are several, SpentKeyError where there is none and the price to ask for has
+    changed since: Stripe may take the old price no more.
+    """
+    if reserved.is_new:
+        return None
+    held = [one for one in payer.subscriptions if any(item.price_id == reserved.price_id for item in one.items)]
+    with transaction() as connection:
+        ours = subscriptions.list_ours(connection, [one.subscription_id for one in held])
+    found = [one.subscription_id for one in held if one.subscription_id not in ours]
+    if len(found) > 1:
+        raise PermanentError(f"subscriptions of {payer.customer_id}: {', '.join(found)}: one is allowed")
+    if not found:
+        if reserved.price_id != price_id:
+            raise SpentKeyError(f"subscription of {reserved.attribution_id}: its price changed", answered=False)
+        return None
+    standing = stripe.get_subscription(found[0])
+    if standing.ended_at is not None or standing.current_period_start is None or standing.current_period_end is None:
+        return None
+    return Subscription(
+        subscription_id=standing.subscription_id,
+        customer_id=standing.customer_id,
+        price_id=reserved.price_id,
+        current_period_start=standing.current_period_start,
+        current_period_end=standing.current_period_end,
+    )

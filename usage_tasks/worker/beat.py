@@ -1,0 +1,66 @@
+"""Beat's schedule: periods by a clock that nobody sets, one tick of a task at a time (docs/adr/0027)."""
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from celery.beat import Scheduler
+from celery.schedules import schedule
+
+from usage_tasks.coordination import ticks
+from usage_tasks.coordination.celery_internals.routing import find_queue
+from usage_tasks.runtime import runtime
+from usage_tasks.telemetry.headers import TICK
+from usage_tasks.worker.heartbeat import beat_once, stop_beating
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def steady_now() -> datetime:
+    """Return an instant that passes as time does: nobody sets this clock. Its zero is the start of the machine."""
+    return _EPOCH + timedelta(seconds=time.monotonic())
+
+
+class BeatingScheduler(Scheduler):
+    """A schedule in memory whose periods no clock's jump stretches or shrinks. Each turn is a heartbeat: one in 5 s.
+
+    Celery's own counts a period from an instant of the host's clock: if that is set back by a day, beat is silent for
+    a day (docs/adr/0027). A crontab of an installation's own follows the host's clock, as it must.
+    """
+
+    def setup_schedule(self) -> None:
+        """Count the periods by a clock that nobody sets."""
+        super().setup_schedule()
+        for entry in self.schedule.values():
+            every: Any = entry.schedule
+            if type(every) is schedule and not every.relative:
+                entry.schedule = schedule(every.seconds, nowfun=steady_now, app=self.app)
+                entry.last_run_at = entry.default_now()
+
+    def tick(self, *_: Any, **__: Any) -> float:
+        """Send what is due and write a heartbeat; return the seconds to the next turn.
+
+        Celery's own heap is not used: it orders entries by instants, and theirs are of two clocks.
+        """
+        waits = [self._take_turn(entry) for entry in list(self.schedule.values())]
+        beat_once(self.app, "beat", str(os.getpid()))
+        return min([float(self.max_interval or 0), *waits])
+
+    def _take_turn(self, entry: Any) -> float:
+        entry.last_run_at = min(entry.last_run_at, entry.default_now())  # a crontab's clock may have been set back
+        due, seconds = self.is_due(entry)
+        if due:
+            self.apply_entry(self.reserve(entry), producer=self.producer)
+        return float(seconds)
+
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+        """Send a tick, unless one like it still waits in its queue."""
+        ours = entry.options.get("headers", {}).get(TICK, False)
+        if not ours or ticks.may_send(runtime().redis, entry.task, queue=find_queue(self.app, entry.task).name):
+            super().apply_entry(entry, producer=producer)
+
+    def close(self) -> None:
+        """End in order."""
+        stop_beating("beat", str(os.getpid()))
+        super().close()
