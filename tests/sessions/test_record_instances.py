@@ -173,5 +173,5 @@ def test_a_session_costs_nothing_before_it_starts(rt: Runtime) -> None:
     stopped = row | {"stopped_at": START + HOUR, "observed_at": START + HOUR}
     assert record(stopped, at=START + HOUR)["updated"] == 1
     assert balances(1, 3, 5) == [0, 0, 0]
-    call(ledger.reconcile, at=(START + 5 * HOUR).isoformat())
+    call(ledger.reconcile_usage, at=(START + 5 * HOUR).isoformat())
     assert balances(5) == [0]

@@ -35,7 +35,7 @@ def expect_refusal(process: subprocess.Popen[str], port: int, *words: str) -> No
     finally:
         process.kill()
     assert (process.returncode, said.count("\n")) == (2, 1), said
-    assert said.startswith("server.address and server.port: can't listen at ")
+    assert said.startswith("`server` in the configuration file: can't listen at ")
     assert [word for word in (f"port {port}", *words) if word not in said] == []
 
 

@@ -15,7 +15,7 @@ from usage_tasks.telemetry.logs import configure_logging
 from usage_tasks.webhook_app.configuration import read_configuration
 
 TARGET: Final = "usage_tasks.webhook_app:app"
-SETTING: Final = "server.address and server.port"
+SETTING: Final = "`server` in the configuration file"
 _USAGE_ERROR: Final = 2
 CONNECTIONS_MAX: Final = 8192
 """Senders that never finish cost a socket each, for as long as a body or a head may take."""
