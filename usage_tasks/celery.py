@@ -67,12 +67,10 @@ def _beat(**_: object) -> None:
 
 @signals.worker_init.connect
 def _serve_metrics(sender: Any, **_: object) -> None:
-    from celery.concurrency import get_implementation  # noqa: PLC0415 - only a worker has a pool
-
     from usage_tasks.telemetry.serving import serve_as_configured  # noqa: PLC0415 - only a worker has metrics to show
 
-    pool = get_implementation(sender.pool_cls)
-    serve_as_configured(forks=pool.__module__ == "celery.concurrency.prefork")
+    pool = str(sender.pool_cls)  # the class, or the name that the settings have
+    serve_as_configured(forks="prefork" in pool or pool == "processes")
 
 
 @signals.worker_shutting_down.connect
