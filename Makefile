@@ -8,7 +8,7 @@ PROJECTS := pyproject.toml client/pyproject.toml testing/pyproject.toml
 INSTALL_CHECKOUT = $(PIP) install --quiet --no-deps --no-build-isolation --editable ./client --editable .
 DEMO_ARGS ?=
 # Test processes; each has servers of its own.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 
 .PHONY: help setup demo test coverage traceability bench mutate chaos lint check pins clean
 .DELETE_ON_ERROR:

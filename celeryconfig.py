@@ -11,11 +11,14 @@ from kombu import Queue
 
 # The file beside this one, by its name in the package: the working directory may hold another beat_schedule.py.
 from usage_tasks.celery_files.beat_schedule import make_beat_schedule
+from usage_tasks.domain.errors import MisconfiguredError
 from usage_tasks.settings import SettingsError, load_settings
+from usage_tasks.telemetry.multiprocess import prepare_directory
 
 try:
     _settings = load_settings(os.environ)
-except SettingsError as error:
+    prepare_directory()  # of a worker's metrics
+except (SettingsError, MisconfiguredError) as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(2)
 

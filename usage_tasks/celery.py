@@ -67,11 +67,11 @@ def _beat(**_: object) -> None:
 
 
 @signals.worker_init.connect
-def _serve_metrics(**_: object) -> None:
-    from usage_tasks.telemetry.metrics import serve_metrics  # noqa: PLC0415 - only a worker has metrics to show
+def _serve_metrics(sender: Any, **_: object) -> None:
+    from usage_tasks.telemetry.serving import serve_as_configured  # noqa: PLC0415 - only a worker has metrics to show
 
-    if port := os.environ.get("USAGE_METRICS_PORT"):
-        serve_metrics(int(port))
+    pool = str(sender.pool_cls)  # the class, or the name that the settings have
+    serve_as_configured(forks="prefork" in pool or pool == "processes")
 
 
 @signals.worker_shutting_down.connect

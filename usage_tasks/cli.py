@@ -1,7 +1,7 @@
 """`usage-tasks`: the table of the commands. A command's module is imported when the command is run, not before.
 
-Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage (also: a server refuses the password), 75 try
-again later (a server is busy or away).
+Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage (also: a server refuses the password, another
+process listens on the port), 75 try again later (a server is busy or away).
 """
 
 import os
@@ -53,7 +53,10 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
             "operations.migrate:migrate",
             "Bring the database to this version: its schema, then the price list of the configuration file.",
         ),
-        "settings": CommandEntry("operations.settings:settings", "Check the settings and print them, without secrets."),
+        "settings": CommandEntry(
+            "operations.settings:settings",
+            "Check the settings and print them, without secrets, as a configuration file.",
+        ),
         "schemas": CommandEntry(
             "operations.schemas:schemas",
             "Print the JSON Schema of every task's arguments, and of every message to the platform, by name.",

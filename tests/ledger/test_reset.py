@@ -27,6 +27,7 @@ from usage_tasks.domain.cycles import add_months
 from usage_tasks.services.ledger.cost_center import get_cost_center, open_accounts, set_cost_center
 from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.services.ledger.reset import BATCH, reset_account, reset_due
+from usage_tasks.services.operations.verify_ledger import verify
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.ledger import cost_centers
 from usage_tasks.storage.ledger.balances import get_balance
@@ -78,6 +79,28 @@ def test_a_reset_covers_up_to_the_limit_and_carries_the_rest(
     current = cost_centers.get_current(connection, team())
     assert (current.version, current.cycle.started_at) == (2, MONTH)
     assert current.next_billing_at == add_months(START, 2)
+
+
+@pytest.mark.holds("cost-center.late-usage")
+def test_usage_that_is_reported_after_its_cycles_reset_is_covered_by_the_next_one(connection: Connection) -> None:
+    open_with(connection, team(), limit=150)
+    used(connection, team(), 10_000, at=START + 20 * DAY)
+    reset_due(connection, at=MONTH)
+    first = resets(connection)
+    record(connection, used_report(team(), 6_000, at=START + 10 * DAY), at=MONTH + DAY)
+    post_batch(connection, at=MONTH + DAY)
+    assert resets(connection) == first == [(team(), -10_000, MONTH)]
+    # The past shows it where it ran; the reset that was made stays as it was, so the rest is open now.
+    assert [get_balance(connection, team(), at=at) for at in (MONTH - MINUTE, MONTH, MONTH + DAY)] == [
+        16_000,
+        6_000,
+        6_000,
+    ]
+    used(connection, team(), 12_000, at=MONTH + 10 * DAY)
+    reset_due(connection, at=add_months(START, 2))
+    assert resets(connection) == [*first, (team(), -15_000, add_months(START, 2))]
+    assert get_balance(connection, team(), at=add_months(START, 2)) == 3_000
+    assert verify(connection, at=add_months(START, 2), grace=timedelta(0)).clean
 
 
 def test_a_cycle_is_due_at_its_end_and_no_sooner(connection: Connection) -> None:

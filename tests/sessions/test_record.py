@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -105,6 +106,29 @@ def test_a_correction_of_what_is_not_billed_makes_no_entry(connection: Connectio
     assert post_batch(connection, at=START + DAY).entries == 0
 
 
+@pytest.mark.holds("usage.other-account")
+@pytest.mark.parametrize("ticks", [0, 1])
+def test_a_session_stays_with_the_account_that_was_reported_first(connection: Connection, ticks: int) -> None:
+    first = stopped_report(HOUR, attribution_id=team("a"), workspace_class="xlarge")
+    record(connection, first)
+    for _ in range(ticks):
+        post_batch(connection, at=START + DAY)
+    for seen_at in (START - DAY, START + 2 * DAY):  # before the first report, or after it
+        later = replace(first, attribution_id=team("b"), observed_at=seen_at)
+        assert [each.field for each in record(connection, later, at=START + 2 * DAY).rejections] == ["attribution_id"]
+    post_batch(connection, at=START + 2 * DAY)
+    assert rows(connection, "SELECT attribution_id, credit_cents FROM ledger_entry") == [(team("a"), 6000)]
+    assert rows(connection, "SELECT attribution_id FROM cost_center") == [(team("a"),)]
+    # A correction under the first account is taken.
+    assert counts(record(connection, replace(first, stopped_at=START + 2 * HOUR, observed_at=START + 3 * DAY))) == (
+        0,
+        1,
+        0,
+        0,
+    )
+
+
+@pytest.mark.holds("usage.other-account")
 def test_a_session_of_another_account_is_refused_with_the_reason(connection: Connection) -> None:
     first = session_report(attribution_id=team("a"))
     record(connection, first)

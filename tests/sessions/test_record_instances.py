@@ -8,6 +8,7 @@ from sqlalchemy import text
 from tests.factories import HOUR, QUIET_TICK, START, call, session_row, team, user
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport, list_quarantined
+from usage_tasks.tasks.task import ArgumentsError
 from usage_tasks.tasks.usage import accounts, ledger, sessions
 
 ACTOR = "service:tests"
@@ -133,3 +134,44 @@ def test_the_same_batch_again_changes_nothing(rt: Runtime, rows: list[object]) -
     assert record(*rows)["inserted"] == len(rows)
     again = record(*rows)
     assert (again["inserted"], again["updated"], again["unchanged"]) == (0, 0, len(rows))
+
+
+TIMES = ("started_at", "created_at", "stopping_at", "stopped_at", "observed_at")
+
+
+@pytest.mark.holds("usage.empty-time")
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("empty", ["", " ", "\t"])
+def test_an_empty_text_is_no_time(rt: Runtime, name: str, empty: str) -> None:
+    (refused,) = record(session_row(**{name: empty}))["rejections"]
+    assert refused["field"] == name
+    assert refused["reason"].startswith(f"{empty!r} is not allowed: an ISO 8601 text with an offset")
+    with pytest.raises(ArgumentsError, match="at: "):
+        call(sessions.record_instances, instances=[], actor=ACTOR, at=empty)
+
+
+@pytest.mark.holds("usage.empty-time")
+def test_no_time_is_one_that_is_left_out(rt: Runtime) -> None:
+    row = session_row() | dict.fromkeys(TIMES[1:])
+    assert record(row)["inserted"] == 1
+
+
+@pytest.mark.holds("usage.start-to-come")
+def test_a_session_costs_nothing_before_it_starts(rt: Runtime) -> None:
+    begin = START + 3 * HOUR
+    row = session_row(started_at=begin, observed_at=START, workspace_class="xlarge")
+    assert record(row, at=START)["inserted"] == 1
+
+    def balances(*hours: int) -> list[int]:
+        asked = {"attribution_id": team(), "actor": ACTOR}
+        return [
+            call(accounts.get_balance, **asked, at=(START + hour * HOUR).isoformat())["balance_cents"] for hour in hours
+        ]
+
+    assert balances(0, 2, 3, 4) == [0, 0, 0, 6000]
+    # One that was stopped before it started ran for no time at all.
+    stopped = row | {"stopped_at": START + HOUR, "observed_at": START + HOUR}
+    assert record(stopped, at=START + HOUR)["updated"] == 1
+    assert balances(1, 3, 5) == [0, 0, 0]
+    call(ledger.reconcile_usage, at=(START + 5 * HOUR).isoformat())
+    assert balances(5) == [0]

@@ -117,7 +117,19 @@ def test_a_missing_or_bad_signature_is_refused(receiver: Receiver, queued: Queue
     assert queued() == []
 
 
-@pytest.mark.holds("receiver.signature")
+MISSING = {
+    "object": "body is no snapshot event",
+    "id": "event without an id",
+    "type": "event without a type",
+}
+
+
+def without(name: str) -> bytes:
+    """A signed body that lacks a field."""
+    return json.dumps({key: value for key, value in json.loads(make_event()).items() if key != name}).encode()
+
+
+@pytest.mark.holds("receiver.signature", "receiver.no-event")
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -136,6 +148,8 @@ def test_a_missing_or_bad_signature_is_refused(receiver: Receiver, queued: Queue
         (make_event(id="evt 1\nforged"), "event without an id"),
         (make_event(id=["evt_1"]), "event without an id"),
         (make_event(type=None), "event without a type"),
+        (make_event(type=["invoice.created"]), "event without a type"),
+        *((without(name), reason) for name, reason in MISSING.items()),
         (b"\xff\xfe", "body is not UTF-8"),
     ],
 )

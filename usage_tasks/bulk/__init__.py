@@ -7,6 +7,7 @@ Invariants: memory holds a few chunks, however long the file is. The reports of 
 all of them go by one lane.
 """
 
+from usage_tasks.bulk.header import ColumnRules
 from usage_tasks.bulk.loading import import_file, rehearse_file
 
-__all__ = ["import_file", "rehearse_file"]
+__all__ = ["ColumnRules", "import_file", "rehearse_file"]

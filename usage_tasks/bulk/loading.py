@@ -14,7 +14,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from usage_tasks.bulk.reading import RowsOfFile, opened
+from usage_tasks.bulk.header import AS_NAMED, ColumnRules
+from usage_tasks.bulk.reading import Misfit, RowsOfFile, opened
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime
@@ -37,15 +38,22 @@ _LANES: Final = {digit: int(digit, 16) % LANES for digit in "0123456789abcdef"}
 
 
 def import_file(
-    rt: Runtime, path: Path, *, at: datetime, actor: Actor, chunk_lines: int = CHUNK_LINES
+    rt: Runtime,
+    path: Path,
+    *,
+    at: datetime,
+    actor: Actor,
+    rules: ColumnRules = AS_NAMED,
+    chunk_lines: int = CHUNK_LINES,
 ) -> Iterator[RecordedBatch]:
     """Take up a CSV file, `.gz` or not, with a header of report fields in any order; yield what each part of it did.
 
+    `rules` say which columns have other names, and whether others may be there.
     Parts are yielded in the file's order, each after it was committed; memory holds a few. An empty field is one that
     is left out. Raises InvalidInputError for a header that won't do, csv.Error or OSError for a file that can't be read
     on, RetryableError where the database stays away; what was committed stays, and the file again adds the rest.
     """
-    with opened(path) as rows, ExitStack() as stack:
+    with opened(path, rules) as rows, ExitStack() as stack:
         lanes = [stack.enter_context(ThreadPoolExecutor(1, "lane")) for _ in range(LANES)]
         work = partial(_take_up, rt, opened=set(), at=at, actor=actor)
         parts: deque[Sequence[Future[RecordedBatch]]] = deque()
@@ -62,13 +70,19 @@ def import_file(
 
 
 def rehearse_file(
-    rt: Runtime, path: Path, *, at: datetime, actor: Actor, chunk_lines: int = CHUNK_LINES
+    rt: Runtime,
+    path: Path,
+    *,
+    at: datetime,
+    actor: Actor,
+    rules: ColumnRules = AS_NAMED,
+    chunk_lines: int = CHUNK_LINES,
 ) -> Iterator[RecordedBatch]:
     """Answer what `import_file` would do, part by part, by doing it in one transaction and taking that back.
 
     What reports the same sessions waits meanwhile. Raises as `import_file` does.
     """
-    with opened(path) as rows, rt.transaction() as connection, rehearsal(connection):
+    with opened(path, rules) as rows, rt.transaction() as connection, rehearsal(connection):
         for chunks in _read(rows, chunk_lines):
             done = [_merge(rt, connection, chunk, opened=frozenset(), at=at, actor=actor) for chunk in chunks]
             yield _together([each.recorded for each in done])
@@ -136,6 +150,6 @@ def _picked(header: Sequence[str]) -> Callable[[Sequence[str]], PlainRow]:
 
 def _add_odd(chunks: Sequence[Chunk], line: int, values: Sequence[str], header: Sequence[str]) -> None:
     """A row that is not plain goes where its session goes, if that can be told."""
-    row = as_report(header, values) if len(values) == len(header) else values
+    row = values if isinstance(values, Misfit) else as_report(header, values)
     instance_id = find_instance_id(row)
     chunks[0 if instance_id is None else _LANES[str(instance_id)[-1]]].odd[line] = OddRow(row, instance_id)

@@ -3,8 +3,6 @@
 Most lines of most files are plain: one regular expression sees that, and nothing looks into a value again in Python.
 """
 
-import csv
-import gzip
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,14 +10,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
-from usage_tasks.domain.errors import InvalidInputError
-from usage_tasks.storage.sessions.bulk_copy import COLUMNS
+from usage_tasks.bulk.header import AS_NAMED, ColumnRules, new_reader, open_text, read_header
 from usage_tasks.wire.values import NAME_LENGTH_MAX
-
-REQUIRED: Final = COLUMNS[:6]
 
 Rows = Mapping[int, Sequence[str]]
 """The values of rows, each by the number of its last line."""
+
+
+class Misfit(list[str]):
+    """The values of a row that has more or fewer of them than the header has columns."""
 
 
 class Part(NamedTuple):
@@ -30,8 +29,9 @@ class Part(NamedTuple):
 
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-# Printable ASCII but for what CSV gives a meaning.
-_NAME = r"[ !#-+\--~]"
+# Printable ASCII but for what CSV gives a meaning; a space in front is none of the value.
+_NAME = r"[ !#-+\--:<-~]"
+_BEGIN = r"(?! )"
 _DAY = (
     "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
     "|02-(?:0[1-9]|1[0-9]|2[0-8]))"
@@ -43,27 +43,35 @@ _INSTANT = (
 )
 _PLAIN: Final = {
     "instance_id": _UUID,
-    "workspace_id": f"{_NAME}{{1,{NAME_LENGTH_MAX}}}",
+    "workspace_id": f"{_BEGIN}{_NAME}{{1,{NAME_LENGTH_MAX}}}",
     "user_id": _UUID,
     "attribution_id": f"(?:team|user):{_UUID}",
-    "workspace_class": f"{_NAME}{{1,{NAME_LENGTH_MAX}}}",
+    "workspace_class": f"{_BEGIN}{_NAME}{{1,{NAME_LENGTH_MAX}}}",
     "started_at": _INSTANT,
-    "source": f"{_NAME}{{0,{NAME_LENGTH_MAX}}}",
+    "source": f"{_BEGIN}{_NAME}{{0,{NAME_LENGTH_MAX}}}",
+    "": "",
 }
 _PLAIN_OPTIONAL: Final = f"(?:{_INSTANT}|)"
 
 
 class RowsOfFile:
-    """The rows below a file's header; blank lines are no rows."""
+    """The rows below a file's header, with the values of the columns that are fields of reports.
 
-    def __init__(self, lines: TextIO) -> None:
+    Lines without a value are no rows.
+    """
+
+    def __init__(self, lines: TextIO, rules: ColumnRules = AS_NAMED) -> None:
         self._lines = lines
-        reader = csv.reader(lines, strict=True)
-        self.header = _checked_header(next(reader, []))
-        self._line = reader.line_num
+        header = read_header(lines, rules)
+        self._separator, self._line, self._width = header.separator, header.last_line, len(header.fields)
+        self._kept = [place for place, name in enumerate(header.fields) if name is not None]
+        self.header = [name for name in header.fields if name is not None]
         patterns = [_PLAIN.get(name, _PLAIN_OPTIONAL) for name in self.header]
         self._plain = re.compile(",".join(patterns)).fullmatch
-        self._all_plain = re.compile(",".join(f"({each})" for each in patterns).join(("^", "\r?$")), re.M).findall
+        escaped = re.escape(header.separator)
+        ignored = f'[^{escaped}"\r\n]*'
+        of_line = [ignored if name is None else f"({_PLAIN.get(name, _PLAIN_OPTIONAL)})" for name in header.fields]
+        self._all_plain = re.compile(escaped.join(of_line).join(("^", "\r?$")), re.M).findall
 
     def read(self, count: int) -> Iterator[Part]:
         """Read so many lines at a time, and what a quoted value takes beyond."""
@@ -81,34 +89,27 @@ class RowsOfFile:
         rest = iter(lines)
         for text in rest:
             # Quotes may go on over lines: the reader takes as many as it needs.
-            reader = csv.reader(chain((text,), rest, self._lines), strict=True)
+            reader = new_reader(chain((text,), rest, self._lines), self._separator)
             values = next(reader)
             self._line += reader.line_num
-            if len(values) == len(self.header) and self._plain(",".join(values)):
-                plain[self._line] = values
-            elif values:
-                odd[self._line] = values
+            if not any(values):
+                continue
+            row = self._keep(values)
+            if not isinstance(row, Misfit) and self._plain(",".join(row)):
+                plain[self._line] = row
+            else:
+                odd[self._line] = row
         return Part(plain, odd)
+
+    def _keep(self, values: list[str]) -> list[str]:
+        """Return the values that are fields of a report. Separators behind the last column are no values."""
+        if any(values[self._width :]) or len(values) < self._width:
+            return Misfit(values)
+        return [values[place] for place in self._kept]
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[RowsOfFile]:
+def opened(path: Path, rules: ColumnRules) -> Iterator[RowsOfFile]:
     """Open a CSV file, `.gz` or not. Raises InvalidInputError for a header that won't do."""
-    # Bytes that are no UTF-8 become what no name may hold: such a row is quarantined, not the file refused.
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as lines:
-            yield RowsOfFile(lines)
-    else:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
-            yield RowsOfFile(lines)
-
-
-def _checked_header(header: Sequence[str]) -> Sequence[str]:
-    known = ", ".join(COLUMNS)
-    if missing := [name for name in REQUIRED if name not in header]:
-        raise InvalidInputError("header", ",".join(header)[:200], f"a header line with {', '.join(missing)}")
-    if unknown := [name for name in header if name not in COLUMNS]:
-        raise InvalidInputError("header", unknown[0][:200], f"only {known}")
-    if len(set(header)) != len(header):
-        raise InvalidInputError("header", ",".join(header)[:200], "each column once")
-    return header
+    with open_text(path) as lines:
+        yield RowsOfFile(lines, rules)

@@ -36,6 +36,8 @@ def find_failure(error: Exception) -> Failure | None:
     """Return how a command ends by this error; None for a bug, whose traceback is wanted."""
     if isinstance(error, PermanentError | SettingsError | ConnectionSettingsError):
         return Failure(str(error), USAGE_ERROR)
+    if _is_alembics(error):
+        return Failure(f"database schema: {_first_line(error)}: it is a newer version's", USAGE_ERROR)
     if not isinstance(error, (RetryableError, *_OF_REDIS)):
         return None
     # The clients of Redis and Celery wrap the error that has the cause. Causes of another server's error do not count.
@@ -44,6 +46,11 @@ def find_failure(error: Exception) -> Failure | None:
     if refused is not None:
         return Failure(f"redis or REDIS_URL: {_first_line(refused)}", USAGE_ERROR)
     return Failure(str(error) if isinstance(error, RetryableError) else f"redis: {_first_line(error)}", TRY_AGAIN)
+
+
+def _is_alembics(error: Exception) -> bool:
+    """Return True for an error of Alembic's own. By its name, for only `migrate` imports the library."""
+    return (type(error).__module__.partition(".")[0], type(error).__name__) == ("alembic", "CommandError")
 
 
 def _is_refused_by_redis(error: BaseException) -> bool:

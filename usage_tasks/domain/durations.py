@@ -40,6 +40,16 @@ def parse_duration(text: str) -> timedelta:
     return -magnitude if negative else magnitude
 
 
+def format_duration(duration: timedelta) -> str:
+    """Write a duration of 0 or more as `parse_duration` reads it: `24h`, `1h30m`, `1.5s`."""
+    seconds, microseconds = divmod(duration // timedelta(microseconds=1), 1_000_000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    fraction = f".{microseconds:06}".rstrip("0") if microseconds else ""
+    terms = f"{hours}h" * (hours > 0) + f"{minutes}m" * (minutes > 0)
+    return terms + f"{seconds}{fraction}s" if seconds or fraction or not terms else terms
+
+
 def _sum_terms(text: str, terms: str) -> int:
     nanoseconds, position = 0, 0
     while position < len(terms):

@@ -11,6 +11,7 @@ from usage_tasks.settings.credentials import StripeCredentials, read_directory_k
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.load import load_settings
 from usage_tasks.settings.model import AccountKind, Settings, SpendingLimitSettings, StripePrices
+from usage_tasks.settings.printing import print_settings
 
 __all__ = [
     "AccountKind",
@@ -20,6 +21,7 @@ __all__ = [
     "StripeCredentials",
     "StripePrices",
     "load_settings",
+    "print_settings",
     "read_directory_key",
     "read_stripe_credentials",
 ]

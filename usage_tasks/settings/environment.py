@@ -6,13 +6,17 @@ be set so, also one that holds an object: its value is then JSON and takes the p
 map (prices by class, price ids by currency) a name that exists already is found whatever its case and
 punctuation, as variables have neither (`..._BY_WORKSPACE_CLASS__G1_LARGE` sets `g1-large`); a new one is added
 in lower case.
+Another variable with our prefix is a warning: a newer release may know it, and an older one is to start.
 `DATABASE_URL` and `REDIS_URL`, which every platform knows, come last and win; empty ones count as unset.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from difflib import get_close_matches
+from functools import cache
 from types import UnionType
 from typing import Annotated, Final, Union, get_args, get_origin
 
@@ -24,12 +28,20 @@ from usage_tasks.settings.tree import KeyPath, Tree, decode, repeated_keys
 
 PREFIX: Final = "USAGE_"
 CONFIG_VARIABLE: Final = "USAGE_CONFIG"
-# Variables with our prefix that are no settings.
-# What a process is told about itself, not about the installation: telemetry reads these. And a secret, which is read
-# where it is needed and nowhere else.
+ALLOW_UNKNOWN_VARIABLE: Final = "USAGE_ALLOW_UNKNOWN_KEYS"
+# Variables with our prefix that are no settings: of a process rather than the installation, which telemetry reads; a
+# secret, which is read where it is needed and nowhere else; and how the file is read.
 DIRECTORY_KEY_VARIABLE: Final = "USAGE_DIRECTORY_KEY"
 OTHER_VARIABLES: Final = frozenset(
-    {CONFIG_VARIABLE, DIRECTORY_KEY_VARIABLE, "USAGE_LOG_LEVEL", "USAGE_METRICS_PORT", "USAGE_HEARTBEAT_DIR"}
+    {
+        ALLOW_UNKNOWN_VARIABLE,
+        CONFIG_VARIABLE,
+        DIRECTORY_KEY_VARIABLE,
+        "USAGE_HEARTBEAT_DIR",
+        "USAGE_LOG_LEVEL",
+        "USAGE_METRICS_ADDRESS",
+        "USAGE_METRICS_PORT",
+    }
 )
 CONVENTIONAL_VARIABLES: Final[Mapping[str, KeyPath]] = {
     "DATABASE_URL": ("database", "url"),
@@ -38,6 +50,8 @@ CONVENTIONAL_VARIABLES: Final[Mapping[str, KeyPath]] = {
 _PUNCTUATION: Final = re.compile(r"[^A-Z0-9]")
 _WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _MAP_KEY: Final = re.compile(r"[A-Z0-9_]+")
+
+log = logging.getLogger(__name__)
 
 Layer = dict[KeyPath, tuple[str, object]]
 
@@ -59,13 +73,19 @@ def list_fields(model: type[BaseModel] = Settings, path: KeyPath = ()) -> Iterat
             yield from list_fields(field.annotation, key)
 
 
+@cache
+def warn(words: str) -> None:
+    """Log a warning about the settings, once a process: they are loaded more than once."""
+    log.warning("%s", words)
+
+
 def variable_name(path: KeyPath) -> str:
     """The environment variable that sets a key."""
     return PREFIX + "__".join(_WORD_START.sub("_", key).upper() for key in path)
 
 
 def apply_environment(tree: Tree, environ: Mapping[str, str]) -> list[str]:
-    """Lay the environment over the tree; return what is wrong with it."""
+    """Lay the environment over the tree; return what is wrong with it. Warn of a variable that is no setting."""
     fields = {variable_name(path): (path, field) for path, field in list_fields()}
     targets = {name: _Target(path=path, text=_is_text(field.annotation)) for name, (path, field) in fields.items()}
     maps = {f"{name}__": (path, field) for name, (path, field) in fields.items() if _is_map(field)}
@@ -74,8 +94,12 @@ def apply_environment(tree: Tree, environ: Mapping[str, str]) -> list[str]:
     # In this order a map comes before the variables that set single keys of it.
     for name in sorted(name for name in environ if name.startswith(PREFIX) and name not in OTHER_VARIABLES):
         target = targets.get(name) or _in_map(name, maps, tree, layer)
+        if target is None and name.startswith(tuple(maps)):
+            problems.append(f"{_said(name)}: names no key, or more than one")
+            continue
         if target is None:
-            problems.append(f"{_said(name)}: no such setting")
+            meant = get_close_matches(name, fields, n=1)
+            warn(f"{_said(name)}: no such setting{f'; did you mean {meant[0]}?' if meant else ''}")
             continue
         value = environ[name] if target.text else _decoded(environ[name])
         problems += [f"{_said(name)}: {'.'.join(key)}: occurs twice" for key in repeated_keys(value, target.path)]

@@ -6,7 +6,14 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from usage_tasks.settings.environment import CONFIG_VARIABLE, apply_environment, list_fields, variable_name
+from usage_tasks.settings.environment import (
+    ALLOW_UNKNOWN_VARIABLE,
+    CONFIG_VARIABLE,
+    apply_environment,
+    list_fields,
+    variable_name,
+    warn,
+)
 from usage_tasks.settings.errors import SettingsError, UnknownOptionError, show
 from usage_tasks.settings.model import Settings
 from usage_tasks.settings.tree import KeyPath, Tree, read_object
@@ -17,12 +24,15 @@ _SECRETS: Final[frozenset[KeyPath]] = frozenset({("database", "url"), ("redis", 
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """The settings of the file that USAGE_CONFIG names, overridden by the environment.
 
-    Without USAGE_CONFIG the environment alone must say what is required.
+    Without USAGE_CONFIG the environment alone must say what is required. With USAGE_ALLOW_UNKNOWN_KEYS=true an unknown
+    key is a warning: the file is that of a newer release.
     Raises SettingsError, which lists every problem with its origin, key, value and what is allowed.
     """
     tree, problems, complete = _read(environ)
     problems += apply_environment(tree, environ)
     try:
+        if _allows_unknown_keys(environ):
+            _leave_out_unknown_keys(tree)
         settings = Settings.model_validate(tree.values)
     except ValidationError as error:
         # Of a file that can't be read nothing is missing that it might not have.
@@ -31,6 +41,29 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def _allows_unknown_keys(environ: Mapping[str, str]) -> bool:
+    value = environ.get(ALLOW_UNKNOWN_VARIABLE) or "false"
+    if value not in {"true", "false"}:
+        raise SettingsError(
+            [f"environment variable {ALLOW_UNKNOWN_VARIABLE} = {show(value, secret=False)}: must be true or false"]
+        )
+    return value == "true"
+
+
+def _leave_out_unknown_keys(tree: Tree) -> None:
+    """Take the keys that are not known out of the tree, with a warning each."""
+    try:
+        Settings.model_validate(tree.values)
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            if item["type"] == "extra_forbidden":
+                path, _ = _path(item["loc"])
+                tree.leave_out(path)
+                warn(
+                    f"{tree.origin_of(path)}: {'.'.join(path)}: unknown key; left out, as {ALLOW_UNKNOWN_VARIABLE} says"
+                )
 
 
 def _read(environ: Mapping[str, str]) -> tuple[Tree, list[str], bool]:
@@ -53,7 +86,7 @@ def _describe(found: Iterable[Any], tree: Tree) -> list[str]:
             case "extra_forbidden":
                 siblings = sorted(key[-1] for key in fields if key[:-1] == path[:-1])
                 known = f"known here: {', '.join(siblings)}" if siblings else f"must be {allowed[known_path]}"
-                problem = f"{where}: unknown key; {known}"
+                problem = f"{where}: unknown key; {known}; {ALLOW_UNKNOWN_VARIABLE}=true leaves out a newer release's"
             case "missing":
                 problem = f"{where}: missing ({variable_name(path)} sets it too); must be {allowed[known_path]}"
             case _:

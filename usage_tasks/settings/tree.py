@@ -51,6 +51,14 @@ class Tree:
             node = node.get(key) if isinstance(node, dict) else None
         return [key for key in node if isinstance(key, str)] if isinstance(node, dict) else []
 
+    def leave_out(self, path: KeyPath) -> None:
+        """Remove a key."""
+        node: object = self.values
+        for key in path[:-1]:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(path[-1], None)
+
     def _set(self, path: KeyPath, value: object) -> bool:
         node = self.values
         for key in path[:-1]:

@@ -89,7 +89,7 @@ class Database:
 
         Raises RetryableError where the database is busy or away.
         """
-        with self.transaction() as connection:
+        with translated(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         return now
 

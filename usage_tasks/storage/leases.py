@@ -10,7 +10,7 @@ from typing import Final
 
 from usage_tasks.domain.errors import InvariantError
 
-LEASE_MAX: Final = timedelta(minutes=10)
+LEASE_MAX: Final = timedelta(hours=1)
 WAIT_MAX: Final = timedelta(days=1)
 
 _NOW: Final = "clock_timestamp()"

@@ -13,7 +13,7 @@ from usage_tasks.storage.operations import outbox
 from usage_tasks.tasks.jobs import Skipped, run_job
 from usage_tasks.tasks.task import NEVER, task
 from usage_tasks.telemetry.metrics import VERIFIED_AT, VERIFY_OFFENDERS
-from usage_tasks.wire.values import Moment
+from usage_tasks.wire.values import Flag, Moment
 
 DISPATCH_LIMIT: Final = 100
 LEASE: Final = timedelta(minutes=2)
@@ -22,7 +22,7 @@ LEASE: Final = timedelta(minutes=2)
 @task(name="maintenance.verify", time_limit=timedelta(minutes=10), retry=NEVER)
 def verify_ledger(
     at: Moment | None = None,
-    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    scheduled: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> VerificationVerdict | Skipped:
     """Check every invariant of the tables; fails, with a sample, if any is broken."""
     rt = runtime()

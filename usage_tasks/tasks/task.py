@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -93,6 +94,14 @@ class ArgumentsError(PermanentError):
         self.unknown = unknown
 
 
+class UsageTask(WatchedTask):
+    """A task whose message may name any argument: an unknown one is refused by its name, `self` like another."""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the task. Celery's own method has a parameter `self`, which an argument of that name would hit."""
+        return self.run(*args, **kwargs) if "self" in kwargs else super().__call__(*args, **kwargs)
+
+
 def task(
     *,
     name: str,
@@ -120,9 +129,9 @@ def task(
         run.__doc__, run.__module__, run.__name__ = function.__doc__, function.__module__, function.__name__
         seconds = time_limit // timedelta(seconds=1)
         return shared_task(
+            base=UsageTask,
             name=name,
             bind=True,
-            base=WatchedTask,
             typing=False,
             max_retries=min(retry.attempts_max, LOST_WORKER_ATTEMPTS_MAX),
             time_limit=seconds,
@@ -196,7 +205,8 @@ def _refuse(request: Any, name: str, error: PermanentError) -> None:
         ACCESS_REFUSED.labels(name).inc()
     if isinstance(error, ArgumentsError) and error.unknown and is_refused_in_vain(request):
         set_aside(request.id, name, request.args, request.kwargs, str(error))
-    log.warning("task.refused", reason=str(error))
+    # Who calls directly, as a command does, gets the error itself and shows it.
+    log.log(logging.INFO if request.called_directly else logging.WARNING, "task.refused", reason=str(error))
 
 
 def _set_aside_unnoticed(request: Any, name: str, reason: str) -> None:

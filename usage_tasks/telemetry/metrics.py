@@ -1,16 +1,16 @@
-"""Every metric of the system, and the endpoint that shows them.
+"""Every metric of the system; `serving` shows them.
 
 Right under prefork when PROMETHEUS_MULTIPROC_DIR is in the environment before the process starts: prometheus_client
 looks at it on import. Source: https://prometheus.github.io/client_python/multiprocess/
 """
 
-import os
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Counter, Gauge, Histogram
 
-MULTIPROC_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+from usage_tasks.telemetry.multiprocess import prepare_directory
+
+prepare_directory()  # a metric without labels opens its file as it is declared
 
 TASK_SECONDS: Final = Histogram(
     "usage_task_duration_seconds",
@@ -81,13 +81,3 @@ VERIFIED_AT: Final = Gauge(
     "When the latest verification ended, clean or not.",
     multiprocess_mode="mostrecent",
 )
-
-
-def serve_metrics(port: int, address: str = "127.0.0.1") -> None:
-    """Answer Prometheus on a port, for this process and, in multiprocess mode, its children."""
-    if MULTIPROC_VARIABLE in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library has no annotation here
-        start_http_server(port, addr=address, registry=registry)
-    else:
-        start_http_server(port, addr=address)

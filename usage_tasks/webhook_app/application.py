@@ -4,7 +4,6 @@ Source: https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.m
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from usage_tasks.stripe_gateway.webhooks import VerifiedEvent
-from usage_tasks.telemetry.metrics import serve_metrics
+from usage_tasks.telemetry.serving import serve_as_configured
 from usage_tasks.webhook_app.configuration import Configuration
 from usage_tasks.webhook_app.publishing import ANSWER_SECONDS_MAX, BrokerAwayError, Publisher
 from usage_tasks.webhook_app.receiver import (
@@ -35,8 +34,6 @@ HELPERS: Final = 4
 COUNTING_MAX: Final = 256
 """How many refusals may wait to be counted: under a flood of them one more or less does not matter."""
 LARGE_BYTES: Final = 64 * 1024
-METRICS_PORT_VARIABLE: Final = "USAGE_METRICS_PORT"
-"""The public address shows no metrics: they have a port of their own, on loopback."""
 
 Result = TypeVar("Result")
 
@@ -61,8 +58,8 @@ class Application:
 
     def __rsgi_init__(self, _loop: object) -> None:
         """Get ready in the process that serves: nothing is connected across a fork."""
-        if port := os.environ.get(METRICS_PORT_VARIABLE):
-            serve_metrics(int(port))
+        # The public address shows no metrics: they have a port of their own, on loopback unless told otherwise.
+        serve_as_configured()
         self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="helper")
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:

@@ -1,6 +1,7 @@
 """The server in front of the receiver, with the receiver's limits."""
 
 import resource
+import sys
 from typing import Final
 
 from granian.constants import HTTPModes, Interfaces
@@ -8,10 +9,14 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
 
+from usage_tasks.domain.errors import MisconfiguredError
+from usage_tasks.listening import check_port, hold_port
 from usage_tasks.telemetry.logs import configure_logging
 from usage_tasks.webhook_app.configuration import read_configuration
 
 TARGET: Final = "usage_tasks.webhook_app:app"
+SETTING: Final = "`server` in the configuration file"
+_USAGE_ERROR: Final = 2
 CONNECTIONS_MAX: Final = 8192
 """Senders that never finish cost a socket each, for as long as a body or a head may take."""
 HEAD_MILLISECONDS_MAX: Final = 10_000
@@ -23,15 +28,27 @@ SERVER_LOGGING: Final = {"handlers": {}, "loggers": {"_granian": {"handlers": []
 
 
 def serve(address: str, port: int) -> None:
-    """Run the receiver until SIGTERM or SIGINT: it then takes no more, and answers what it has taken."""
+    """Run the receiver until SIGTERM or SIGINT: it then takes no more, and answers what it has taken.
+
+    Raises SystemExit with code 2, after one line, if the settings can't be used or another process listens there.
+    """
     configure_logging()
     read_configuration()  # what is wrong ends it before it listens
-    run_server(TARGET, address, port)
+    try:
+        run_server(TARGET, address, port)
+    except MisconfiguredError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(_USAGE_ERROR) from error
 
 
 def run_server(target: str, address: str, port: int) -> None:
-    """Run an application, named as `module:attribute`, in one process that is replaced when it dies."""
+    """Run an application, named as `module:attribute`, in one process that is replaced when it dies.
+
+    Raises MisconfiguredError where it cannot listen, or another process does.
+    """
     _raise_file_limit()
+    address = check_port(SETTING, address, port)
+    held = hold_port(SETTING, address, port)
     Server(
         target,
         address=address,
@@ -48,6 +65,8 @@ def run_server(target: str, address: str, port: int) -> None:
         log_level=LogLevels.warning,
         log_dictconfig=SERVER_LOGGING,
     ).serve()
+    if held is not None:
+        held.close()
 
 
 def _raise_file_limit() -> None:

@@ -14,6 +14,7 @@ from pydantic import (
     StringConstraints,
     WithJsonSchema,
 )
+from pydantic_core import PydanticCustomError
 
 from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
 from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
@@ -33,6 +34,7 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ATTRIBUTION: Final = re.compile(rf"(?:team|user):{_UUID.pattern}")
 _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 NAME_LENGTH_MAX = 255
+_SHOWN_LENGTH_MAX: Final = 40
 
 
 def _iso_text(value: object) -> object:
@@ -57,6 +59,14 @@ def _plain(value: str) -> str:
     if not value.isprintable():
         raise ValueError(f"{value!a:.200} is not allowed: printable characters only")
     return value
+
+
+def _flag(value: object) -> bool:
+    # pydantic would take "off", "no" and 0 for false, and "on", "yes" and 1 for true: a typing error would decide.
+    if isinstance(value, bool):
+        return value
+    shown = ascii(value)[:_SHOWN_LENGTH_MAX] if isinstance(value, str | int | float) else type(value).__name__
+    raise PydanticCustomError("flag", "must be true or false (got {shown})", {"shown": shown})
 
 
 def _uuid_text(value: str) -> str:
@@ -96,7 +106,13 @@ def _credit_cents(value: object, *, zero: bool = False) -> CreditCents:
 Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_as_utc)]
 """An instant: ISO 8601 with an offset."""
 
-Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=NAME_LENGTH_MAX), AfterValidator(_plain)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+"""True or false, and nothing that only looks like it."""
+
+PRINTABLE: Final = AfterValidator(_plain)
+"""For any text that PostgreSQL is to store or to compare: NUL is among what cannot be printed."""
+
+Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=NAME_LENGTH_MAX), PRINTABLE]
 UuidText = Annotated[
     str,
     StringConstraints(strict=True),
@@ -152,7 +168,7 @@ CapText = Annotated[CreditCents, BeforeValidator(partial(_credit_cents, zero=Tru
 Description = Annotated[
     str,
     StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=NAME_LENGTH_MAX),
-    AfterValidator(_plain),
+    PRINTABLE,
 ]
 
 

@@ -1,6 +1,5 @@
 """`usage-tasks report`: usage over a range as a table, as CSV or as JSON lines."""
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from usage_tasks.commands import OPERATOR
+from usage_tasks.commands.spreadsheet import write_rows
 from usage_tasks.commands.values import utc
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.storage.ledger.usage_report import Group
@@ -79,10 +79,9 @@ def _figures(row: Mapping[str, int]) -> tuple[str, str, str]:
 
 
 def _write_csv(pages: Iterator[Any], columns: Sequence[str]) -> None:
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-    writer.writeheader()
+    write_rows(sys.stdout, [columns])
     for page in pages:
-        writer.writerows(page["rows"])
+        write_rows(sys.stdout, ([row[name] for name in columns] for row in page["rows"]))
 
 
 def _write_json(pages: Iterator[Any], columns: Sequence[str]) -> None:  # noqa: ARG001 - as the others

@@ -18,6 +18,7 @@ from usage_tasks.coordination.celery_internals.queues import read_queues
 from usage_tasks.coordination.dead_letters import count_dead_letters
 from usage_tasks.coordination.waiting_messages import count_waiting
 from usage_tasks.domain.errors import RetryableError
+from usage_tasks.listening import translated
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
 from usage_tasks.storage.operations import jobs
@@ -165,5 +166,6 @@ def exporter(
 ) -> None:
     """Show Prometheus what waits in the broker and the tables, on /metrics; one for an installation is enough."""
     configure_logging(os.environ.get("USAGE_LOG_LEVEL", "INFO"))
-    start_http_server(port, addr=address, registry=registry_of(runtime()))
+    with translated("--address and --port", address, port):
+        start_http_server(port, addr=address, registry=registry_of(runtime()))
     threading.Event().wait()

@@ -1,12 +1,11 @@
 """`usage-tasks settings`: what is in force, without secrets."""
 
 import os
+import sys
 
-from rich.console import Console
-
-from usage_tasks.settings import load_settings
+from usage_tasks.settings import load_settings, print_settings
 
 
 def settings() -> None:
-    """Check the settings and print them, without secrets."""
-    Console().print_json(load_settings(os.environ).model_dump_json(by_alias=True, exclude={"database", "redis"}))
+    """Check the settings and print them, without secrets, as a configuration file."""
+    sys.stdout.write(print_settings(load_settings(os.environ)))

@@ -24,6 +24,11 @@ _GARBAGE_AFTER: Final = 50_000
 
 def import_reports(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a CSV file, or a CSV.gz, with a header")],
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="COLUMN=FIELD", help="a column that is named otherwise; may be repeated"),
+    ] = None,
+    ignore_extra: Annotated[bool, typer.Option("--ignore-extra", help="leave out columns that are no fields")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="count what would become of the rows, write nothing")
     ] = False,
@@ -33,8 +38,9 @@ def import_reports(
     rt = runtime()
     counts = {"inserted": 0, "updated": 0, "unchanged": 0, "quarantined": 0}
     try:
+        rules = bulk.ColumnRules.parse(rename or (), ignore_extra=ignore_extra)
         take_up = bulk.rehearse_file if dry_run else bulk.import_file
-        for done in take_up(rt, file, at=rt.now(), actor=OPERATOR):
+        for done in take_up(rt, file, at=rt.now(), actor=OPERATOR, rules=rules):
             for each in done.rejections[: max(0, _SHOWN_MAX - counts["quarantined"])]:
                 sys.stderr.write(f"line {each.index}: {each.field}: {each.reason}\n")
             for what in ("inserted", "updated", "unchanged"):

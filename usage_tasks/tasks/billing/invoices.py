@@ -21,7 +21,7 @@ from usage_tasks.storage.plans import Plan
 from usage_tasks.tasks.billing.sync import send_meter_events
 from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.task import task
-from usage_tasks.wire.values import ActorText, Attribution, Moment
+from usage_tasks.wire.values import ActorText, Attribution, Flag, Moment
 
 _SHOWN_MAX: Final = 10
 
@@ -48,8 +48,8 @@ class ReconcileInvoicesAnswer:
 @task(name="billing.reconcile_invoices", time_limit=timedelta(minutes=4))
 def reconcile_invoices(
     at: Moment | None = None,
-    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    scheduled: Flag = False,  # noqa: FBT002 - a wire argument
+    dry_run: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> ReconcileInvoicesAnswer | Skipped | DryRun[Plan]:
     """Book every invoice of ours whose event never came; fails at the end, with counts, if any cannot be."""
     rt = runtime()
@@ -122,8 +122,8 @@ def cancel_subscription(attribution_id: Attribution, actor: ActorText, at: Momen
 @task(name="billing.advance_dunning", time_limit=timedelta(minutes=4))
 def advance_dunning(
     at: Moment | None = None,
-    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    scheduled: Flag = False,  # noqa: FBT002 - a wire argument
+    dry_run: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> Dunned | Skipped | DryRun[Dunned]:
     """Take every step that is due for accounts whose payment failed; off where the settings say so."""
     rt = runtime()

@@ -20,7 +20,7 @@ from usage_tasks.tasks.billing.sync import SEND_THREADS, send_meter_events
 from usage_tasks.tasks.jobs import Skipped, run_job
 from usage_tasks.tasks.task import NEVER, task
 from usage_tasks.telemetry.metrics import METER_DRIFT
-from usage_tasks.wire.values import ActorText, Attribution, Moment
+from usage_tasks.wire.values import ActorText, Attribution, Flag, Moment
 
 ACCOUNTS_MAX: Final = 10_000
 """One message compares so many accounts; the rest is a message of its own."""
@@ -30,7 +30,6 @@ _LAG_MIN: Final = timedelta(hours=1)
 _PERIODS_PER_LAG: Final = 3
 _ACTOR: Final = Actor("service:billing.drift_report")
 
-Flag = Annotated[bool, Field(strict=True)]
 ListLimit = Annotated[int, Field(strict=True, ge=1, le=1000)]
 
 
@@ -73,7 +72,7 @@ def compare(
 def drift_report(
     at: Moment | None = None,
     fix: Flag = False,  # noqa: FBT002 - a wire argument
-    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    scheduled: Flag = False,  # noqa: FBT002 - a wire argument
     after: Attribution | None = None,
 ) -> DriftAnswer | Skipped:
     """Compare each paying account's ledger, what was sent and what Stripe counted; fails where any is astray.

@@ -16,7 +16,7 @@ from usage_tasks.storage.plans import Plan
 from usage_tasks.tasks import checks
 from usage_tasks.tasks.jobs import DryRun, Skipped, check_failed, run_job, take_batches
 from usage_tasks.tasks.task import task
-from usage_tasks.wire.values import Moment
+from usage_tasks.wire.values import Flag, Moment
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +46,8 @@ class SyncAnswer:
 @task(name="billing.sync", time_limit=timedelta(minutes=4))
 def sync_billing(
     at: Moment | None = None,
-    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    scheduled: Flag = False,  # noqa: FBT002 - a wire argument
+    dry_run: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> SyncAnswer | Skipped | DryRun[Plan]:
     """Add a meter report for every paying account whose quantity changed, and have them sent."""
     rt = runtime()

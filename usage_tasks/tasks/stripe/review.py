@@ -22,22 +22,20 @@ from usage_tasks.storage.inbox import list_progress
 from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.stripe.events import EventId, have_applied
 from usage_tasks.tasks.task import task
-from usage_tasks.wire.values import ActorText, Moment
+from usage_tasks.wire.values import PRINTABLE, ActorText, Flag, Moment
 
 log = structlog.get_logger(__name__)
 
 BACKFILL_JOB: Final = "stripe.backfill_events"
 
 EventIds = Annotated[list[EventId], Field(min_length=1, max_length=REVIEW_MAX)]
-Reason = Annotated[
-    StrictStr, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f]*\S[^\x00-\x1f]*$")
-]
+Reason = Annotated[StrictStr, StringConstraints(min_length=1, max_length=500, pattern=r"\S"), PRINTABLE]
 
 
 @task(name=BACKFILL_JOB, time_limit=timedelta(minutes=4))
 def backfill_events(
     at: Moment | None = None,
-    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    scheduled: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> Backfilled | Skipped:
     """Store every event of Stripe's list that is not in the inbox, and have them applied.
 
@@ -81,8 +79,8 @@ def _report_missed(rt: Runtime) -> None:
 def replay_events(
     actor: ActorText,
     ids: EventIds | None = None,
-    all_parked: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-    dry_run: bool = True,  # noqa: FBT001, FBT002 - a wire argument
+    all_parked: Flag = False,  # noqa: FBT002 - a wire argument
+    dry_run: Flag = True,  # noqa: FBT002 - a wire argument
     at: Moment | None = None,
 ) -> Reviewed | DryRun[Reviewed]:
     """Have events applied anew: those named, of any state, or all that are parked. A dry run unless told otherwise."""
@@ -102,8 +100,8 @@ def drop_events(
     actor: ActorText,
     reason: Reason,
     ids: EventIds | None = None,
-    all_parked: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-    dry_run: bool = True,  # noqa: FBT001, FBT002 - a wire argument
+    all_parked: Flag = False,  # noqa: FBT002 - a wire argument
+    dry_run: Flag = True,  # noqa: FBT002 - a wire argument
     at: Moment | None = None,
 ) -> Reviewed | DryRun[Reviewed]:
     """Give up events that are parked or pending, with a reason. A dry run unless told otherwise."""

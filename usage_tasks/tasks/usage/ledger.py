@@ -14,7 +14,7 @@ from usage_tasks.tasks.jobs import BATCHES_MAX, DryRun, Skipped, check_failed, r
 from usage_tasks.tasks.task import task
 from usage_tasks.tasks.usage.quarantine import show_waiting
 from usage_tasks.telemetry.metrics import SNAPSHOT_RUNS, SNAPSHOT_WRITTEN_AT
-from usage_tasks.wire.values import Moment
+from usage_tasks.wire.values import Flag, Moment
 
 SnapshotOutcome = Literal["written", "failed", "skipped"]
 
@@ -46,8 +46,8 @@ class ReconcileAnswer:
 @task(name="usage.reconcile", time_limit=timedelta(minutes=4))
 def reconcile_usage(
     at: Moment | None = None,
-    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    scheduled: Flag = False,  # noqa: FBT002 - a wire argument
+    dry_run: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> ReconcileAnswer | Skipped | DryRun[post_usage.ReconcilePlan]:
     """Cap zombies, post every session that had stopped by `at`, announce limits, show balances in Redis."""
     rt = runtime()
@@ -136,8 +136,8 @@ class ResetAnswer:
 @task(name="usage.reset", time_limit=timedelta(minutes=4))
 def reset_usage(
     at: Moment | None = None,
-    scheduled: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    scheduled: Flag = False,  # noqa: FBT002 - a wire argument
+    dry_run: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> ResetAnswer | Skipped | DryRun[reset.ResetPlan]:
     """End every billing cycle on strategy other that is due at `at`; fails at the end if any account failed."""
     rt = runtime()

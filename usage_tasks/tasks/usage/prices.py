@@ -11,7 +11,7 @@ from usage_tasks.services.pricing import add_price
 from usage_tasks.services.pricing.add_price import PriceChange
 from usage_tasks.tasks.jobs import DryRun
 from usage_tasks.tasks.task import task
-from usage_tasks.wire.values import ActorText, MinimumText, Moment, Name, PriceText, RoundingSeconds
+from usage_tasks.wire.values import ActorText, Flag, MinimumText, Moment, Name, PriceText, RoundingSeconds
 
 
 @task(name="usage.add_price_version", time_limit=timedelta(minutes=4), needs=Role.ADMINISTRATOR)
@@ -22,7 +22,7 @@ def add_price_version(
     effective_from: Moment,
     minimum_credits: MinimumText | None = None,
     rounding_seconds: RoundingSeconds | None = None,
-    dry_run: bool = True,  # noqa: FBT001, FBT002 - a wire argument
+    dry_run: Flag = True,  # noqa: FBT002 - a wire argument
     at: Moment | None = None,
 ) -> PriceChange | DryRun[PriceChange]:
     """Add a price version; from a past instant it re-prices what is posted. A dry run unless `dry_run` is false.

@@ -17,13 +17,13 @@ from usage_tasks.storage.sessions.quarantine import QuarantinedReport, Selection
 from usage_tasks.tasks.jobs import BATCHES_MAX, DryRun
 from usage_tasks.tasks.task import task
 from usage_tasks.telemetry.metrics import QUARANTINED
-from usage_tasks.wire.values import ActorText, Moment
+from usage_tasks.wire.values import PRINTABLE, ActorText, Flag, Moment
 
 IDS_MAX: Final = 1_000
 
 ReportId = Annotated[str, StringConstraints(strict=True, pattern="^[0-9a-f]{64}$")]
 Ids = Annotated[list[ReportId], Field(min_length=1, max_length=IDS_MAX)]
-Words = Annotated[StrictStr, Field(min_length=1, max_length=1_000)]
+Words = Annotated[StrictStr, Field(min_length=1, max_length=1_000), PRINTABLE]
 
 
 @task(name="usage.release_quarantined", time_limit=timedelta(minutes=4), needs=Role.ADMINISTRATOR)
@@ -32,8 +32,8 @@ def release_quarantined(
     ids: Ids | None = None,
     field: Words | None = None,
     reason: Words | None = None,
-    everything: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-    dry_run: bool = True,  # noqa: FBT001, FBT002 - a wire argument
+    everything: Flag = False,  # noqa: FBT002 - a wire argument
+    dry_run: Flag = True,  # noqa: FBT002 - a wire argument
     at: Moment | None = None,
 ) -> ReleasedReports | DryRun[ReleasedReports]:
     """Take up refused reports as if they came now; what still fails stays, with the reason that holds now.
@@ -81,8 +81,8 @@ def drop_quarantined(
     ids: Ids | None = None,
     field: Words | None = None,
     reason: Words | None = None,
-    everything: bool = False,  # noqa: FBT001, FBT002 - a wire argument
-    dry_run: bool = True,  # noqa: FBT001, FBT002 - a wire argument
+    everything: Flag = False,  # noqa: FBT002 - a wire argument
+    dry_run: Flag = True,  # noqa: FBT002 - a wire argument
     at: Moment | None = None,
 ) -> Dropped | DryRun[Dropped]:
     """Remove refused reports for good, chosen as for a release. A dry run unless `dry_run` is false."""

@@ -13,11 +13,11 @@ from usage_tasks.services.ledger import report_usage as report
 from usage_tasks.services.ledger.report_usage import UsageReport
 from usage_tasks.storage.ledger.usage_report import Group
 from usage_tasks.tasks.task import NEVER, task
-from usage_tasks.wire.values import ActorText, Attribution, Moment
+from usage_tasks.wire.values import PRINTABLE, ActorText, Attribution, Moment
 
 _TOKEN_LENGTH_MAX = 4_000
 
-PageToken = Annotated[StrictStr, Field(max_length=_TOKEN_LENGTH_MAX)]
+PageToken = Annotated[StrictStr, Field(max_length=_TOKEN_LENGTH_MAX), PRINTABLE]
 GroupBy = Annotated[list[Group], Field(min_length=1, max_length=len(Group))]
 
 

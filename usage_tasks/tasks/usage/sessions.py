@@ -18,7 +18,7 @@ from usage_tasks.storage.sessions.zombies import Zombie
 from usage_tasks.tasks.jobs import DryRun
 from usage_tasks.tasks.task import task
 from usage_tasks.wire.session_reports import REPORTS_MAX, SNAPSHOT_MAX, RawReport, parse_reports
-from usage_tasks.wire.values import ActorText, Moment, Name, UuidText
+from usage_tasks.wire.values import ActorText, Flag, Moment, Name, UuidText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def report_running(
     instances: Annotated[list[RawReport], Field(max_length=SNAPSHOT_MAX)],
     actor: ActorText,
     at: Moment,
-    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    dry_run: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> SnapshotAnswer | DryRun[SnapshotPlan]:
     """Take up the full list of what ran in a source at an instant, which may not be left out; safe to send again.
 
@@ -150,7 +150,7 @@ def release_session(
     instance_id: UuidText,
     actor: ActorText,
     at: Moment | None = None,
-    dry_run: bool = False,  # noqa: FBT001, FBT002 - a wire argument
+    dry_run: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> ReleaseAnswer | DryRun[ReleaseAnswer]:
     """Let a capped session accrue again by its facts; it is not capped again for the same reason."""
     rt = runtime()
