@@ -94,7 +94,7 @@ def take_unknown_task(consumer: Any, message: Any, discard: Callable[[], None]) 
             return
     except RedisError as error:
         log.warning("message.not_kept", reason=str(error))
-        give_back = (log, consumer.connection_errors, True)
+        give_back = (log, (*consumer.connection_errors, RedisError), True)
         consumer.timer.call_after(_TRIED_AGAIN_AFTER_SECONDS, message.reject_log_error, give_back)
         return
     discard()
