@@ -59,9 +59,10 @@ def hold(mark: str, number: int, seconds: float) -> str:
 
 
 @task(name="maintenance.chaos_busy", time_limit=timedelta(minutes=1), retry=ONCE_MORE)
-def busy(mark: str) -> str:
-    """Find the world busy the first time."""
+def busy(mark: str, seconds: float = 0) -> str:
+    """Find the world busy the first time, after a while."""
     if runtime().redis.incr(mark) == 1:
+        time.sleep(seconds)
         raise RetryableError(mark)
     return mark
 

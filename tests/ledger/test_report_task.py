@@ -58,6 +58,25 @@ def test_pages_are_as_of_the_first_ones_instant(installation: Runtime) -> None:
         ask(group_by=["attribution_id", "day"], page_token=first["next_page_token"], at=START.isoformat())
 
 
+def test_a_caller_whose_clock_is_ahead_asks_for_each_page_with_the_same_arguments(real_rt: Runtime) -> None:
+    now = real_rt.now()
+    with real_rt.transaction() as connection:
+        record(connection, *(stopped_report(HOUR, attribution_id=team(name), started_at=now - DAY) for name in "ab"))
+    asked = {
+        "start": (now - 2 * DAY).isoformat(),
+        "end": now.isoformat(),
+        "group_by": ["attribution_id"],
+        "limit": 1,
+        "at": (now + HOUR / 30).isoformat(),
+    }
+    first = ask(**asked)
+    second = ask(**asked, page_token=first["next_page_token"])
+    assert (second["at"], second["next_page_token"]) == (first["at"], None)
+    assert len({row["attribution_id"] for row in (*first["rows"], *second["rows"])}) == 2
+    with pytest.raises(InvalidInputError, match="as of which the first page was"):
+        ask(**asked | {"at": (now + HOUR).isoformat()}, page_token=first["next_page_token"])
+
+
 def test_wrong_arguments_are_named(installation: Runtime) -> None:
     with pytest.raises(ArgumentsError, match="group_by"):
         ask(group_by=["month"])

@@ -188,6 +188,28 @@ def test_a_subscription_of_a_customer_that_was_replaced_is_asked_for_anew(bench:
     assert [one.customer for one in live] == [made]
 
 
+def other_price(bench: Bench) -> str:
+    """Make another price in Stripe, as for a configuration that changes; return its id."""
+    held = bench.world.v1.prices.retrieve(bench.world.price_by_currency["usd"])
+    recurring = {"interval": "month", "usage_type": "metered", "meter": bench.world.meter_id}
+    asked = {"currency": "usd", "unit_amount": 2, "product": held.product, "recurring": recurring}
+    return str(bench.world.v1.prices.create(asked).id)
+
+
+@pytest.mark.holds("stripe.lost-answer")
+def test_a_worker_that_was_overtaken_asks_for_no_second_subscription(bench: Bench) -> None:
+    """It stands still before its call; another one, with other prices, gives its key up and asks under a fresh one."""
+    bench.customer(ACCOUNT)
+    prices, made = {"usd": other_price(bench)}, []
+
+    def overtake() -> None:
+        made.append(insist(lambda: bench.subscription(ACCOUNT, prices=prices)))
+
+    found = bench.subscription(ACCOUNT, stripe=Wrapped(bench.stripe, before=overtake, only="get_customer"))
+    assert [found] == made
+    assert [one.id for one in bench.world.subscriptions()] == made
+
+
 def test_a_price_that_stripe_takes_no_more_is_replaced_by_the_one_that_is_configured(bench: Bench) -> None:
     bench.customer(ACCOUNT)
     old = bench.world.price_by_currency["usd"]
@@ -195,11 +217,7 @@ def test_a_price_that_stripe_takes_no_more_is_replaced_by_the_one_that_is_config
         world.store.put({**world.get("price", old), "active": False})
     with pytest.raises(PermanentError, match="active"):
         bench.subscription(ACCOUNT)
-    fresh = bench.world.v1.prices.retrieve(old)
-    recurring = {"interval": "month", "usage_type": "metered", "meter": bench.world.meter_id}
-    new = bench.world.v1.prices.create(
-        {"currency": "usd", "unit_amount": 2, "product": fresh.product, "recurring": recurring}
-    ).id
+    new = other_price(bench)
     insist(lambda: bench.subscription(ACCOUNT, prices={"usd": new}))
     (made,) = bench.world.subscriptions()
     assert made.items.data[0].price.id == new

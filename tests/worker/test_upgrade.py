@@ -105,5 +105,30 @@ def test_an_operator_sends_or_drops_what_waits(workers: Workers, rt: Runtime) ->
     assert list(listed()) == [ids["argument"]]
 
 
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ([[], {"mark": "odd"}, {}], {"expires": "soon"}),
+        ([[], {"mark": "odd"}, {}], {"expires": 5, "usage_waits_since": "yesterday", "usage_refused_by": 5}),
+        ("cut off", {}),
+    ],
+)
+def test_an_odd_message_holds_up_no_other(
+    workers: Workers, rt: Runtime, body: object, headers: dict[str, object]
+) -> None:
+    odd = {"task": "maintenance.added", "id": "odd", "ignore_result": True} | headers
+    with workers.sender.producer_or_acquire() as producer:
+        text = json.dumps(body).removesuffix('"')
+        queue = {"exchange": "", "routing_key": "maintenance"}
+        producer.publish(text, headers=odd, content_type="application/json", content_encoding="utf-8", **queue)
+    older = workers.start("older", "--concurrency=1", app=OLDER)
+    workers.send("maintenance.added", kwargs={"mark": "next"}, task_id="next", ignore_result=True)
+    wait_until(lambda: "next" in {each.task_id for each in list_waiting(workers.redis)})
+    assert older.poll() is None
+    workers.start("newer", "--concurrency=1", app=NEWER)
+    wait_until(lambda: workers.count("next done"))
+    wait_until(lambda: not count_waiting(workers.redis) and not rt.redis.hlen("usage:unacked"))
+
+
 def answer(workers: Workers, task_id: str) -> Any:
     return AsyncResult(task_id, app=workers.sender)

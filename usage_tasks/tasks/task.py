@@ -13,6 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 from celery import Task, shared_task, signals
+from celery.exceptions import Reject
 from pydantic import TypeAdapter, ValidationError, validate_call
 from pydantic_core import to_jsonable_python
 
@@ -175,8 +176,7 @@ def _run(
         if outcome == "exhausted":
             _set_aside_unnoticed(request, name, f"{request.retries + 1} attempts: {error}")
         forget_redeliveries(request)
-        wait = retry.countdown_seconds(request.retries, asked=error.retry_after)
-        raise self.retry(exc=error, countdown=wait, max_retries=retry.attempts_max, **_HIDDEN) from error
+        raise _try_again(self, error, retry) from error
     except InvariantError as error:
         _set_aside_unnoticed(request, name, str(error))
         raise
@@ -197,6 +197,19 @@ def _run(
     watch_clocks()
     structlog.contextvars.reset_contextvars(**bound)
     return summary
+
+
+def _try_again(task: "Task[Any, Any]", error: RetryableError, retry: Retry) -> BaseException:
+    """Send the next attempt, and return what ends this one.
+
+    Where the broker does not take it, Celery would drop the message: it goes back to its queue instead, or stays
+    unacknowledged if the broker takes nothing at all.
+    """
+    wait = retry.countdown_seconds(task.request.retries, asked=error.retry_after)
+    try:
+        return task.retry(exc=error, countdown=wait, max_retries=retry.attempts_max, **_HIDDEN)
+    except Reject:
+        return Reject("the broker does not take the next attempt", requeue=True)
 
 
 def _refuse(request: Any, name: str, error: PermanentError) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 from celery.exceptions import Ignore
-from kombu.exceptions import OperationalError
+from kombu.exceptions import DecodeError, OperationalError
 from redis.exceptions import RedisError
 
 from usage_tasks.coordination import waiting_messages
@@ -61,9 +61,9 @@ def keep_waiting(app: Any, message: Any, *, reason: str) -> bool:
         return False
     headers = content["headers"]
     arguments, named, _ = content["body"]
-    refused_by = [*headers.get(_REFUSED_BY, ()), *filter(None, [ARGUMENT_DIGESTS.get(headers["task"])])]
-    headers[_REFUSED_BY] = sorted(set(refused_by))
-    if _WAITS_SINCE not in headers:
+    refused_by = {*_texts(headers.get(_REFUSED_BY)), *filter(None, [ARGUMENT_DIGESTS.get(headers["task"])])}
+    headers[_REFUSED_BY] = sorted(refused_by)
+    if _instant(headers.get(_WAITS_SINCE)) is None:
         headers[_WAITS_SINCE] = _now().isoformat()
         log.warning("message.waits", task=headers["task"], task_id=headers["id"], reason=reason)
     waiting = WaitingMessage(
@@ -75,7 +75,7 @@ def keep_waiting(app: Any, message: Any, *, reason: str) -> bool:
         reason=reason,
         refused_by=headers[_REFUSED_BY],
         answer_awaited=not headers.get("ignore_result"),
-        expires=headers.get("expires"),
+        expires=headers.get("expires") if _instant(headers.get("expires")) else None,
         waits_since=headers[_WAITS_SINCE],
     )
     waiting_messages.keep_message(quick_redis(), waiting, content)
@@ -94,7 +94,7 @@ def take_unknown_task(consumer: Any, message: Any, discard: Callable[[], None]) 
             return
     except RedisError as error:
         log.warning("message.not_kept", reason=str(error))
-        give_back = (log, consumer.connection_errors, True)
+        give_back = (log, (*consumer.connection_errors, RedisError), True)
         consumer.timer.call_after(_TRIED_AGAIN_AFTER_SECONDS, message.reject_log_error, give_back)
         return
     discard()
@@ -139,12 +139,13 @@ def send_waiting(app: Any, entry: StoredEntry, *, last_round: bool = False) -> b
 
 def _decide(app: Any, entry: StoredEntry) -> None:
     waiting, now = entry.message, _now()
-    if waiting.expires is not None and _instant(waiting.expires) < now:
+    expires, waits_since = _instant(waiting.expires), _instant(waiting.waits_since)
+    if expires is not None and expires < now:
         waiting_messages.remove_message(quick_redis(), entry)
         log.info("message.expired", task=waiting.task, task_id=waiting.task_id)
         return
     known = waiting.task in app.tasks and ARGUMENT_DIGESTS.get(waiting.task, "") not in waiting.refused_by
-    answer_due = waiting.answer_awaited and _instant(waiting.waits_since) < now - ANSWER_AFTER
+    answer_due = waiting.answer_awaited and (waits_since is None or waits_since < now - ANSWER_AFTER)
     if (known or answer_due) and send_waiting(app, entry, last_round=not known):
         log.info("message.sent_again", task=waiting.task, task_id=waiting.task_id, last_round=not known)
 
@@ -154,7 +155,10 @@ def _content_of(app: Any, message: Any) -> dict[str, Any] | None:
     headers, queue = dict(message.headers), (message.delivery_info or {}).get("routing_key")
     if message.content_type != "application/json" or queue not in list_consumed_queues(app):
         return None
-    body = message.payload
+    try:
+        body = message.payload
+    except DecodeError:
+        return None
     if not (isinstance(body, list) and len(body) == len(("args", "kwargs", "embed"))):
         return None
     if not (isinstance(headers.get("id"), str) and isinstance(headers.get("task"), str)):
@@ -165,8 +169,17 @@ def _content_of(app: Any, message: Any) -> dict[str, Any] | None:
     return {"queue": queue, "headers": headers, "body": body, **sent}
 
 
-def _instant(text: str) -> datetime:
-    instant = datetime.fromisoformat(text)
+def _texts(header: Any) -> list[str]:
+    """Return the texts of a header that should be a list of them; whoever sends a message writes its headers."""
+    return [each for each in header if isinstance(each, str)] if isinstance(header, list) else []
+
+
+def _instant(header: Any) -> datetime | None:
+    """Return the instant of a header, or None if it has none: one odd message is not to end the work on all others."""
+    try:
+        instant = datetime.fromisoformat(header)
+    except (TypeError, ValueError):
+        return None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 

@@ -181,6 +181,8 @@ def _ask(
         raise InvalidInputError("attribution_id", reserved.attribution_id, allowed)
     with transaction() as connection:
         taxed = customers.decide_tax(connection, reserved, automatic_tax=payer.automatic_tax)
+    if taxed is None:
+        raise SpentKeyError(f"subscription of {reserved.attribution_id}: another worker went on", answered=True)
     try:
         return stripe.create_subscription(
             payer.customer_id,

@@ -147,14 +147,20 @@ def adopt_customer(connection: Connection, attribution_id: AttributionId, found:
     )
 
 
-def decide_tax(connection: Connection, row: SubscriptionRow, *, automatic_tax: bool) -> bool:
-    """Store what a subscription's call is about to be made with, unless that stands already; answer what stands."""
+def decide_tax(connection: Connection, row: SubscriptionRow, *, automatic_tax: bool) -> bool | None:
+    """Store what a subscription's call is about to be made with, unless that stands already; answer what stands.
+
+    None if the call is not to be made: its key is spent, or Stripe's answer is stored.
+    """
     statement = """
         UPDATE stripe_subscription SET automatic_tax = COALESCE(automatic_tax, :automatic_tax)
-        WHERE attribution_id = :account AND number = :number RETURNING automatic_tax
+        WHERE attribution_id = :account AND number = :number AND idempotency_key = :key
+            AND stripe_subscription_id IS NULL
+        RETURNING automatic_tax
     """
-    stands = fetch(connection, statement, account=row.attribution_id, number=row.number, automatic_tax=automatic_tax)
-    return bool(stands[0].automatic_tax)
+    named = {"account": row.attribution_id, "number": row.number, "key": row.idempotency_key}
+    stands = fetch(connection, statement, **named, automatic_tax=automatic_tax)
+    return bool(stands[0].automatic_tax) if stands else None
 
 
 def find_account(connection: Connection, customer_id: StripeCustomerId) -> AttributionId | None:

@@ -8,6 +8,7 @@ from pydantic import Field, StrictInt, StrictStr
 from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor, parse_attribution
 from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.instants import AHEAD_MAX
 from usage_tasks.runtime import runtime
 from usage_tasks.services.ledger import report_usage as report
 from usage_tasks.services.ledger.report_usage import UsageReport
@@ -40,7 +41,8 @@ def report_usage(
     """
     rt = runtime()
     place = None if page_token is None else report.parse_token(page_token)
-    if place is not None and at is not None and at != place.at:
+    # The first page was as of now where its caller's clock was ahead; the caller still asks for what it asked for then.
+    if place is not None and at is not None and not place.at <= at <= place.at + AHEAD_MAX:
         raise InvalidInputError(
             "at", at.isoformat(), f"{place.at.isoformat()}, as of which the first page was, or none"
         )
