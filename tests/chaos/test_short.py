@@ -39,7 +39,8 @@ def test_a_worker_with_nothing_to_do_but_ticks_ends_soon(world: World) -> None:
 
 
 def test_a_task_longer_than_the_grace_is_handed_on(world: World) -> None:
-    assert faults.terminated(world, nap=8).holds
+    # 7 s longer than the grace: on a busy machine its beginning is seen late.
+    assert faults.terminated(world, nap=12).holds
 
 
 def test_a_sample_of_the_quarter_comes_out_the_same_whoever_is_killed() -> None:

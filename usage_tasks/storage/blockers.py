@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Final
 
 import psycopg
 from sqlalchemy import Connection, Engine, exc, text
 
-POLL_SECONDS: Final = 0.2
+POLL: Final = timedelta(milliseconds=200)
 _SHOWN_MAX: Final = 5
 
 _SESSION: Final = """
@@ -52,7 +53,7 @@ def watched_blockers(engine: Engine, pid: int) -> Iterator[Blockers]:
     def watch() -> None:
         try:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                while not ended.wait(POLL_SECONDS):
+                while not ended.wait(POLL.total_seconds()):
                     blockers.look(connection, pid)
         except (exc.DBAPIError, psycopg.Error):  # the migration itself meets it too
             return

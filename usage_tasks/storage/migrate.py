@@ -29,7 +29,8 @@ LOCK_WAIT: Final = timedelta(seconds=1)
 PATIENCE: Final = timedelta(minutes=5)
 """The time for all attempts together without a migration that succeeds; then `migrate` ends, and may be run again."""
 
-_PAUSE_SECONDS_MAX: Final = 10
+_PAUSE: Final = timedelta(milliseconds=500)
+_PAUSE_MAX: Final = timedelta(seconds=10)
 _LOCK_KEY: Final = 7_305_211
 """Any number, the same everywhere: two migrations at once wait for one another."""
 _IN_THE_WAY: Final = frozenset({"55P03", "40P01"})
@@ -88,18 +89,18 @@ def _take_turn(lock: Connection, patience: timedelta) -> None:
             advice = "if that is no migration of yours, end it: SELECT pg_terminate_backend(pid)"
             raise RetryableError(f"migrate: the lock of migrations is held by {holders or 'nobody now'}; {advice}")
         log.warning("migrate.waits_for_turn", held_by=holders)
-        time.sleep(min(patience.total_seconds(), _PAUSE_SECONDS_MAX, 1))
+        time.sleep(min(patience.total_seconds(), 1))
 
 
 def _apply(engine: Engine, patience: timedelta) -> None:
-    began_at, pause_seconds, held = time.monotonic(), 0.5, None
+    began_at, pause, held = time.monotonic(), _PAUSE, None
     while True:
         with engine.connect() as connection:
             pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
             now = read_schema_version(connection).held
             connection.rollback()
             if now != held:  # some migrations succeeded: the next one gets the whole time
-                began_at, pause_seconds, held = time.monotonic(), 0.5, now
+                began_at, pause, held = time.monotonic(), _PAUSE, now
             with watched_blockers(engine, pid) as blockers:
                 try:
                     command.upgrade(alembic_config(connection), "head")
@@ -115,5 +116,5 @@ def _apply(engine: Engine, patience: timedelta) -> None:
             )
             raise RetryableError(f"{line}. The migrations before it are done: run usage-tasks migrate again")
         log.warning("migrate.waits", after=held, blocked_by=blockers.seen)
-        time.sleep(pause_seconds)
-        pause_seconds = min(2 * pause_seconds, _PAUSE_SECONDS_MAX)
+        time.sleep(pause.total_seconds())
+        pause = min(2 * pause, _PAUSE_MAX)

@@ -11,7 +11,7 @@ from datetime import timedelta
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 
 import structlog
 from sqlalchemy import Connection, text
@@ -146,12 +146,12 @@ def open_database(url: str) -> Database:
     return database
 
 
-def await_schema(url: str, *, sleep: Callable[[float], object] = time.sleep) -> None:
+def await_schema(url: str, *, sleep: Callable[[Any], object] = time.sleep) -> None:
     """Wait until the schema is not older than this version's code needs it; log a line every 10 seconds.
 
     A database that is away is not waited for: tasks try again by themselves. Raises SchemaNewerError.
     """
-    logged_at = float("-inf")
+    logged_at = time.monotonic() - REPEAT.total_seconds()
     while True:
         try:
             open_database(url).dispose()

@@ -8,6 +8,7 @@ docs/adr/0028 has the reasons and the figures.
 
 import time
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
@@ -15,16 +16,16 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.rows import Row
 
-ASK_AFTER_SECONDS: float = 5
+ASK_AFTER_SECONDS = 5
 """Silence before the server is asked, and between two questions while it works."""
-ASK_AGAIN_SECONDS: float = 1
+ASK_AGAIN_SECONDS = 1
 """The wait before the next question, after an answer other than that it works."""
 ANSWER_SECONDS_MAX: Final = 3
 """For the connection of a question, and again for its answer."""
-UNKNOWN_SECONDS_MAX: float = 270
+UNKNOWN_SECONDS_MAX = 270
 """Silence without any answer that the server works. Above the statement timeout: then the server has given up too."""
 
-_TICK_SECONDS: Final = 0.1
+_TICK: Final = timedelta(milliseconds=100).total_seconds()
 _BROKEN: Final = "08006"
 _NOT_OF_A_QUESTION: Final = frozenset({"options", "connect_timeout", "application_name", "target_session_attrs"})
 _ASK: Final = """
@@ -64,7 +65,7 @@ class WatchedConnection(psycopg.Connection[Row]):
         super().__init__(*arguments, **options)
         self._connected_at = time.monotonic()
 
-    def wait(self, gen: PQGen[Value], interval: float = _TICK_SECONDS, timeout: float | None = None) -> Value:
+    def wait(self, gen: PQGen[Value], interval: Any = _TICK, timeout: Any = None) -> Value:
         """Wait as psycopg does; raise if the connection turns out to lead nowhere."""
         silence = _Silence(self)
         return super().wait(_observed(gen, heard=silence.end, nothing=silence.check), interval, timeout)
@@ -143,7 +144,7 @@ class _Silence:
         else:
             self._suspected = True
 
-    def _give_up(self, now: float, why: str) -> None:
+    def _give_up(self, now: Any, why: str) -> None:
         self._connection.close()
         error = psycopg.OperationalError(f"no answer for {now - self._began_at:.0f} s: {why}")
         error.sqlstate = _BROKEN
@@ -153,7 +154,7 @@ class _Silence:
 class _Question(psycopg.Connection[Any]):
     """A short connection whose waits end after ANSWER_SECONDS_MAX."""
 
-    def wait(self, gen: PQGen[Value], interval: float = _TICK_SECONDS, timeout: float | None = None) -> Value:
+    def wait(self, gen: PQGen[Value], interval: Any = _TICK, timeout: Any = None) -> Value:
         return super().wait(gen, interval, ANSWER_SECONDS_MAX if timeout is None else timeout)
 
 
