@@ -10,6 +10,12 @@ ASK_AGAIN_SECONDS: Final = 5.0
 """The clock is read so often at most; between, this process's monotonic clock goes on."""
 
 
+def read_redis_clock(client: "redis.Redis") -> float:
+    """Return Unix seconds by Redis's clock. Raises RedisError where it is away."""
+    answer: Any = client.time()
+    return float(answer[0] + answer[1] / 1_000_000)
+
+
 class BrokerClock:
     """Unix seconds by Redis's clock; by this host's until Redis has answered once."""
 
@@ -24,8 +30,8 @@ class BrokerClock:
         if self._asked_at is None or now - self._asked_at >= ASK_AGAIN_SECONDS:
             self._asked_at = now
             try:
-                answer: Any = self._client().time()
+                shown = read_redis_clock(self._client())
             except redis.RedisError:
                 return time.monotonic() + self._ahead
-            self._ahead = answer[0] + answer[1] / 1_000_000 - time.monotonic()
+            self._ahead = shown - time.monotonic()
         return time.monotonic() + self._ahead

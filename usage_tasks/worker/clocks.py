@@ -1,10 +1,11 @@
 """Every process that runs tasks reads the clocks around it once a minute, after a task that was done."""
 
 import time
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import RedisError
 
+from usage_tasks.coordination.broker_clock import read_redis_clock
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.telemetry.clocks import CLOCKS
@@ -17,13 +18,7 @@ _watched_at = -EVERY_SECONDS
 def read_clocks(rt: Runtime) -> None:
     """Read the database's clock and Redis's. Raises RetryableError or RedisError where one of them is away."""
     CLOCKS.ask("database", lambda: rt.database.read_clock().timestamp())
-    CLOCKS.ask("redis", lambda: redis_seconds(rt))
-
-
-def redis_seconds(rt: Runtime) -> float:
-    """Return Unix seconds by Redis's clock. Raises RedisError where it is away."""
-    answer: Any = rt.redis.time()
-    return float(answer[0] + answer[1] / 1_000_000)
+    CLOCKS.ask("redis", lambda: read_redis_clock(rt.redis))
 
 
 def watch_clocks() -> None:

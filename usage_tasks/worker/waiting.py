@@ -15,6 +15,7 @@ from kombu.exceptions import DecodeError, OperationalError
 from redis.exceptions import RedisError
 
 from usage_tasks.coordination import waiting_messages
+from usage_tasks.coordination.broker_clock import read_redis_clock
 from usage_tasks.coordination.celery_internals.routing import list_consumed_queues
 from usage_tasks.coordination.waiting_messages import StoredEntry, WaitingMessage
 from usage_tasks.worker.poison import set_aside
@@ -185,5 +186,4 @@ def _instant(header: Any) -> datetime | None:
 
 def _now() -> datetime:
     """Return Redis's time: the workers that keep and send a message again need not agree about theirs."""
-    seconds, micros = quick_redis().time()
-    return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=micros)
+    return datetime.fromtimestamp(read_redis_clock(quick_redis()), UTC)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.commands import WRONG
 from usage_tasks.commands.operations.stripe_findings import look_at_stripe
+from usage_tasks.coordination.broker_clock import read_redis_clock
 from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.domain.schedules import JobStanding
 from usage_tasks.health import DIRECTORY_VARIABLE, check_heartbeats
@@ -31,7 +32,6 @@ from usage_tasks.storage.schema_version import read_schema_version
 from usage_tasks.tasks.checks import check_now
 from usage_tasks.telemetry.clocks import CLOCKS, STRIPE, Clocks
 from usage_tasks.telemetry.skew import find_wrong
-from usage_tasks.worker.clocks import redis_seconds
 
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
 
@@ -165,7 +165,7 @@ def _judge(job: JobStanding) -> Verdict:
 
 
 def _broker(rt: Runtime, clocks: Clocks) -> Iterator[DoctorFinding]:
-    clocks.ask("redis", lambda: redis_seconds(rt))
+    clocks.ask("redis", lambda: read_redis_clock(rt.redis))
     for name, wanted, why in (
         ("maxmemory-policy", "noeviction", "else messages vanish when memory is short"),
         ("appendonly", "yes", "else a restart loses every message"),

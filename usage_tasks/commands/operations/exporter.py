@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from usage_tasks.coordination.broker_clock import read_redis_clock
 from usage_tasks.coordination.celery_internals.queues import read_queues
 from usage_tasks.coordination.dead_letters import count_dead_letters
 from usage_tasks.coordination.waiting_messages import count_waiting
@@ -25,7 +26,6 @@ from usage_tasks.storage.operations import jobs
 from usage_tasks.storage.operations.backlog import read_backlog
 from usage_tasks.telemetry.clocks import CLOCKS
 from usage_tasks.telemetry.logs import configure_logging
-from usage_tasks.worker.clocks import redis_seconds
 
 QUEUES: Final = ("usage", "billing", "stripe", "directory", "maintenance", "server")
 
@@ -60,7 +60,7 @@ class BacklogCollector(Collector):
         CLOCKS.report()
 
     def _broker(self) -> Iterator[Metric]:
-        self._readings["redis"] = CLOCKS.ask("redis", lambda: redis_seconds(self._rt)).ahead
+        self._readings["redis"] = CLOCKS.ask("redis", lambda: read_redis_clock(self._rt.redis)).ahead
         depth = GaugeMetricFamily("usage_queue_depth_messages", "Messages that wait.", labels=["queue"])
         age = GaugeMetricFamily(
             "usage_queue_oldest_message_age_seconds", "Since the oldest message was sent; 0 of none.", labels=["queue"]

@@ -105,15 +105,15 @@ def create_stripe_subscription(
     With a confirmed hold its card becomes the customer's default first, and the hold is released.
     """
     rt = runtime()
-    account = parse_attribution(attribution_id)
+    account, who = parse_attribution(attribution_id), parse_actor(actor)
     if hold_payment_intent_id is not None:
         holds.use_hold(
             rt.transaction,
             rt.stripe,
             account.attribution_id,
             PaymentIntentId(hold_payment_intent_id),
-            at=rt.effective_instant(at, parse_actor(actor)),
-            actor=parse_actor(actor),
+            at=rt.effective_instant(at, who),
+            actor=who,
         )
     made = subscribe.create_subscription(
         rt.transaction,
@@ -122,7 +122,7 @@ def create_stripe_subscription(
         price_by_currency=_price_by_currency(rt, account.kind),
         spending_limit=spending_limit,
         limits=rt.spending_limits,
-        actor=parse_actor(actor),
+        actor=who,
     )
     return SubscriptionAnswer(stripe_subscription_id=made)
 
