@@ -63,7 +63,7 @@ class DemoOutcome:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """Answer the accounts in credit cents, the invoices of both sides and the counts."""
+        """Return the accounts in credit cents, the invoices of both sides and the counts."""
         return {
             "accounts": {
                 row["attribution_id"]: {column: int(row[column]) for column in row if column.endswith("_cents")}

@@ -1,4 +1,4 @@
-"""Who may do what with an account: roles, how the directory's facts make them, and what an act asks for.
+"""Access to accounts: the roles, how the directory's facts give them, and the role that each act needs.
 
 Source: docs/adr/0013; docs/semantics.md, Limits and access.
 """
@@ -14,14 +14,14 @@ from usage_tasks.domain.errors import PermanentError
 
 
 class TeamRole(StrEnum):
-    """What a user is in a team."""
+    """The role of a user in a team."""
 
     OWNER = "owner"
     MEMBER = "member"
 
 
 class Role(IntEnum):
-    """What an actor is to an account; each may do whatever those before it may."""
+    """The role of an actor towards an account. Each role includes the rights of the roles before it."""
 
     STRANGER = 0
     MEMBER = 1
@@ -44,7 +44,7 @@ class AccessError(PermanentError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """What the directory says of a user, and of what they are in one team; of an unknown user nothing is said."""
+    """The directory's facts about a user and their role in one team. For an unknown user every fact is empty."""
 
     administrator: bool = False
     deleted: bool = False
@@ -52,7 +52,7 @@ class Person:
 
 
 def user_of(actor: Actor) -> UUID | None:
-    """Answer the user who acts; None for a service."""
+    """Return the user who acts, or None for a service."""
     kind, _, name = actor.partition(":")
     return UUID(name) if kind == "user" else None
 
@@ -89,15 +89,19 @@ def check_role(actor: Actor, account: Account | None, role: Role, *, needed: Rol
 
 
 def whose_usage(actor: Actor, role: Role) -> UUID | None:
-    """Answer whose usage an actor who may read an account sees: a member their own; None is everybody's."""
+    """Return whose usage the actor sees in an account that they may read: a member's own, or None for everybody's."""
     return None if role >= Role.OWNER else user_of(actor)
 
 
 def needed_to_read_session(actor: Actor, user_id: UUID | None) -> Role:
-    """Answer who may read what one session cost, or, where it is nobody's session, another entry of an account."""
+    """Return the role needed to read the cost of one session, or of another entry if `user_id` is None."""
     return Role.MEMBER if user_id is not None and user_of(actor) == user_id else Role.OWNER
 
 
 def needed_to_set_cost_center(current: BillingStrategy, asked: BillingStrategy) -> Role:
-    """Answer who may change a cost center: what is given, on strategy other, is not for those who use it to set."""
+    """Return the role needed to change a cost center.
+
+    Owners may change only accounts billed by Stripe. On strategy `other` the limit is an allowance, so an administrator
+    sets it.
+    """
     return Role.OWNER if current is asked is BillingStrategy.STRIPE else Role.ADMINISTRATOR

@@ -1,4 +1,4 @@
-"""Who pays, and who acts."""
+"""Accounts, which pay, and actors, which act."""
 
 from dataclasses import dataclass
 from enum import StrEnum

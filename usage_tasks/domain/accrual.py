@@ -25,10 +25,10 @@ class Accrued:
 def accrued(
     started_at: datetime, ended_at: datetime | None, versions: Sequence[PriceVersion], *, until: datetime
 ) -> Accrued:
-    """Answer what a session would have come to, had it stopped at an instant; its own end where that is earlier.
+    """Return the price of a session if it had stopped at an instant, or at its own end if that is earlier.
 
-    Nothing up to its start; from there it never falls, and ends at the session's price. A minimum accrues with the
-    first second, a step as it begins. Raises ValueError where no version covers the start.
+    It is 0 up to the start, never falls after it, and ends at the session's price. A minimum accrues with the first
+    second, a step as it begins. Raises ValueError where no version covers the start.
     """
     rating = rate(started_at, until if ended_at is None else min(until, ended_at), versions)
     return Accrued(credit_cents=rating.credit_cents, seconds=rating.runtime_seconds)
@@ -37,7 +37,7 @@ def accrued(
 def split(
     started_at: datetime, ended_at: datetime | None, versions: Sequence[PriceVersion], cuts: Sequence[datetime]
 ) -> list[Accrued]:
-    """Answer a session's share of each part of time between two cuts that follow each other; `cuts` rise."""
+    """Return a session's share of each part of time between two neighbouring cuts. `cuts` are in rising order."""
     at_cuts = [accrued(started_at, ended_at, versions, until=cut) for cut in cuts]
     return [
         Accrued(

@@ -57,8 +57,8 @@ def claim_allowances(
 ) -> list[AllowanceClaim]:
     """Return the claims of teams that are opened together, in the order of users, then of teams.
 
-    None for a user who has claimed before, under an e-mail that was used for a claim, or under one that a user who has
-    claimed has now.
+    None for a user with an earlier claim, and for a user whose e-mail was used for a claim or belongs to a user with a
+    claim.
     """
     claimants = [(user, team) for team in teams if (user := find_claimant(team, users)) is not None]
     claimants.sort(key=lambda each: (each[0].user_id, each[1].attribution_id))

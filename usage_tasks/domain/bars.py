@@ -31,7 +31,7 @@ def judge_bar(
     """Return the bar of an account, or None. `disputes` are those of all accounts, `dunning` the account's own state.
 
     A blocked user is barred from their own account, whichever account the dispute is about. A settled dispute bars
-    nobody, even one that was lost: after that a person decides. A block comes before a suspension.
+    nobody, even if it was lost: after that a person decides. A block comes before a suspension.
     """
     user_id = account.entity_id if account.kind is AccountKind.USER else None
     for dispute in disputes:

@@ -18,7 +18,7 @@ SPENDING_LIMIT_MAX = 10**12
 
 
 class BillingStrategy(StrEnum):
-    """Who settles the balance: Stripe's invoices, or an allowance that covers it each cycle."""
+    """How the balance is settled: by Stripe's invoices, or by an allowance that covers it each cycle."""
 
     STRIPE = "stripe"
     OTHER = "other"
@@ -40,13 +40,13 @@ class CostCenter:
         return self.cycle.ends_at
 
     def is_due(self, at: datetime) -> bool:
-        """Tell whether the cycle has ended by `at` and an allowance, not Stripe, is to settle it."""
+        """Return True if the cycle has ended by `at` and an allowance, not Stripe, settles it."""
         return self.billing_strategy is BillingStrategy.OTHER and self.next_billing_at <= at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendingLimits:
-    """What a new account may use, in credits a cycle, and the least limit of a paying individual."""
+    """The spending limits of new accounts, in credits per cycle, and the minimum limit of a paying individual."""
 
     for_teams: int
     for_users: int
@@ -54,7 +54,7 @@ class SpendingLimits:
 
 
 def default_limit(account: Account, limits: SpendingLimits) -> int:
-    """Answer the limit, in credits, that a new account has."""
+    """Return the spending limit of a new account, in credits."""
     return limits.for_teams if account.kind is AccountKind.TEAM else limits.for_users
 
 
@@ -96,7 +96,7 @@ def switch_strategy(
 
 
 def covered_by_reset(balance: CreditCents, spending_limit: int) -> CreditCents:
-    """Tell how much of a balance the allowance of one cycle covers; the rest is carried over."""
+    """Return the part of a balance that the allowance of one cycle covers. The rest is carried over."""
     return CreditCents(max(0, min(balance, spending_limit * CENTS_PER_CREDIT)))
 
 

@@ -1,4 +1,4 @@
-"""What Stripe knows of a payer, as far as decisions need it: no name, no address, nothing of a card."""
+"""Stripe's data about a payer, as far as decisions need it: no name, no address, no card data."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from usage_tasks.domain.payments import StripeCustomerId, StripeSubscriptionId
 
 
 class TaxState(StrEnum):
-    """Whether Stripe can tell a customer's tax from where they are."""
+    """Whether Stripe can calculate a customer's tax from their location."""
 
     SUPPORTED = "supported"
     NOT_COLLECTING = "not_collecting"
@@ -20,7 +20,7 @@ class TaxState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscribedItem:
-    """What a subscription charges for; `meter_id` is None for what is not metered."""
+    """An item that a subscription charges for. `meter_id` is None if the item is not metered."""
 
     price_id: str
     meter_id: str | None
@@ -28,7 +28,7 @@ class SubscribedItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldSubscription:
-    """A subscription that is not over: whether its invoices tell tax, and what it charges for."""
+    """A subscription that is not over: whether its invoices include tax, and its items."""
 
     subscription_id: StripeSubscriptionId
     automatic_tax: bool
@@ -55,7 +55,7 @@ class StripeCustomer:
 
     @property
     def automatic_tax(self) -> bool:
-        """Whether the customer's subscriptions are to tell tax."""
+        """True if the invoices of the customer's subscriptions must include tax."""
         return self.tax_state is TaxState.SUPPORTED
 
 

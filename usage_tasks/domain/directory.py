@@ -1,4 +1,4 @@
-"""Users and teams as the platform tells them: each report is whole, the latest holds. Source: docs/adr/0013."""
+"""Users and teams as the platform reports them: each report is complete, the latest holds. Source: docs/adr/0013."""
 
 import hashlib
 import hmac
@@ -14,7 +14,7 @@ from uuid import UUID
 from usage_tasks.domain.access import TeamRole
 
 EmailDigest = NewType("EmailDigest", str)
-"""What is kept of an e-mail: equal for equal addresses, of no use to anybody without the installation's key."""
+"""The digest kept instead of an e-mail: equal for equal addresses, useless without the installation's key."""
 
 _PURPOSE: Final = b"usage-tasks e-mail 1\0"
 
@@ -31,7 +31,8 @@ class UserReport:
 
     @property
     def order(self) -> tuple[datetime, bool, bool, str]:
-        """Which of two reports holds: the later; of the same instant the one that allows less, whatever came first."""
+        """Sort key of reports: the greatest holds. It is the latest; at the same instant, the report that allows less.
+        """
         return self.observed_at, self.deleted, not self.administrator, self.email_digest or ""
 
 
@@ -45,7 +46,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeamReport:
-    """All members of a team at an instant; who is not in it is in the team no more."""
+    """All members of a team at an instant. A user whom it does not list has left the team."""
 
     team_id: UUID
     creator_user_id: UUID | None
@@ -54,7 +55,7 @@ class TeamReport:
 
     @property
     def digest(self) -> str:
-        """Stands for what is told, in whatever order: it orders reports of the same instant."""
+        """Digest of the reported members, independent of their order. It orders reports of the same instant."""
         members = sorted((str(each.user_id), each.role.value) for each in self.members)
         hashed = json.dumps([None if self.creator_user_id is None else str(self.creator_user_id), members])
         return hashlib.sha256(hashed.encode()).hexdigest()
@@ -99,5 +100,5 @@ def normalise_email(email: str) -> str:
 
 
 def digest_email(email: str, key: bytes) -> EmailDigest:
-    """Answer the HMAC-SHA256 of an address under the installation's key, in hexadecimal."""
+    """Return the HMAC-SHA256 of an address under the installation's key, in hexadecimal."""
     return EmailDigest(hmac.new(key, _PURPOSE + normalise_email(email).encode(), hashlib.sha256).hexdigest())

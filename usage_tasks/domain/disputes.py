@@ -30,10 +30,10 @@ class DisputeStatus(StrEnum):
 SETTLED: Final = frozenset(
     {DisputeStatus.WARNING_CLOSED, DisputeStatus.PREVENTED, DisputeStatus.WON, DisputeStatus.LOST}
 )
-"""What is settled stays as it is, whatever an older event says."""
+"""Final states: an older event does not change them."""
 
 FORGIVING: Final = SETTLED - {DisputeStatus.LOST}
-"""A dispute that ended so blocks nobody; one that was lost blocks until a person decides otherwise."""
+"""A dispute that ended in one of these states blocks nobody. A lost dispute blocks until a person decides otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Dispute:
 
 
 def parse_status(text: str) -> DisputeStatus:
-    """Read a status; raise PermanentError for one that nobody has thought about yet."""
+    """Return the status. Raises PermanentError for a status that this version does not know."""
     try:
         return DisputeStatus(text)
     except ValueError as error:
@@ -63,5 +63,5 @@ def follow(known: DisputeStatus | None, seen: DisputeStatus) -> DisputeStatus:
 
 
 def blocks(status: DisputeStatus) -> bool:
-    """Tell whether a dispute that stands so blocks who is responsible for it."""
+    """Return True if a dispute of this status blocks the responsible users."""
     return status not in FORGIVING

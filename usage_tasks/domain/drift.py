@@ -1,4 +1,4 @@
-"""Does Stripe's meter say what we sent, and did we send what the ledger says? Three numbers an account, in credits."""
+"""Drift: per account, compare the ledger's credits, the credits that we sent, and the count of Stripe's meter."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,14 +13,14 @@ _MINUTE: Final = timedelta(minutes=1)
 
 
 class DriftKind(StrEnum):
-    """What differs."""
+    """The two numbers that differ."""
 
     METER = "meter"
-    """Stripe's meter says other than what we sent and Stripe took."""
+    """The count of Stripe's meter differs from the quantity that we sent and Stripe accepted."""
     UNREADABLE = "unreadable"
-    """Stripe would not say what its meter counted for this customer."""
+    """Stripe did not return the count of its meter for this customer."""
     UNREPORTED = "unreported"
-    """The ledger has said other than what we sent for longer than a sync takes to come round."""
+    """The ledger has differed from the quantity that we sent for longer than one round of the sync takes."""
     PARKED = "parked"
     """The account gets no reports until somebody releases it."""
     UNBILLABLE = "unbillable"
@@ -29,11 +29,11 @@ class DriftKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterStanding:
-    """What is known of a paying account: its latest report that Stripe has had time to count, and what came after it.
+    """A paying account: its latest report that Stripe has had time to count, and the reports after it.
 
     Without such a report in the cycle, `as_of` and `identifier` are None and `quantity` is 0. `next_as_of` is the next
     report, sent or not, which the meter must not be asked beyond. `latest`: nothing is sent or to be sent after it.
-    `ending`: Stripe has ended its subscription, and its last invoice is waited for; nothing more is told.
+    `ending`: Stripe has ended its subscription and the last invoice is awaited; nothing more is reported.
     """
 
     attribution_id: AttributionId
@@ -51,7 +51,7 @@ class MeterStanding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """An account that is astray: the ledger's quantity, what was told, and Stripe's (None: it was not asked)."""
+    """An account with drift: the ledger's quantity, the reported one, and Stripe's (None if Stripe was not asked)."""
 
     attribution_id: AttributionId
     kind: DriftKind
@@ -62,11 +62,11 @@ class Drift:
 
 
 def window_of(standing: MeterStanding, *, at: datetime) -> tuple[datetime, datetime] | None:
-    """The whole minutes in which the meter's last value is the standing's quantity; None where there are none yet.
+    """Return the whole minutes in which the meter's last value is the standing's quantity, or None before the first.
 
-    From the report's own minute, in which it is the last, to the minute of the next one. Before the first report of a
-    cycle the meter must be silent: from its first whole minute, for the closing report of the cycle before is dated
-    within the one that is cut.
+    The window begins with the report's own minute, in which it is the last, and ends with the minute of the next
+    report. Before the first report of a cycle the meter must be silent, from the cycle's first whole minute on: the
+    closing report of the previous cycle is dated within the minute that the border cuts.
     """
     start = _ceil(standing.cycle_started_at) if standing.as_of is None else _floor(standing.as_of)
     end = _floor(at if standing.next_as_of is None else min(at, standing.next_as_of))

@@ -25,7 +25,7 @@ _TERM: Final = re.compile(r"(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?P<unit
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read a duration as Go's time.ParseDuration does; ValueError says what is wrong with it."""
+    """Return a duration, read as Go's time.ParseDuration reads it. Raises ValueError with the reason."""
     if len(text) > _TEXT_LENGTH_MAX:
         raise ValueError(f"a duration has at most {_TEXT_LENGTH_MAX} characters, this one has {len(text)}")
     negative = text.startswith("-")

@@ -1,4 +1,4 @@
-"""Three kinds of failure, told apart by what may be done about them."""
+"""Three kinds of failure, distinguished by the right reaction to them."""
 
 from datetime import datetime, timedelta
 
@@ -8,7 +8,7 @@ class UsageError(Exception):
 
 
 class RetryableError(UsageError):
-    """The world is busy: the same call may succeed later, `retry_after` at the earliest where it said so."""
+    """A passing failure: the same call may succeed later, after `retry_after` at the earliest if it is given."""
 
     def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(message)
@@ -45,15 +45,16 @@ class TooEarlyError(RetryableError):
 
 
 class PermanentError(UsageError):
-    """This input can never succeed: park it, tell somebody, go on with the others."""
+    """This input can never succeed: park it, alert a person, and go on with the others."""
 
 
 class NotFoundError(PermanentError):
-    """What was asked for is not there."""
+    """The requested object does not exist."""
 
 
 class DeclinedError(PermanentError):
-    """A payer's bank said no. An answer, not a failure: somebody must be told, nothing is to be repaired."""
+    """A payer's bank declined. This is an answer and no failure: the payer must hear of it, and nothing needs repair.
+    """
 
     def __init__(self, message: str, decline_code: str | None = None) -> None:
         super().__init__(message)
@@ -92,7 +93,7 @@ class AccessDeniedError(PermanentError):
 
 
 class MisconfiguredError(PermanentError):
-    """The settings and what they name don't fit; the message says each thing that must be otherwise."""
+    """The settings do not fit the objects that they name. The message lists every correction."""
 
 
 class InvalidInputError(PermanentError):

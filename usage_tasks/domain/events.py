@@ -1,4 +1,4 @@
-"""Events of Stripe's, as far as they say what happened to which object."""
+"""Stripe's events: the object that changed, and how."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.rating import SECOND, PriceVersion, rate
 
 LOOK_AHEAD_MAX = timedelta(days=3_653)
-"""What is further off than ten years is never."""
+"""An exhaustion more than ten years ahead counts as never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,10 @@ class Accrual:
 def find_exhaustion(
     accruals: Sequence[Accrual], *, balance: CreditCents, limit_cents: int, at: datetime, before: datetime
 ) -> datetime | None:
-    """Answer the earliest whole second from `at` on, and before `before`, at which the balance is at the limit.
+    """Return the earliest whole second from `at` on, and before `before`, at which the balance is at the limit.
 
-    `balance` is the live one at `at`. None where what runs does not get there in time; a balance that has reached
-    the limit already is there in the first whole second.
+    `balance` is the live one at `at`. None if the running sessions do not reach it in time. A balance that has
+    reached the limit already gives the first whole second.
     """
     first = ceil_second(at)
     if balance >= limit_cents:
@@ -51,12 +51,12 @@ def find_exhaustion(
 
 
 def ceil_second(at: datetime) -> datetime:
-    """Answer an instant, or the first whole second after it."""
+    """Return an instant that is a whole second, or the first whole second after it."""
     return at if at.microsecond == 0 else at.replace(microsecond=0) + SECOND
 
 
 def first_at_least(target: int, rising: Callable[[int], int], *, last: int) -> int | None:
-    """Answer the least n from 0 to `last` with rising(n) >= target, for a function that never falls; None if none.
+    """Return the least n from 0 to `last` with rising(n) >= target, for a function that never falls, or None.
 
     Costs are nearly straight lines: each round looks on both sides of where a line would cross, then in the middle,
     so that a straight one takes few looks and a bent one no more than a few times those of halving.

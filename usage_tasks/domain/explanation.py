@@ -1,6 +1,6 @@
 """Why an entry or a session costs what it does: the numbers, and the same numbers in words.
 
-The words are made from the explanation's own fields and from nothing else, so that they cannot say anything other.
+The words are made from the explanation's own fields and from nothing else, so numbers and words always agree.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class ExplainedEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFacts:
-    """What is known of a session now. `ended_at` is None while it runs; it is final once `stopped_at` is known."""
+    """The known facts of a session. `ended_at` is None while it runs, and final once `stopped_at` is known."""
 
     instance_id: UUID
     attribution_id: AttributionId

@@ -28,7 +28,8 @@ class LapseReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantTerms:
-    """What was granted. Priority 0 burns first; without `expires_at` it lasts; without a cap all of it rolls over."""
+    """The terms of a grant. Priority 0 burns first; without `expires_at` it lasts; without a cap all of it rolls over.
+    """
 
     attribution_id: AttributionId
     key: str
@@ -56,7 +57,8 @@ class OpenGrant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burn:
-    """What one settlement did to one grant: cents that paid usage, cents that lapsed and why, cents that are left."""
+    """The effect of one settlement on one grant: cents that paid usage, cents that lapsed and why, cents that are left.
+    """
 
     grant: OpenGrant
     burnt_cents: CreditCents
@@ -69,7 +71,7 @@ class Burn:
 class Settlement:
     """An instant at which an account's grants pay for good what is open.
 
-    `told_until` bounds what Stripe was told of ended periods: that is billed and not the grants' to pay.
+    `told_until` bounds the usage of ended periods that was reported to Stripe: Stripe bills it, so no grant pays it.
     """
 
     attribution_id: AttributionId
@@ -92,7 +94,7 @@ def check_terms(terms: GrantTerms, *, at: datetime) -> None:
 
 
 def next_settlement(current: CostCenter, grants: Iterable[OpenGrant], *, by: datetime) -> Settlement | None:
-    """Tell what is due next for an account: the end of an unpaid cycle or a grant's expiry; None by an instant.
+    """Return the next settlement due at or before `by`, or None: the end of an unpaid cycle, or a grant's expiry.
 
     Where both fall on one instant they are one settlement.
     """
@@ -129,7 +131,7 @@ def settle(grants: Iterable[OpenGrant], open_cents: int, *, at: datetime, ends_c
 
 
 def pay_now(grants: Iterable[OpenGrant], open_cents: int, *, at: datetime) -> list[Burn]:
-    """Tell what each grant in force would pay of what is open, were it settled now."""
+    """Return the part of the open usage that each grant in force would pay if it were settled now."""
     in_force = [
         replace(each, burnt_at=())
         for each in grants

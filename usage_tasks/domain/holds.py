@@ -20,7 +20,7 @@ _OVER: Final = frozenset({"canceled", "succeeded"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """A hold as Stripe has it now. What a browser or a bank is shown is kept out of texts about it."""
+    """A hold as Stripe has it now. Secrets for the browser and words of the bank are kept out of its text form."""
 
     payment_intent_id: PaymentIntentId
     customer_id: StripeCustomerId | None
@@ -28,7 +28,7 @@ class Hold:
     client_secret: str = field(repr=False)
     payment_method_id: str | None = field(repr=False)
     decline_code: str | None = None
-    """Why the bank said no to the latest attempt, where it did."""
+    """The bank's reason for declining the latest attempt, if it declined."""
 
     @property
     def is_confirmed(self) -> bool:

@@ -1,6 +1,7 @@
-"""What an invoice means to the ledger: booked, given up, paid after all, voided, replaced. Source: docs/adr/0015.
+"""The effect of an invoice on the ledger: booked, given up, paid after all, voided, replaced. Source: docs/adr/0015.
 
-The entries follow from where the invoice stands, not from which event told it: any order of events books the same.
+The entries follow from the state of the invoice, not from the event that brought it: any order of events books the
+same.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from usage_tasks.domain.payments import InvoiceStatus, StripeInvoiceId, StripeSu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownInvoice:
-    """What is stored of an invoice: the furthest that it was ever seen, and the credits that it bills.
+    """The stored facts of an invoice: the furthest state in which it was seen, and the credits that it bills.
 
-    `credited_cents` are those of them that its credit notes, as they stand, take off.
+    `credited_cents` is the part of these credits that its present credit notes take off.
     """
 
     attribution_id: AttributionId
@@ -35,7 +36,7 @@ class KnownInvoice:
 
     @property
     def left_cents(self) -> int:
-        """What the invoice bills beside its credit notes."""
+        """The credits that the invoice bills after its credit notes."""
         return self.credit_cents - self.credited_cents
 
     @property
@@ -59,9 +60,10 @@ class Movement:
 
 
 def movements(known: KnownInvoice) -> Sequence[Movement]:
-    """Tell which entries the ledger holds of an invoice that stands as it does; none of a draft.
+    """Return the entries that the ledger holds of an invoice in its present state; none of a draft.
 
-    A reversal takes what its credit notes leave by then; what those become later is theirs (domain/reversals.py).
+    A reversal takes the credits that its credit notes leave at that time. Later changes of the notes have entries of
+    their own (domain/reversals.py).
     """
     if known.finalized_at is None:
         return ()

@@ -11,7 +11,7 @@ from uuid import UUID
 
 
 class EntryKind(StrEnum):
-    """What moved the balance."""
+    """The kind of an entry: the cause of a change of the balance."""
 
     SESSION = "session"  # a final session
     ADJUSTMENT = "adjustment"  # the difference after a final session's facts were corrected
@@ -54,7 +54,7 @@ def kinds_of(contra: Contra) -> tuple[EntryKind, ...]:
 USAGE_KINDS = kinds_of(Contra.USED)
 
 SETTLING_KINDS = (EntryKind.INVOICE, EntryKind.RESET, EntryKind.UPGRADE, EntryKind.GRANT_BURN)
-"""What pays or waives usage that was open; a note is given whatever is open."""
+"""The kinds that pay or waive open usage. A credit note is given even if nothing is open."""
 
 
 class KeyPrefix(StrEnum):

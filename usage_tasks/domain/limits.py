@@ -28,7 +28,7 @@ class LimitState(StrEnum):
 
 
 class Crossing(StrEnum):
-    """What is announced of an account's balance: that it rose to a level."""
+    """An announced event of an account's balance: it rose to a level."""
 
     THRESHOLD = "threshold"  # some percent of the limit, for people to be warned
     LIMIT = "limit"  # all of the limit
@@ -86,17 +86,17 @@ def limit_state(balance: CreditCents, spending_limit: int) -> LimitState:
 
 
 def limit_cents(spending_limit: int) -> int:
-    """Answer a limit of credits in cents."""
+    """Return a limit of credits in cents."""
     return spending_limit * CENTS_PER_CREDIT
 
 
 def remaining_cents(balance: CreditCents, spending_limit: int) -> int:
-    """Answer what is left up to a limit, in cents; negative beyond it."""
+    """Return the cents left up to a limit, negative beyond it."""
     return limit_cents(spending_limit) - balance
 
 
 def hard_limit_cents(spending_limit: int, grace: HardLimitGrace) -> int:
-    """Answer the balance, in cents, from which on nothing may start; exact, for a percent of a credit is a cent."""
+    """Return the balance, in cents, from which on nothing may start. It is exact: one percent of a credit is a cent."""
     return limit_cents(spending_limit + grace.credits) + spending_limit * grace.percent
 
 
@@ -139,7 +139,7 @@ def judge(balance: CreditCents, spending_limit: int, grace: HardLimitGrace) -> E
 
 
 def check_thresholds(thresholds: Sequence[int]) -> tuple[int, ...]:
-    """Answer thresholds in rising order, each once; raise InvalidInputError for what is not allowed."""
+    """Return the thresholds in rising order, each once. Raises InvalidInputError for a value that is not allowed."""
     if len(thresholds) > THRESHOLDS_MAX or not all(0 < each <= THRESHOLD_PERCENT_MAX for each in thresholds):
         allowed = f"at most {THRESHOLDS_MAX} whole percents from 1 to {THRESHOLD_PERCENT_MAX}"
         raise InvalidInputError("thresholds", list(thresholds), allowed)

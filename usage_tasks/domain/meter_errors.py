@@ -1,4 +1,4 @@
-"""What to do with a meter event that Stripe took and could not count.
+"""The reaction to a meter event that Stripe accepted and could not count.
 
 Source of the codes: https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api#handle-meter-event-errors
 """
@@ -18,11 +18,12 @@ _TOO_LATE: Final = "timestamp_too_far_in_past"
 
 
 class MeterErrorVerdict(StrEnum):
-    """What becomes of a report whose event failed."""
+    """The next state of a report whose event failed."""
 
     SEND_ANEW = "send_anew"
     DROP = "drop"
-    """Its period is over and billed without it: what it said is open in the ledger, and the next report tells it."""
+    """Its period is over and billed without it. Its usage is still open in the ledger, and the next report includes it.
+    """
     PARK = "park"
 
 

@@ -47,9 +47,9 @@ class MeterReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeteredAccount:
-    """What decides about an account's report as of an instant `at`.
+    """The facts that decide about an account's report as of an instant `at`.
 
-    `cycle` is the first one whose invoice is not booked; the balance is that of `at`. `subscribed`: a subscription is
+    `cycle` is the first cycle whose invoice is not booked; the balance is that of `at`. `subscribed`: a subscription is
     open that Stripe has made, and `stripe_ended_at` is the end that Stripe gave it, if any. `latest_invoice_at` is the
     latest effective time of an invoice in the ledger.
     """
@@ -67,7 +67,7 @@ class MeteredAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """Of the period that an instant lies in: the quantity by the ledger, and the last one that was reported."""
+    """The quantities of the period that holds an instant: by the ledger, and as last reported."""
 
     ledger: int
     reported: int
@@ -85,7 +85,7 @@ class NewReport:
 
 
 def unbooked_periods(cycle: Cycle, *, as_of: datetime) -> list[Cycle]:
-    """List the billing months from an account's cycle to the one that `as_of` lies in; none before the cycle."""
+    """List the billing months from an account's cycle to the month that holds `as_of`; none before the cycle."""
     periods = []
     while cycle.started_at <= as_of:
         periods.append(cycle)

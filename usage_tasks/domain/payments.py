@@ -1,4 +1,4 @@
-"""What the system knows of Stripe, in its own words: customers, subscriptions, invoices, meter reports."""
+"""Stripe's objects in the words of this system: customers, subscriptions, invoices, meter reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ CURRENCIES = ("eur", "usd")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCustomer:
-    """What Stripe is told of an account that begins to pay."""
+    """The data sent to Stripe for an account that begins to pay."""
 
     attribution_id: AttributionId
     email: str
@@ -63,7 +63,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsagePrice:
-    """By what a price charges. `meter_id` is None for one that is not metered."""
+    """The charging model of a price. `meter_id` is None if the price is not metered."""
 
     price_id: str
     active: bool
@@ -85,7 +85,7 @@ class MeterErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterErrorReport:
-    """What a meter complained of, about the events that it took in [starts_at, ends_at)."""
+    """The errors that a meter reported about the events that it received in [starts_at, ends_at)."""
 
     event_id: str
     starts_at: datetime
@@ -118,7 +118,7 @@ class InvoiceStatus(StrEnum):
 
 
 class StripeOperation(StrEnum):
-    """What an operator may ask of Stripe."""
+    """An operation in Stripe that an operator may request."""
 
     FINALIZE_INVOICE = "finalize_invoice"
     CANCEL_SUBSCRIPTION = "cancel_subscription"
@@ -126,7 +126,7 @@ class StripeOperation(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amounts:
-    """What an invoice comes to, in minor units of its currency."""
+    """The amounts of an invoice, in minor units of its currency."""
 
     currency: str
     total: int
@@ -162,9 +162,9 @@ class Invoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedInvoice:
-    """As much of an invoice as a list shows that matters: whether it is to be fetched.
+    """The fields of a listed invoice that decide whether it must be fetched.
 
-    The status is as Stripe wrote it: one that nobody knows fails when the invoice is fetched, not the whole list.
+    The status is the text from Stripe: an unknown status fails when the invoice is fetched, not the whole list.
     `attempts` counts the attempts to collect it.
     """
 
@@ -187,7 +187,7 @@ class InvoicePage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionStanding:
-    """A subscription as Stripe had it at `fetched_at`; one that has ended never comes back."""
+    """A subscription as Stripe had it at `fetched_at`. An ended subscription never comes back."""
 
     subscription_id: StripeSubscriptionId
     customer_id: StripeCustomerId

@@ -1,4 +1,4 @@
-"""What a price version may be, and how one that is asked for fits among those that stand."""
+"""The rules of a price version, and how a requested version fits among the existing ones."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class AskedPrice:
 
 
 def parse_amount(text: str, *, largest: Decimal, fractional_digits_max: int) -> Decimal:
-    """Read a decimal such as `0.5`, exactly; raise ValueError that says what is allowed."""
+    """Return a decimal such as `0.5`, exactly. Raises ValueError with the allowed form."""
     found = _AMOUNT.fullmatch(text)
     if not found or len(found["fraction"] or "") > fractional_digits_max or Decimal(text) > largest:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a session costs: seconds under each price in force, added exactly, rounded once.
+"""The price of a session: seconds under each price in force, added exactly, rounded once.
 
 The same rule stands once more as set-based SQL in storage/pricing/rating_sql.py; a property test holds the two equal.
 Source: docs/adr/0001-money-and-rating.md; steps and minimums docs/adr/0009-price-rules.md.
@@ -18,7 +18,7 @@ _HALF_SECOND = timedelta(milliseconds=500)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeRule:
-    """What a class charges beside its price: at least so much, and time in steps that are charged whole."""
+    """The rules of a class beside its price: a minimum charge, and steps of time that are charged whole."""
 
     minimum_cents: CreditCents
     rounding_seconds: int
@@ -47,7 +47,7 @@ class RatedSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rating:
-    """What a session costs, and why. `runtime_seconds` ran; the spans' seconds, rounded up to steps, are charged."""
+    """The price of a session, with its parts. `runtime_seconds` ran; the seconds of `spans`, in whole steps, count."""
 
     runtime_seconds: int
     rule: ChargeRule
@@ -65,7 +65,7 @@ class Rating:
 
     @property
     def credit_cents(self) -> CreditCents:
-        """What is charged: at least the minimum as soon as a second ran."""
+        """The charge: at least the minimum as soon as a second ran."""
         return max(self.metered_cents, self.rule.minimum_cents) if self.runtime_seconds else CreditCents(0)
 
 
@@ -80,7 +80,7 @@ def elapsed_seconds(started_at: datetime, until: datetime) -> int:
 
 
 def rate(started_at: datetime, ended_at: datetime, versions: Sequence[PriceVersion]) -> Rating:
-    """Rate a session by its class's versions, in rising order; the first instant's version says step and minimum.
+    """Rate a session by its class's versions, in rising order. The version at the start gives step and minimum.
 
     Where the price changed the runtime is cut. Each edge is rounded as an elapsed time from the start, so that no
     second is lost or counted twice, then up to a whole step: a step is charged at the price in force as it begins.

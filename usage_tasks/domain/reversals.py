@@ -19,12 +19,12 @@ FORGIVEN_KIND: Final = EntryKind.WRITE_OFF
 
 _HALF: Final = Fraction(1, 2)
 _REFUND_STEPS: Final = {"pending": 0, "requires_action": 1, "succeeded": 2, "failed": 3, "canceled": 3}
-"""A refund that succeeded may still come back; one that failed or was canceled is over."""
+"""Final states of a refund. A succeeded refund may still come back, so it is not final."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditedLine:
-    """One line of a credit note; `invoice_line_id` is None for one that is of no line of the invoice."""
+    """One line of a credit note. `invoice_line_id` is None if it belongs to no line of the invoice."""
 
     invoice_line_id: str | None
     amount: int
@@ -78,9 +78,9 @@ def _share(amount: int, line: InvoiceLine) -> Fraction:
 
 
 def is_refund_news(known: str | None, reported: str) -> bool:
-    """Tell whether a refund has gone on since it was last looked at: a look may be older than the last one.
+    """Return True if a refund has moved on since the last look; a look may be older than the stored one.
 
-    Raises PermanentError for a status that nobody has thought about yet.
+    Raises PermanentError for a status that this version does not know.
     """
     if reported not in _REFUND_STEPS:
         raise PermanentError(f"refund: status {reported!r} is not allowed: {', '.join(_REFUND_STEPS)}")

@@ -14,7 +14,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def due_slot(at: datetime, period: timedelta) -> datetime:
-    """Answer the latest due time at an instant: whole periods since 1970."""
+    """Return the latest due time at an instant: whole periods since 1970."""
     return at - (at - _EPOCH) % period
 
 
@@ -36,9 +36,9 @@ class LastRuns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStanding:
-    """How a job stands: outcome is "never", "running", "done" or "failed"; lag is how long a due time has waited.
+    """The state of a job: outcome is "never", "running", "done" or "failed"; lag is how long a due time has waited.
 
-    A slot of the future is one that a run took under a clock that was ahead. It does not count as done.
+    A slot of the future was taken by a run under a clock that was ahead. It does not count as done.
     """
 
     job: str
@@ -56,7 +56,7 @@ class JobStanding:
 
 
 def judge_job(job: str, period: timedelta | None, last: LastRuns | None, *, at: datetime) -> JobStanding:
-    """Tell how a job stands at an instant. One that is switched off is never late."""
+    """Return the state of a job at an instant. A job that is switched off is never late."""
     lag = timedelta(0) if period is None else _lag(period, last, at=at)
     future_slot = last.future_slot if last else None
     last = last if last and last.attempts else None

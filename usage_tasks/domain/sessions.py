@@ -1,4 +1,4 @@
-"""What a platform reports of a session, and why a report is refused."""
+"""A platform's report of a session, and the reasons to refuse it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ class SessionReport:
     """The facts of one session as seen at `observed_at`; of two reports the one observed later holds.
 
     `index` is the report's place in its batch. `stopping_at` ends what is billed, `stopped_at` makes it final.
-    `source` names the cluster or region that runs it, where the sender says so.
+    `source` names the cluster or region that runs it, if the sender gives it.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""What Stripe says of an event, of an object in a list, and of an invoice that does not exist yet."""
+"""Stripe's facts about an event, about an object in a list, and about an invoice that does not exist yet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from usage_tasks.domain.payments import InvoiceLine, StripeCustomerId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFacts:
-    """An event, as far as its object does not say it. `changed` names the fields that an update changed.
+    """The facts of an event that its object does not have. `changed` names the fields that an update changed.
 
     `alert_id` and `value` are of an alert that was triggered.
     """

@@ -76,7 +76,7 @@ class Simulator:
         self.store.close()
 
     def answer(self, request: Request) -> Reply:
-        """Answer a request to the API; errors are replies too."""
+        """Return a request to the API; errors are replies too."""
         request_id = f"req_{secrets.token_hex(7)}"
         headers = (("Request-Id", request_id), ("Stripe-Version", API_VERSION))
         try:

@@ -18,7 +18,7 @@ PORT_MAX: Final = 65_535
 
 
 def serve_as_configured(environ: Mapping[str, str] = os.environ, *, forks: bool = False) -> None:
-    """Answer Prometheus at USAGE_METRICS_ADDRESS (127.0.0.1) and USAGE_METRICS_PORT; without a port do nothing.
+    """Return Prometheus at USAGE_METRICS_ADDRESS (127.0.0.1) and USAGE_METRICS_PORT; without a port do nothing.
 
     With `forks` child processes do the work: without PROMETHEUS_MULTIPROC_DIR they are not counted. What is wrong is a
     line of the log: a process that cannot show its metrics does its work all the same.
@@ -42,7 +42,7 @@ def serve_as_configured(environ: Mapping[str, str] = os.environ, *, forks: bool 
 
 
 def serve_metrics(port: int, address: str = ADDRESS) -> None:
-    """Answer Prometheus on a port, for this process and, in multiprocess mode, its children. Raises OSError."""
+    """Return Prometheus on a port, for this process and, in multiprocess mode, its children. Raises OSError."""
     registry = REGISTRY
     if MULTIPROC_VARIABLE in os.environ:
         registry = CollectorRegistry()

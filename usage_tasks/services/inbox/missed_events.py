@@ -100,7 +100,7 @@ def look_at_objects(
 
 
 def _read_page(transaction: Transaction, stripe: StripeGateway, name: str, *, at: datetime) -> tuple[LookedAt, bool]:
-    """Read one page of a list; a page and the place of the walk are one transaction. Tell whether it was the last."""
+    """Read one page of a list; a page and the place of the walk are one transaction. Return True if it was the last."""
     with transaction() as connection:
         walk = list_progress.get_walk(connection, name)
     if walk.since is None or walk.until is None:

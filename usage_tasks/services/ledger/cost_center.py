@@ -48,7 +48,7 @@ def open_accounts(
 def get_cost_center(
     connection: Connection, account: Account, *, limits: SpendingLimits, at: datetime, actor: Actor
 ) -> CostCenter:
-    """Answer an account's cost center at `at`: opened if unknown, due resets and expiries of grants applied first."""
+    """Return an account's cost center at `at`: opened if unknown, due resets and expiries of grants applied first."""
     open_accounts(connection, [account.attribution_id], limits=limits, at=at, actor=actor)
     reset_account(connection, account.attribution_id, at=at, actor=actor)
     return cost_centers.get_current(connection, account.attribution_id)

@@ -44,7 +44,7 @@ class UsagePage:
 
 
 def get_standing(connection: Connection, account: Account, *, at: datetime) -> BalanceStanding:
-    """Answer an account's live balance at `at`, drafts included, beside its current limit."""
+    """Return an account's live balance at `at`, drafts included, beside its current limit."""
     current = cost_centers.get_current(connection, account.attribution_id)
     balance = balances.get_balance(connection, account.attribution_id, at=at)
     return BalanceStanding(

@@ -27,7 +27,7 @@ def report_quantities(connection: Connection, *, at: datetime, only: Attribution
 
 
 def plan_quantities(connection: Connection, *, at: datetime) -> Plan:
-    """Answer the meter reports that `report_quantities` would add; nothing is written."""
+    """Return the meter reports that `report_quantities` would add; nothing is written."""
     at = at.replace(microsecond=0)
     return decide.plan_changes(connection, at=at, as_of=at)
 

@@ -160,7 +160,7 @@ def _list_owed(
 
 
 def _is_overdue(before: Owed, now: Owed) -> bool:
-    """Tell whether something was owed already, nothing was told since, and it is owed still."""
+    """Return True if something was owed already, nothing was told since, and it is owed still."""
     return before.ledger != before.told and now.ledger != now.told and now.told == before.told
 
 

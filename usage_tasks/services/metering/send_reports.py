@@ -246,7 +246,7 @@ class _Run:
         return self._parked_in_a_row + 1 if outcome is ReportOutcome.PARKED else 0
 
     def is_over(self) -> bool:
-        """Tell whether no more may be claimed."""
+        """Return True if no more may be claimed."""
         return self._halted is not None or self._has_more()
 
     def _has_more(self) -> bool:

@@ -12,7 +12,7 @@ from usage_tasks.storage.operations import jobs
 def list_job_standings(
     connection: Connection, schedules: Mapping[str, timedelta | None], *, at: datetime
 ) -> Sequence[JobStanding]:
-    """Answer the standing of each job that has a schedule, or could have one."""
+    """Return the standing of each job that has a schedule, or could have one."""
     last = jobs.list_last_runs(connection, list(schedules), until=at + SLOT_AHEAD_MAX)
     return [judge_job(job, period, last.get(job), at=at) for job, period in schedules.items()]
 

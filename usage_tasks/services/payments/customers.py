@@ -19,7 +19,7 @@ from usage_tasks.stripe_gateway.protocol import StripeGateway
 def get_customer(
     transaction: Transaction, stripe: StripeGateway, account: AttributionId, *, at: datetime, actor: Actor
 ) -> StripeCustomer:
-    """Answer an account's customer as Stripe has it now: by the id that is stored, else by a search, which stores it.
+    """Return an account's customer as Stripe has it now: by the id that is stored, else by a search, which stores it.
 
     Raises InvalidInputError where neither knows one.
     """
@@ -122,7 +122,7 @@ def get_price_information(
     price_by_currency: dict[str, str],
     currency: str | None,
 ) -> PriceInformation:
-    """Answer the price an account pays, or would pay: in its customer's currency, else in the one asked for.
+    """Return the price an account pays, or would pay: in its customer's currency, else in the one asked for.
 
     Raises InvalidInputError for a currency without a configured price, or without any currency to go by.
     """

@@ -45,7 +45,7 @@ class ReleasedHolds:
 def create_hold(
     transaction: Transaction, stripe: StripeGateway, account: AttributionId, *, at: datetime, actor: Actor
 ) -> Hold:
-    """Answer an account's open hold, asked for now where there is none; the payer confirms it in their browser.
+    """Return an account's open hold, asked for now where there is none; the payer confirms it in their browser.
 
     Raises InvalidInputError for an account without a customer.
     """

@@ -25,7 +25,7 @@ def leave_if_settled(
     """Close a subscription that Stripe has ended and whose last invoice is booked; its account is on other then.
 
     The caller holds the account's cost center. The account leaves as of the end, or of its last invoice where that
-    came later, whenever this is found out; what is open then is for grants and the allowance. Tell whether it left.
+    came later, whenever this is found out; what is open then is for grants and the allowance. Return True if it left.
     """
     known = subscriptions.find_subscription(connection, subscription_id)
     if known is None or known.stripe_ended_at is None or known.ended_at is not None:

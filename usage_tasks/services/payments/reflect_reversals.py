@@ -95,7 +95,7 @@ def _append(connection: Connection, booked: Entry, known: KnownInvoice, note: Cr
 def _append_pairs(
     connection: Connection, booked: Entry, known: KnownInvoice, note: CreditNote, cents: int, *, voided: bool
 ) -> bool:
-    """Append what the invoice bills less, and what is forgiven, as of its own instant; tell whether that is new.
+    """Append what the invoice bills less, and what is forgiven, as of its own instant; return True if that is new.
 
     Where the invoice is reversed already, both are taken off its reversal, so that together they stay what it bills.
     """

@@ -34,7 +34,7 @@ class Chunk:
     odd: dict[int, OddRow]
 
     def report(self, line: int) -> object:
-        """Answer a row as a task would get it."""
+        """Return a row as a task would get it."""
         return self.odd[line].row if line in self.odd else as_report(bulk_copy.COLUMNS, self.plain[line])
 
 

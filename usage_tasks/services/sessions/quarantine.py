@@ -165,7 +165,7 @@ def _read(held: QuarantinedReport, *, at: datetime) -> SessionReport | Rejection
 
 
 def _content(held: QuarantinedReport) -> object:
-    """Answer a report as it was sent, without the line that a file's row is kept with.
+    """Return a report as it was sent, without the line that a file's row is kept with.
 
     What does not say when it was seen was seen when it was sent, not now.
     """

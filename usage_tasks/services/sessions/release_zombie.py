@@ -30,7 +30,7 @@ def release_session(connection: Connection, instance_id: UUID, *, at: datetime, 
 
 
 def plan_release(connection: Connection, instance_id: UUID) -> Zombie | None:
-    """Answer the cap that `release_session` would lift."""
+    """Return the cap that `release_session` would lift."""
     with rehearsal(connection):
         return _lock(connection, instance_id)[1]
 

@@ -92,7 +92,7 @@ def _take_up(
     limits: SpendingLimits,
     actor: Actor,
 ) -> tuple[RecordedBatch, bool]:
-    """Merge what a snapshot lists and renew what it lists in vain; tell whether each row says whose session it is."""
+    """Merge what a snapshot lists and renew what it lists in vain; return True if each row says whose session it is."""
     source_snapshots.lock_source(connection, snapshot.source)
     recorded = record_reports(
         connection,

@@ -26,7 +26,7 @@ class InboxEvent:
 
 
 def store_event(connection: Connection, event: EventNotice) -> bool:
-    """Store an event unless it stands already; tell whether it is new."""
+    """Store an event unless it stands already; return True if it is new."""
     return store_events(connection, [event], source=EventSource.WEBHOOK) == 1
 
 
@@ -52,7 +52,7 @@ def store_events(connection: Connection, events: Sequence[EventNotice], *, sourc
 
 
 def find_latest(connection: Connection) -> datetime | None:
-    """Answer when the newest event that is known was made."""
+    """Return when the newest event that is known was made."""
     latest: datetime | None = fetch_one(connection, "SELECT max(created_at) AS latest FROM stripe_event").latest
     return latest
 
@@ -76,7 +76,7 @@ def claim_events(connection: Connection, *, limit: int, lease: timedelta) -> Seq
 
 
 def mark_applied(connection: Connection, event_id: str, *, outcome: str) -> bool:
-    """Settle an event, in the transaction of its effect; tell whether this call was the first to."""
+    """Settle an event, in the transaction of its effect; return True if this call was the first to."""
     return (
         execute(
             connection,

@@ -30,7 +30,7 @@ def get_walk(connection: Connection, name: str) -> Walk:
 
 
 def put_walk(connection: Connection, name: str, walk: Walk, *, expected: Walk) -> bool:
-    """Store how far a walk has come, unless another run has moved it meanwhile; tell whether it was stored."""
+    """Store how far a walk has come, unless another run has moved it meanwhile; return True if it was stored."""
     statement = """
         UPDATE stripe_walk SET since = :since, until = :until, cursor = :cursor, failed_since = :failed_since,
                                changed_at = clock_timestamp()

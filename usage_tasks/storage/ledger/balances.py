@@ -116,7 +116,7 @@ def list_gross_balances(
 def list_balances(
     connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
 ) -> Mapping[AttributionId, CreditCents]:
-    """Answer the balance of each account at its own instant, after grants; one that nobody knows has 0.
+    """Return the balance of each account at its own instant, after grants; one that nobody knows has 0.
 
     A grant that has expired pays nothing until it is settled: whoever asks lets that be done first.
     """
@@ -131,5 +131,5 @@ def _fetch(
 
 
 def get_balance(connection: Connection, attribution_id: AttributionId, *, at: datetime) -> CreditCents:
-    """Answer one account's balance at an instant, in credit cents, drafts and grants included."""
+    """Return one account's balance at an instant, in credit cents, drafts and grants included."""
     return CreditCents(fetch_one(connection, _BALANCE, account=attribution_id, at=at).credit_cents)

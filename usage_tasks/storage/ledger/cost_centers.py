@@ -66,14 +66,14 @@ def set_first_limit(connection: Connection, opened: Sequence[AttributionId], *, 
 
 
 def find_current(connection: Connection, attribution_id: AttributionId) -> CostCenter | None:
-    """Answer an account's current version; None for an account that nobody opened."""
+    """Return an account's current version; None for an account that nobody opened."""
     statement = f"SELECT {_COLUMNS} FROM cost_center WHERE attribution_id = :account AND superseded_at IS NULL"
     rows = fetch(connection, statement, account=attribution_id)
     return _cost_center(rows[0]) if rows else None
 
 
 def get_current(connection: Connection, attribution_id: AttributionId) -> CostCenter:
-    """Answer an account's current version; raise InvalidInputError for an account that nobody opened."""
+    """Return an account's current version; raise InvalidInputError for an account that nobody opened."""
     found = find_current(connection, attribution_id)
     if found is None:
         raise InvalidInputError("attribution_id", attribution_id, "an account that has been opened")
@@ -81,7 +81,7 @@ def get_current(connection: Connection, attribution_id: AttributionId) -> CostCe
 
 
 def lock_current(connection: Connection, attribution_id: AttributionId) -> CostCenter:
-    """Answer an account's current version and keep others from changing it until the transaction ends.
+    """Return an account's current version and keep others from changing it until the transaction ends.
 
     Raises StaleVersionError where it changes faster than it can be locked.
     """
@@ -97,7 +97,7 @@ def lock_current(connection: Connection, attribution_id: AttributionId) -> CostC
 
 
 def find_latest_limit(connection: Connection, attribution_id: AttributionId, strategy: BillingStrategy) -> int | None:
-    """Answer the limit, in credits, of the last version that was on a strategy; None where none ever was."""
+    """Return the limit, in credits, of the last version that was on a strategy; None where none ever was."""
     statement = """
         SELECT spending_limit FROM cost_center WHERE attribution_id = :account AND billing_strategy = :strategy
         ORDER BY version DESC LIMIT 1

@@ -54,14 +54,14 @@ def append_entries(connection: Connection, entries: Sequence[Entry]) -> int:
 
 
 def find_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry | None:
-    """Answer the entry that stands under a key; None where none does."""
+    """Return the entry that stands under a key; None where none does."""
     statement = f"SELECT {_COLUMNS}, user_id FROM ledger_entry WHERE attribution_id = :account AND key = :key"
     rows = fetch(connection, statement, account=attribution_id, key=key)
     return Entry(**{**rows[0]._mapping, "kind": EntryKind(rows[0].kind)}) if rows else None
 
 
 def get_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry:
-    """Answer the entry that stands under a key. Raises InvariantError where none does."""
+    """Return the entry that stands under a key. Raises InvariantError where none does."""
     entry = find_entry(connection, attribution_id, key)
     if entry is None:
         raise InvariantError(f"ledger: {attribution_id} has no entry {key!r}")
@@ -69,7 +69,7 @@ def get_entry(connection: Connection, attribution_id: AttributionId, key: str) -
 
 
 def has_entry_since(connection: Connection, attribution_id: AttributionId, kind: EntryKind, *, since: datetime) -> bool:
-    """Tell whether an account has an entry of a kind that took effect after an instant."""
+    """Return True if an account has an entry of a kind that took effect after an instant."""
     statement = """
         SELECT EXISTS (
             SELECT 1 FROM ledger_entry WHERE attribution_id = :account AND effective_at > :since AND kind = :kind
@@ -81,7 +81,7 @@ def has_entry_since(connection: Connection, attribution_id: AttributionId, kind:
 def list_latest_settled(
     connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
 ) -> Mapping[AttributionId, datetime]:
-    """Answer when the last entry that settled usage took effect, by account, where that is after an instant."""
+    """Return when the last entry that settled usage took effect, by account, where that is after an instant."""
     statement = f"""
         SELECT a.attribution_id, max(e.effective_at) AS effective_at
         FROM unnest(CAST(:accounts AS text[]), CAST(:instants AS timestamptz[])) AS a(attribution_id, at)

@@ -60,7 +60,7 @@ def list_session_entries(connection: Connection, facts: SessionFacts, *, at: dat
 def find_entry(
     connection: Connection, attribution_id: AttributionId, key: str
 ) -> tuple[ExplainedEntry, UUID | None] | None:
-    """Answer an entry and, where it is usage, the session that it is of; None for a key that does not stand."""
+    """Return an entry and, where it is usage, the session that it is of; None for a key that does not stand."""
     statement = f"""
         SELECT {_ENTRY}, instance_id FROM ledger_entry WHERE attribution_id = :account AND key = :key
     """
@@ -71,7 +71,7 @@ def find_entry(
 def find_limit_of_ended_cycle(
     connection: Connection, attribution_id: AttributionId, *, ended_at: datetime
 ) -> int | None:
-    """Answer the limit, in credits, that an account had on strategy other as its cycle ended at an instant."""
+    """Return the limit, in credits, that an account had on strategy other as its cycle ended at an instant."""
     statement = """
         SELECT spending_limit FROM cost_center
         WHERE attribution_id = :account AND billing_strategy = 'other' AND next_billing_at = :ended_at

@@ -49,7 +49,7 @@ class HeldGrant:
 
 
 def find_grant(connection: Connection, attribution_id: AttributionId, key: str) -> HeldGrant | None:
-    """Answer the grant of a caller's key; None where there is none."""
+    """Return the grant of a caller's key; None where there is none."""
     statement = f"SELECT number, {_TERMS} FROM credit_grant WHERE attribution_id = :account AND key = :key"
     rows = fetch(connection, statement, account=attribution_id, key=key)
     return _held(rows[0]) if rows else None
@@ -91,7 +91,7 @@ def list_open(connection: Connection, accounts: Sequence[AttributionId]) -> Mapp
 
 
 def has_expired(connection: Connection, attribution_id: AttributionId, *, at: datetime) -> bool:
-    """Tell whether a grant of an account has expired by an instant and is not settled."""
+    """Return True if a grant of an account has expired by an instant and is not settled."""
     statement = """
         SELECT EXISTS (
             SELECT 1 FROM credit_grant WHERE attribution_id = :account AND expires_at <= :at AND closed_at IS NULL

@@ -95,5 +95,5 @@ def post_stopped(connection: Connection, *, at: datetime, limit: int) -> Posted:
 
 
 def plan_stopped(connection: Connection, *, at: datetime) -> Plan:
-    """Answer every entry that `post_stopped` would append, those of sessions in other workers' hands included."""
+    """Return every entry that `post_stopped` would append, those of sessions in other workers' hands included."""
     return run_plan(connection, _PLAN, at=at)

@@ -69,7 +69,7 @@ def summarize(
     at: datetime,
     of_user: UUID | None,
 ) -> tuple[int, int]:
-    """Answer the credit cents used in [start, end), by one user if given, and how many entries; drafts included."""
+    """Return the credit cents used in [start, end), by one user if given, and how many entries; drafts included."""
     sums = "SELECT COALESCE(sum(credit_cents), 0)::bigint AS cents, count(*) AS entries FROM line"
     statement = _lines(of_user=of_user) + sums
     row = fetch_one(connection, statement, account=account, start=start, end=end, at=at, of_user=of_user)

@@ -99,6 +99,6 @@ def list_standings(
 
 
 def changes_from(connection: Connection, *, overlap: timedelta) -> datetime:
-    """Answer since when changes may not have been seen by a reader who reads now: the longest transaction ago."""
+    """Return since when changes may not have been seen by a reader who reads now: the longest transaction ago."""
     moment: datetime = fetch_one(connection, "SELECT clock_timestamp() - :overlap AS at", overlap=overlap).at
     return moment

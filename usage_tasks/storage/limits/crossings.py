@@ -132,7 +132,7 @@ def _parameters(policy: LimitPolicy) -> dict[str, object]:
 
 
 def find_thresholds(connection: Connection, attribution_id: AttributionId) -> tuple[int, ...] | None:
-    """Answer an account's own thresholds, in percent; None where it has the installation's."""
+    """Return an account's own thresholds, in percent; None where it has the installation's."""
     statement = "SELECT thresholds FROM limit_thresholds WHERE attribution_id = :account FOR UPDATE"
     rows = fetch(connection, statement, account=attribution_id)
     return tuple(rows[0].thresholds) if rows else None

@@ -159,7 +159,7 @@ def report_changes(
 
 
 def plan_changes(connection: Connection, *, at: datetime, as_of: datetime) -> Plan:
-    """Answer the reports that `report_changes` would add."""
+    """Return the reports that `report_changes` would add."""
     return run_plan(connection, _PLAN, at=at, as_of=as_of, closing=False, only=None)
 
 

@@ -84,7 +84,7 @@ _DUE = f"""
 
 
 def is_any_due(connection: Connection) -> bool:
-    """Tell whether there is a report to be sent now."""
+    """Return True if there is a report to be sent now."""
     return bool(fetch_one(connection, f"SELECT EXISTS (SELECT 1 FROM meter_report r WHERE {_DUE}) AS due").due)
 
 
@@ -311,7 +311,7 @@ def _lock_open(connection: Connection, accounts: Sequence[AttributionId]) -> Non
 
 
 def send_anew(connection: Connection, report: SentReport, *, after: timedelta, reason: str) -> bool:
-    """Let a report be sent once more, as another one to Stripe; tell whether it is still as it was found.
+    """Let a report be sent once more, as another one to Stripe; return True if it is still as it was found.
 
     One that is in flight keeps its claim: nobody else calls for its account until that ends.
     """

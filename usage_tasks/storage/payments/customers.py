@@ -117,7 +117,7 @@ def find_customer(connection: Connection, attribution_id: AttributionId) -> Cust
 
 
 def is_unanswered(connection: Connection, attribution_id: AttributionId, *, longer_than: timedelta) -> bool:
-    """Tell whether a customer was asked for that long ago, and what Stripe answered was never stored."""
+    """Return True if a customer was asked for that long ago, and what Stripe answered was never stored."""
     statement = """
         SELECT 1 FROM stripe_customer WHERE attribution_id = :account AND stripe_customer_id IS NULL
             AND created_at < clock_timestamp() - CAST(:age AS interval)
@@ -126,7 +126,7 @@ def is_unanswered(connection: Connection, attribution_id: AttributionId, *, long
 
 
 def adopt_customer(connection: Connection, attribution_id: AttributionId, found: StripeCustomer) -> bool:
-    """Store a customer that was found in Stripe, unless another one stands; tell whether this call did."""
+    """Store a customer that was found in Stripe, unless another one stands; return True if this call did."""
     statement = f"""
         INSERT INTO stripe_customer AS held
             (attribution_id, stripe_customer_id, currency, billing_creator_user_id, idempotency_key)
@@ -191,7 +191,7 @@ def list_customers(connection: Connection, *, after: str, limit: int) -> Sequenc
 
 
 def complete_customer(connection: Connection, attribution_id: AttributionId, customer_id: StripeCustomerId) -> bool:
-    """Store the id that Stripe gave; tell whether this call was the first to."""
+    """Store the id that Stripe gave; return True if this call was the first to."""
     statement = """
         UPDATE stripe_customer SET stripe_customer_id = :customer
         WHERE attribution_id = :account AND stripe_customer_id IS NULL
@@ -240,7 +240,7 @@ def renew_subscription(connection: Connection, row: SubscriptionRow, *, price_id
 
 
 def find_open_subscription(connection: Connection, attribution_id: AttributionId) -> SubscriptionRow | None:
-    """Answer an account's open subscription, which Stripe may not have answered for yet."""
+    """Return an account's open subscription, which Stripe may not have answered for yet."""
     rows = fetch(
         connection,
         """
@@ -253,7 +253,7 @@ def find_open_subscription(connection: Connection, attribution_id: AttributionId
 
 
 def complete_subscription(connection: Connection, row: SubscriptionRow, subscription_id: StripeSubscriptionId) -> bool:
-    """Store the id that Stripe gave; tell whether this call was the first to."""
+    """Store the id that Stripe gave; return True if this call was the first to."""
     statement = """
         UPDATE stripe_subscription SET stripe_subscription_id = :subscription
         WHERE attribution_id = :account AND number = :number AND stripe_subscription_id IS NULL

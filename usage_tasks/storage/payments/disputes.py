@@ -85,7 +85,7 @@ def list_blocked_by_others(connection: Connection, dispute_id: DisputeId) -> fro
 
 
 def is_blocked_by_others(connection: Connection, attribution_id: AttributionId, dispute_id: DisputeId) -> bool:
-    """Tell whether another dispute blocks an account as a whole."""
+    """Return True if another dispute blocks an account as a whole."""
     statement = f"""
         SELECT 1 FROM stripe_dispute WHERE attribution_id = :account AND stripe_dispute_id <> :dispute
             AND blocked_account AND status NOT IN ({sql_list(FORGIVING)}) LIMIT 1
@@ -111,7 +111,7 @@ def put_refund(
     replaces: str | None,
     at: datetime,
 ) -> bool:
-    """Store how a refund stands in the place of what stood; tell whether nobody else did so meanwhile."""
+    """Store how a refund stands in the place of what stood; return True if nobody else did so meanwhile."""
     statement = """
         INSERT INTO stripe_refund AS held
             (attribution_id, stripe_refund_id, status, amount, currency, stripe_invoice_id, created_at, changed_at)

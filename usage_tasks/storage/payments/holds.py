@@ -67,7 +67,7 @@ def reserve_hold(connection: Connection, attribution_id: AttributionId, *, relea
 def find_hold(
     connection: Connection, attribution_id: AttributionId, payment_intent_id: PaymentIntentId
 ) -> HoldRow | None:
-    """Answer an account's hold of an id, released or not."""
+    """Return an account's hold of an id, released or not."""
     statement = f"""
         SELECT {_HOLD} FROM payment_hold h JOIN stripe_customer c USING (attribution_id)
         WHERE h.attribution_id = :account AND h.stripe_payment_intent_id = :intent
@@ -77,7 +77,7 @@ def find_hold(
 
 
 def complete_hold(connection: Connection, hold: HoldRow, payment_intent_id: PaymentIntentId) -> bool:
-    """Store the id that Stripe gave; tell whether this call was the first to."""
+    """Store the id that Stripe gave; return True if this call was the first to."""
     statement = """
         UPDATE payment_hold SET stripe_payment_intent_id = :intent
         WHERE attribution_id = :account AND number = :number AND stripe_payment_intent_id IS NULL
@@ -86,7 +86,7 @@ def complete_hold(connection: Connection, hold: HoldRow, payment_intent_id: Paym
 
 
 def mark_confirmed(connection: Connection, hold: HoldRow, *, at: datetime) -> bool:
-    """Store that the card was good for it; tell whether this call was the first to."""
+    """Store that the card was good for it; return True if this call was the first to."""
     statement = """
         UPDATE payment_hold SET confirmed_at = :at
         WHERE attribution_id = :account AND number = :number AND confirmed_at IS NULL
@@ -95,7 +95,7 @@ def mark_confirmed(connection: Connection, hold: HoldRow, *, at: datetime) -> bo
 
 
 def mark_released(connection: Connection, hold: HoldRow, *, at: datetime) -> bool:
-    """Settle a hold: nothing is held any more; tell whether this call was the first to."""
+    """Settle a hold: nothing is held any more; return True if this call was the first to."""
     statement = """
         UPDATE payment_hold SET released_at = :at, claimed_until = NULL
         WHERE attribution_id = :account AND number = :number AND released_at IS NULL

@@ -42,7 +42,7 @@ _PUT = f"""
 
 
 def put_invoice(connection: Connection, account: AttributionId, invoice: Invoice, cents: CreditCents) -> bool:
-    """Store an invoice of an account as it was fetched; tell whether it was not known to be further already."""
+    """Store an invoice of an account as it was fetched; return True if it was not known to be further already."""
     amounts = invoice.amounts
     stored = execute(
         connection,
@@ -146,7 +146,7 @@ def get_closing(connection: Connection, account: AttributionId, subscription_id:
 def list_known(
     connection: Connection, invoice_ids: Sequence[StripeInvoiceId]
 ) -> Mapping[StripeInvoiceId, InvoiceStatus]:
-    """Answer where those of the invoices stand that are stored, by their ids."""
+    """Return where those of the invoices stand that are stored, by their ids."""
     statement = """
         SELECT stripe_invoice_id, status FROM stripe_invoice
         WHERE stripe_invoice_id = ANY(CAST(:ids AS text[]))
@@ -187,7 +187,7 @@ def list_unsettled(
 
 
 def has_unsent_quantity(connection: Connection, account: AttributionId, *, before: datetime) -> bool:
-    """Tell whether Stripe has not accepted all that was to be told of an account until an instant."""
+    """Return True if Stripe has not accepted all that was to be told of an account until an instant."""
     statement = """
         SELECT EXISTS (
             SELECT 1 FROM meter_report WHERE attribution_id = :account AND as_of < :before AND state <> 'accepted'

@@ -61,7 +61,7 @@ def reserve_action(
 
 
 def claim_action(connection: Connection, action: Action, *, lease: timedelta) -> bool:
-    """Lease an open action, so that this worker alone makes its call; tell whether it was free."""
+    """Lease an open action, so that this worker alone makes its call; return True if it was free."""
     statement = f"""
         UPDATE stripe_action SET claimed_until = clock_timestamp() + :lease
         WHERE {_SAME} AND settled_at IS NULL AND {is_free()}
@@ -83,7 +83,7 @@ def renew_key(connection: Connection, action: Action) -> Action:
 
 
 def settle_action(connection: Connection, action: Action, *, error: str | None = None) -> bool:
-    """Settle an action as done or, with an error, as refused; tell whether this call was the first to."""
+    """Settle an action as done or, with an error, as refused; return True if this call was the first to."""
     statement = f"""
         UPDATE stripe_action SET settled_at = clock_timestamp(), claimed_until = NULL, error = :error
         WHERE {_SAME} AND settled_at IS NULL

@@ -101,7 +101,7 @@ def put_look(
 
 
 def find_parked_customer(connection: Connection, attribution_id: AttributionId) -> StripeCustomerId | None:
-    """Answer the customer of an account that is parked for how it is subscribed; None for any other."""
+    """Return the customer of an account that is parked for how it is subscribed; None for any other."""
     statement = """
         SELECT stripe_customer_id FROM stripe_customer WHERE attribution_id = :account AND parked_at IS NOT NULL
     """
@@ -110,7 +110,7 @@ def find_parked_customer(connection: Connection, attribution_id: AttributionId) 
 
 
 def unpark_customer(connection: Connection, customer_id: StripeCustomerId) -> bool:
-    """Let a customer's account go that was parked for how it is subscribed; tell whether this call did."""
+    """Let a customer's account go that was parked for how it is subscribed; return True if this call did."""
     statement = """
         UPDATE stripe_customer SET parked_at = NULL, parked_reason = NULL
         WHERE stripe_customer_id = :customer AND parked_at IS NOT NULL

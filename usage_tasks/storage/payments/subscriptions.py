@@ -28,14 +28,14 @@ _KNOWN = "attribution_id, stripe_subscription_id AS subscription_id, status, str
 
 
 def find_subscription(connection: Connection, subscription_id: StripeSubscriptionId) -> KnownSubscription | None:
-    """Answer one of our subscriptions; None for one that is not ours."""
+    """Return one of our subscriptions; None for one that is not ours."""
     statement = f"SELECT {_KNOWN} FROM stripe_subscription WHERE stripe_subscription_id = :subscription"
     rows = fetch(connection, statement, subscription=subscription_id)
     return KnownSubscription(**rows[0]._mapping) if rows else None
 
 
 def find_open(connection: Connection, account: AttributionId) -> KnownSubscription | None:
-    """Answer an account's open subscription, if Stripe has answered for it."""
+    """Return an account's open subscription, if Stripe has answered for it."""
     statement = f"""
         SELECT {_KNOWN} FROM stripe_subscription
         WHERE attribution_id = :account AND ended_at IS NULL AND stripe_subscription_id IS NOT NULL
@@ -64,7 +64,7 @@ class Reserved:
 
 
 def find_reserved(connection: Connection, customer_id: StripeCustomerId) -> Reserved | None:
-    """Answer the subscription that was asked for a customer and that Stripe has not answered for yet."""
+    """Return the subscription that was asked for a customer and that Stripe has not answered for yet."""
     rows = fetch(
         connection,
         """
@@ -120,7 +120,7 @@ def list_unchecked(connection: Connection, *, limit: int, recheck: timedelta) ->
 
 
 def close_subscription(connection: Connection, subscription_id: StripeSubscriptionId) -> bool:
-    """Let a subscription that Stripe has ended be over for us, too; tell whether this call did it."""
+    """Let a subscription that Stripe has ended be over for us, too; return True if this call did it."""
     statement = """
         UPDATE stripe_subscription SET ended_at = stripe_ended_at
         WHERE stripe_subscription_id = :subscription AND stripe_ended_at IS NOT NULL AND ended_at IS NULL
@@ -129,7 +129,7 @@ def close_subscription(connection: Connection, subscription_id: StripeSubscripti
 
 
 def mark_customer_deleted(connection: Connection, customer_id: StripeCustomerId, *, at: datetime) -> bool:
-    """Remember that a customer is gone; tell whether this call was the first to."""
+    """Remember that a customer is gone; return True if this call was the first to."""
     statement = """
         UPDATE stripe_customer SET deleted_at = :at WHERE stripe_customer_id = :customer AND deleted_at IS NULL
     """

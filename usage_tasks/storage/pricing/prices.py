@@ -122,7 +122,7 @@ def list_versions(connection: Connection, workspace_class: str | None = None) ->
 
 
 def append_version(connection: Connection, workspace_class: str, version: PriceVersion, *, actor: str) -> bool:
-    """Add a version by hand; tell whether it is new: one of the same class and instant stands."""
+    """Add a version by hand; return True if it is new: one of the same class and instant stands."""
     statement = """
         INSERT INTO price_version
             (workspace_class, effective_from, credits_per_minute, minimum_cents, rounding_seconds, origin, actor)
@@ -157,7 +157,7 @@ def lock_prices(connection: Connection) -> None:
 
 
 def list_histories(connection: Connection, classes: Iterable[str]) -> Mapping[str, Sequence[PriceVersion]]:
-    """Answer every version that each of these classes ever had or will have, in rising order."""
+    """Return every version that each of these classes ever had or will have, in rising order."""
     asked = frozenset(classes)
     histories: dict[str, list[PriceVersion]] = {}
     for listed in list_versions(connection):

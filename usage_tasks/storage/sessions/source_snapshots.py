@@ -114,5 +114,5 @@ _PLAN_MISSING = f"""
 
 
 def plan_missing(connection: Connection, source: str, *, taken_at: datetime) -> Plan:
-    """Answer the sessions that `end_missing` would end, and at which proof of life."""
+    """Return the sessions that `end_missing` would end, and at which proof of life."""
     return run_plan(connection, _PLAN_MISSING, source=source, taken_at=taken_at)

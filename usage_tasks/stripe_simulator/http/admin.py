@@ -18,7 +18,7 @@ PREFIX = "/_simulator/"
 
 
 def answer(simulator: Simulator, request: Request) -> Reply:
-    """Answer a request to an admin route; anything unknown is a 404 that names it."""
+    """Return a request to an admin route; anything unknown is a 404 that names it."""
     route = _ROUTES.get((request.method, request.path))
     if route is None:
         return _refuse(f"No such admin route: {request.method} {request.path}", status=404)

@@ -147,7 +147,7 @@ class Faults:
     def around(
         self, request: Request, answer: Callable[[], Reply], *, request_id: str, keep: Callable[[Reply], None]
     ) -> Reply:
-        """Answer a request, unless a fault comes first or takes the answer away; `keep` stores one under its key."""
+        """Return a request, unless a fault comes first or takes the answer away; `keep` stores one under its key."""
         chosen = self._choose(request)
         if chosen is None:
             return answer()

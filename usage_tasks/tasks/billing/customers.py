@@ -69,7 +69,7 @@ class CustomerInformation:
 
 @task(name="billing.get_stripe_customer", time_limit=timedelta(minutes=1), needs=Role.OWNER)
 def get_stripe_customer(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> CustomerInformation:
-    """Answer an account's customer as Stripe has it now; one that is only in Stripe is found there and stored."""
+    """Return an account's customer as Stripe has it now; one that is only in Stripe is found there and stored."""
     rt = runtime()
     account = parse_attribution(attribution_id).attribution_id
     who = parse_actor(actor)

@@ -18,7 +18,7 @@ from usage_tasks.wire.values import ActorText, Attribution, Credits, Moment
 
 @task(name="usage.get_balance", time_limit=timedelta(seconds=30), needs=Role.OWNER)
 def get_balance(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> read_usage.BalanceStanding:
-    """Answer an account's live balance at an instant, beside its limit."""
+    """Return an account's live balance at an instant, beside its limit."""
     rt = runtime()
     account = parse_attribution(attribution_id)
     who = parse_actor(actor)
@@ -83,7 +83,7 @@ def _answer(current: CostCenter) -> CostCenterAnswer:
 
 @task(name="usage.get_cost_center", time_limit=timedelta(seconds=30), needs=Role.OWNER)
 def get_cost_center(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> CostCenterAnswer:
-    """Answer an account's cost center; opened if unknown, due resets applied first."""
+    """Return an account's cost center; opened if unknown, due resets applied first."""
     rt = runtime()
     account, who = parse_attribution(attribution_id), parse_actor(actor)
     settled_at = rt.settling_instant(rt.instant(at, who), who)
