@@ -1,4 +1,4 @@
-"""What the system does, one verb a file: read, decide, write.
+"""The system's actions, one verb per file: read, decide, write.
 
 Owns the order of steps and what one transaction holds. Does not own arithmetic (domain), SQL (storage), the wire
 (tasks) or the process (runtime): connections, gateways and instants come as arguments.

@@ -1,4 +1,4 @@
-"""Who is who: users, teams and their members, and what each of them may do.
+"""The directory: users, teams and their members, and the rights of each.
 
-Invariant: of an e-mail address only a keyed digest is kept.
+Invariant: only a keyed digest of an e-mail address is kept.
 """

@@ -31,7 +31,7 @@ def admit_to_set_cost_center(connection: Connection, actor: Actor, account: Acco
 
 
 def find_whose_usage(connection: Connection, actor: Actor, account: Account | None) -> UUID | None:
-    """Answer whose usage of an account, or of all, an actor may see: a member their own, None is everybody's.
+    """Return whose usage of an account, or of all, an actor may see: a member's own, or None for everybody's.
 
     Raises AccessError for a stranger.
     """
@@ -41,7 +41,7 @@ def find_whose_usage(connection: Connection, actor: Actor, account: Account | No
 
 
 def find_role(connection: Connection, actor: Actor, account: Account | None) -> Role:
-    """Answer what an actor is to an account, or, without one, to the installation."""
+    """Return the role of an actor towards an account, or towards the installation if `account` is None."""
     user_id = user_of(actor)
     if user_id is None:
         return role_of(actor, account, Person())

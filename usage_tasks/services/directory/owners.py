@@ -1,4 +1,4 @@
-"""Who is responsible for an account's money."""
+"""The users responsible for an account's money."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -10,7 +10,7 @@ from usage_tasks.storage.directory import people
 
 
 def owners_of(connection: Connection, account: Account) -> Sequence[UUID]:
-    """List who is responsible: a user themselves, or a team's owners; nobody where the directory knows none."""
+    """List the responsible users: the user of a personal account, or a team's owners; none if the directory knows none."""
     if account.kind is AccountKind.USER:
         return [account.entity_id]
     return people.list_owners(connection, account.entity_id)

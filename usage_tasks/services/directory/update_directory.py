@@ -1,4 +1,4 @@
-"""Take up what the platform tells of its users and teams."""
+"""Store the platform's reports of its users and teams."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from usage_tasks.storage.directory import people
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upserted:
-    """What became of reports: how many hold now, how many were old, known, or outdone in the same batch."""
+    """The outcome of reports: how many hold now, and how many were old, known, or superseded in the same batch."""
 
     applied: int
     ignored: int

@@ -44,7 +44,7 @@ class Applied:
 def apply_events(
     transaction: Transaction, stripe: StripeGateway, *, terms: BillingTerms, at: datetime, limit: int
 ) -> Applied:
-    """Apply up to about `limit` events that are due; one that fails is tried later or parked, the others go on."""
+    """Apply up to about `limit` due events. A failed event is retried later or parked; the others go on."""
     context = StripeContext(transaction=transaction, stripe=stripe, terms=terms, at=at)
     applied = ignored = retried = parked = reports = 0
     while applied + retried + parked < limit:
@@ -71,7 +71,7 @@ def apply_events(
 
 
 def _apply(context: StripeContext, event: InboxEvent) -> Effect | None:
-    """Apply one event; None for one whose type does nothing here."""
+    """Apply one event. Returns None if its type has no effect here."""
     handle = HANDLERS.get(event.type)
     write = None if handle is None else handle(context, event)
     with context.transaction() as connection:

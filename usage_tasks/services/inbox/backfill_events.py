@@ -1,11 +1,11 @@
-"""Look through Stripe's own list of events for what no webhook, or no message, has brought.
+"""Look through Stripe's own list of events for events that no webhook, or no message, has brought.
 
-Each walk lists everything since the last one that came to its end, and some time before it; a page is stored in the
-transaction that notes how far the walk is, so that one that is killed goes on where it was. What stands in the inbox
-is left alone. Stripe keeps events for 30 days: what is older is noted as missed (missed_events.py).
+Each walk lists everything since the last complete walk, and some time before it. A page is stored in the transaction
+that notes the place of the walk, so a killed walk goes on where it was. Events in the inbox are left unchanged. Stripe
+keeps events for 30 days: older ones are noted as missed (missed_events.py).
 
-The end of a walk is by Stripe's clock: by one of ours that is ahead, the next walk would begin after events that are
-not made yet.
+The end of a walk is by Stripe's clock: by a clock of ours that is ahead, the next walk would begin after events that
+do not exist yet.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,9 @@ WALKS: Final = {EventKind.SNAPSHOT: "events", EventKind.THIN: "thin events"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backfilled:
-    """How a run ended: events listed, those that were missing, and 1 where the walk goes on in the next run.
+    """The result of a run: events listed, events that were missing, and 1 if the walk goes on in the next run.
 
-    `missed` is 1 where events were found to be gone from the list; `looked_at` counts the objects that were looked at
-    instead.
+    `missed` is 1 if events were gone from the list; `looked_at` counts the objects that were read instead.
     """
 
     listed: int = 0

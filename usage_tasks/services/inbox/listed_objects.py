@@ -1,8 +1,8 @@
-"""What Stripe's lists of objects say that no event has brought: a page of each, and the events that would have.
+"""Changes in Stripe's lists of objects that no event has brought: read a page of each, and make the missing events.
 
-An object that may have changed in the gap can be older than it: lists are read from some time before the gap on, and
-what is known to be unsettled is looked at however old it is. An event says too much rather than too little: applied to
-an object that stands as it is known, it changes nothing.
+An object that may have changed in the gap can be older than the gap: lists are read from some time before it on, and
+unsettled objects are read whatever their age. Too many events do no harm: applied to an unchanged object, an event
+changes nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ _UNPAID: Final = frozenset({InvoiceStatus.OPEN.value, InvoiceStatus.UNCOLLECTIBL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A page of a list: how many objects it has, the events for those that differ, and where the next page begins."""
+    """A page of a list: its number of objects, the events for the objects that differ, and where the next page begins."""
 
     looked_at: int
     notices: Sequence[EventNotice]
@@ -53,7 +53,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a page is read with: over which span, from behind which object (None: the first), at which instant."""
+    """The parameters of a page: the span, the object after which it begins (None: the first page), the instant."""
 
     transaction: Transaction
     stripe: StripeGateway

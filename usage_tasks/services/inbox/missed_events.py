@@ -1,9 +1,10 @@
 """Events that Stripe keeps no longer: report that they are missed, and look at the objects instead.
 
 Stripe keeps an event for 30 days. After a longer outage, or in a new installation whose accounts paid before it, the
-events of the gap can't be had any more. Then Stripe's lists of objects are walked once, and each object that stands
-otherwise than is known gets the event that would have brought it: stored in the inbox under an id of our own, and
-applied, put off and parked there like any other. Handlers ask Stripe for the object, so they need no more than its id.
+events of the
+gap are no longer available. Then Stripe's lists of objects are walked once, and each object that differs from the
+stored one gets the missing event: stored in the inbox under an id of our own, and applied, postponed and parked there
+like any other. Handlers ask Stripe for the object, so they need no more than its id.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What an operator does to events: have them applied anew, or give them up. Each change leaves an audit row."""
+"""An operator's review of events: apply them again, or drop them. Each change leaves an audit row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Reviewed:
 
 
 def plan_replay(connection: Connection, ids: Sequence[str] | None) -> Reviewed:
-    """Answer which events a replay would make due."""
+    """Return the events that a replay would make due."""
     return _summary(_choose(connection, ids, REPLAYABLE))
 
 
@@ -40,7 +40,7 @@ def replay_events(connection: Connection, ids: Sequence[str] | None, *, at: date
 
 
 def plan_drop(connection: Connection, ids: Sequence[str] | None) -> Reviewed:
-    """Answer which events would be given up."""
+    """Return the events that would be dropped."""
     return _summary(_choose(connection, ids, DROPPABLE))
 
 

@@ -29,7 +29,7 @@ def add_credit_note(
     at: datetime,
     actor: Actor,
 ) -> Entry:
-    """Take an amount off an account's balance, from `at` on; a negative one is charged. Answer the entry that stands.
+    """Take an amount off an account's balance, from `at` on; a negative amount is charged. Return the stored entry.
 
     The same key again changes nothing, whenever it comes; with another content it is an InvalidInputError.
     """

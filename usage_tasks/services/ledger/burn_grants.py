@@ -1,8 +1,8 @@
-"""Let grants pay what is open, for good: the one place where they are burnt.
+"""Let grants pay open usage, finally: the only place that burns grants.
 
-What is decided for a set of accounts is written together with the resets that follow from it: the ledger takes
-entries in the order of accounts, so that two workers wait for one another and never in a circle. The caller holds
-the accounts' cost centers.
+The decisions for a set of accounts are written together with the resets that follow from them: the ledger takes
+entries in account order, so concurrent workers cannot deadlock. The caller holds the locks of the accounts' cost
+centers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from usage_tasks.storage.metering.decide import list_awaiting_invoice
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """What is decided for one account: what its grants do, and what they leave open."""
+    """The decision for one account: the effect on its grants, and the usage that they leave open."""
 
     settlement: Settlement
     burns: Sequence[Burn]
@@ -51,9 +51,9 @@ def decide(
 def _list_payable(
     connection: Connection, settlements: Sequence[Settlement], gross: Mapping[AttributionId, CreditCents]
 ) -> Mapping[AttributionId, int]:
-    """Tell what grants may pay: what is open, is not settled by a later entry, and is not on an invoice to come.
+    """Return the usage that grants may pay: open, not settled by a later entry, and not on a coming invoice.
 
-    A settlement may be told late, after an entry that takes effect later than it: what that one paid is paid.
+    A settlement may run late, after an entry that takes effect later: usage paid by that entry stays paid.
     """
     if not settlements:
         return {}
@@ -85,8 +85,8 @@ def settle_now(connection: Connection, current: CostCenter, *, at: datetime, end
 
 
 def settle_closing(connection: Connection, current: CostCenter, *, period_end: datetime) -> None:
-    """Let the grants of a paying account pay what is open when a period ends, before its quantity is told."""
-    told_until = period_end - timedelta(seconds=1)  # what this period was told is about to be told anew
+    """Let the grants of a paying account pay the open usage at the end of a period, before its quantity is reported."""
+    told_until = period_end - timedelta(seconds=1)  # the quantity of this period is about to be reported again
     _settle_one(connection, current, at=period_end, told_until=told_until, ends_cycle=True)
 
 

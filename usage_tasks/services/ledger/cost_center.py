@@ -32,7 +32,7 @@ def open_accounts(
     """Open each account that is not open yet, its first cycle starting at `at`; return how many were new.
 
     The first team of a user gets the allowance of an individual, once, as the directory knows them in this moment
-    (docs/adr/0013). Only who opened an account claims for it, so that no claim is used up in vain.
+    (docs/adr/0013). Only the transaction that opened an account claims for it, so no claim is wasted.
     """
     unknown = cost_centers.list_unknown(connection, accounts)
     if not unknown:
@@ -65,11 +65,11 @@ def set_cost_center(
     at: datetime,
     actor: Actor,
 ) -> CostCenter:
-    """Set an account's strategy and limit, in credits; answer the version that holds now.
+    """Set an account's strategy and limit, in credits. Return the version that holds now.
 
-    A switch starts a cycle; to stripe it balances out what is open, once a month at the most; back on other the
-    limit is the last one that it had there, whatever is asked for. With `expected_version` another version is a
-    StaleVersionError.
+    A switch starts a cycle. A switch to stripe balances out the open usage, at most once a month. A switch back to
+    other restores the last limit that the account had there and ignores the requested one. With `expected_version`
+    another version is a StaleVersionError.
     """
     get_cost_center(connection, account, limits=limits, at=at, actor=actor)
     current = cost_centers.lock_current(connection, account.attribution_id)

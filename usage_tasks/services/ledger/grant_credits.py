@@ -29,9 +29,9 @@ def grant_credits(
     at: datetime,
     actor: Actor,
 ) -> HeldGrant:
-    """Store a grant; from its effective time on it pays what is open. Answer the grant that stands.
+    """Store a grant, which pays open usage from its effective time on. Return the stored grant.
 
-    What was due by `at` is settled first: a grant does not reach into a cycle that has ended. The same key again
+    Settlements due by `at` come first: a grant does not reach into a cycle that has ended. The same key again
     changes nothing, whenever it comes; with other terms it is an InvalidInputError.
     """
     account = parse_attribution(terms.attribution_id)

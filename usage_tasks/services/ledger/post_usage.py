@@ -56,7 +56,7 @@ def announce_limits(connection: Connection, *, at: datetime, policy: LimitPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcilePlan:
-    """What a run of the ledger job would write: caps, entries, grants' expiries, announcements of levels crossed."""
+    """The writes of a planned run of the ledger job: caps, entries, grants' expiries, announcements of levels crossed."""
 
     zombies: Caps
     entries: Plan
@@ -72,9 +72,9 @@ def plan_reconcile(
     lifetime_max: timedelta | None,
     policy: LimitPolicy = DEFAULT_POLICY,
 ) -> ReconcilePlan:
-    """Answer what the job would do at `at`.
+    """Return what the job would do at `at`.
 
-    Caps and expiries, on which the rest builds, are done and taken back; where there are none it only reads.
+    Caps and expiries, on which the rest builds, are executed and rolled back; without any it only reads.
     """
     with rehearsal(connection):
         capped = Caps(capped=0, moved=0, lifted=0)

@@ -1,4 +1,4 @@
-"""Answer what an account used, and where it stands."""
+"""Read an account's usage and balance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -58,9 +58,9 @@ def report_usage(
     after: Mapping[Group, Key] | None = None,
     limit: int = LIMIT_DEFAULT,
 ) -> UsageReport:
-    """Answer what was used in [start, end) of an account, or of all, in rows by key, what runs as of `at`.
+    """Return the usage of an account, or of all, in [start, end), in rows by key; running sessions count up to `at`.
 
-    Raises InvalidInputError for a range, groups or a limit that is not allowed, AccessError for who may not see it.
+    Raises InvalidInputError for a range, groups or a limit that is not allowed, AccessError without the right to read.
     """
     if start > end:
         raise InvalidInputError("start", start.isoformat(), f"at or before end, {end.isoformat()}")
@@ -106,7 +106,7 @@ def _token(place: Place) -> str:
 
 
 def parse_token(token: str) -> Place:
-    """Read a page's token; raise InvalidInputError for one that no report has given."""
+    """Read a page's token. Raises InvalidInputError for a token that no report has returned."""
     try:
         at, keys = json.loads(base64.urlsafe_b64decode(token.encode()))
         place = Place(

@@ -31,7 +31,7 @@ _STEPS_MAX: Final = 1_200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetBatch:
-    """What one batch did: cycles ended, expiries settled, accounts that failed with the reason, entries written."""
+    """The result of one batch: cycles ended, expiries settled, failed accounts with the reason, entries written."""
 
     cycles: int
     expiries: int
@@ -46,7 +46,7 @@ class ResetBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetPlan:
-    """What a run of the reset job would do: cycles it ends, entries it writes, accounts that fail and some of them."""
+    """The result of a planned run of the reset job: ended cycles, entries, the number of failing accounts and some."""
 
     cycles: int
     entries: Plan
@@ -60,24 +60,24 @@ Step = tuple[CostCenter, Settlement]
 def reset_due(connection: Connection, *, at: datetime, excluding: Sequence[AttributionId] = ()) -> ResetBatch:
     """End one cycle of each of a batch of accounts that are due at `at`, oldest first.
 
-    Of an account with a grant that expired in that cycle, only that is settled. Accounts that are further behind are
-    due again; those that failed are to be excluded from the next batch.
+    For an account with a grant that expired in that cycle, only the expiry is settled. Accounts that are further behind
+    are due again. The caller must exclude failed accounts from the next batch.
     """
     due = cost_centers.claim_due(connection, at=at, limit=BATCH, excluding=excluding)
     return _take_batch(connection, due, at=at)
 
 
 def plan_resets(connection: Connection, *, at: datetime) -> ResetPlan:
-    """Answer what the job would do at `at`, by doing it and taking it back: one cycle's reset builds on another's.
+    """Return what the job would do at `at`, by executing it and rolling back: one cycle's reset builds on another's.
 
-    Accounts that another worker holds are left out; until this ends it holds those that are due.
+    It leaves out accounts that another worker holds, and holds the due accounts until it ends.
     """
     with rehearsal(connection):
         return _do_all(connection, reset_due, at=at)
 
 
 def rehearse_expiries(connection: Connection, *, at: datetime) -> ResetPlan:
-    """Settle every grant that expired by `at`, and tell what that did; whoever calls takes it back."""
+    """Settle every grant that expired by `at`, and return the effect. The caller rolls back."""
     return _do_all(connection, settle_expired, at=at)
 
 
@@ -143,7 +143,7 @@ def _take_batch(connection: Connection, due: Sequence[CostCenter], *, at: dateti
 def _next_steps(
     connection: Connection, due: Sequence[CostCenter], *, at: datetime
 ) -> tuple[Sequence[Step], Mapping[AttributionId, Sequence[OpenGrant]]]:
-    """Tell what each of the accounts that we hold is to do next, and the grants that may pay for it."""
+    """Return the next step of each account that we hold, and the grants that may pay for it."""
     open_grants = grants.list_open(connection, [current.attribution_id for current in due])
     steps = [(current, next_settlement(current, open_grants.get(current.attribution_id, ()), by=at)) for current in due]
     return [(current, settlement) for current, settlement in steps if settlement is not None], open_grants

@@ -1,4 +1,4 @@
-"""What may still be used: the entitlement of an account, and the balances published in Redis.
+"""Limits: the entitlement of an account, and the balances published in Redis.
 
 Invariant: no balance is ever read back from Redis.
 """

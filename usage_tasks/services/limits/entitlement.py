@@ -29,8 +29,8 @@ from usage_tasks.storage.operations import audit
 class Entitlement:
     """Whether an account may start a session at an instant, and why.
 
-    `remaining_cents` up to the limit may be negative. `exhausted_at` is the whole second at which what runs will
-    have used it up; null where that does not come before the allowance begins anew.
+    `remaining_cents` up to the limit may be negative. `exhausted_at` is the whole second at which the running
+    sessions will have used it up, or None if the next cycle begins before that.
     """
 
     may_start: bool
@@ -91,9 +91,9 @@ def set_thresholds(
     at: datetime,
     actor: Actor,
 ) -> tuple[int, ...]:
-    """Set at which percents of its limit an account is announced; None gives it the installation's again.
+    """Set the percents of its limit at which an account is announced; None restores the installation's thresholds.
 
-    Answers those in force. Raises InvalidInputError for what is not allowed.
+    Returns the thresholds in force. Raises InvalidInputError for values that are not allowed.
     """
     chosen = None if thresholds is None else check_thresholds(thresholds)
     get_cost_center(connection, account, limits=spending_limits, at=at, actor=actor)

@@ -1,4 +1,4 @@
-"""What Stripe is told of usage: quantities decided, sent, compared with Stripe, and parked where Stripe refuses them.
+"""Reporting usage to Stripe: decide quantities, send them, compare them with Stripe, park them if Stripe refuses.
 
 Invariant: a quantity and its identifier are stored before they are sent.
 """

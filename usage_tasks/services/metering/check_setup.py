@@ -1,4 +1,4 @@
-"""Do the configured prices and the meter say in Stripe what this system takes them to say?"""
+"""Check that the configured prices and the meter in Stripe are as this system expects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

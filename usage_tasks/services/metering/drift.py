@@ -1,8 +1,8 @@
-"""Compare, account by account, what the ledger says, what was sent, and what Stripe's meter counted; repair if asked.
+"""Compare per account the ledger, the quantities sent, and the count of Stripe's meter; repair on request.
 
-A Stripe service: a page of accounts is read in one transaction, Stripe is asked outside of any, and what is repaired
-is locked and looked at again. Asking changes nothing; the only repair is to send a report anew, or to report what is
-owed, which the next sync would do too.
+A Stripe service: a page of accounts is read in one transaction, Stripe is asked outside of any, and an account is
+locked and read again before a repair. Asking changes nothing. The only repair is to send a report again, or to report
+owed usage, which the next sync would do too.
 """
 
 from collections import Counter
@@ -34,14 +34,14 @@ SETTLED_FOR: Final = timedelta(minutes=15)
 
 
 Answer: TypeAlias = Decimal | str | None
-"""What Stripe's meter says; why it would not say; None where there is nothing to ask yet."""
+"""The count of Stripe's meter, the reason why there is none, or None if there is nothing to ask yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """How a drift report ended: accounts looked at, those whose latest report is too fresh to judge, those astray.
+    """The result of a drift report: accounts compared, accounts whose latest report is too fresh, accounts with drift.
 
-    `repaired` counts reports that are sent anew or added; `after` is the last account of a report that was cut short.
+    `repaired` counts reports sent again or added; `after` is the last account of a report that was cut short.
     """
 
     accounts: int
@@ -67,9 +67,9 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a drift report is about: the instant, whether to repair, how settled, and which accounts.
+    """The scope of a drift report: the instant, whether to repair, the time to settle, and the accounts.
 
-    `lag`: what is owed for less long than this may not have been synced yet. `doubted`: only accounts of reports that
+    `lag`: usage owed for less time than this may not have been synced yet. `doubted`: only accounts of reports that
     Stripe may not have counted.
     """
 
@@ -138,7 +138,7 @@ def _compare(
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """What is owed now, and whether that has been so for longer than a sync takes."""
+    """The usage owed now, and whether it has been owed for longer than a sync takes."""
 
     now: Owed
     overdue: bool
@@ -160,7 +160,7 @@ def _list_owed(
 
 
 def _is_overdue(before: Owed, now: Owed) -> bool:
-    """Return True if something was owed already, nothing was told since, and it is owed still."""
+    """Return True if usage was owed before, nothing was reported since, and it is still owed."""
     return before.ledger != before.told and now.ledger != now.told and now.told == before.told
 
 
@@ -172,7 +172,7 @@ def _get_meter(stripe: StripeGateway, event_name: str) -> str:
 
 
 def _ask(stripe: StripeGateway, meter_id: str, standing: MeterStanding, *, at: datetime) -> Answer:
-    """What Stripe's meter says of a standing's window; why it would not say; None where there is nothing to ask yet."""
+    """Return the meter's count in a standing's window, the reason why there is none, or None if it is too early to ask."""
     window = window_of(standing, at=at)
     if window is None or standing.customer_id is None:
         return None
@@ -185,7 +185,7 @@ def _ask(stripe: StripeGateway, meter_id: str, standing: MeterStanding, *, at: d
 
 
 def _judge(standing: MeterStanding, owed: _Owed, answer: Answer) -> Drift | None:
-    """Say what is astray of an account; the one that matters most, where there are several."""
+    """Return the drift of an account, the most important kind if there are several, or None."""
     kind, stripe, reason = None, None, ""
     if isinstance(answer, Decimal) and answer != standing.quantity:
         kind, stripe = DriftKind.METER, answer
@@ -213,7 +213,7 @@ def _judge(standing: MeterStanding, owed: _Owed, answer: Answer) -> Drift | None
 def _repair(
     transaction: Transaction, standing: MeterStanding, answer: Answer, drift: Drift | None, question: Question
 ) -> int:
-    """Send anew what Stripe did not count, or report what is owed; clear the doubts about what was looked up."""
+    """Send again a report that Stripe did not count, or report owed usage; clear the doubts about reports looked up."""
     kind = None if drift is None else drift.kind
     doubted = question.doubted and isinstance(answer, Decimal) and standing.as_of is not None
     lost = kind is DriftKind.METER and standing.latest

@@ -1,4 +1,4 @@
-"""Take up what a meter complains of later, in a thin event: send anew, park or drop the reports concerned.
+"""Handle the errors that a meter reports later, in a thin event: send again, park or drop the reports concerned.
 
 Stripe's report names ten events of each error by their idempotency key, which is the identifier that we stored. Where
 there were more, every report that Stripe took in that time is doubted until its summary has been read (drift.py).
@@ -27,7 +27,7 @@ _SLACK: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterErrorsHandled:
-    """What became of the reports: sent anew, parked, dropped, or doubted until they are looked up.
+    """The outcome of the reports: sent again, parked, dropped, or doubted until they are looked up.
 
     `unknown` counts events that are not, or no longer, ours.
     """
@@ -65,7 +65,7 @@ def handle_meter_errors(
 def deal_with(
     connection: Connection, report: SentReport, code: str, *, at: datetime, actor: Actor
 ) -> MeterErrorVerdict:
-    """Let a report that failed by a code of Stripe's go the way that the domain says, and note it."""
+    """Handle a report that failed with a code of Stripe's by the domain's rule, and note it."""
     verdict, after = judge_meter_error(code, resends=report.resends)
     reason = f"stripe could not count it: {code}"
     if report.overtaken:

@@ -29,7 +29,7 @@ _ACTOR: Final = Actor("service:billing.sync")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasedAccounts:
-    """How many reports of the account are sent anew, how many were too old for that, and why it is parked anew."""
+    """How many reports of the account are sent again, how many were too old, and the reason if it is parked again."""
 
     sent_anew: int
     dropped: int
@@ -61,7 +61,7 @@ def release(
     at: datetime,
     actor: Actor,
 ) -> ReleasedAccounts:
-    """Let a parked account go; one that is parked for how it is subscribed is looked at again, and parked anew."""
+    """Release a parked account. If it was parked for its subscription, check that again, and park it again if needed."""
     with transaction() as connection:
         customer_id = parked.find_parked_customer(connection, account)
     customer = None if customer_id is None else stripe.get_customer(customer_id)
@@ -92,10 +92,10 @@ def release_for_clock(connection: Connection, *, at: datetime) -> int:
 def release_account(
     connection: Connection, attribution_id: AttributionId, *, at: datetime, actor: Actor
 ) -> ReleasedAccounts:
-    """Let an account's parked reports be sent anew; nothing where none is parked.
+    """Make an account's parked reports due again; do nothing if none is parked.
 
-    One that is overtaken or too old for Stripe is dropped: what it said is still open in the ledger, and the next
-    report tells it.
+    A report that is overtaken or too old for Stripe is dropped: its usage is still open in the ledger, and the next
+    report includes it.
     """
     sent_anew = dropped = 0
     for _ in range(_REPORTS_MAX):

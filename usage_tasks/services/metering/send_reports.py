@@ -42,7 +42,7 @@ NAP_MAX: Final = timedelta(seconds=30)
 
 PAUSE_FIRST: Final = timedelta(seconds=2)
 PAUSE_LEAST: Final = timedelta(milliseconds=200)
-"""Between two looks at what this run put off: what is due may be barred, and be claimed by nobody."""
+"""The pause between two looks at the reports that this run postponed: a due report may be barred, and unclaimed."""
 
 PAUSE_EARLY: Final = timedelta(minutes=1)
 
@@ -51,11 +51,12 @@ _ACTOR: Final = Actor("service:billing.send_meter_events")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """How a run of sending ended: accepted by Stripe, put off (`retried` times), set aside.
+    """The result of a run of sending: accepted by Stripe, postponed (`retried` times), parked.
 
-    `waiting` counts reports that were put off and are still to be sent at the end; `halted` says why the run stopped
-    early; `more` that its limit or time did. `early` reports wait until Stripe's clock, `behind_seconds` behind the
-    latest of them, has come near enough; `dropped` ones are too old for it: the next report has what they said.
+    `waiting` counts postponed reports that are still unsent at the end. `halted` is the reason if the run stopped
+    early; `more` is True if its limit or time ended it. `early` reports wait until Stripe's clock, `behind_seconds`
+    behind the latest of them, has come near enough; `dropped` ones are too old for it: the next report includes their
+    usage.
     """
 
     accepted: int
@@ -84,10 +85,10 @@ def send_reports(
     longest: timedelta = timedelta(hours=1),
     pause_after: Callable[[int], timedelta] = pause_after,
 ) -> Sent:
-    """Send up to about `limit` reports that are due, those due first; one that fails holds up no other account.
+    """Send up to about `limit` due reports, the earliest due first. A failed report delays no other account.
 
-    What fails for now is put off by `pause_after` so many attempts; for what is due again within `patience` the run
-    waits. It claims nothing more once `longest` is over.
+    A report that fails for now is postponed by `pause_after(attempts)`. The run waits for reports that are due again
+    within `patience`, and claims nothing more once `longest` is over.
     """
     run = _Run(transaction, stripe, limit=limit, longest=longest, pause_after=pause_after)
     while True:
@@ -106,7 +107,7 @@ class _StripeClock:
         self.behind = timedelta(0)
 
     def now(self) -> datetime | None:
-        """What it shows by now."""
+        """Return the time that this clock shows."""
         return None if self._shown is None else self._shown[0] + timedelta(seconds=time.monotonic() - self._shown[1])
 
     def show(self, stripe_at: datetime | None, refused: datetime) -> None:
@@ -143,9 +144,9 @@ class _Run:
         self._halted: str | None = None
 
     def send_due(self, threads: int) -> None:
-        """Send until nothing is due; a claim that is full says that it is worth starting threads.
+        """Send until nothing is due. A full claim shows that starting threads is worth it.
 
-        A thread that finds nothing may have met others at the same rows: the end is what one alone finds.
+        A thread that finds nothing may have met others at the same rows: only a single thread finds the true end.
         """
         while claimed := self._exchange(()):
             if len(claimed) < CLAIM_LIMIT or threads == 1:
@@ -240,7 +241,7 @@ class _Run:
             self._halted = f"{self._parked_in_a_row} accounts were refused one after the other"
 
     def _parked_by(self, outcome: ReportOutcome) -> int:
-        """How many were parked one after the other; a clock says nothing about whether the set-up is right."""
+        """Return how many were parked in a row. A wrong clock does not count: it is no sign of a wrong set-up."""
         if outcome in {ReportOutcome.EARLY, ReportOutcome.DROPPED}:
             return self._parked_in_a_row
         return self._parked_in_a_row + 1 if outcome is ReportOutcome.PARKED else 0
@@ -254,9 +255,9 @@ class _Run:
         return handled >= self._limit or time.monotonic() >= self._gives_up_at
 
     def due_again_in(self) -> timedelta | None:
-        """How long until the first report that this run put off is due; None without one.
+        """Return the time until the first report that this run postponed is due, or None.
 
-        The table knows: another run may have sent it meanwhile, or a newer quantity have taken its place.
+        The table decides: another run may have sent it meanwhile, or a newer quantity may have replaced it.
         """
         if not self._put_off:
             return None

@@ -12,7 +12,7 @@ from usage_tasks.storage.verification import VerificationFinding, run_checks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationVerdict:
-    """What every check found at an instant."""
+    """The findings of every check at an instant."""
 
     at: datetime
     findings: Sequence[VerificationFinding]

@@ -1,4 +1,4 @@
-"""What an installation's configuration says about Stripe's invoices: one value for all who reflect them."""
+"""The configuration that concerns Stripe's invoices, as one value for every module that reflects them."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a handler works with, and what it answers."""
+"""The input and the result of a handler."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

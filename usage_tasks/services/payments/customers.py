@@ -1,4 +1,4 @@
-"""What Stripe knows of who pays for an account: the customer, its tax state, its price, its next invoice."""
+"""The payer of an account in Stripe: the customer, its tax state, its price, its next invoice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ def get_customer(
 
 
 def search_customer(stripe: StripeGateway, account: AttributionId) -> StripeCustomer | None:
-    """Find an account's customer by what it says in Stripe: for what was never stored, for a search is late.
+    """Find an account's customer by its metadata in Stripe, if it was never stored here. Stripe's search lags behind.
 
-    Raises PermanentError where there are several: which one pays is a person's to say.
+    Raises PermanentError if there are several: a person must decide which of them pays.
     """
     return only_one([one for one in stripe.search_customers(account) if one.attribution_id == account], account)
 
@@ -72,7 +72,7 @@ def adopt_customer(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaxUpdate:
-    """Whether an account's subscriptions tell tax now, why, and how many of them had to be told."""
+    """Whether an account's subscriptions include tax now, the reason, and how many of them were changed."""
 
     tax_state: str | None
     automatic_tax: bool
@@ -82,7 +82,7 @@ class TaxUpdate:
 def update_tax_state(
     transaction: Transaction, stripe: StripeGateway, account: AttributionId, *, at: datetime, actor: Actor
 ) -> TaxUpdate:
-    """Let an account's subscriptions tell tax where Stripe can place the customer, and not where it can't."""
+    """Switch tax on for an account's subscriptions if Stripe can locate the customer, and off if it cannot."""
     customer = get_customer(transaction, stripe, account, at=at, actor=actor)
     wanted = customer.automatic_tax
     different = [one.subscription_id for one in customer.subscriptions if one.automatic_tax is not wanted]
@@ -102,7 +102,7 @@ def _audit_tax(
     at: datetime,
     actor: Actor,
 ) -> None:
-    """Before the calls: one that is made and not audited would be worse than the other way round."""
+    """Write the audit row before the calls: a call without an audit row would be worse than a row without a call."""
     with transaction() as connection:
         audit.append_audit(
             connection,
@@ -140,7 +140,7 @@ def get_price_information(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextInvoice:
-    """What an account's next invoice comes to as far as Stripe's meter knows by now; `total` in currency cents."""
+    """The amount of an account's next invoice by the present count of Stripe's meter; `total` in currency cents."""
 
     currency: str
     total: int

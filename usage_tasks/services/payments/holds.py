@@ -1,7 +1,7 @@
-"""Hold a small amount on a card to see that it is good, and let go of it, whatever happens in between.
+"""Hold a small amount on a card to check that it is good, and release it, whatever happens in between.
 
-The row is stored before the call; whoever crashes leaves an open row, which `release_due` finds. A hold that nobody
-confirmed holds no money.
+The row is stored before the call. A crash leaves an open row, which `release_due` finds. A hold that nobody confirmed
+holds no money.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def create_hold(
         hold = _find(transaction, stripe, row, at=at, actor=actor)
         if hold is not None and not hold.is_over:
             return hold
-        _settle(transaction, row, at=at, actor=actor)  # let go elsewhere, such as by Stripe after a week
+        _settle(transaction, row, at=at, actor=actor)  # released elsewhere, for example by Stripe after a week
     raise RetryableError(f"hold: those of {account} are released as fast as they are made")
 
 
@@ -108,9 +108,10 @@ def use_hold(
     at: datetime,
     actor: Actor,
 ) -> None:
-    """Make the card of a confirmed hold the account's own, and let go of the hold.
+    """Make the card of a confirmed hold the account's own, and release the hold.
 
-    Raises DeclinedError where the bank said no, InvalidInputError for a hold that is not confirmed or somebody else's.
+    Raises DeclinedError if the bank declined, InvalidInputError for a hold that is not confirmed or belongs to another
+    account.
     """
     with transaction() as connection:
         row = holds.find_hold(connection, account, payment_intent_id)
@@ -145,7 +146,7 @@ def _adopt(stripe: StripeGateway, row: HoldRow, hold: Hold) -> None:
 
 
 def release_due(transaction: Transaction, stripe: StripeGateway, *, at: datetime, limit: int) -> ReleasedHolds:
-    """Let go of up to about `limit` holds that were left open; one that fails holds up no other."""
+    """Release up to about `limit` holds that were left open. A failure delays no other hold."""
     released = retried = failed = 0
     while released + retried + failed < limit:
         with transaction() as connection:
@@ -172,7 +173,7 @@ def _release(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, a
         else:
             stripe.release_hold(row.payment_intent_id)
     except (NotFoundError, SpentKeyError):
-        pass  # with its customer, or it was never confirmed: there is nothing to let go of
+        pass  # with its customer, or it was never confirmed: there is nothing to release
     _settle(transaction, row, at=at, actor=_SWEEP)
 
 

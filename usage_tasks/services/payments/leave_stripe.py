@@ -22,10 +22,10 @@ _ACTOR = Actor("service:stripe.apply_events")
 def leave_if_settled(
     connection: Connection, subscription_id: StripeSubscriptionId, *, terms: BillingTerms, at: datetime
 ) -> bool:
-    """Close a subscription that Stripe has ended and whose last invoice is booked; its account is on other then.
+    """Close a subscription that Stripe has ended and whose last invoice is booked. Its account moves to other.
 
-    The caller holds the account's cost center. The account leaves as of the end, or of its last invoice where that
-    came later, whenever this is found out; what is open then is for grants and the allowance. Return True if it left.
+    The caller holds the account's cost center. The account leaves as of the end, or of its last invoice if that came
+    later, whenever this runs. Grants and the allowance cover the usage that is open then. Returns True if it left.
     """
     known = subscriptions.find_subscription(connection, subscription_id)
     if known is None or known.stripe_ended_at is None or known.ended_at is not None:

@@ -1,8 +1,8 @@
-"""What an operator asks of Stripe: finalize a draft now, end a subscription now.
+"""Actions of an operator in Stripe: finalize a draft now, end a subscription now.
 
-Each is a row with its idempotency key before the call, leased by one worker during it, and settled after it together
-with what follows in the ledger. A crash anywhere leaves an open row: asking again, or the sweep, takes it up with the
-same key. One that Stripe refused is settled with the reason; asking again is a new one, under a new key.
+Each action is a row with its idempotency key before the call, leased by one worker during it, and settled after it
+together with its effect in the ledger. A crash anywhere leaves an open row: another request, or the sweep, takes it up
+with the same key. A refused action is settled with Stripe's reason; the next request is a new action under a new key.
 """
 
 from datetime import timedelta
@@ -38,9 +38,9 @@ RESUME_LIMIT: Final = 20
 def finalize_invoice(
     context: StripeContext, account: AttributionId, invoice_id: StripeInvoiceId, *, actor: Actor
 ) -> Effect:
-    """Finalize an account's draft now, once its closing quantity is in Stripe; one that is final already is reflected.
+    """Finalize an account's draft now, once its closing quantity is in Stripe; a final invoice is only reflected.
 
-    Raises InvalidInputError for an invoice of nobody's or somebody else's.
+    Raises InvalidInputError for an unknown invoice or an invoice of another account.
     """
     invoice = context.stripe.get_invoice(invoice_id)
     with context.transaction() as connection:
@@ -57,9 +57,9 @@ def finalize_invoice(
 
 
 def cancel_subscription(context: StripeContext, account: AttributionId, *, actor: Actor) -> Effect:
-    """End an account's subscription now, with a last invoice; the account leaves stripe once that is booked.
+    """End an account's subscription now, with a last invoice. The account leaves stripe once that invoice is booked.
 
-    One that has ended and waits for that is left alone.
+    A subscription that has ended and waits for its last invoice stays as it is.
     Raises InvalidInputError for an account without an open subscription.
     """
     with context.transaction() as connection:
@@ -74,7 +74,7 @@ def cancel_subscription(context: StripeContext, account: AttributionId, *, actor
 
 
 def resume_open(context: StripeContext) -> tuple[int, int, list[tuple[str, str]]]:
-    """Take up actions that a worker left open; count those done and those put off, and list those that failed."""
+    """Take up actions that a worker left open. Return the number done, the number postponed, and the failures."""
     with context.transaction() as connection:
         left = operator_actions.list_open(connection, limit=RESUME_LIMIT)
     done, waiting, failed = 0, 0, []
@@ -119,7 +119,7 @@ def perform(context: StripeContext, action: Action) -> Effect:
 def _prepare(context: StripeContext, action: Action) -> None:
     """Bring into Stripe what the invoice to come is to bill; raise RetryableError while it is not there."""
     if action.operation is StripeOperation.CANCEL_SUBSCRIPTION:
-        # What is used by now goes ahead of the end; the draft of the last invoice brings the rest, to the second.
+        # The usage up to now is reported before the end; the draft of the last invoice brings the rest, to the second.
         with context.transaction() as connection:
             report_quantities(connection, at=context.at - timedelta(seconds=2), only=action.attribution_id)
         send_reports(context.transaction, context.stripe, limit=SEND_LIMIT)

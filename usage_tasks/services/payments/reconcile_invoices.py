@@ -1,9 +1,9 @@
 """Find the invoices of ours whose events never came, and reflect them as the events would have.
 
 The walk lists what Stripe has made since the last whole walk, with an overlap, and fetches what stands differently from
-what is stored. A second look fetches again what may still change: a draft, an open invoice, one that was given up, and
-an open subscription, for one that ended unheard would be measured for nobody. A failure holds up nothing else, and
-keeps the next walk from beginning later than it.
+what is stored. A second look fetches again all objects that may still change: drafts, open invoices, invoices given up,
+and open subscriptions (usage after an unnoticed end would be billed to nobody). A failure delays nothing else,
+and the next walk begins no later than it.
 """
 
 from collections.abc import Sequence
@@ -41,10 +41,10 @@ _UNANSWERED_MAX: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciled:
-    """How a run ended: what it fetched and booked, what it put off, what cannot be reflected, with the reason.
+    """The result of a run: invoices fetched and booked, invoices postponed, and invoices that failed, with the reason.
 
-    `finished`: the walk came to its end; `goes_on`: another run would get further. `unanswered`: so many calls in a row
-    got no answer.
+    `finished`: the walk came to its end; `goes_on`: another run would get further. `unanswered`: the number of calls
+    in a row without an answer.
     """
 
     fetched: int = 0
@@ -106,7 +106,7 @@ def reconcile_invoices(context: StripeContext, *, pages: int = PAGES_MAX, rechec
 
 
 def plan_reconciliation(context: StripeContext, *, pages: int = PAGES_MAX) -> Plan:
-    """Answer what a whole new walk would book, by doing it and taking it back; one that fails is in the sample."""
+    """Return what a complete new walk would book, by executing it and rolling back. Failures are in the sample."""
     with context.transaction() as connection:
         held = list_progress.get_walk(connection, WALK)
     fresh = Walk(since=held.since, until=None, cursor=None, failed_since=None)
@@ -143,7 +143,7 @@ def _list_candidates(context: StripeContext, held: Walk, *, pages: int) -> _List
                 limit=PAGE,
             )
         except PermanentError:
-            # The invoice that the last page ended with may be gone: the next run walks anew.
+            # The last invoice of the previous page may be gone: the next run starts a new walk.
             with context.transaction() as connection:
                 list_progress.put_walk(connection, WALK, replace(held, until=None, cursor=None), expected=held)
             raise

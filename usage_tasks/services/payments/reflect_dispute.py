@@ -1,7 +1,8 @@
-"""Follow a dispute: block who is responsible while it stands against the account, let them go when it does not.
+"""Follow a dispute: block the responsible users while it is open against the account, and unblock them afterwards.
 
-One transaction a look. Whom it blocks is remembered with it, so that exactly those are let go, whoever owns the team by
-then; who is blocked by another dispute too stays blocked. Source: docs/semantics.md, Stripe; docs/adr/0017.
+One transaction per look. The blocked users are stored with the dispute, so exactly these are unblocked, even if the
+team has other owners by then. A user blocked by another dispute too stays blocked. Source: docs/semantics.md, Stripe;
+docs/adr/0017.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,7 @@ from usage_tasks.storage.payments import customers, disputes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DisputeOutcome:
-    """How a dispute stands, and how many users this look blocked or let go."""
+    """The state of a dispute, and how many users this look blocked or unblocked."""
 
     status: str | None
     blocked: int = 0
@@ -36,7 +37,7 @@ class DisputeOutcome:
 
 
 def reflect_dispute(connection: Connection, dispute: Dispute, *, at: datetime, actor: Actor) -> DisputeOutcome:
-    """Bring blocks to where a dispute stands; nothing for one that is not of a customer of ours."""
+    """Bring the blocks in line with a dispute. A dispute of an unknown customer has no effect."""
     account = None
     if dispute.customer_id is not None:
         account = customers.find_account(connection, dispute.customer_id)
@@ -82,7 +83,7 @@ def _block(
     at: datetime,
 ) -> DisputeOutcome:
     blocked = _announce(connection, BlockUser, account, dispute, users, at=at)
-    if whole:  # the platform has not told who owns the team: it must find out itself
+    if whole:  # the directory knows no owner of the team: the platform must find the owners itself
         _announce_account(connection, BlockAccount, account, dispute, at)
     return DisputeOutcome(status=status, blocked=blocked)
 
@@ -97,7 +98,7 @@ def _unblock(
     whole: bool,
     at: datetime,
 ) -> DisputeOutcome:
-    """Let go of whom nothing else blocks; who was never blocked by this dispute hears nothing."""
+    """Unblock the users whom nothing else blocks. A user never blocked by this dispute is not announced."""
     others = disputes.list_blocked_by_others(connection, dispute.dispute_id)
     free = [user_id for user_id in users if user_id not in others]
     unblocked = _announce(connection, UnblockUser, account, dispute, free, at=at)

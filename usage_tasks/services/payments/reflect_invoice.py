@@ -1,7 +1,7 @@
 """Reflect an invoice in the ledger: the one way in, for events, reconciliation and operators alike.
 
-What follows depends on where the invoice stands and on what is known of it, never on which event told it or in which
-order: each effect has a natural key, and what was fetched earlier but lands later changes nothing.
+The effect depends on the state of the invoice and on the stored facts, never on the event that brought it or on the
+order of events: each effect has a natural key, and an older copy that arrives later changes nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ _ACTOR: Final = Actor("service:stripe.apply_events")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What came of it: meter reports added, entries booked, credits newly invoiced, and the outcome in words."""
+    """The effect: meter reports added, entries booked, credits newly invoiced, and the outcome in words."""
 
     reports: int = 0
     entries: int = 0
@@ -42,10 +42,10 @@ class Effect:
 def reflect_invoice(
     connection: Connection, invoice: Invoice, *, terms: BillingTerms, at: datetime, failed_at: datetime | None = None
 ) -> Effect:
-    """Bring ledger, cost center and dunning to where an invoice stands; nothing for one that is not ours.
+    """Bring ledger, cost center and dunning in line with an invoice. An invoice that is not ours has no effect.
 
-    `failed_at` is when an event says that paying it failed. Raises RetryableError while the invoice of an earlier
-    period, or the answer to the call that made its subscription, is not stored.
+    `failed_at` is the time of an event that reports a failed payment. Raises RetryableError while the invoice of an
+    earlier period, or the answer to the call that made its subscription, is not stored.
     """
     owner = _find_owner(connection, invoice)
     if owner is None:
@@ -92,7 +92,7 @@ def check_answered(connection: Connection, customer_id: StripeCustomerId, what: 
 
 
 def _billed_cents(connection: Connection, account: AttributionId, invoice: Invoice, terms: BillingTerms) -> CreditCents:
-    """What was booked stands; else the lines of our prices, also of one that is configured no more, are credits."""
+    """Return the credits that an invoice bills: the booked ones, else its lines of our prices, past prices included."""
     booked = entries.find_entry(connection, account, invoice_key(invoice.invoice_id))
     if booked is not None:
         return CreditCents(-booked.credit_cents)
@@ -135,8 +135,8 @@ def _entry(account: AttributionId, move: Movement) -> entries.Entry:
 def _advance_cycle(connection: Connection, current: CostCenter, invoice: Invoice) -> None:
     """Advance past an invoice's period; raise RetryableError while the period before it has no invoice booked.
 
-    What a period was told stays out of later reports until its invoice is booked, so none may be passed over: not by
-    a later period's invoice, nor by one that ends a subscription in the middle of a period.
+    The quantity reported for a period stays out of later reports until its invoice is booked, so no invoice may be
+    skipped: not by a later period's invoice, and not by the invoice of a subscription that ends within a period.
     """
     cycle = current.cycle
     begins_later = invoice.period_start < invoice.period_end and cycle.ends_at <= invoice.period_start

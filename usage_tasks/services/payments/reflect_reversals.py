@@ -1,8 +1,9 @@
-"""Reflect what went back: credit notes move credits from invoiced to forgiven, refunds move money only.
+"""Reflect reversals: credit notes move credits from invoiced to forgiven, refunds move money only.
 
-A credit note on lines of ours says that those credits are not to be paid. They stay used: what the invoice bills less
-is forgiven in the same statement, so that the balance, and with it what the next period bills, moves at no instant.
-An invoice that nobody pays is reversed by what its notes leave, or left: then they take their credits off the reversal.
+A credit note on our lines means that these credits need not be paid. They stay used: the amount that the invoice bills
+less is forgiven in the same statement, so the balance, and with it the next period's bill, never changes. An unpaid
+invoice that was given up is reversed by the amount that its notes leave; later notes take their credits off the
+reversal.
 Source: docs/adr/0017.
 """
 
@@ -95,7 +96,7 @@ def _append(connection: Connection, booked: Entry, known: KnownInvoice, note: Cr
 def _append_pairs(
     connection: Connection, booked: Entry, known: KnownInvoice, note: CreditNote, cents: int, *, voided: bool
 ) -> bool:
-    """Append what the invoice bills less, and what is forgiven, as of its own instant; return True if that is new.
+    """Append the reduction of the invoice and the forgiven amount, as of its own instant. Return True if they are new.
 
     Where the invoice is reversed already, both are taken off its reversal, so that together they stay what it bills.
     """
@@ -123,7 +124,7 @@ def _pair(reversed_entry: Entry, keys: tuple[str, str], cents: int) -> list[Entr
 def reflect_refund(
     connection: Connection, refund: Refund, invoice_id: StripeInvoiceId | None, *, at: datetime, actor: Actor
 ) -> str:
-    """Remember how a refund stands; of one that failed the platform hears, for the money is with us again."""
+    """Store the state of a refund. A failed refund is announced to the platform, for we have the money again."""
     account: AttributionId | None = None
     if refund.customer_id is not None:
         account = customers.find_account(connection, refund.customer_id)

@@ -1,4 +1,4 @@
-"""Reflect a subscription: adopt one whose answer was lost, remember how it stands, end it after its last invoice."""
+"""Reflect a subscription: adopt it if its answer was lost, store its state, end it after its last invoice."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -48,11 +48,11 @@ def look_at_subscription(stripe: StripeGateway, subscription_id: StripeSubscript
 def reflect_subscription(
     connection: Connection, look: SubscriptionLook, *, terms: BillingTerms, at: datetime
 ) -> Effect:
-    """Bring an account to where its subscription stands; nothing for a subscription that is not ours.
+    """Bring an account in line with its subscription. A subscription that is not ours has no effect.
 
-    One that has ended is compared by its id: where the account has a newer one, nothing happens. Else its last
-    invoice is reflected, and the account leaves stripe once that is booked. While it goes on, the account is parked
-    where its customer is subscribed in a way that one quantity can't bill; also by a subscription that is not ours.
+    An ended subscription is compared by its id: if the account has a newer one, nothing happens. Else its last invoice
+    is reflected, and the account leaves stripe once that is booked. While it goes on, the account is parked if its
+    customer is subscribed in a way that one quantity cannot bill, also by a subscription that is not ours.
     """
     effect = _reflect(connection, look.standing, look.last_invoice, terms=terms, at=at)
     if look.customer is None:

@@ -172,9 +172,9 @@ def _get_payable(
 def _ask(
     transaction: Transaction, stripe: StripeGateway, payer: StripeCustomer, reserved: SubscriptionRow, *, currency: str
 ) -> Subscription:
-    """Ask Stripe for a subscription. What Stripe refuses is asked under a fresh key the next time, on the terms then.
+    """Ask Stripe for a subscription. After a refusal, the next request has a new key and the terms of that time.
 
-    Whether it tells tax is decided once a key, for the same key must come with the same terms.
+    Tax is decided once per key, for the same key must come with the same terms.
     """
     if payer.deleted:
         allowed = f"an account whose customer {payer.customer_id} is not deleted in Stripe: try later, for a new one"
@@ -227,7 +227,7 @@ def store_subscription(
 
 
 def _check_not_subscribed(connection: Connection, customer: NewCustomer) -> None:
-    """Refuse another customer while the subscription of the one that is gone is not over: it still has reports."""
+    """Refuse a new customer while the subscription of the deleted one is not over: it still has reports."""
     if (held := subscriptions.find_open(connection, customer.attribution_id)) is not None:
         allowed = f"an account whose subscription {held.subscription_id} is over, for its customer is gone: try later"
         raise InvalidInputError("attribution_id", customer.attribution_id, allowed)

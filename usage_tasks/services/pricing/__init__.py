@@ -1,4 +1,4 @@
-"""What it costs: price versions added by hand, and the explanation of a charge.
+"""Pricing: price versions added by hand, and the explanation of a charge.
 
 Does not own the rating itself: `domain/rating.py` and its twin `storage/pricing/rating_sql.py`.
 """

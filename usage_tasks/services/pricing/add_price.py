@@ -18,7 +18,7 @@ from usage_tasks.storage.pricing import prices
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceChange:
-    """A version and the adjustments that follow from it: those to come, or, of a dry run, those that would."""
+    """A version and the adjustments that follow from it: planned, or in a dry run only computed."""
 
     version: PriceVersion
     repricing: Repricing
@@ -37,7 +37,7 @@ def add_price_version(connection: Connection, asked: AskedPrice, *, at: datetime
 
 
 def plan_price_version(connection: Connection, asked: AskedPrice, *, actor: Actor) -> PriceChange:
-    """Answer what `add_price_version` would do; nothing is written, and no posting waits."""
+    """Return what `add_price_version` would do. Nothing is written, and no posting waits."""
     with rehearsal(connection):
         version = _append(connection, asked, actor=actor)
         planned = repricing.plan_repricing(connection, asked.workspace_class, effective_from=version.effective_from)

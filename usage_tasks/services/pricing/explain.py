@@ -58,7 +58,7 @@ def explain_entry(connection: Connection, attribution_id: AttributionId, key: st
 def find_subject(
     connection: Connection, attribution_id: str | None, entry_key: str | None, instance_id: str | None
 ) -> tuple[Account | None, UUID | None]:
-    """Answer whose account an explanation would be of and, where it is of one session, whose session that is."""
+    """Return the account of an explanation and, if it is of one session, the session's user."""
     session = None if instance_id is None else parse_uuid(instance_id)
     account = None if attribution_id is None else parse_attribution(attribution_id)
     if account is not None and entry_key is not None:

@@ -20,7 +20,7 @@ from usage_tasks.wire.session_reports import parse_reports
 
 
 class OddRow(NamedTuple):
-    """A row that is to be looked at as a task would, and its session where that can be told."""
+    """A row that must be read as a task would read it, and its session if that is known."""
 
     row: object
     instance_id: UUID | None
@@ -28,7 +28,7 @@ class OddRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Some rows of a file by their lines: those that can be copied, and the others."""
+    """Some rows of a file by their lines: rows that can be copied, and the others."""
 
     plain: dict[int, PlainRow]
     odd: dict[int, OddRow]
@@ -39,12 +39,12 @@ class Chunk:
 
 
 def as_report(header: Sequence[str], values: Sequence[str]) -> Mapping[str, str]:
-    """Name a row's values; an empty one is one that is left out."""
+    """Name a row's values. Empty values are left out."""
     return {name: value for name, value in zip(header, values, strict=True) if value}
 
 
 class Imported(NamedTuple):
-    """What a chunk did, and the accounts of its plain rows: open, once it is committed, and for good."""
+    """The result of a chunk, and the accounts of its plain rows, which stay open once it is committed."""
 
     recorded: RecordedBatch
     accounts: Set[AttributionId]
@@ -59,10 +59,10 @@ def import_chunk(
     at: datetime,
     actor: Actor,
 ) -> Imported:
-    """Merge a chunk; it ends in the rows that `record_reports` would end in. A rejection's index is its line.
+    """Merge a chunk. The resulting rows equal those of `record_reports`. A rejection's index is its line.
 
-    `opened` are accounts that are known to be open: they are not looked up. A row that was observed after `at` is read
-    like a report that has arrived at `at`; one that does not say when is of `at`.
+    `opened` are accounts that are known to be open: they are not looked up. A row observed after `at` is read like a
+    report that arrived at `at`; a row without an observation time is of `at`.
     """
     plain = _choose_plain(chunk, prices.list_classes(connection), latest=at)
     merged, foreign = bulk_copy.merge_plain(connection, plain, at=at)
@@ -80,10 +80,10 @@ def import_chunk(
 
 
 def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) -> Mapping[int, PlainRow]:
-    """Leave out what is to be looked at row by row.
+    """Leave out the sessions that must be read row by row.
 
-    That is a class without a price, a session that the chunk gives to two accounts, and one of which a row could not be
-    read plainly or is of an observation that may have yet to come: instants of UTC have the order of their text.
+    These are sessions of a class without a price, sessions that the chunk gives to two accounts, and sessions with a
+    row that could not be read plainly or may be observed in the future: instants of UTC have the order of their text.
     """
     second = latest.astimezone(UTC).isoformat()[: len("2026-01-01T00:00:00")]
     apart = {str(each.instance_id) for each in chunk.odd.values() if each.instance_id is not None}

@@ -34,9 +34,9 @@ class StillRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasedReports:
-    """What became of the reports that were meant: taken up and so released, or refused once more, some of them listed.
+    """The outcome of the chosen reports: recorded and so released, or refused again, with some of these listed.
 
-    `inserted`, `updated` and `unchanged` say what the released ones added to what was known.
+    `inserted`, `updated` and `unchanged` count the effects of the released reports.
     """
 
     released: int = 0
@@ -60,7 +60,7 @@ class ReleasedReports:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseBatch:
-    """What a batch did, and the last report of it; None where nothing was left to look at."""
+    """The result of a batch, and its last report, or None if nothing was left."""
 
     done: ReleasedReports
     last: QuarantinedReport | None
@@ -88,7 +88,7 @@ def release_batch(
 def plan_release(
     connection: Connection, selection: Selection, *, limits: SpendingLimits, at: datetime, actor: Actor
 ) -> ReleasedReports:
-    """Answer what releasing would do, by doing it and taking it back; until this ends, sessions are held."""
+    """Return what a release would do, by executing it and rolling back. Until it ends, it holds the sessions' locks."""
     done = ReleasedReports()
     after = None
     with rehearsal(connection):
@@ -102,7 +102,7 @@ def plan_release(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Taken:
-    """What taking up a batch did, and why some of it is refused, by place."""
+    """The result of recording a batch, and the reasons for refusals, by place."""
 
     merged: Sequence[Merged]
     refused: Mapping[int, Rejection]
@@ -135,7 +135,7 @@ def _take_batch(
 def _by_snapshot(
     held: Sequence[QuarantinedReport], reports: Sequence[SessionReport]
 ) -> Sequence[tuple[datetime | None, list[SessionReport]]]:
-    """Part reports by the instant at which a snapshot listed them; those that came by themselves have none."""
+    """Group reports by the instant at which a snapshot listed them; reports outside of a snapshot have none."""
     parts: dict[datetime | None, list[SessionReport]] = {}
     for report in reports:
         row = held[report.index]
@@ -167,7 +167,7 @@ def _read(held: QuarantinedReport, *, at: datetime) -> SessionReport | Rejection
 def _content(held: QuarantinedReport) -> object:
     """Return a report as it was sent, without the line that a file's row is kept with.
 
-    What does not say when it was seen was seen when it was sent, not now.
+    A report without an observation time was observed when it was sent, not now.
     """
     report = json.loads(held.report)
     if isinstance(report, dict) and report.keys() == {"line", "row"}:

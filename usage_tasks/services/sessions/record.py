@@ -18,7 +18,7 @@ from usage_tasks.storage.sessions.merging import Merged
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedBatch:
-    """What became of a batch: what was merged, what was refused and why, in the batch's order."""
+    """The outcome of a batch: the merged reports, and the refused ones with the reason, in the batch's order."""
 
     merged: Merged
     rejections: Sequence[Rejection]
@@ -68,9 +68,10 @@ def take_up(
     seen_at: datetime | None,
     arrived_at: datetime | None = None,
 ) -> RecordedBatch:
-    """Merge the good reports of those that could be read; say why the others are refused, and keep none of them.
+    """Merge the good reports of the readable ones. Return the reasons of the others, and store none of these.
 
-    With `seen_at` they are of a snapshot of what ran then. With `arrived_at` none proves life later than that.
+    With `seen_at` they are of a snapshot of the sessions that ran then. With `arrived_at` no report proves life later
+    than that.
     """
     known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
     own, contradicting = _split_contradictions(known, {})
@@ -107,7 +108,7 @@ def _split_by_class(
 def _split_contradictions(
     reports: Sequence[SessionReport], held: Mapping[UUID, AttributionId]
 ) -> tuple[list[SessionReport], list[Rejection]]:
-    """A session stays with the account that holds it; of a new one the batch's first report says whose it is."""
+    """Split off contradictions: a session stays with its account; the batch's first report names a new one's account."""
     owners = dict(held)
     own, refused = [], []
     for report in reports:

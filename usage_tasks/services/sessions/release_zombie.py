@@ -1,4 +1,4 @@
-"""Release a zombie: somebody says that it runs."""
+"""Release a zombie: a person confirms that it runs."""
 
 from datetime import datetime
 from uuid import UUID

@@ -35,7 +35,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Healed:
-    """What a snapshot did. Where it is not `complete`, some row did not say whose session it is: nothing was ended."""
+    """The result of a snapshot. If it is not `complete`, some row did not name its session: nothing was ended."""
 
     recorded: RecordedBatch
     ended: int
@@ -51,7 +51,7 @@ def report_running(
 ) -> Healed:
     """Merge a snapshot's rows, then end the sessions of its source that nobody has seen since it was taken.
 
-    A refused row still says that its session runs.
+    A refused row still proves that its session runs.
     """
     recorded, complete = _take_up(connection, snapshot, limits=limits, actor=actor)
     ended = 0
@@ -62,7 +62,7 @@ def report_running(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealingPlan:
-    """What a snapshot would do, and which sessions it would end."""
+    """The planned result of a snapshot, and the sessions that it would end."""
 
     recorded: RecordedBatch
     ended: Plan
@@ -76,7 +76,7 @@ def plan_running(
     limits: SpendingLimits,
     actor: Actor,
 ) -> HealingPlan:
-    """Answer what `report_running` would do, by doing it and taking it back."""
+    """Return what `report_running` would do, by executing it and rolling back."""
     with rehearsal(connection):
         recorded, complete = _take_up(connection, snapshot, limits=limits, actor=actor)
         ended = NOTHING
@@ -92,7 +92,7 @@ def _take_up(
     limits: SpendingLimits,
     actor: Actor,
 ) -> tuple[RecordedBatch, bool]:
-    """Merge what a snapshot lists and renew what it lists in vain; return True if each row says whose session it is."""
+    """Merge a snapshot's rows, and renew rows without effect. Return True if each row names its session."""
     source_snapshots.lock_source(connection, snapshot.source)
     recorded = record_reports(
         connection,

@@ -1,6 +1,6 @@
-"""What each of Stripe's events does: one module an object family, one table of types.
+"""The effects of Stripe's events: one module per object family, one table of types.
 
-A handler fetches first and answers what is then to be written, in the transaction that settles the event. It fetches
+A handler fetches first and returns the changes to write, in the transaction that settles the event. It fetches
 the object as it is now, so that the order of events does not matter, and every effect has a natural key, so that no
 event counts twice. It owns no state: where an invoice or a subscription leads is in `services/payments`, in
 `reflect_invoice.py` and `reflect_subscription.py`. Any type that is not in the table is stored and counted.

@@ -1,4 +1,4 @@
-"""customer.created, .deleted: one whose answer was lost is stored; whoever is gone subscribes no more."""
+"""customer.created, .deleted: store a customer whose answer was lost; mark a deleted customer, which can subscribe no more."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -14,7 +14,7 @@ from usage_tasks.storage.inbox.events import InboxEvent
 from usage_tasks.storage.operations import outbox
 from usage_tasks.storage.payments import subscriptions
 
-# What the platform hears of an invoice that is still in this state when the event is handled.
+# The announcement to the platform if the invoice is still in this state when the event is handled.
 _ANNOUNCED: Final[Mapping[str, tuple[InvoiceStatus, type[InvoiceNeedsAttention]]]] = {
     "invoice.finalization_failed": (InvoiceStatus.DRAFT, InvoiceFinalizationFailed),
     "invoice.payment_action_required": (InvoiceStatus.OPEN, PaymentActionRequired),

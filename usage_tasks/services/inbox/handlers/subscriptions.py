@@ -1,4 +1,4 @@
-"""customer.subscription.*: the subscription as it is now, compared by its id with the one that the account has."""
+"""customer.subscription.*: the subscription as it is now, compared by its id with the account's own."""
 
 from collections.abc import Mapping
 from functools import partial
