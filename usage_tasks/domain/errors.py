@@ -53,7 +53,7 @@ class NotFoundError(PermanentError):
 
 
 class DeclinedError(PermanentError):
-    """A payer's bank declined. This is an answer and no failure: the payer must hear of it, and nothing needs repair."""
+    """A payer's bank declined. This is an answer and no failure: the payer must hear of it; nothing needs repair."""
 
     def __init__(self, message: str, decline_code: str | None = None) -> None:
         super().__init__(message)

@@ -28,7 +28,7 @@ class LapseReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantTerms:
-    """The terms of a grant. Priority 0 burns first; without `expires_at` it lasts; without a cap all of it rolls over."""
+    """Terms of a grant. Priority 0 burns first; without `expires_at` it lasts; without a cap all of it rolls over."""
 
     attribution_id: AttributionId
     key: str
@@ -56,7 +56,7 @@ class OpenGrant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burn:
-    """The effect of one settlement on one grant: cents that paid usage, cents that lapsed and why, cents that are left."""
+    """The effect of one settlement on one grant: cents that paid usage, cents that lapsed and why, cents left."""
 
     grant: OpenGrant
     burnt_cents: CreditCents

@@ -111,8 +111,8 @@ def rehearsal(connection: Connection) -> Iterator[None]:
 def new_engine(url: str, *, session: Mapping[str, str], **options: Any) -> Engine:
     """Make an engine that follows the table of SQLSTATEs, and shows no parameter in an error.
 
-    `session` has settings of the server that hold for every session, whatever the URL says. The URL's other options and
-    settings (`options=-csearch_path=...`) hold too. Raises ConnectionSettingsError for a malformed URL.
+    `session` has settings of the server that hold for every session, and override the URL's. The URL's other options
+    and settings (`options=-csearch_path=...`) hold too. Raises ConnectionSettingsError for a malformed URL.
     """
     try:
         target = make_url(url)

@@ -1,4 +1,4 @@
-"""What a dry run answers: how many rows would be written, their sum, and a bounded sample of them."""
+"""The result of a dry run: the number of rows to write, their sum, and a bounded sample of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Compare the schema that a database has with the one that this version's code needs.
+"""Compare the schema of a database with the schema that this version's code needs.
 
 A revision is the number of a migration. The table of Alembic has the database's; its comment has the oldest revision
 whose code may still run on it, which each migration declares as `compatible_from`.
@@ -73,7 +73,7 @@ class SchemaVersion(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """What to do; empty if there is nothing to do."""
+        """The advice to the operator; empty if there is nothing to do."""
         match self.state:
             case SchemaState.CURRENT | SchemaState.COMPATIBLE:
                 return ""

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 
 class Treatment(StrEnum):
-    """What to do after an error."""
+    """The reaction to an error."""
 
     PERMANENT = "permanent"
     """The same statement fails again."""

@@ -18,7 +18,7 @@ SAMPLE_MAX: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationFinding:
-    """What one check found: how many rows offend, and a bounded sample of them."""
+    """The result of one check: the number of offending rows, and a bounded sample of them."""
 
     check: str
     offenders: int
@@ -184,7 +184,7 @@ _INVOICES = """
     SELECT key AS offender FROM ledger_entry WHERE kind = 'invoice' GROUP BY key HAVING count(*) > 1
 """
 
-# Who is not in the latest snapshot of the source that runs it has ended there.
+# A session that is missing in the latest snapshot of its source has ended there.
 _MISSED = """
     SELECT w.instance_id::text AS offender
     FROM workspace_instance w JOIN source_snapshot s USING (source)
@@ -208,7 +208,7 @@ _GRANTS = f"""
     )
 """
 
-# What the ledger holds as invoiced of an invoice follows from where it stands, and from its credit notes.
+# The ledger's invoiced amount of an invoice follows from its state and from its credit notes.
 _STANDINGS = f"""
     SELECT i.attribution_id || ' ' || i.stripe_invoice_id AS offender
     FROM stripe_invoice i LEFT JOIN (
@@ -261,7 +261,7 @@ CHECKS: Final = {
 
 
 def run_checks(connection: Connection, *, at: datetime, grace: timedelta) -> list[VerificationFinding]:
-    """Run every check; one that is clean has 0 offenders."""
+    """Run every check. A clean check has 0 offenders."""
     findings = []
     for name, offending in CHECKS.items():
         statement = f"""

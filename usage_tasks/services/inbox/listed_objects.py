@@ -44,7 +44,7 @@ _UNPAID: Final = frozenset({InvoiceStatus.OPEN.value, InvoiceStatus.UNCOLLECTIBL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A page of a list: its number of objects, the events for the objects that differ, and where the next page begins."""
+    """A page of a list: its number of objects, the events for objects that differ, and where the next page begins."""
 
     looked_at: int
     notices: Sequence[EventNotice]

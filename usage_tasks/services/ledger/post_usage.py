@@ -56,7 +56,7 @@ def announce_limits(connection: Connection, *, at: datetime, policy: LimitPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcilePlan:
-    """The writes of a planned run of the ledger job: caps, entries, grants' expiries, announcements of levels crossed."""
+    """The planned writes of the ledger job: caps, entries, grants' expiries, announcements of levels crossed."""
 
     zombies: Caps
     entries: Plan

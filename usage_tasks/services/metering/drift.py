@@ -172,7 +172,7 @@ def _get_meter(stripe: StripeGateway, event_name: str) -> str:
 
 
 def _ask(stripe: StripeGateway, meter_id: str, standing: MeterStanding, *, at: datetime) -> Answer:
-    """Return the meter's count in a standing's window, the reason why there is none, or None if it is too early to ask."""
+    """Return the meter's count in a standing's window, the reason why there is none, or None if it is too early."""
     window = window_of(standing, at=at)
     if window is None or standing.customer_id is None:
         return None

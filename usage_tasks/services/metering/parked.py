@@ -61,7 +61,7 @@ def release(
     at: datetime,
     actor: Actor,
 ) -> ReleasedAccounts:
-    """Release a parked account. If it was parked for its subscription, check that again, and park it again if needed."""
+    """Release a parked account. If it was parked for its subscription, check that, and park it again if needed."""
     with transaction() as connection:
         customer_id = parked.find_parked_customer(connection, account)
     customer = None if customer_id is None else stripe.get_customer(customer_id)

@@ -31,7 +31,7 @@ class Dunned:
 
 
 def advance_dunning(connection: Connection, *, at: datetime, policy: DunningPolicy | None) -> Dunned:
-    """Take every account's dunning step that is due at an instant. Without a policy, end the dunning of all accounts."""
+    """Take every account's dunning step that is due at an instant. Without a policy, end all dunning."""
     steps = dunning.advance(connection, at=at, policy=policy, actor=_ACTOR)
     return Dunned(
         payments_failed=steps.get(PaymentFailed.name, 0),

@@ -108,7 +108,7 @@ def _split_by_class(
 def _split_contradictions(
     reports: Sequence[SessionReport], held: Mapping[UUID, AttributionId]
 ) -> tuple[list[SessionReport], list[Rejection]]:
-    """Split off contradictions: a session stays with its account; the batch's first report names a new one's account."""
+    """Split off contradictions: a session stays with its account; the first report of a new one names its account."""
     owners = dict(held)
     own, refused = [], []
     for report in reports:

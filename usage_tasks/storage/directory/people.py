@@ -1,6 +1,6 @@
-"""The directory: users, teams and members, each as the latest report told it, whatever order reports came in.
+"""The directory: users, teams and members, each as its latest report gives it, in any order of reports.
 
-Of an e-mail only a keyed digest is here. A team's row is locked while its members change.
+Only a keyed digest of an e-mail is stored. A team's row is locked while its members change.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _USERS_CHANGED = auditing(
             'deleted', jsonb_build_array(f.deleted, a.deleted))""",
 )
 
-# The tie-break is that of UserReport.order. Who becomes or ceases to be an administrator, or is deleted, is audited.
+# The tie-break is that of UserReport.order. A new or lost administrator role, and a deletion, are audited.
 _UPSERT_USERS = f"""
     WITH former AS (
         SELECT user_id, administrator, deleted FROM directory_user WHERE user_id = ANY(CAST(:ids AS uuid[]))
@@ -142,7 +142,7 @@ def upsert_teams(connection: Connection, reports: Sequence[TeamReport], *, at: d
 
 
 def find_person(connection: Connection, user_id: UUID, *, team_id: UUID | None) -> Person:
-    """Answer what the directory says of a user and of their part in a team; nothing of one that it does not know."""
+    """Return the directory's facts about a user and their role in a team. For an unknown user every fact is empty."""
     statement = """
         SELECT COALESCE(u.administrator, false) AS administrator, COALESCE(u.deleted, false) AS deleted, m.role
         FROM (SELECT CAST(:user_id AS uuid) AS user_id) AS asked

@@ -1,6 +1,6 @@
 """The inbox: every event of Stripe's that arrived, once, and whether it was applied.
 
-Of an event only what says where to look is kept: handlers ask Stripe for the object, so nothing personal is stored.
+Only the reference to the object is kept of an event: handlers ask Stripe for the object, so no personal data is stored.
 """
 
 from collections.abc import Sequence

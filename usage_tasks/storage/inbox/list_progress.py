@@ -23,7 +23,7 @@ class Walk:
 
 
 def get_walk(connection: Connection, name: str) -> Walk:
-    """Answer how far a walk has come; one that never began knows nothing."""
+    """Return the progress of a walk. A walk that never began is empty."""
     execute(connection, "INSERT INTO stripe_walk (name) VALUES (:name) ON CONFLICT DO NOTHING", name=name)
     statement = "SELECT since, until, cursor, failed_since FROM stripe_walk WHERE name = :name"
     return Walk(**fetch_one(connection, statement, name=name)._mapping)

@@ -1,4 +1,4 @@
-"""The inbox as an operator sees it: events by state, one with its twins, and what is done to those set aside."""
+"""The inbox as an operator sees it: events by state, one event with its twins, and actions on parked events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _COLUMNS = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
-    """An event and what became of it; `outcome` is the reason where it is parked or put off."""
+    """An event and its result; `outcome` is the reason if it is parked or postponed."""
 
     event_id: str
     type: str
@@ -47,7 +47,7 @@ def find_event(connection: Connection, event_id: str) -> EventRow | None:
 
 
 def list_twins(connection: Connection, event: EventRow, *, limit: int) -> Sequence[str]:
-    """List other events that tell the same: Stripe may make two of one fact."""
+    """List other events of the same fact: Stripe may send two events of one fact."""
     statement = """
         SELECT event_id FROM stripe_event
         WHERE object_id = :object AND type = :type AND created_at = :created AND event_id <> :event
@@ -82,7 +82,7 @@ def lock_chosen(
 
 
 def make_due(connection: Connection, ids: Sequence[str]) -> Sequence[str]:
-    """Have events applied anew, as if they had just come; return their ids."""
+    """Make events due again, as if they had just arrived. Return their ids."""
     statement = """
         UPDATE stripe_event
         SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), claimed_until = NULL,

@@ -1,7 +1,7 @@
-"""What an account's entries come to in each week: how a statement about the past leaves out what is much later.
+"""The sum of an account's entries per week: a statement about the past can skip much later weeks.
 
-A trigger of the ledger keeps one row for each week with entries. Beside their sum it has how far back their sessions
-reach: a week whose sessions all began after the instant in question need not be read.
+A trigger of the ledger keeps one row for each week with entries. Beside their sum it holds the earliest start of their
+sessions: a week whose sessions all began after the instant in question need not be read.
 """
 
 from typing import Final

@@ -40,8 +40,8 @@ _CLAIM = """
 def claim(
     connection: Connection, teams: Sequence[AttributionId], *, at: datetime, actor: Actor
 ) -> Sequence[AttributionId]:
-    """Use up the allowance of each team's user where it is not used; return the teams that got one.
+    """Claim the allowance of each team's user if it is not claimed yet. Return the teams that got one.
 
-    The teams are those that this transaction has just opened.
+    This transaction has just opened the teams.
     """
     return [row.attribution_id for row in fetch(connection, _CLAIM, accounts=list(teams), at=at, actor=actor)]

@@ -109,16 +109,16 @@ _BALANCE = f"WITH {with_balances(_ASKED_ONE, inlined=True)} SELECT credit_cents 
 def list_gross_balances(
     connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
 ) -> Mapping[AttributionId, CreditCents]:
-    """Answer what is open of each account at its own instant, before grants; one that nobody knows has 0."""
+    """Return the open usage of each account at its own instant, before grants. An unknown account has 0."""
     return {row.attribution_id: CreditCents(row.gross_cents) for row in _fetch(connection, asked)}
 
 
 def list_balances(
     connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
 ) -> Mapping[AttributionId, CreditCents]:
-    """Return the balance of each account at its own instant, after grants; one that nobody knows has 0.
+    """Return the balance of each account at its own instant, after grants. An unknown account has 0.
 
-    A grant that has expired pays nothing until it is settled: whoever asks lets that be done first.
+    An expired grant pays nothing until it is settled: the caller settles it first.
     """
     return {row.attribution_id: CreditCents(row.credit_cents) for row in _fetch(connection, asked)}
 

@@ -49,7 +49,7 @@ _APPEND: Final = inserting(
 
 
 def append_entries(connection: Connection, entries: Sequence[Entry]) -> int:
-    """Append entries; one whose key stands already is left out. Return how many were new."""
+    """Append entries, and skip entries whose key exists already. Return how many were new."""
     return execute(connection, _APPEND, entries=rows_as_json(entries))
 
 

@@ -1,4 +1,4 @@
-"""What an explanation is made of: a session's facts, its entries, the limit of a cycle that was ended."""
+"""The parts of an explanation: a session's facts, its entries, the limit of a cycle that has ended."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _ENTRY = "key, kind, credit_cents, effective_at, posted_at, description"
 
 
 def find_session(connection: Connection, instance_id: UUID) -> SessionFacts | None:
-    """Answer what is known of a session now; None for one that was never reported."""
+    """Return the known facts of a session, or None if it was never reported."""
     statement = f"""
         SELECT w.instance_id, w.attribution_id, w.workspace_class, w.started_at, w.ended_at,
                w.final_at AS stopped_at, COALESCE(o.revision, e.entries) AS revision, e.entries AS posted_revision
@@ -32,14 +32,14 @@ def find_session(connection: Connection, instance_id: UUID) -> SessionFacts | No
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOwner:
-    """Who ran a session, and which account pays for it."""
+    """The user who ran a session, and the account that pays for it."""
 
     attribution_id: AttributionId
     user_id: UUID
 
 
 def find_owner(connection: Connection, instance_id: UUID) -> SessionOwner | None:
-    """Answer whose a session is; None for one that was never reported."""
+    """Return the owner of a session, or None if it was never reported."""
     statement = "SELECT attribution_id, user_id FROM workspace_instance WHERE instance_id = :instance_id"
     rows = fetch(connection, statement, instance_id=instance_id)
     return SessionOwner(attribution_id=rows[0].attribution_id, user_id=rows[0].user_id) if rows else None

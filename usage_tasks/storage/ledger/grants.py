@@ -165,7 +165,7 @@ def list_as_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantMovement:
-    """What took cents from a grant: `burn`, usage of the cycle from `cycle_started_at`; or why they lapsed."""
+    """A decrease of a grant: `burn`, by usage of the cycle from `cycle_started_at`; or the reason why cents lapsed."""
 
     at: datetime
     what: str
@@ -176,7 +176,7 @@ class GrantMovement:
 def list_movements(
     connection: Connection, attribution_id: AttributionId, *, at: datetime
 ) -> Mapping[int, Sequence[GrantMovement]]:
-    """List what took cents from each grant of an account by an instant, oldest first, by the grant's number.
+    """List the decreases of each grant of an account by an instant, oldest first, by the grant's number.
 
     The cycle of a burn is the last one that had started before it.
     """

@@ -16,7 +16,7 @@ from usage_tasks.storage.rows import fetch_one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posted:
-    """What one batch of posting did: entries appended and their sum in credit cents."""
+    """The result of one batch of posting: entries appended and their sum in credit cents."""
 
     entries: int
     credit_cents: int
@@ -57,8 +57,8 @@ ENTRIES = f"{_COLUMNS} FROM rated r"
 # sorting compares the first bytes.
 _ORDERED = f"{_COLUMNS}, r.started_at FROM rated r ORDER BY substr(r.attribution_id, 6), r.instance_id"
 
-# What is claimed is taken out where it lies, and only what came out is rated: a row that moved meanwhile, because its
-# facts were corrected between the look and the lock, stays for the next batch.
+# The claimed rows are deleted in place, and only deleted rows are rated: a row that moved meanwhile, because its facts
+# were corrected between the look and the lock, stays for the next batch.
 _POST = f"""
     WITH claimed AS (
         SELECT held.ctid FROM open_session AS held WHERE {_DUE}

@@ -70,7 +70,7 @@ _REOPEN = f"{_REPRICED} {_REOPENED} {_ANSWER}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountSum:
-    """What the adjustments of one account come to."""
+    """The sum of one account's adjustments."""
 
     attribution_id: AttributionId
     entries: int
@@ -87,7 +87,7 @@ class Repricing:
 
 
 def plan_repricing(connection: Connection, workspace_class: str, *, effective_from: datetime) -> Repricing:
-    """Answer what posted sessions would be adjusted by for a version that stands in the table."""
+    """Return the adjustments of posted sessions for a version that is in the table."""
     return _run(connection, _PLAN, workspace_class, effective_from)
 
 

@@ -19,7 +19,7 @@ from usage_tasks.storage.rows import fetch
 
 
 class Group(StrEnum):
-    """What usage is summed by; a day is one of UTC."""
+    """A grouping of usage. A day is a day of UTC."""
 
     DAY = "day"
     WORKSPACE_CLASS = "workspace_class"
@@ -30,7 +30,7 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRow:
-    """What sessions used in one group; what it is not grouped by is None. A session counts wherever it ran."""
+    """The usage of sessions in one group. Fields outside of the grouping are None. A session counts in each group."""
 
     day: date | None = None
     workspace_class: str | None = None
@@ -44,7 +44,7 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageTotals:
-    """What the whole range holds, whatever page of it is shown; each session counts once."""
+    """The totals of the whole range, independent of the page. Each session counts once."""
 
     rows: int
     credit_cents: int
@@ -82,8 +82,8 @@ _CANDIDATES = f"""
     )
 """
 
-# A cell is the range, or a day of it; a session is priced at the end of each cell in which it ran, and at the range's
-# start if it ran before. An edge's price counts for the cell that it ends and against the one that it begins.
+# A cell is the range, or a day of it. A session is priced at the end of each cell in which it ran, and at the range's
+# start if it ran before. The price at an edge adds to the cell that ends there, and is subtracted from the next cell.
 _CELLS = {
     True: """
         SELECT d.day AS cell, LEAST(d.day + interval '24 hours', CAST(:end AS timestamptz)) AS edge,
@@ -143,7 +143,7 @@ def _statement(groups: Sequence[Group], *, one_account: bool, one_user: bool, pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Whose usage is asked for: of one account or, None, of all; of one user in it or, None, of all."""
+    """The scope of a report: one account, or None for all; one user in it, or None for all."""
 
     account: AttributionId | None
     user_id: UUID | None = None

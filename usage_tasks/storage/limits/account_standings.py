@@ -1,4 +1,4 @@
-"""What runs and what it costs an hour, beside balance and limit: for entitlements and for the snapshot in Redis."""
+"""Running sessions and their hourly cost, beside balance and limit: for entitlements and the snapshot in Redis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from usage_tasks.storage.ledger.balances import with_balances
 from usage_tasks.storage.pricing.prices import list_histories
 from usage_tasks.storage.rows import fetch, fetch_one
 
-# What goes on costing after an instant: sessions that are not final, and those that were made so later.
+# Sessions that go on costing after an instant: sessions that are not final, or became final later.
 _ACCRUING = """
     SELECT workspace_class, started_at, ended_at FROM open_session
     WHERE attribution_id = :account AND (ended_at IS NULL OR ended_at > :at)
@@ -89,9 +89,9 @@ _ALL_PAGE, _CHANGED_PAGE = _page(_ALL), _page(_CHANGED)
 def list_standings(
     connection: Connection, *, at: datetime, since: datetime | None, after: str, limit: int
 ) -> Sequence[AccountStanding]:
-    """List up to `limit` accounts beyond the account `after`: those that changed since, or all of them.
+    """List up to `limit` accounts beyond the account `after`: the accounts that changed since, or all of them.
 
-    `since` is in the database's own time. An account on which something runs changes all the time.
+    `since` is in the database's own time. An account with a running session changes all the time.
     """
     statement, window = (_ALL_PAGE, {}) if since is None else (_CHANGED_PAGE, {"since": since})
     rows = fetch(connection, statement, at=at, after=after, limit=limit, **window)

@@ -1,4 +1,4 @@
-"""What bars an account beside its limit; `domain/bars.py` states the same rule for one account."""
+"""Bars of an account beside its limit; `domain/bars.py` states the same rule for one account."""
 
 from sqlalchemy import Connection
 
@@ -9,10 +9,10 @@ from usage_tasks.storage.rows import fetch_one, sql_list
 
 
 def find_bar(connection: Connection, account: Account) -> EntitlementReason | None:
-    """Answer what bars an account beside its limit: a dispute that stands, or payments that failed for too long.
+    """Return the bar of an account beside its limit, or None: an open dispute, or payments that failed for too long.
 
-    A dispute blocks who answers for the account; the account itself where nobody is known who does, or it is theirs.
-    After one that was lost a person decides, and nobody tells us what.
+    A dispute blocks the responsible users. It blocks the account itself if no responsible user is known, or if the
+    account is their own. After a lost dispute a person decides, and the system never learns the decision.
     """
     statement = f"""
         SELECT CASE

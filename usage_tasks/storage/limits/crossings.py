@@ -18,8 +18,8 @@ from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.pricing.rating_sql import COST_AT_MOST
 from usage_tasks.storage.rows import execute, fetch
 
-# Most accounts are far from their levels. What their open sessions cost at most tells those apart that may have reached
-# one, and only these are rated session by session.
+# Most accounts are far from their levels. An upper bound of the cost of their open sessions selects the accounts that
+# may have reached a level, and only these are rated session by session.
 # An account whose cycle has ended is judged after its reset, or after its invoice is booked.
 _JUDGED = f"""
     SELECT c.attribution_id, CAST(:at AS timestamptz) AS at
@@ -93,9 +93,9 @@ _ANNOUNCED = announcing(
     payload=payload_of(UsageLevelReached),
 )
 
-# Two ticks at once: the second waits for the first's rows and then has none of its own. The anti-join only spares
-# the rows that are known a try. The outbox's key says the same as the crossing's; it is its own guard where crossings
-# were pruned too early.
+# Two ticks at once: the second waits for the first's rows and then has none of its own. The anti-join only saves
+# attempts for known rows. The outbox's key repeats the crossing's; it is a guard of its own if crossings were pruned
+# too early.
 _ANNOUNCE = f"""
     WITH {with_balances(_JUDGED)}, {_LEVELS}, {_NEW}, crossed AS (
         INSERT INTO limit_crossing
@@ -119,7 +119,7 @@ def announce_crossings(connection: Connection, *, at: datetime, policy: LimitPol
 
 
 def plan_crossings(connection: Connection, *, at: datetime, policy: LimitPolicy) -> Plan:
-    """Answer which levels `announce_crossings` would announce."""
+    """Return the levels that `announce_crossings` would announce."""
     return run_plan(connection, _PLAN, at=at, **_parameters(policy))
 
 

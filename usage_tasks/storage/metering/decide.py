@@ -18,8 +18,8 @@ from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.rows import fetch, fetch_one
 
 # Accounts on stripe with an open subscription that Stripe has not ended by :as_of, nothing parked, and no invoice that
-# took effect after :at: the balance before an invoice, told in the period after it, would bill that invoice again. What
-# is dated after Stripe's end counts for nothing; the closing quantity of the last draft is dated before it.
+# took effect after :at: the balance before an invoice, reported in the period after it, would bill that invoice again.
+# Reports dated after Stripe's end have no effect; the closing quantity of the last draft is dated before it.
 _PAYING = """
     SELECT c.attribution_id, CAST(:at AS timestamptz) AS at
     FROM cost_center c
@@ -40,12 +40,13 @@ _PAYING = """
 
 
 def _told(as_of: str) -> str:
-    """Compose the CTEs `period` and `told` over a CTE `asked a`: what the billing months until `as_of` were told.
+    """Compose the CTEs `period` and `told` (last reported quantities) over a CTE `asked a`, for billing months to
+    `as_of`.
 
-    A cycle stands still until its invoice is booked, so `period` has the billing months from the first one that is
-    not booked to the one that `as_of` lies in, by the rule of domain/cycles.py. `told` is what each was last told: of
-    the ended ones Stripe bills that, so it is no longer to be reported; of the last one it is what a new report is
-    compared with.
+    A cycle stays until its invoice is booked, so `period` has the billing months from the first month without a booked
+    invoice to the month that holds `as_of`, by the rule of domain/cycles.py. Stripe bills the last
+    reported quantity of each ended month, so it must not be reported again; a new report is compared with that of the
+    last month.
     """
     return f"""
     period AS (
@@ -70,7 +71,7 @@ def _told(as_of: str) -> str:
 
 
 def _desired(asked: str) -> str:
-    """Compose the CTEs that end in `desired`: what each asked account is to be told at :as_of, and what it was told."""
+    """Compose the CTEs that end in `desired`: the quantity to report per account at :as_of, and the last reported."""
     return f"""
     {with_balances(asked)}, {_told("CAST(:as_of AS timestamptz)")}, desired AS (
         -- Grouped and not joined: where the planner knows nothing of the tables yet, it would join row by row.
@@ -108,8 +109,8 @@ _CHANGES = f"""
     )
 """
 
-# Of one period only the last report matters: those before it that nobody has claimed are not sent any more. One that
-# waits for Stripe's clock is: the new one is still earlier for that clock, and no report would ever be sent.
+# Of one period only the last report matters: earlier reports that nobody has claimed are not sent any more. A report
+# that waits for Stripe's clock is sent: the new report is even later for that clock, and none would ever be sent.
 _REPORT_CHANGES = f"""
     {_CHANGES}, added AS (
         INSERT INTO meter_report (attribution_id, as_of, identifier, quantity, period_starts_at)
@@ -147,12 +148,13 @@ def report_changes(
     closing: bool = False,
     only: AttributionId | None = None,
 ) -> int:
-    """Add a report for every paying account whose whole credits at `at` differ from what its period was told.
+    """Add a report for every paying account whose whole credits at `at` differ from the last report of its period.
 
-    `as_of` is the report's timestamp, whole seconds, `at` or just before it. A period that has no report was told 0.
-    What an ended period was told is billed by its invoice, booked or not, and is not reported again. A closing report
-    may be older than others; any other rises in time. An account has one report an instant: where two would fall on
-    the same second, the next run reports what is still different. Return how many were added.
+    `as_of` is the report's timestamp, whole seconds, `at` or just before it. A period without a report counts as 0. The
+    quantity reported for an ended period is billed by its invoice, booked or not, and is not reported again. A closing
+    report may be older than others; any other report is later than the one before it. An account has one report per
+    instant: if two would fall on the same second, the next run reports the remaining difference. Return the number of
+    reports added.
     """
     row = fetch_one(connection, _REPORT_CHANGES, at=at, as_of=as_of, closing=closing, only=only)
     return int(row.reports)
@@ -166,7 +168,7 @@ def plan_changes(connection: Connection, *, at: datetime, as_of: datetime) -> Pl
 def list_awaiting_invoice(
     connection: Connection, asked: Sequence[tuple[AttributionId, datetime]]
 ) -> Mapping[AttributionId, CreditCents]:
-    """Answer, by account, what Stripe was told of periods that ended by an instant and whose invoice is not booked."""
+    """Return per account the quantity reported for periods that ended by an instant and whose invoice is not booked."""
     statement = f"""
         WITH asked AS (
             SELECT * FROM unnest(CAST(:accounts AS text[]), CAST(:instants AS timestamptz[])) AS t(attribution_id, at)
@@ -183,7 +185,7 @@ def list_awaiting_invoice(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
-    """What an account's period is to be told by the ledger, and what it was told, in credits."""
+    """The quantity of an account's period by the ledger, and the reported one, in credits."""
 
     ledger: int
     told: int
@@ -192,7 +194,7 @@ class Owed:
 def list_owed(
     connection: Connection, accounts: Sequence[AttributionId], *, at: datetime
 ) -> Mapping[AttributionId, Owed]:
-    """Answer what accounts owe and were told at an instant, whether they can be billed or not."""
+    """Return the owed and the reported quantity of accounts at an instant, whether they can be billed or not."""
     asked = """
         SELECT u.attribution_id, CAST(:as_of AS timestamptz) AS at
         FROM unnest(CAST(:accounts AS text[])) AS u(attribution_id)

@@ -1,4 +1,4 @@
-"""What a drift report reads: each paying account's latest report that Stripe has had time to count."""
+"""The input of a drift report: each paying account's latest report that Stripe has had time to count."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -9,7 +9,7 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.drift import MeterStanding
 from usage_tasks.storage.rows import fetch
 
-# What was dropped without ever having been sent is none of Stripe's.
+# Reports that were dropped and never sent are unknown to Stripe.
 _SENT_OR_TO_BE = "NOT (n.state = 'dropped' AND n.attempts = 0 AND n.resends = 0)"
 
 _STANDINGS = f"""

@@ -1,8 +1,8 @@
-"""What becomes of meter reports: claimed, sent, and accepted, put off, parked, dropped or sent anew.
+"""The queue of meter reports: claimed, sent, and accepted, postponed, parked, dropped or sent again.
 
 A report is claimed with a lease in real time (a lease is about processes, not about billing), sent by its identifier,
-and settled. One call an account is in flight: the oldest open report bars the later ones, a claimed one all others.
-A report that is sent anew gets an identifier of its own, for Stripe has used up the one before.
+and settled. One call per account is in flight: the oldest open report blocks the later ones, and a claimed report
+blocks all. A report that is sent again gets a new identifier, for Stripe accepts each identifier once.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -162,10 +162,10 @@ def list_parked_for_clock(connection: Connection, *, limit: int) -> Sequence[Att
 
 
 def list_waiting(connection: Connection, identifiers: Collection[str]) -> Mapping[str, timedelta]:
-    """Tell which of these reports are still to be sent, and in how long: one that another has claimed, after its lease.
+    """Return which of these reports are still unsent, and the time until each is due: a claimed one after its lease.
 
-    Less than nothing for one that is due. Left out is what is accepted, parked, dropped, under a new identifier, or of
-    a customer that is parked.
+    The time is negative for a due report. Reports that are accepted, parked, dropped, under a new identifier, or of a
+    parked customer are left out.
     """
     statement = """
         SELECT r.identifier, GREATEST(r.next_attempt_at, r.claimed_until) - clock_timestamp() AS after
@@ -185,8 +185,8 @@ _RENEWED_IDENTIFIER = """
     || '-' || (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 """
 
-# A worker whose lease ran out may settle late: that Stripe took its report is true all the same, anything else is no
-# longer its to say. Under a newer identifier nothing of it is true any more.
+# A worker whose lease ran out may settle late: its success is still true, but any other result is no longer valid.
+# Under a newer identifier no result of it is valid.
 _SETTLE = f"""
     WITH outcome AS (
         SELECT * FROM unnest(
@@ -292,7 +292,7 @@ def lock_by_identifiers(connection: Connection, identifiers: Sequence[str]) -> S
 
 
 def lock_report(connection: Connection, attribution_id: AttributionId, *, state: str) -> SentReport | None:
-    """Lock the oldest report of an account that is in a state, and those that are to be sent."""
+    """Lock the oldest report of an account in a state, and its unsent reports."""
     _lock_open(connection, [attribution_id])
     statement = f"""
         SELECT {_SENT} FROM meter_report WHERE attribution_id = :account AND state = :state
@@ -311,9 +311,9 @@ def _lock_open(connection: Connection, accounts: Sequence[AttributionId]) -> Non
 
 
 def send_anew(connection: Connection, report: SentReport, *, after: timedelta, reason: str) -> bool:
-    """Let a report be sent once more, as another one to Stripe; return True if it is still as it was found.
+    """Make a report due again under a new identifier. Return True if it is still as it was found.
 
-    One that is in flight keeps its claim: nobody else calls for its account until that ends.
+    A report in flight keeps its claim: no other call is made for its account until that ends.
     """
     statement = f"""
         UPDATE meter_report AS held
@@ -325,7 +325,7 @@ def send_anew(connection: Connection, report: SentReport, *, after: timedelta, r
 
 
 def drop_report(connection: Connection, report: SentReport, *, reason: str) -> bool:
-    """Give a report up: Stripe never counted it and never will. What it said is no longer taken for told."""
+    """Drop a report that Stripe never counted and never will. Its quantity no longer counts as reported."""
     statement = """
         UPDATE meter_report
         SET state = 'dropped', accepted_at = NULL, parked_at = NULL, doubted_at = NULL, claimed_until = NULL,

@@ -16,9 +16,9 @@ from usage_tasks.storage.rows import execute, fetch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomerRow:
-    """What is stored of an account's customer; `customer_id` is None until Stripe has answered.
+    """The stored customer of an account; `customer_id` is None until Stripe has answered.
 
-    `is_new`: this call stored it, so that nobody has asked Stripe for it yet.
+    `is_new`: this call stored it, so Stripe has not been asked for it yet.
     """
 
     attribution_id: AttributionId
@@ -31,9 +31,9 @@ class CustomerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionRow:
-    """What is stored of an account's open subscription; `subscription_id` is None until Stripe has answered.
+    """The stored open subscription of an account; `subscription_id` is None until Stripe has answered.
 
-    `is_new`: this call stored it, so that nobody has asked Stripe for it yet.
+    `is_new`: this call stored it, so Stripe has not been asked for it yet.
     """
 
     attribution_id: AttributionId
@@ -110,7 +110,7 @@ def renew_customer_key(connection: Connection, row: CustomerRow) -> None:
 
 
 def find_customer(connection: Connection, attribution_id: AttributionId) -> CustomerRow | None:
-    """Answer what is stored of an account's customer."""
+    """Return the stored customer of an account, or None."""
     statement = f"SELECT {_CUSTOMER} FROM stripe_customer WHERE attribution_id = :account"
     rows = fetch(connection, statement, account=attribution_id)
     return CustomerRow(**rows[0]._mapping) if rows else None
@@ -164,7 +164,7 @@ def decide_tax(connection: Connection, row: SubscriptionRow, *, automatic_tax: b
 
 
 def find_account(connection: Connection, customer_id: StripeCustomerId) -> AttributionId | None:
-    """Answer whose customer this is, or None for one that is not ours."""
+    """Return the account of this customer, or None if it is not ours."""
     rows = fetch(
         connection,
         "SELECT attribution_id FROM stripe_customer WHERE stripe_customer_id = :customer",

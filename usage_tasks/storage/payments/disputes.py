@@ -16,7 +16,7 @@ from usage_tasks.storage.rows import execute, fetch, sql_list
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DisputeRow:
-    """What is stored of a dispute; `blocked_user_ids` are those who were responsible when it began to block."""
+    """The stored dispute; `blocked_user_ids` are the users who were responsible when it began to block."""
 
     dispute_id: DisputeId
     attribution_id: AttributionId
@@ -31,7 +31,7 @@ def lock_all(connection: Connection) -> None:
 
 
 def find_dispute(connection: Connection, dispute_id: DisputeId) -> DisputeRow | None:
-    """Answer what is stored of a dispute."""
+    """Return the stored dispute, or None."""
     statement = """
         SELECT stripe_dispute_id AS dispute_id, attribution_id, status, blocked_user_ids, blocked_account
         FROM stripe_dispute WHERE stripe_dispute_id = :dispute
@@ -138,7 +138,7 @@ def put_refund(
 
 
 def list_statuses(connection: Connection, ids: Sequence[str]) -> Mapping[str, str]:
-    """Answer how those of the disputes and refunds stand that are stored, by their ids."""
+    """Return the status of each stored dispute and refund, by id."""
     statement = """
         SELECT stripe_dispute_id AS id, status FROM stripe_dispute WHERE stripe_dispute_id = ANY(CAST(:ids AS text[]))
         UNION ALL

@@ -38,9 +38,9 @@ _AUDITED = auditing(
                                   'failing_since', failing_since, 'reminders', reminders)""",
 )
 
-# A reminder is due at the end of the grace and every so often after it; of several that were missed only the last is
-# told. The table is its own memory: of two workers the second waits for the row and then changes nothing. Nothing
-# moves back in time. Both changes see the table as it was before the statement.
+# A reminder is due at the end of the grace and at regular intervals after it; of several missed reminders only the last
+# is announced. The table is its own memory: of two workers the second waits for the row and then changes nothing.
+# Nothing moves back in time. Both changes see the table as it was before the statement.
 _ADVANCE = f"""
     WITH failing AS (
         SELECT attribution_id, min(failed_at) AS since FROM stripe_invoice
@@ -104,9 +104,9 @@ def advance(
     actor: Actor,
     only: AttributionId | None = None,
 ) -> Mapping[str, int]:
-    """Judge every account's failed payments at an instant, or one account's; count the steps by what was announced.
+    """Judge the failed payments of every account, or of one, at an instant. Return the number of steps by announcement.
 
-    The keys are the names of messages, and "unannounced". Without a policy nobody is dunned, and whoever was is let go.
+    The keys are the names of messages, and "unannounced". Without a policy nobody is dunned, and open dunning ends.
     """
     held = policy or DunningPolicy(grace=timedelta(0), reminder_every=timedelta(days=1), suspend_after=timedelta(0))
     rows = fetch(

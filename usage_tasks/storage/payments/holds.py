@@ -16,7 +16,7 @@ from usage_tasks.storage.rows import execute, fetch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldRow:
-    """What is stored of a hold; `payment_intent_id` is None until Stripe has answered."""
+    """The stored hold; `payment_intent_id` is None until Stripe has answered."""
 
     attribution_id: AttributionId
     number: int

@@ -72,7 +72,7 @@ def put_invoice(connection: Connection, account: AttributionId, invoice: Invoice
 
 
 def get_invoice(connection: Connection, account: AttributionId, invoice_id: StripeInvoiceId) -> KnownInvoice:
-    """Answer what is stored of an invoice, and keep others from changing it until the transaction ends."""
+    """Return the stored facts of an invoice, and lock it until the transaction ends."""
     row = fetch_one(
         connection,
         f"""
@@ -108,7 +108,7 @@ def list_replaced(
 
 
 def mark_failed(connection: Connection, account: AttributionId, invoice_id: StripeInvoiceId, *, at: datetime) -> None:
-    """Remember that paying an invoice failed at an instant; the first stands, whichever is told first."""
+    """Store that a payment of an invoice failed at an instant. The earliest instant holds, in any order of events."""
     execute(
         connection,
         """
@@ -123,14 +123,14 @@ def mark_failed(connection: Connection, account: AttributionId, invoice_id: Stri
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """What the invoices of a subscription that has ended say: is one still a draft, and when was the last final?"""
+    """The invoices of an ended subscription: whether one is still a draft, and when the last became final."""
 
     drafts: int
     finalized_at: datetime | None
 
 
 def get_closing(connection: Connection, account: AttributionId, subscription_id: StripeSubscriptionId) -> Closing:
-    """Answer how far the invoices of one subscription have come."""
+    """Return the state of the invoices of one subscription."""
     row = fetch_one(
         connection,
         """
@@ -168,7 +168,7 @@ def list_unsettled(
 ) -> Sequence[StripeInvoiceId]:
     """Take up to `limit` invoices that may still change and were not looked at for a while, longest first.
 
-    Taking one counts as a look, so that one that cannot be fetched holds up no other.
+    Taking an invoice counts as a look, so that an invoice that cannot be fetched delays no other.
     """
     statement = """
         UPDATE stripe_invoice AS held SET checked_at = clock_timestamp()
@@ -187,7 +187,7 @@ def list_unsettled(
 
 
 def has_unsent_quantity(connection: Connection, account: AttributionId, *, before: datetime) -> bool:
-    """Return True if Stripe has not accepted all that was to be told of an account until an instant."""
+    """Return True if Stripe has not accepted all reports of an account up to an instant."""
     statement = """
         SELECT EXISTS (
             SELECT 1 FROM meter_report WHERE attribution_id = :account AND as_of < :before AND state <> 'accepted'

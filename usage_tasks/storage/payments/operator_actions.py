@@ -1,4 +1,4 @@
-"""What operators asked of Stripe: a row with its idempotency key before the call, settled after it."""
+"""Actions of operators in Stripe: a row with its idempotency key before the call, settled after it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

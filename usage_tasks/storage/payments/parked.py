@@ -91,10 +91,11 @@ def put_look(
     looked_at: datetime,
     actor: Actor,
 ) -> AttributionId | None:
-    """Store what a look at a customer's subscriptions found, unless a later one is stored; answer whom it parks now.
+    """Store the result of a look at a customer's subscriptions, unless a later one is stored. Return the parked
+    account.
 
-    Without a reason nobody is let go: that is for whoever releases. Another reason than the one that stands is told
-    as a new one. Who is parked is announced and noted in this statement.
+    No reason releases no account: only a release does. A changed reason is announced as a new one. A parked account is
+    announced and audited in this statement.
     """
     rows = fetch(connection, _PUT_LOOK, customer=customer_id, reason=reason, looked_at=looked_at, actor=actor)
     return rows[0].attribution_id if rows else None

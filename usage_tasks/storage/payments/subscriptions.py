@@ -14,7 +14,7 @@ from usage_tasks.storage.rows import execute, fetch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownSubscription:
-    """What is stored of one of our subscriptions; it is open until `ended_at`."""
+    """One of our subscriptions as stored; it is open until `ended_at`."""
 
     attribution_id: AttributionId
     subscription_id: StripeSubscriptionId
@@ -28,7 +28,7 @@ _KNOWN = "attribution_id, stripe_subscription_id AS subscription_id, status, str
 
 
 def find_subscription(connection: Connection, subscription_id: StripeSubscriptionId) -> KnownSubscription | None:
-    """Return one of our subscriptions; None for one that is not ours."""
+    """Return one of our subscriptions, or None if it is not ours."""
     statement = f"SELECT {_KNOWN} FROM stripe_subscription WHERE stripe_subscription_id = :subscription"
     rows = fetch(connection, statement, subscription=subscription_id)
     return KnownSubscription(**rows[0]._mapping) if rows else None

@@ -56,10 +56,11 @@ def publish_prices(
     actor: str,
     rules: Mapping[str, ChargeRule] = _NO_RULES,
 ) -> int:
-    """Add a version for each class that the file says otherwise than it last did, in force from `at`; return how many.
+    """Add a version for each class that changed in the file since its last publication, in force from `at`.
 
-    A new class's first version holds from the beginning of time. What ran before `at` keeps its price, and a version
-    by hand is not undone by a file that has not changed. A class without a rule is charged to the second.
+    Returns the number of versions. A new class's first version holds from the beginning of time. Usage before `at`
+    keeps its price, and an unchanged file does not undo a version added by hand. A class without a rule is charged to
+    the second.
     Raises InvalidInputError for an instant that is not later than a class's latest version from the file.
     """
     later = fetch(connection, _LATER, classes=list(prices), at=at, first=ALL_TIME)
@@ -146,7 +147,7 @@ def append_version(connection: Connection, workspace_class: str, version: PriceV
 def hold_prices(connection: Connection) -> None:
     """Keep prices from being changed until the transaction ends; many may hold them at once.
 
-    Whoever posts holds them first: a posting that had read the prices of before would not be found by the change.
+    A posting holds them first: a posting that had read the old prices would be missed by the change.
     """
     fetch(connection, "SELECT pg_advisory_xact_lock_shared(:key)", key=_LOCK_KEY)
 

@@ -76,7 +76,7 @@ COST_AT_MOST = f"""
 """
 """A query of (attribution_id, credit_cents): never less than what an account's open sessions cost up to `:at`.
 
-Their seconds in sum at the dearest price that their class had until then, and for each a step, the greatest minimum and
-a cent: hardly more than they cost where a class has one price to the second, at a fraction of the work of `RATED`. What
-was posted of them is not taken off.
+It is the sum of their seconds at the highest price that their class had until then, and for each a step, the greatest
+minimum and a cent: hardly more than their cost if a class has one price to the second, at a fraction of the work of
+`RATED`. Posted amounts are not subtracted.
 """

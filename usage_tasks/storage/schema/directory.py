@@ -5,7 +5,7 @@ from sqlalchemy import Boolean, CheckConstraint, Column, ForeignKeyConstraint, I
 from usage_tasks.domain.access import TeamRole
 from usage_tasks.storage.schema.columns import metadata, moment, one_of, required
 
-# The directory: each row as its latest report told it (docs/adr/0013). Of an e-mail only a keyed digest is kept.
+# The directory: each row as its latest report gives it (docs/adr/0013). Only a keyed digest of an e-mail is kept.
 directory_user = Table(
     "directory_user",
     metadata,

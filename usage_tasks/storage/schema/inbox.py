@@ -22,7 +22,7 @@ stripe_event = Table(
     one_of("state", ("pending", "applied", "parked", "dropped")),
     one_of("source", ("webhook", "backfill")),
     Index("stripe_event_pending_idx", "next_attempt_at", postgresql_where=text("state = 'pending'")),
-    # What an operator looks at, and another event for the same fact.
+    # For an operator's look, and for another event of the same fact.
     Index("stripe_event_set_aside_idx", "created_at", "event_id", postgresql_where=text("state = 'parked'")),
     Index("stripe_event_fact_idx", "object_id", "type", "created_at"),
 )

@@ -33,7 +33,7 @@ ledger_entry = Table(
     moment("posted_at", default_now=True),
     required("description", Text()),
     Column("instance_id", Uuid()),
-    # For whom a credit note was given, where its caller said so.
+    # The user for whom a credit note was given, if its caller named one.
     Column("user_id", Uuid()),
     # When the session began, by the facts that were posted; null in entries of versions before 0017.
     moment("session_started_at", nullable=True),
@@ -41,7 +41,7 @@ ledger_entry = Table(
     CheckConstraint(f"(kind IN ({sql_list(USAGE_KINDS)})) = (instance_id IS NOT NULL)", name="instance_id"),
     CheckConstraint("kind = 'credit_note' OR user_id IS NULL", name="user_id"),
     Index("ledger_entry_effective_idx", "attribution_id", "effective_at"),
-    # What was posted lately: entries only ever come at the end, so that a range of blocks says enough.
+    # Recently posted entries: entries are only appended, so a range of blocks is precise enough.
     Index("ledger_entry_posted_idx", "posted_at", postgresql_using="brin"),
 )
 

@@ -35,7 +35,7 @@ meter_report = Table(
     required("resends", Integer(), default="0"),
     # Since when Stripe is suspected not to have counted what it took.
     moment("doubted_at", nullable=True),
-    # The billing period it is told to; of one period only the last report matters. Null for old ones.
+    # The billing period of the report; of one period only the last report matters. Null for old reports.
     moment("period_starts_at", nullable=True),
     one_of("state", MeterReportState),
     CheckConstraint("quantity >= 0", name="quantity"),
@@ -47,6 +47,6 @@ meter_report = Table(
     Index("meter_report_claimed_idx", "attribution_id", postgresql_where=text("claimed_until IS NOT NULL")),
     Index("meter_report_open_idx", "attribution_id", "as_of", postgresql_where=text("state IN ('pending', 'parked')")),
     Index("meter_report_doubted_idx", "attribution_id", postgresql_where=text("doubted_at IS NOT NULL")),
-    # What Stripe took in a span of real time, of which it complains later.
+    # Reports that Stripe accepted in a span of real time, for its later errors.
     Index("meter_report_accepted_idx", "accepted_at", postgresql_using="brin"),
 )

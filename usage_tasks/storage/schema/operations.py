@@ -1,4 +1,4 @@
-"""What the platform must hear, job runs, and who changed what."""
+"""Announcements to the platform, job runs, and the audit of changes."""
 
 from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, Table, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB

@@ -47,7 +47,7 @@ stripe_subscription = Table(
     Column("stripe_subscription_id", Text, unique=True),
     required("idempotency_key", Text()),
     required("price_id", Text()),
-    # What the call was made with, and is made with again after a crash; null until it is about to be made.
+    # The arguments of the call, used again after a crash; null until it is about to be made.
     Column("automatic_tax", Boolean),
     moment("created_at", default_now=True),
     # Since when it bills nothing more: Stripe has ended it, and its last invoice is booked.
@@ -76,7 +76,7 @@ stripe_invoice = Table(
     Column("stripe_invoice_id", Text(collation="C"), primary_key=True),
     required("stripe_subscription_id", Text()),
     required("status", Text()),
-    # What it bills of our prices; fixed once it is final.
+    # The credits of our prices that it bills; fixed once it is final.
     required("credit_cents", BigInteger()),
     # In minor units of the currency.
     required("currency", Text()),
@@ -93,9 +93,9 @@ stripe_invoice = Table(
     moment("voided_at", nullable=True),
     moment("uncollectible_at", nullable=True),
     Column("replaced_by", Text),
-    # The first time that paying it failed, as far as events told.
+    # The first failed payment, as far as events reported it.
     moment("failed_at", nullable=True),
-    # What was fetched before this stands; what is fetched again is due in this order.
+    # A copy fetched before this is older than the stored one; invoices are fetched again in this order.
     moment("fetched_at"),
     moment("checked_at", default_now=True),
     one_of("status", InvoiceStatus),
@@ -114,7 +114,7 @@ stripe_invoice = Table(
     ),
 )
 
-# What an operator asked of Stripe: a row before the call, with its idempotency key, settled after it.
+# An operator's action in Stripe: a row before the call, with its idempotency key, settled after it.
 stripe_action = Table(
     "stripe_action",
     metadata,
@@ -140,7 +140,7 @@ stripe_action = Table(
     ),
 )
 
-# Accounts with an invoice whose payment failed; one that has none has no row.
+# Accounts with an invoice whose payment failed; other accounts have no row.
 dunning = Table(
     "dunning",
     metadata,
@@ -152,7 +152,7 @@ dunning = Table(
     one_of("state", DunningState),
 )
 
-# A row before the call; one that is not released is found by a sweep, whatever became of the call.
+# A row before the call; a sweep finds every hold that is not released, whatever the outcome of the call.
 payment_hold = Table(
     "payment_hold",
     metadata,
@@ -188,9 +188,9 @@ stripe_dispute = Table(
     required("currency", Text()),
     moment("created_at"),
     moment("changed_at", default_now=True),
-    # Who was responsible when it began to block; kept when it blocks no more.
+    # The users responsible when it began to block; kept when it blocks no more.
     required("blocked_user_ids", ARRAY(Uuid()), default="'{}'"),
-    # The platform was told to find the owners itself, for nobody had said who they are.
+    # The platform was asked to find the owners itself, for the directory knew none.
     required("blocked_account", Boolean(), default="false"),
     one_of("status", DisputeStatus),
 )

@@ -17,7 +17,7 @@ price_version = Table(
     # Of the version in force at a session's start: the least that it costs, and the steps that its time is charged in.
     required("minimum_cents", BigInteger(), default="0"),
     required("rounding_seconds", Integer(), default="1"),
-    # The file publishes what it changed since it last published: what came by hand is told apart.
+    # The file publishes its changes since its last publication: versions added by hand are marked.
     required("origin", Text(), default="'configuration'"),
     CheckConstraint("credits_per_minute >= 0", name="credits_per_minute"),
     CheckConstraint("minimum_cents >= 0", name="minimum_cents"),

@@ -37,8 +37,8 @@ workspace_instance = Table(
     moment("stopped_at", nullable=True),
     moment("observed_at"),
     moment("recorded_at", default_now=True),
-    # Where it runs, by the latest observation that says so; its latest proof of life; the latest complete snapshot of
-    # its source. Each merges by its maximum (docs/adr/0008).
+    # Where it runs, by the latest observation that names a source; its latest proof of life; the latest complete
+    # snapshot of its source. Each merges by its maximum (docs/adr/0008).
     Column("source", Text),
     moment("source_seen_at", nullable=True),
     moment("last_seen_at", nullable=True),
@@ -51,7 +51,7 @@ workspace_instance = Table(
     Column("inferred_stopped_at", DateTime(timezone=True), Computed(_INFERRED_STOP, persisted=True)),
     # From here on it is final: a reported stop, else an inferred one.
     Column("final_at", DateTime(timezone=True), Computed(f"COALESCE(stopped_at, {_INFERRED_STOP})", persisted=True)),
-    # What is billed ends here; null while it runs. A draft has stopping_at but not yet stopped_at.
+    # The end of billed time; null while it runs. A draft has stopping_at but not yet stopped_at.
     Column(
         "ended_at",
         DateTime(timezone=True),

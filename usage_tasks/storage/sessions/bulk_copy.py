@@ -25,7 +25,7 @@ COLUMNS: Final = (
     "observed_at",
     "source",
 )
-"""What a row of a file says."""
+"""The values of a row of a file."""
 
 PlainRow = tuple[str, ...]
 """The values of COLUMNS as text: instants of UTC, "" for none."""
@@ -72,7 +72,7 @@ def merge_plain(connection: Connection, rows: Mapping[int, PlainRow], *, at: dat
 
 
 def _knows_some(connection: Connection, rows: Mapping[int, PlainRow]) -> bool:
-    """Look a few sessions up: a file that is taken up again is not added in vain, chunk by chunk."""
+    """Look a few sessions up, so that a repeated import does not try to add each chunk again."""
     statement = "SELECT FROM workspace_instance WHERE instance_id = ANY(CAST(:probes AS uuid[])) LIMIT 1"
     probes = [row[0] for row in rows.values()][:: max(1, len(rows) // _PROBES)]
     return bool(fetch(connection, statement, probes=probes))
@@ -81,10 +81,10 @@ def _knows_some(connection: Connection, rows: Mapping[int, PlainRow]) -> bool:
 def _add(
     connection: Connection, rows: Mapping[int, PlainRow], taken: Mapping[str, datetime | None], *, at: datetime
 ) -> bool:
-    """Copy rows into the table, one a session; answer no, and leave nothing, where one of the sessions is known.
+    """Copy rows into the table, one per session. Return False, and add nothing, if one of the sessions is known.
 
-    What it adds is what merging would insert. In the order of the sessions: no two that add the same ones, in whatever
-    order their files have them, wait for one another.
+    The rows equal the result of merging. They are inserted in session order, so two imports of the same
+    sessions cannot deadlock, whatever the order of their files.
     """
     missed = {"": "", **{source: "" if each is None else each.isoformat() for source, each in taken.items()}}
     observed_at = at.isoformat()

@@ -15,7 +15,7 @@ from usage_tasks.storage.sessions.source_snapshots import lock_sources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """What a batch of reports did: rows that are new, rows whose facts changed, reports that brought no new fact."""
+    """The result of a batch of reports: new rows, rows whose facts changed, reports without a new fact."""
 
     inserted: int
     updated: int

@@ -132,7 +132,7 @@ def lock_releases(connection: Connection) -> None:
     fetch(connection, "SELECT pg_advisory_xact_lock(:key)", key=_LOCK_KEY)
 
 
-# The rows as they were read, locked in the order in which `quarantine` locks: one that was sent again is another.
+# The rows as they were read, locked in the order in which `quarantine` locks. A row that was sent again is another.
 _UNCHANGED: Final = """
     unchanged AS (
         SELECT q.digest FROM quarantined_report q
@@ -143,7 +143,7 @@ _UNCHANGED: Final = """
 
 
 def remove(connection: Connection, reports: Sequence[QuarantinedReport]) -> frozenset[str]:
-    """Remove reports that were taken up or dropped; answer the digests of those. One that was sent again stays."""
+    """Remove reports that were recorded or dropped. Return their digests. A report that was sent again stays."""
     statement = f"""
         WITH {_UNCHANGED}
         DELETE FROM quarantined_report AS held USING unchanged u WHERE held.digest = u.digest RETURNING held.digest

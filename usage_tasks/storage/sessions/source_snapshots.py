@@ -1,4 +1,4 @@
-"""Snapshots of what runs in a source, a cluster or a region: signs of life, and who is missing (docs/adr/0008)."""
+"""Snapshots of the running sessions of a source, a cluster or a region: signs of life and gaps (docs/adr/0008)."""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -13,9 +13,9 @@ from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 
 def lock_sources(connection: Connection, sources: Collection[str]) -> Mapping[str, datetime | None]:
-    """Hold off snapshots of these sources until the transaction ends: a report and a snapshot see one another.
+    """Block snapshots of these sources until the transaction ends, so that a report and a snapshot see each other.
 
-    Answers when the latest snapshot of each was taken, `None` where there is none.
+    Returns the time of the latest snapshot of each, or None if there is none.
     """
     if not sources:
         return {}
@@ -46,7 +46,7 @@ def lock_source(connection: Connection, source: str) -> None:
 def renew(connection: Connection, instances: Collection[UUID], *, seen_at: datetime) -> int:
     """Note that these sessions ran at an instant; return how many were not known to run so late.
 
-    For rows of a snapshot that were refused, but whose session can be told.
+    For refused rows of a snapshot whose session is known.
     """
     statement = """
         WITH due AS (
@@ -97,8 +97,8 @@ _END_MISSING = f"""
 def end_missing(connection: Connection, source: str, *, taken_at: datetime, actor: Actor) -> int:
     """End each session of a source that was not seen since its snapshot was taken; return how many.
 
-    Nothing where a later snapshot is known: who is missing in that one has ended already. Each account is told so in
-    its audit. The caller has renewed who is in the snapshot, and holds the source's lock.
+    Nothing happens if a later snapshot is known: sessions missing there have ended already. Each account gets an
+    audit row. The caller has renewed the sessions of the snapshot, and holds the source's lock.
     """
     return int(fetch_one(connection, _END_MISSING, source=source, taken_at=taken_at, actor=actor).ended)
 

@@ -15,7 +15,7 @@ from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caps:
-    """What one batch did: sessions capped anew, caps that moved, caps that were lifted."""
+    """The result of one batch: new caps, moved caps, lifted caps."""
 
     capped: int
     moved: int
@@ -120,7 +120,7 @@ def list_zombies(connection: Connection, *, limit: int) -> Sequence[Zombie]:
 
 
 def lock_session(connection: Connection, instance_id: UUID) -> tuple[AttributionId, Zombie | None] | None:
-    """Answer whose session it is, and its cap, locked until the transaction ends; None for an unknown one."""
+    """Return the session's account and its cap, locked until the transaction ends, or None if it is unknown."""
     statement = f"SELECT {_COLUMNS} FROM workspace_instance WHERE instance_id = :instance FOR UPDATE"
     rows = fetch(connection, statement, instance=instance_id)
     if not rows:

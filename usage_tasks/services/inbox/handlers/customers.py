@@ -1,4 +1,4 @@
-"""customer.created, .deleted: store a customer whose answer was lost; mark a deleted customer, which can subscribe no more."""
+"""customer.created, .deleted: store a customer whose answer was lost; mark a deleted one, who can subscribe no more."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -35,7 +35,7 @@ def _create(context: StripeContext, event: InboxEvent) -> Write:
 
 
 def _store_unanswered(connection: Connection, customer: StripeCustomer) -> AttributionId | None:
-    """Store a customer that an account asked for and never heard of, as it was asked for; answer whose it is."""
+    """Store a customer whose creation was never confirmed, with the requested terms. Return its account, or None."""
     account = AttributionId(customer.attribution_id or "")
     asked = customers.find_customer(connection, account)
     if asked is None or asked.customer_id is not None or customer.deleted:
