@@ -47,7 +47,7 @@ AS_NAMED: Final = ColumnRules()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What the header line says: the separator, and each column's field, None for one that is ignored.
+    """The parsed header line: the separator, and each column's field, None for an ignored column.
 
     A column without a name, which a separator at the end of the lines makes, is "": it must stay empty.
     """

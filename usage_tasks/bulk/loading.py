@@ -46,12 +46,12 @@ def import_file(
     rules: ColumnRules = AS_NAMED,
     chunk_lines: int = CHUNK_LINES,
 ) -> Iterator[RecordedBatch]:
-    """Take up a CSV file, `.gz` or not, with a header of report fields in any order; yield what each part of it did.
+    """Import a CSV file, `.gz` or not, with a header of report fields in any order. Yield the result of each part.
 
-    `rules` say which columns have other names, and whether others may be there.
-    Parts are yielded in the file's order, each after it was committed; memory holds a few. An empty field is one that
-    is left out. Raises InvalidInputError for a header that won't do, csv.Error or OSError for a file that can't be read
-    on, RetryableError where the database stays away; what was committed stays, and the file again adds the rest.
+    `rules` give the columns with other names, and whether extra columns are allowed.
+    Parts are yielded in the file's order, each after its commit; memory holds a few. An empty field counts as missing.
+    Raises InvalidInputError for a wrong header, csv.Error or OSError for a file that cannot be read on, RetryableError
+    if the database stays away. Committed parts stay, and another import of the file adds the rest.
     """
     with opened(path, rules) as rows, ExitStack() as stack:
         lanes = [stack.enter_context(ThreadPoolExecutor(1, "lane")) for _ in range(LANES)]
@@ -78,9 +78,9 @@ def rehearse_file(
     rules: ColumnRules = AS_NAMED,
     chunk_lines: int = CHUNK_LINES,
 ) -> Iterator[RecordedBatch]:
-    """Answer what `import_file` would do, part by part, by doing it in one transaction and taking that back.
+    """Yield what `import_file` would do, part by part, by executing it in one transaction and rolling back.
 
-    What reports the same sessions waits meanwhile. Raises as `import_file` does.
+    Other reports of the same sessions wait meanwhile. Raises as `import_file` does.
     """
     with opened(path, rules) as rows, rt.transaction() as connection, rehearsal(connection):
         for chunks in _read(rows, chunk_lines):
@@ -94,9 +94,9 @@ def _together(done: Sequence[RecordedBatch]) -> RecordedBatch:
 
 
 def _take_up(rt: Runtime, chunk: Chunk, *, opened: set[AttributionId], at: datetime, actor: Actor) -> RecordedBatch:
-    """Commit a chunk. Of two lanes that wait for one another, at accounts that both open, one goes again.
+    """Commit a chunk. If two lanes deadlock at accounts that both open, one of them tries again.
 
-    Its accounts are remembered once it is committed: one that is open stays so.
+    Its accounts are remembered once it is committed: an open account stays open.
     """
     attempt = 1
     while True:
@@ -141,7 +141,7 @@ def _read(rows: RowsOfFile, chunk_lines: int) -> Iterator[Sequence[Chunk]]:
 
 
 def _picked(header: Sequence[str]) -> Callable[[Sequence[str]], PlainRow]:
-    """Answer what puts a row's values in the order of COLUMNS, "" where the file has no such column."""
+    """Return a function that puts a row's values in the order of COLUMNS, with "" for a column that the file lacks."""
     if tuple(header) == COLUMNS:
         return tuple
     places = [header.index(name) if name in header else None for name in COLUMNS]
@@ -149,7 +149,7 @@ def _picked(header: Sequence[str]) -> Callable[[Sequence[str]], PlainRow]:
 
 
 def _add_odd(chunks: Sequence[Chunk], line: int, values: Sequence[str], header: Sequence[str]) -> None:
-    """A row that is not plain goes where its session goes, if that can be told."""
+    """Add a row that is not plain to the chunk of its session, if its session is known."""
     row = values if isinstance(values, Misfit) else as_report(header, values)
     instance_id = find_instance_id(row)
     chunks[0 if instance_id is None else _LANES[str(instance_id)[-1]]].odd[line] = OddRow(row, instance_id)

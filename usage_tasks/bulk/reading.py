@@ -22,7 +22,7 @@ class Misfit(list[str]):
 
 
 class Part(NamedTuple):
-    """Some rows of a file: those that are plain, and the others."""
+    """Some rows of a file: the plain rows, and the others."""
 
     plain: Rows
     odd: Rows

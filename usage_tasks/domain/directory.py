@@ -31,9 +31,7 @@ class UserReport:
 
     @property
     def order(self) -> tuple[datetime, bool, bool, str]:
-        """Sort key of reports: the greatest holds. It is the latest, or of the same instant the report that allows
-        less.
-        """
+        """Sort key of reports: the greatest holds. It is the latest, or at the same instant the stricter report."""
         return self.observed_at, self.deleted, not self.administrator, self.email_digest or ""
 
 

@@ -9,8 +9,8 @@ database runs without durability and both trust everyone on the machine: for dem
 
 Invariants:
 - A child never outlives its supervisor: not after an exit, an exception, a signal or a SIGKILL.
-- One directory, one server: a lock that the server itself holds says so, from the first file to the last process.
-- What cannot start raises `StartError`, which names the thing, quotes its log and says what to do.
-- A process that a busy machine holds up is not taken for a hung one (`patience`).
+- One directory, one server: the server itself holds a lock, from the first file to the last process.
+- A failed start raises `StartError`, which names the program, quotes its log and gives advice.
+- A process that is slow on a busy machine is not taken for a hung one (`patience`).
 - Nothing else of `usage_tasks` is imported here.
 """

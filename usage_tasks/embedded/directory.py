@@ -22,7 +22,7 @@ def held_directory(directory: Path, *, name: str) -> Iterator[int]:
     """Make the directory and hold its lock; yield the lock's descriptor, for the server to keep open.
 
     The lock belongs to everyone who has the descriptor. A server that inherits it, and hands it on to its own
-    children, keeps others out until the last of them is gone, whatever became of the supervisor.
+    children, keeps others out until the last of them is gone, even if the supervisor dies.
     """
     if len(os.fsencode(directory)) > PATH_BYTES_MAX:
         problem = f"The directory of {name} has a path of more than {PATH_BYTES_MAX} bytes: {directory}"

@@ -18,7 +18,7 @@ CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG = 1
 NOBODY_ID = 65534
 EXIT_CANNOT_RUN = 127
-# What the guard of an orphaned group grants it between the signal and SIGKILL.
+# The time that the guard of an orphaned group leaves it between the signal and SIGKILL.
 ORPHAN_SECONDS_MAX = 15
 DESCRIPTORS_MAX = 65536
 
@@ -74,7 +74,7 @@ def _die_with(supervisor: int, orphan_signal: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, orphan_signal):
         sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
-    # The supervisor may have died before the kernel was told to watch it.
+    # The supervisor may have died before the kernel began to watch it.
     if os.getppid() != supervisor:
         sys.exit("the supervisor is gone")
 
@@ -96,7 +96,7 @@ def _start_guard(pipe: int, orphan_signal: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
-    # What the command keeps open, a directory's lock above all, is not the guard's to hold.
+    # The guard must not hold the files that the command keeps open, a directory's lock above all.
     os.closerange(3, pipe)
     os.closerange(pipe + 1, DESCRIPTORS_MAX)
     if not os.read(pipe, 1):

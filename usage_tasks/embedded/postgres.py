@@ -158,7 +158,7 @@ def _remove_stale_pid_file(cluster: _Cluster) -> None:
         return
     except ValueError:
         pid = 0
-    # We hold the lock, so it is no server of ours; it can be one that somebody started by hand.
+    # We hold the lock, so it is no server of ours; a person may have started it by hand.
     if pid > 0 and is_alive(pid) and "postgres" in _command_of(pid):
         problem = f"A PostgreSQL that was not started from here runs in {cluster.data}, process {pid}."
         raise StartError(problem, advice=f"Stop process {pid}, or choose another directory.")

@@ -26,7 +26,7 @@ PORT_ATTEMPTS_MAX: Final = 5
 
 
 class StartError(Exception):
-    """Something could not be started. The message names it, quotes the end of its log and says what to do."""
+    """A program could not be started. The message names it, quotes the end of its log and gives advice."""
 
     def __init__(self, problem: str, *, advice: str, output: str = "") -> None:
         parts = (problem, textwrap.indent(output, "  | "), advice)
@@ -72,9 +72,9 @@ def child_process(
     Output is appended to `log`. Ctrl-C reaches only the supervisor. At the end the command gets `stop_signal`, and
     its group SIGKILL once it has ended or `stop_seconds_max` are over.
 
-    A killed supervisor takes the command along with `orphan_signal`; a gentler one than SIGKILL is for commands that
+    If the supervisor is killed, the command gets `orphan_signal`. A gentler signal than SIGKILL is for commands that
     then end soon (a Celery worker first finishes its tasks). On Linux the kernel sends it, to the command only, when
-    the *thread* that entered the block ends: enter it in one that outlives the block. Elsewhere, or if `guarded`,
+    the *thread* that entered the block ends: enter it in a thread that outlives the block. Elsewhere, or if `guarded`,
     a small process waits for the supervisor's end, signals the whole group, and kills it 15 s later.
 
     `ready_seconds_max` is the command's own time: on a busy machine it lasts longer by the clock (`patience`).
@@ -228,6 +228,6 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     # one is in use, the group is gone and it is a stranger's.
     if process.returncode is not None and is_alive(process.pid):
         return
-    # macOS says EPERM when only zombies are left.
+    # macOS answers EPERM when only zombies are left.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ def running_redis(
 ) -> Iterator[str]:
     """Run a server on a loopback port with its data in `directory`; yield its URL.
 
-    Everyone on the machine may connect. What was written survives the server, up to the last second before a kill.
+    Everyone on the machine may connect. Written data survives the server, up to the last second before a kill.
     Raises StartError.
     """
     binary = find_redis_server(environ)

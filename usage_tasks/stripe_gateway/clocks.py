@@ -14,7 +14,7 @@ _CODES: Final = frozenset({"timestamp_in_future", "timestamp_too_far_in_past"})
 
 
 def read_date(headers: Mapping[str, str] | None) -> datetime | None:
-    """Read when an answer was written, by the clock of whoever wrote it; None where it does not say so."""
+    """Return when an answer was written, by its server's clock, or None without a Date header."""
     stated = next((value for name, value in (headers or {}).items() if name.lower() == "date"), None)
     try:
         written = None if stated is None else parsedate_to_datetime(stated)
@@ -26,14 +26,14 @@ def read_date(headers: Mapping[str, str] | None) -> datetime | None:
 
 
 def listed_at(page: object) -> datetime | None:
-    """Read when Stripe wrote a page of a list, by its clock; None where it does not say so."""
+    """Return when Stripe wrote a page of a list, by its clock, or None without a Date header."""
     return read_date(getattr(getattr(page, "last_response", None), "headers", None))
 
 
 def check_timestamp(refusal: PermanentError, as_of: datetime) -> None:
-    """Raise TooEarlyError or TooOldError where Stripe refused an event for its timestamp; else do nothing.
+    """Raise TooEarlyError or TooOldError if Stripe refused an event for its timestamp; else do nothing.
 
-    Stripe's words are not relied on to say which: the Date header of the refusal is.
+    The Date header of the refusal decides which of the two, not Stripe's words.
     """
     cause = refusal.__context__
     if not isinstance(cause, stripe.InvalidRequestError) or not _is_about_timestamp(cause):

@@ -1,4 +1,4 @@
-"""The live client's lists of what happened to payers' money: one page each, as much as says what is to be fetched."""
+"""The live client's lists of payments, refunds and disputes: one page each, with the fields that decide on a fetch."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime

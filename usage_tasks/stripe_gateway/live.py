@@ -44,11 +44,11 @@ Result = TypeVar("Result")
 
 
 class LiveGateway(PaymentCalls, ListCalls, MeterReads):
-    """Speaks to Stripe. One HTTP session a thread; no retry inside a call: tasks retry, with the same key.
+    """The client of Stripe. One HTTP session per thread; no retry inside a call: tasks retry, with the same key.
 
     `admission` opens a block around each call: it may wait, or raise NotAdmittedError, and sees how the call ended.
-    `clock` says when an object was fetched, in place of the host's own. With `bounded` an object that is of the future
-    by that clock is a RetryableError: nothing may take effect later than now.
+    `clock` gives the time of a fetch, in place of the host's own. With `bounded` an object that is of the future by
+    that clock is a RetryableError: nothing may take effect later than now.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class LiveGateway(PaymentCalls, ListCalls, MeterReads):
             raise RetryableError(f"stripe {what}: is {ahead} ahead of the database's clock", retry_after=ahead)
 
     def cancel_subscription(self, subscription_id: StripeSubscriptionId) -> None:
-        """See StripeGateway. Stripe takes no idempotency key here: of one that has ended it says that there is none."""
+        """See StripeGateway. Stripe takes no idempotency key here; an ended subscription is "not found"."""
         try:
             self._call(
                 "subscriptions.cancel",

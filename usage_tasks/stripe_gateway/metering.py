@@ -1,4 +1,4 @@
-"""What the client reads of meters: the meter itself, what a price charges by, what was counted, what went wrong."""
+"""The client's reads about meters: the meter, the meter of a price, the counted quantity, the reported errors."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime

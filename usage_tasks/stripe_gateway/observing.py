@@ -1,4 +1,4 @@
-"""What is seen of each call: how long it took and how it ended by operation, and Stripe's request ids in the log."""
+"""Observation of calls: duration and outcome per operation as metrics, and Stripe's request ids in the log."""
 
 import time
 from collections.abc import Iterator, Mapping

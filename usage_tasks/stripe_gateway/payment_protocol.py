@@ -1,4 +1,4 @@
-"""What the services ask of Stripe about payers and their money: holds, tax, disputes, what went back."""
+"""The services' calls of Stripe about payers and their money: holds, tax, disputes, refunds, credit notes."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,7 +21,7 @@ class PaymentGateway(Protocol):
         ...
 
     def search_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomer]:
-        """Find an account's customers by what they say; what is new may not be found for an hour."""
+        """Find an account's customers by their metadata. A new customer may be missing for an hour."""
         ...
 
     def list_recent_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomerId]:
@@ -47,11 +47,11 @@ class PaymentGateway(Protocol):
         ...
 
     def release_hold(self, payment_intent_id: PaymentIntentId) -> None:
-        """Let go of a hold; one that is over already stays so."""
+        """Release a hold. Do nothing if it is over already."""
         ...
 
     def set_automatic_tax(self, subscription_id: StripeSubscriptionId, *, enabled: bool) -> None:
-        """Let a subscription's invoices tell tax, or not."""
+        """Switch tax on or off for a subscription's invoices."""
         ...
 
     def get_price(self, price_id: str) -> PriceInformation:
@@ -81,7 +81,7 @@ class PaymentGateway(Protocol):
         ...
 
     def get_event(self, event_id: str) -> EventFacts:
-        """Fetch what an event says besides its object: what changed, and of whom it tells."""
+        """Fetch the facts of an event beside its object: the changed fields, and the customer."""
         ...
 
     def list_disputes(self, *, created_from: datetime, after: str | None, limit: int) -> ObjectPage:

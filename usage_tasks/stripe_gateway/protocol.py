@@ -1,4 +1,4 @@
-"""What the services ask of Stripe, in the domain's words."""
+"""The services' calls of Stripe, in the domain's words."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -43,9 +43,9 @@ class StripeGateway(PaymentGateway, Protocol):
         ...
 
     def send_meter_event(self, event: MeterEvent) -> None:
-        """Tell the meter a customer's quantity; an identifier that Stripe knows already counts as delivered.
+        """Send a customer's quantity to the meter. An identifier that Stripe knows already counts as delivered.
 
-        Raises TooEarlyError or TooOldError where Stripe's clock differs too much from the event's time.
+        Raises TooEarlyError or TooOldError if Stripe's clock differs too much from the event's time.
         """
         ...
 
@@ -68,7 +68,7 @@ class StripeGateway(PaymentGateway, Protocol):
         ...
 
     def cancel_subscription(self, subscription_id: StripeSubscriptionId) -> None:
-        """End a subscription now, with a last invoice over what its period used; one that has ended is left alone."""
+        """End a subscription now, with a last invoice for the usage of its period. Do nothing if it has ended."""
         ...
 
     def list_events(self, kind: EventKind, *, created_from: datetime, cursor: str | None, limit: int) -> EventPage:
@@ -76,7 +76,7 @@ class StripeGateway(PaymentGateway, Protocol):
         ...
 
     def find_meter(self, event_name: str) -> Meter | None:
-        """Fetch the meter that takes events of this name: the active one, else one that no longer does."""
+        """Fetch the meter for events of this name: the active one, else an inactive one, or None."""
         ...
 
     def find_usage_price(self, price_id: str) -> UsagePrice | None:
@@ -86,7 +86,7 @@ class StripeGateway(PaymentGateway, Protocol):
     def get_metered_quantity(
         self, meter_id: str, customer_id: StripeCustomerId, *, start: datetime, end: datetime
     ) -> Decimal:
-        """Ask what a meter says of a customer within [start, end), both whole minutes; 0 where it has no event."""
+        """Return a meter's value for a customer within [start, end), both whole minutes; 0 without events."""
         ...
 
     def get_meter_errors(self, event_id: str) -> MeterErrorReport:
@@ -94,5 +94,5 @@ class StripeGateway(PaymentGateway, Protocol):
         ...
 
     def find_clock_difference(self) -> timedelta | None:
-        """Answer how far this machine's clock is ahead of Stripe's, by the latest answer that this thread got."""
+        """Return how far this machine's clock is ahead of Stripe's, by the latest answer to this thread, or None."""
         ...

@@ -56,9 +56,9 @@ def verify_event(body: bytes, signature: str, secrets: Sequence[str], *, at: dat
 
 
 def verify_thin_event(body: bytes, signature: str, secrets: Sequence[str], *, at: datetime) -> VerifiedEvent:
-    """The thin event of a request, as the SDK parses it, under the same conditions.
+    """Return the thin event of a request, as the SDK parses it, under the same conditions.
 
-    It only says what happened to which object; the event itself is fetched when it is applied.
+    It only names its type and its object; the event itself is fetched when it is applied.
     """
     text = _signed_text(body, signature, secrets, at=at)
     event = _json(text)
@@ -108,7 +108,7 @@ def _is_signed(text: str, signature: str, secret: str) -> bool:
 
 
 def _signed_at(signature: str) -> int:
-    # The first one, as the SDK takes it: that is the one that was signed.
+    # The first one, as the SDK takes it: the signature is over it.
     first = next((item[2:] for item in signature.split(",") if item.startswith("t=")), "")
     if not _TIMESTAMP.fullmatch(first):
         raise WebhookRefusedError("bad signature")

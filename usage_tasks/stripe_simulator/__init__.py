@@ -2,8 +2,8 @@
 
 Owns: the part of the API this project calls (customers, catalogue, meters, subscriptions, invoices, payments by card,
 refunds, disputes, credit notes, alerts, events, test clocks), its state in one SQLite file, the clock that drives
-billing cycles, the delivery of signed webhooks, and misbehaviour on demand: faults, unruly deliveries, errors told
-later, a search that lags (docs/stripe-contract.md).
+billing cycles, the delivery of signed webhooks, and misbehaviour on demand: faults, unruly deliveries, errors
+reported later, a search that lags (docs/stripe-contract.md).
 
 Does not own: anything of the system that stands beside it. It imports neither `stripe` nor another floor of
 usage_tasks, so a test that passes against it has gone through the official SDK and a real socket. No payment
@@ -15,15 +15,15 @@ Invariants:
 - The clock never moves back; what is due runs in the order of time, each thing once.
 - Unless switched otherwise events are delivered in the order they happened, at least once; a later one waits behind an
   earlier one.
-- A fault before the effect leaves nothing behind, one after it takes away the reply only; each that fired is recorded.
+- A fault before the effect leaves nothing behind, a fault after it takes away the reply only; each fault is recorded.
 - Webhooks are sent outside the lock: a slow receiver never slows the API.
 - No two processes drive one state: the file is locked.
 - Of a card's number the last four digits are kept, nothing else; a real card's number is refused.
 
-Folders, each importing only those after it: `http` (server, application, routes below /_simulator/), `simulator` (one
-request: key, idempotency, transaction), `operations` (one module an object), `time` (what time does), `bank` (what a
-bank does), `shapes` (objects and lists), `state` (store, world, switches, faults, webhooks), `wire` (forms, parameters,
-errors).
+Folders, each importing only later ones: `http` (server, application, routes below /_simulator/), `simulator` (one
+request: key, idempotency, transaction), `operations` (one module per object), `time` (effects of time), `bank`
+(behaviour of a bank), `shapes` (objects and lists), `state` (store, world, switches, faults, webhooks), `wire` (forms,
+parameters, errors).
 """
 
 from usage_tasks.stripe_simulator.http.app import make_app

@@ -67,7 +67,7 @@ class Simulator:
         self.frozen = self._set_up_clock(settings.frozen_time)
 
     def start(self) -> None:
-        """Begin to deliver webhooks, those that an earlier process left behind first."""
+        """Begin to deliver webhooks. Deliveries that an earlier process left come first."""
         self.courier.start()
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Simulator:
         return at
 
     def _shown_at(self) -> float:
-        """What the common clock shows, as Stripe's answers show Stripe's."""
+        """Return the time of the common clock, as Stripe's answers show Stripe's."""
         if not self.frozen:
             return time.time()
         with self.store.transaction():

@@ -1,7 +1,7 @@
 """The clocks that this process has seen: the database's, Redis's, Stripe's and its host's, in a metric and the log.
 
-A host's clock decides nothing that is written (docs/adr/0024), yet logs, time-outs of others and an operator go by it,
-and of the database's clock all time depends. A clock that is wrong or jumps is said, never corrected.
+A host's clock decides nothing that is written (docs/adr/0024), yet logs, time-outs of others and an operator use it,
+and all time depends on the database's clock. A clock that is wrong or jumps is reported, never corrected.
 """
 
 import time
@@ -18,14 +18,14 @@ log = structlog.get_logger(__name__)
 
 STRIPE: Final = "stripe"
 _FRESH_SECONDS: Final = 300.0
-"""A reading that is older says nothing of a clock that was set meanwhile."""
+"""An older reading is useless: the clock may have been set meanwhile."""
 
 _WHOLE_SECONDS: Final = 1.0
-"""What a Date header shows."""
+"""The resolution of a Date header."""
 
 
 class Clocks:
-    """What one process knows of the clocks around it."""
+    """The readings that one process has of the clocks around it."""
 
     def __init__(self) -> None:
         self._read: dict[str, tuple[float, ClockReading]] = {}

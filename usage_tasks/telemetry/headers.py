@@ -1,4 +1,4 @@
-"""What a message says of itself beside its task: when it was sent, and on behalf of which request."""
+"""Our headers of a message: the time of sending, and the request that it belongs to."""
 
 import time
 import uuid

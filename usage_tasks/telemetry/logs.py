@@ -1,7 +1,7 @@
-"""One line of JSON an event, whoever logs it: structlog, Celery or a library.
+"""One line of JSON per event, from any logger: structlog, Celery or a library.
 
-Our own lines, one a task at least, are written as they are: a LogRecord of the standard library would cost more than
-all else that a task pays for being ours. What others log goes through their handler, to the same processors.
+Our own lines, at least one per task, are written directly: a LogRecord of the standard library would cost more than
+all other overhead of a task. Lines of others go through their handler, to the same processors.
 """
 
 import json
@@ -22,7 +22,7 @@ _SHARED: list[Processor] = [
 ]
 
 _TOLD_BY_OUR_LINE: Final = ("celery.worker.strategy", "celery.app.trace")
-"""They say that a task was received and how it ended, which the line of its outcome says; their errors stay."""
+"""They log that a task was received and how it ended, which our own line of the outcome has; their errors stay."""
 
 _encode = json.JSONEncoder(default=repr).encode
 
@@ -32,9 +32,9 @@ def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 
 class _Line:
-    """What structlog hands its lines to: standard error, a whole line a write.
+    """The sink of structlog's lines: standard error, one whole line per write.
 
-    One that cannot be written is dropped, as the standard library does: a full disk is to stop no billing.
+    A line that cannot be written is dropped, as the standard library does: a full disk must not stop billing.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -65,7 +65,7 @@ def configure_logging(level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # The SDK logs bodies at debug and one line a call at info; the gateway's metrics say the same without them.
+    # The SDK logs bodies at debug and one line per call at info; the gateway's metrics show the calls without bodies.
     logging.getLogger("stripe").setLevel(logging.WARNING)
     # urllib3 logs each path at debug, and with it the ids of payment methods.
     logging.getLogger("urllib3").setLevel(logging.INFO)

@@ -29,7 +29,7 @@ _HEAD_BYTES: Final = 8
 _NUMBER: Final = struct.Struct("i")
 _VALUES: Final = struct.Struct("dd")
 _FRESH_SECONDS: Final = 60
-"""A file that is younger may be one that is being written."""
+"""A younger file may still be in writing."""
 
 
 def prepare_directory() -> None:

@@ -1,4 +1,4 @@
-"""The endpoint that Prometheus scrapes, as the environment of a process says."""
+"""The endpoint that Prometheus scrapes, by the environment of a process."""
 
 import os
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ PORT_MAX: Final = 65_535
 def serve_as_configured(environ: Mapping[str, str] = os.environ, *, forks: bool = False) -> None:
     """Return Prometheus at USAGE_METRICS_ADDRESS (127.0.0.1) and USAGE_METRICS_PORT; without a port do nothing.
 
-    With `forks` child processes do the work: without PROMETHEUS_MULTIPROC_DIR they are not counted. What is wrong is a
-    line of the log: a process that cannot show its metrics does its work all the same.
+    With `forks` child processes do the work: without PROMETHEUS_MULTIPROC_DIR they are not counted. A fault is a line
+    of the log: a process that cannot show its metrics still does its work.
     """
     port = environ.get(PORT_VARIABLE)
     if not port:

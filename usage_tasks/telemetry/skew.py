@@ -1,4 +1,4 @@
-"""Which of several clocks is wrong: the one that stands apart from the others."""
+"""Find the wrong one of several clocks: it is apart from the others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def read_clock(shown: float, *, asked: float, answered: float, resolution: float
 def find_wrong(readings: Mapping[str, ClockReading]) -> Sequence[str]:
     """Return the names of the clocks that are apart from the middle of all, this host's (`host`) among them.
 
-    With two clocks nobody can say which is wrong: both are named, if they differ.
+    Of two clocks it is unknown which is wrong: both are named, if they differ.
     """
     all_clocks = {HOST: ClockReading(ahead=0.0, slack=0.0), **readings}
     middle = median(each.ahead for each in all_clocks.values())

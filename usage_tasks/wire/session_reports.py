@@ -69,7 +69,7 @@ def parse_reports(
 
 
 def find_instance_id(row: object) -> UUID | None:
-    """Tell whose report a row is that can't be read otherwise."""
+    """Return the session of a row, even if the rest of the row cannot be read, or None."""
     try:
         return parse_uuid(row["instance_id"]) if isinstance(row, dict) else None
     except (KeyError, ValueError, TypeError, AttributeError):

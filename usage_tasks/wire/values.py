@@ -29,7 +29,7 @@ from usage_tasks.domain.prices import (
 )
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
-# What is in its canonical form already is known at a look: a batch has thousands of them.
+# A value in canonical form is recognised fast: a batch has thousands of them.
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ATTRIBUTION: Final = re.compile(rf"(?:team|user):{_UUID.pattern}")
 _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")

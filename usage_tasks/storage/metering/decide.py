@@ -40,8 +40,7 @@ _PAYING = """
 
 
 def _told(as_of: str) -> str:
-    """Compose the CTEs `period` and `told` (last reported quantities) over a CTE `asked a`, for billing months to
-    `as_of`.
+    """Compose the CTEs `period` and `told` (last reported quantities) over a CTE `asked a`, for months until `as_of`.
 
     A cycle stays until its invoice is booked, so `period` has the billing months from the first month without a booked
     invoice to the month that holds `as_of`, by the rule of domain/cycles.py. Stripe bills the last

@@ -91,11 +91,10 @@ def put_look(
     looked_at: datetime,
     actor: Actor,
 ) -> AttributionId | None:
-    """Store the result of a look at a customer's subscriptions, unless a later one is stored. Return the parked
-    account.
+    """Store the result of a look at a customer's subscriptions, unless a later one is stored.
 
-    No reason releases no account: only a release does. A changed reason is announced as a new one. A parked account is
-    announced and audited in this statement.
+    Returns the account that is parked now, or None. No reason releases no account: only a release does. A changed
+    reason is announced as a new one. A parked account is announced and audited in this statement.
     """
     rows = fetch(connection, _PUT_LOOK, customer=customer_id, reason=reason, looked_at=looked_at, actor=actor)
     return rows[0].attribution_id if rows else None

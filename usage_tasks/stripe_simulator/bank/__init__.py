@@ -1,1 +1,1 @@
-"""What a bank does: cards, payments, disputes."""
+"""The behaviour of a bank: cards, payments, disputes."""

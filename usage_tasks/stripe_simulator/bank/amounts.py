@@ -51,7 +51,7 @@ _MINOR_A_DOLLAR: Final = {
     "twd": 3150,
     "try": 4240,
 }
-"""What a dollar is worth, for the currencies where 50 minor units are far from half a dollar."""
+"""The worth of a dollar, for the currencies where 50 minor units are far from half a dollar."""
 
 
 def check_amount(amount: int, currency: str) -> None:

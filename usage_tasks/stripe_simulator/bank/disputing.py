@@ -14,7 +14,7 @@ STEPS = {
     "lose": dict.fromkeys(_OPEN, "lost"),
     "drop": dict.fromkeys(_ASKING, "warning_closed"),
 }
-"""What may happen to a dispute, by its status: what the merchant does, and what the bank decides."""
+"""The possible moves of a dispute, by its status: the merchant's actions, and the bank's decisions."""
 
 
 def open_dispute(world: World, charge: JsonObject, *, reason: str, inquiry: bool, at: int) -> JsonObject:

@@ -1,6 +1,6 @@
-"""What happens when money is asked for: charged, held, authenticated, declined, captured, let go.
+"""The life of a payment: charged, held, authenticated, declined, captured, released.
 
-Each move stores the intent and its charge and tells of them; whether a decline is an error is the caller's to say.
+Each move stores the intent and its charge and emits their events. The caller decides whether a decline is an error.
 """
 
 from dataclasses import dataclass
@@ -122,7 +122,7 @@ def _fail(
 
 
 def authenticate(world: World, intent: JsonObject, *, succeeds: bool, at: int) -> JsonObject:
-    """What the customer does when the bank asks for them."""
+    """Simulate the customer's answer to the bank's authentication."""
     if intent["status"] != "requires_action":
         raise unexpected(intent, "authenticate", ("requires_action",))
     method = stored(world.get("payment_method", intent["payment_method"]))
@@ -132,7 +132,7 @@ def authenticate(world: World, intent: JsonObject, *, succeeds: bool, at: int) -
 
 
 def refusal(intent: JsonObject) -> ApiError:
-    """The error that tells of an attempt which failed; what it did stands."""
+    """Return the error of a failed attempt. Its effects stay."""
     error = intent["last_payment_error"]
     refused = ApiError(error["message"], status=402, kind="card_error", code=error["code"])
     details = {name: value for name, value in error.items() if name not in {"message", "type", "code"}}
@@ -141,7 +141,7 @@ def refusal(intent: JsonObject) -> ApiError:
 
 
 def capture(world: World, intent: JsonObject, *, amount: int | None, at: int) -> JsonObject:
-    """Take what was held, or a part of it: the rest is let go."""
+    """Capture the held amount, or a part of it: the rest is released."""
     if intent["status"] != "requires_capture":
         raise unexpected(intent, "captur", ("requires_capture",))
     taken = intent["amount_capturable"] if amount is None else amount
@@ -159,7 +159,7 @@ def capture(world: World, intent: JsonObject, *, amount: int | None, at: int) ->
 
 
 def cancel(world: World, intent: JsonObject, *, reason: str | None, at: int) -> JsonObject:
-    """Give an intent up; what was held is let go."""
+    """Cancel an intent. A held amount is released."""
     if intent["status"] not in CANCELLABLE:
         raise unexpected(intent, "cancel", CANCELLABLE)
     if intent["status"] == "requires_capture":

@@ -9,11 +9,11 @@ from usage_tasks.stripe_simulator.wire.wire import JsonObject
 
 SETTLE = "refund"
 SETTLED_SECONDS = 60
-"""How long a bank takes to say what became of a refund that isn't simply paid."""
+"""How long a bank takes to report the result of a refund that is not simply paid."""
 
 
 def refund(world: World, charge: JsonObject, *, amount: int | None, at: int, **fields: object) -> JsonObject:
-    """Send an amount of a charge back; what its card says of refunds comes true a minute later."""
+    """Refund an amount of a charge. The result that its card defines comes a minute later."""
     left = charge["amount_captured"] - charge["amount_refunded"]
     if charge["refunded"] or left <= 0 or not charge["captured"]:
         raise ApiError(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")

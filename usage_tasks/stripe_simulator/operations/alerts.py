@@ -1,4 +1,4 @@
-"""Alerts: a threshold of a meter, told once for each customer who reaches it."""
+"""Alerts: a threshold of a meter, reported once for each customer who reaches it."""
 
 from decimal import Decimal
 
@@ -25,7 +25,7 @@ _NEW: Spec = {
 
 
 def tell(world: World, *, meter: str, customer: str, timestamp: int, at: int) -> None:
-    """Tell of each alert that a customer's usage has reached by now, once and for good."""
+    """Emit the event of each alert that a customer's usage has reached by now, once only."""
     for alert in list(world.store.scan("billing.alert")):
         threshold = alert["usage_threshold"]
         if threshold["meter"] != meter:

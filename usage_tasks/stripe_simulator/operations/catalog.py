@@ -140,7 +140,7 @@ def _recurring(call: Call) -> JsonObject | None:
 
 
 def _charges(params: JsonObject, recurring: JsonObject | None) -> JsonObject:
-    """What a unit costs: one amount, or tiers, which are for metered prices only."""
+    """Return the cost of a unit: one amount, or tiers, which are for metered prices only."""
     if params.get("billing_scheme") != "tiered":
         for name in ("tiers", "tiers_mode"):
             if params.get(name):

@@ -96,7 +96,7 @@ def _line(index: int, given: JsonObject, billed: dict[str, JsonObject]) -> JsonO
 
 
 def _check_amounts(invoice: JsonObject, note: JsonObject, params: JsonObject) -> None:
-    """What was paid already must go somewhere; what is still open just isn't asked for."""
+    """Check the amounts of a note: a paid amount must be refunded or credited; an open amount is only reduced."""
     credited = invoice["pre_payment_credit_notes_amount"] + invoice["post_payment_credit_notes_amount"]
     if not 0 < note["amount"] <= invoice["total"] - credited:
         raise ApiError("The credit note is over more than the invoice has left.", param="amount")

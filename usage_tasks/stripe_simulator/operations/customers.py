@@ -121,7 +121,7 @@ def _update(call: Call) -> JsonObject:
 
 
 def _delete(call: Call) -> JsonObject:
-    """Delete a customer and end their subscriptions; what is left says only that it is deleted."""
+    """Delete a customer and end their subscriptions. The remaining object only shows that it is deleted."""
     world, customer = call.world, call.world.get("customer", call.subject)
     if customer.get("deleted"):
         return customer

@@ -105,7 +105,7 @@ def _pay(call: Call) -> Answer:
 
 
 def _preview(call: Call) -> JsonObject:
-    """What the next invoice of a subscription comes to, as far as the meters say by now; nothing is stored."""
+    """Return the next invoice of a subscription by the meters' present values. Nothing is stored."""
     world, params = call.world, call.params
     name = params.get("subscription")
     if name is not None:

@@ -52,7 +52,7 @@ def _check_identifier(world: World, identifier: str, *, received: int) -> None:
 
 
 def _counted(world: World, params: JsonObject) -> JsonObject:
-    """What the meter is to count; raises MeterEventError for an event that it can't."""
+    """Return the event that the meter counts. Raises MeterEventError for an event that it cannot count."""
     payload = params["payload"] or {}
     meter = _meter(world, params["event_name"])
     customer = _customer(world, meter, payload)

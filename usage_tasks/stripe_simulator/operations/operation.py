@@ -1,4 +1,4 @@
-"""What every operation gets, and the few moves that all of them make."""
+"""The input of every operation, and the few moves that all of them make."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Call:
 
 
 Answer: TypeAlias = JsonObject | ApiError
-"""An error that is returned keeps what was done, as a declined payment does; one that is raised undoes it."""
+"""A returned error keeps the effects, as a declined payment does; a raised error undoes them."""
 
 Handler: TypeAlias = Callable[[Call], Answer]
 
@@ -46,5 +46,5 @@ def merge_metadata(current: JsonObject, params: JsonObject) -> JsonObject:
 
 
 def pick(params: JsonObject, *names: str) -> JsonObject:
-    """The named parameters that were given; one that was unset is there with None."""
+    """Return the named parameters that were given. An unset parameter is there with None."""
     return {name: params[name] for name in names if name in params}

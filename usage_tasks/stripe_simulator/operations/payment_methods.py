@@ -48,7 +48,7 @@ def _retrieve(call: Call) -> JsonObject:
 
 
 def _attach(call: Call) -> Answer:
-    """Give a method to a customer; a bank that declines says so here already."""
+    """Attach a method to a customer. A bank that declines does so here already."""
     world, name = call.world, call.params.get("customer")
     if name is None:
         raise missing_parameter("customer")

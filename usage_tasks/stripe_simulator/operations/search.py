@@ -43,7 +43,7 @@ class Query:
 
 
 def parse_query(text: str) -> Query:
-    """Read a query; raise ApiError 400 for one that Stripe would refuse or that isn't simulated."""
+    """Return a parsed query. Raises ApiError 400 for a query that Stripe would refuse or that is not simulated."""
     clauses: list[Clause] = []
     joins: set[str] = set()
     position = 0

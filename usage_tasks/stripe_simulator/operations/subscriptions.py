@@ -123,7 +123,7 @@ def _update(call: Call) -> JsonObject:
 
 
 def _list(call: Call) -> JsonObject:
-    """Without a status those that aren't canceled, as Stripe does; `all` shows every one."""
+    """List subscriptions: without a status all except canceled ones, as Stripe does; with `all` every one."""
     status, price = call.params.get("status"), call.params.get("price")
 
     def keep(subscription: JsonObject) -> bool:

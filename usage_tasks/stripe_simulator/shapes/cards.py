@@ -19,12 +19,12 @@ class Card:
     decline_code: str | None = None
     attaches: bool = True
     authenticates: bool = False
-    """Each payment needs the customer's authentication, also one that was set up."""
+    """Each payment needs the customer's authentication, even if the card was set up before."""
     dispute: str | None = None
     """The reason of the dispute that follows a charge."""
     inquiry: bool = False
     refund: str | None = None
-    """What a refund comes to a minute later: `failed`, or `succeeded` where it was pending."""
+    """The result of a refund a minute later: `failed`, or `succeeded` if it was pending."""
 
     @property
     def last4(self) -> str:
@@ -63,9 +63,9 @@ _BY_NUMBER = {card.number: card for card in BY_NAME.values()}
 _BY_LAST4 = {card.last4: card for card in BY_NAME.values()}
 
 ANY = _VISA
-"""What a customer without a payment method pays with, so that a test of billing needs none."""
+"""The card of a customer without a payment method, so that a test of billing needs none."""
 FAILING = _CUSTOMER_FAIL
-"""What they pay with when their metadata says that payments are declined."""
+"""The card of a customer whose metadata makes payments fail."""
 
 
 def by_number(number: str) -> Card:

@@ -6,7 +6,7 @@ from usage_tasks.stripe_simulator.wire.wire import JsonObject
 
 
 def empty_subscription() -> JsonObject:
-    """What every subscription starts with, and what the simulator never sets."""
+    """Return the initial fields of every subscription, with the fields that the simulator never sets."""
     nothing = (
         "application application_fee_percent billing_cycle_anchor_config billing_thresholds cancel_at canceled_at "
         "customer_account days_until_due default_payment_method default_source description ended_at latest_invoice "
@@ -112,7 +112,7 @@ def new_invoice(
 
 
 def _unused() -> JsonObject:
-    """What every draft starts with, and what the simulator never sets."""
+    """Return the initial fields of every draft, with the fields that the simulator never sets."""
     nothing = (
         "account_tax_ids application automatically_finalizes_at custom_fields customer_account default_source "
         "description due_date effective_at ending_balance footer from_invoice hosted_invoice_url invoice_pdf "

@@ -11,7 +11,7 @@ _EVIDENCE_SECONDS = 9 * 86400
 
 
 def billing_details(given: JsonObject | None = None) -> JsonObject:
-    """Whose card it is, with every field there."""
+    """Return the owner of a card, with every field present."""
     known = given or {}
     address = {**dict.fromkeys(_ADDRESS), **(known.get("address") or {})}
     return {**{name: known.get(name) for name in ("email", "name", "phone", "tax_id")}, "address": address}
@@ -67,7 +67,7 @@ def new_intent(*, amount: int, currency: str, customer: str | None, at: int) -> 
         "amount_received": 0,
         "automatic_payment_methods": None,
         "capture_method": "automatic",
-        # Whoever has it may finish this one payment: a secret that a browser is given.
+        # Its holder may finish this one payment: a secret for the browser.
         "client_secret": f"{identifier}_secret_{new_id('payment_intent').rpartition('_')[2]}",
         "confirmation_method": "automatic",
         "created": at,
@@ -82,7 +82,7 @@ def new_intent(*, amount: int, currency: str, customer: str | None, at: int) -> 
 
 
 def new_charge(intent: JsonObject, method: JsonObject, card: Card, *, at: int) -> JsonObject:
-    """What became of an attempt to take the amount of an intent."""
+    """Return the charge of an attempt to take the amount of an intent."""
     declined = card.code is not None
     captured = not declined and intent["capture_method"] != "manual"
     nothing = (

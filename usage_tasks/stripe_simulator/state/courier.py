@@ -1,7 +1,7 @@
-"""The delivery of webhooks: one thread, one event at a time; in the order they happened, unless it is told otherwise.
+"""The delivery of webhooks: one thread, one event at a time, in the order they happened unless switched otherwise.
 
-A failed delivery is tried again after growing pauses. With a window of one later events wait behind it; with a wider
-one they overtake it, and each other.
+A failed delivery is tried again after growing pauses. With a window of one, later events wait behind it. With a wider
+window they overtake it, and each other.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ class Courier:
             self._thread.start()
 
     def change(self, mail: Mail) -> None:
-        """Deliver in another way from now on; the chances begin anew from the seed."""
+        """Deliver in another way from now on. The random sequence starts again from the seed."""
         with self._store.transaction():
             self._switches.mail = mail
             self._random.seed(mail.seed)
@@ -97,7 +97,7 @@ class Courier:
         return {**states, "last_error": None if row is None else row[0]}
 
     def replay(self, event: str) -> bool:
-        """Send an event once more, after those that are pending; answer whether there is one."""
+        """Send an event once more, after the pending ones. Return True if the event exists."""
         with self._store.transaction():
             found = self._find(event)
             deliverable = found is not None and found["object"] in self._targets
@@ -152,7 +152,7 @@ class Courier:
     def _send(self, event: JsonObject) -> str | None:
         """Try once; answer what went wrong."""
         target, thin, mail = self._targets[event["object"]], event["object"] == THIN_EVENT, self._switches.mail
-        # What a thin event is about is fetched, not sent.
+        # The object of a thin event is fetched, not sent.
         body = encode({name: value for name, value in event.items() if name != "data"} if thin else event)
         signature = sign(body, mail.thin_secrets if thin else mail.secrets, at=int(time.time()))
         headers = {"Content-Type": "application/json; charset=utf-8", "Stripe-Signature": signature}

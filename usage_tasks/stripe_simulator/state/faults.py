@@ -25,7 +25,7 @@ _HANG_SECONDS = 90.0
 
 
 class Kind(StrEnum):
-    """What goes wrong."""
+    """The kind of a fault."""
 
     RATE_LIMITED = "rate_limited"
     LOCK_TIMEOUT = "lock_timeout"
@@ -184,7 +184,7 @@ def _from_header(text: str) -> Rule:
 
 
 def _faulty(rule: Rule, answer: Callable[[], Reply]) -> tuple[Reply, int | None]:
-    """What the client gets (perhaps nothing), and the status of what really happened (None: nothing did)."""
+    """Return the client's reply (perhaps none), and the status of the real outcome (None: there was no effect)."""
     kind = Kind(rule.kind)
     if kind in _REFUSALS:
         status, error_type, code, message = _REFUSALS[kind]

@@ -1,6 +1,6 @@
-"""What an admin may switch while the simulator runs: how webhooks travel, when meters complain, how search lags.
+"""The switches of a running simulator: how webhooks travel, when meters report errors, how search lags.
 
-Kept in memory: a simulator that starts again behaves well again.
+Kept in memory: a restarted simulator behaves well again.
 """
 
 from collections.abc import Callable, Mapping
@@ -115,12 +115,12 @@ class Metering:
     errors_later: bool = flag()
     """False: a bad event is refused with 400. True: it is accepted with 200 and reported by a thin event."""
     report_after_seconds: int = integer(0, 0, LAG_SECONDS_MAX)
-    """How long errors are collected, by the simulator's clock, before one report tells of all."""
+    """How long errors are collected, by the simulator's clock, before one report lists all."""
     reject: Mapping[str, str] = field(
         default_factory=dict,
         metadata={"says": "an object of customer ids and error codes of Stripe's", "check": _is_rejection},
     )
-    """Customers whose events are accepted and then fail, whatever they say."""
+    """Customers whose events are accepted and then always fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What an operation works with: objects, events and the clock, inside one transaction."""
+"""The world of an operation: objects, events and the clock, inside one transaction."""
 
 import secrets
 import time

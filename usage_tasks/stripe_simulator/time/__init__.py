@@ -1,1 +1,1 @@
-"""What time does: cycles, drafts, collection, meter sums, errors told later."""
+"""The effects of time: cycles, drafts, collection, meter sums, errors reported later."""

@@ -1,4 +1,4 @@
-"""What time does: billing cycles end, drafts are finalized, in the order they fall due."""
+"""The effects of time: billing cycles end, drafts are finalized, in the order they fall due."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,7 +21,7 @@ _NEXT = "SELECT seq, at, job, id FROM due WHERE clock = :clock AND at <= :until 
 
 
 def can_advance(now: int, until: int) -> bool:
-    """Whether a jump is one that somebody can mean: ten years at most, and not past the next century."""
+    """Return True if a jump is plausible: ten years at most, and not past the next century."""
     return until - now <= ADVANCE_MAX.total_seconds() and until <= TIME_MAX
 
 
@@ -76,7 +76,7 @@ def start(world: World, subscription: JsonObject, *, at: int) -> None:
 
 
 def cancel(world: World, before: JsonObject, *, at: int, changes: JsonObject, invoice_now: bool) -> JsonObject:
-    """End a subscription at once; what the meters say is billed only if asked for."""
+    """End a subscription at once. The meters' usage is billed only on request."""
     after = {**before, **changes}
     if invoice_now:
         period_start = before["items"]["data"][0]["current_period_start"]

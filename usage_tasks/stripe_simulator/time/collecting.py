@@ -71,7 +71,7 @@ def abandon(world: World, invoice: JsonObject, *, at: int) -> None:
 
 
 def authenticated(world: World, intent: JsonObject, *, at: int) -> None:
-    """The customer said yes to the payment of an invoice: it has its money."""
+    """Handle a customer's authentication of an invoice's payment: the invoice is paid."""
     row = world.store.row(
         "SELECT id FROM metadata WHERE type = :type AND key = 'payment_intent' AND value = :intent",
         type=PAYMENT,

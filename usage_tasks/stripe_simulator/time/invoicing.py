@@ -16,7 +16,7 @@ DRAFT_GRACE = timedelta(hours=1)
 
 
 def usage_lines(world: World, subscription: JsonObject, item: JsonObject, *, start: int, end: int) -> list[JsonObject]:
-    """What a metered item used within [start, end), as far as the meter knows by now: a line, or one a tier."""
+    """Return the lines of a metered item for [start, end) by the meter's present value: one line, or one per tier."""
     line = new_line(subscription, item, start=start, end=end)
     return _measured(world, line, subscription["customer"])
 
@@ -83,7 +83,7 @@ def finalize(world: World, identifier: str, *, at: int) -> None:
 
 
 def _tax(world: World, invoice: JsonObject, customer: JsonObject, *, at: int) -> None:
-    """Nothing is added to a sum: what is shown is whether tax could be told, and that it is off where it couldn't."""
+    """Set the tax fields. No sum changes: they show whether tax could be calculated, and switch it off if not."""
     if not customer.get("deleted") and tax_of(customer)["automatic_tax"] == "supported":
         invoice["automatic_tax"]["status"] = "complete"
         return

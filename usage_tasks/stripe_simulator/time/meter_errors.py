@@ -1,4 +1,4 @@
-"""What a meter complains of later: errors of accepted events, collected and told by thin events.
+"""Late errors of a meter: errors of accepted events, collected and reported by thin events.
 
 Source: https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api#handle-meter-event-errors
 """
@@ -36,7 +36,7 @@ def collect(world: World, error: MeterEventError, *, request: str) -> None:
 
 
 def report(world: World, meter: str, *, at: int) -> None:
-    """Tell of all errors of a meter that were collected; without a meter: of events that found none."""
+    """Report all collected errors of a meter, or, if `meter` is empty, the errors of events without a meter."""
     sql = "SELECT code, message, request, at FROM meter_error WHERE meter = :meter ORDER BY code, seq"
     found = world.store.rows(sql, meter=meter)
     if not found:

@@ -1,4 +1,4 @@
-"""What a meter says of a customer between two times."""
+"""The value of a meter for a customer between two times."""
 
 from decimal import Decimal, localcontext
 

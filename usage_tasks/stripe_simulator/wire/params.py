@@ -1,4 +1,4 @@
-"""What a request may hold: a small description of parameters, and the check that refuses everything else.
+"""The parameters of a request: a small description language, and the check that refuses everything else.
 
 A described form becomes plain Python: text, int, bool, Decimal, list and dict. An empty string is Stripe's way to
 unset a value and becomes None where the description allows it.
