@@ -114,13 +114,21 @@ def test_a_value_in_a_column_without_a_name_is_refused_rather_than_lost(rt: Runt
 @pytest.mark.parametrize(
     ("renamed", "header", "words"),
     [
-        (["a"], table(), "--map: 'a' is not allowed: COLUMN=FIELD"),
-        (["=source"], table(), "--map: '=source' is not allowed"),
-        (["a=colour"], table(), "--map: 'a=colour' is not allowed: COLUMN=FIELD, with one of the fields instance_id"),
-        (["a=source", "a=user_id"], table(), "--map: 'a=user_id' is not allowed: each column once"),
-        (["sauce=source"], table(), "--map: 'sauce' is not allowed: one of the columns instance_id"),
+        (["a"], table(), r"`--map`: must be COLUMN=FIELD with .* \(got 'a'\)"),
+        (["=source"], table(), r"`--map`: must be .* \(got '=source'\)"),
+        (
+            ["a=colour"],
+            table(),
+            r"`--map`: must be COLUMN=FIELD with one of the fields instance_id.* \(got 'a=colour'\)",
+        ),
+        (["a=source", "a=user_id"], table(), r"`--map`: must be a mapping with each column once \(got 'a=user_id'\)"),
+        (["sauce=source"], table(), r"`--map`: must be a mapping of one of the columns instance_id.* \(got 'sauce'\)"),
         (["x=source"], table(more=("x",)), "each column once"),
-        ([], table(more=("x",)), "header: 'x' is not allowed: only .*; see --ignore-extra and --map"),
+        (
+            [],
+            table(more=("x",)),
+            r"`header`: must be a header line with only .*, else use --ignore-extra or --map \(got 'x'\)",
+        ),
     ],
 )
 def test_a_map_that_does_not_fit_is_refused_by_name(

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from usage_tasks.domain.accounts import AccountKind, parse_actor, parse_attribution, parse_uuid
-from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.errors import InvalidInputError, show
 
 UUID_TEXT = "0f7c9e3a-2b1d-4c5e-8f6a-123456789abc"
 
@@ -60,11 +60,11 @@ def test_anything_else_is_refused_with_a_message_that_names_it(text: str) -> Non
     with pytest.raises(InvalidInputError) as refused:
         parse_attribution(text)
     assert refused.value.field == "attribution_id"
-    assert str(refused.value) == f"attribution_id: {text!r} is not allowed: team:<uuid> or user:<uuid>"
+    assert str(refused.value) == f"`attribution_id`: must be team:<uuid> or user:<uuid> (got {text!r})"
 
 
 def test_a_refusal_names_the_argument_that_the_attribution_came_in() -> None:
-    with pytest.raises(InvalidInputError, match=r"^customer: 'team' is not allowed"):
+    with pytest.raises(InvalidInputError, match=r"^`customer`: must be .* \(got 'team'\)$"):
         parse_attribution("team", field="customer")
 
 
@@ -85,4 +85,4 @@ def test_an_actor_is_a_user_or_a_service(text: str) -> None:
 def test_any_other_actor_is_refused_with_a_message_that_names_it(text: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
         parse_actor(text)
-    assert str(refused.value) == f"actor: {text!r} is not allowed: user:<uuid> or service:<name>"
+    assert str(refused.value) == f"`actor`: must be user:<uuid> or service:<name> (got {show(text)})"

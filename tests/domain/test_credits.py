@@ -70,8 +70,8 @@ def test_other_text_and_nothing_are_no_amount_of_credits(text: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
         parse_credits(text)
     assert str(refused.value) == (
-        f"amount: {text!r} is not allowed: "
-        "credits as decimal text such as 12.50, not 0, from -1000000000000 to 1000000000000"
+        "`amount`: must be credits as decimal text such as 12.50, not 0, from -1000000000000 to 1000000000000 "
+        f"(got {text!r})"
     )
 
 
@@ -81,7 +81,7 @@ def test_nothing_is_an_amount_where_it_is_asked_for(text: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
         parse_credits("none", field="cap", zero=True)
     assert str(refused.value) == (
-        "cap: 'none' is not allowed: credits as decimal text such as 12.50, from -1000000000000 to 1000000000000"
+        "`cap`: must be credits as decimal text such as 12.50, from -1000000000000 to 1000000000000 (got 'none')"
     )
 
 

@@ -23,4 +23,5 @@ def test_a_status_that_nobody_has_thought_about_is_an_error() -> None:
     assert parse_status("won") is DisputeStatus.WON
     with pytest.raises(PermanentError) as error:
         parse_status("mediation")
-    assert str(error.value).startswith("dispute: status 'mediation' is not allowed: warning_needs_response, ")
+    assert str(error.value).startswith("dispute: `status`: must be one of warning_needs_response, ")
+    assert str(error.value).endswith("(got 'mediation')")

@@ -8,6 +8,7 @@ from usage_tasks.domain.errors import (
     DeclinedError,
     InvalidInputError,
     InvariantError,
+    NoSuchError,
     NotAdmittedError,
     PermanentError,
     RetryableError,
@@ -18,14 +19,25 @@ from usage_tasks.domain.errors import (
 
 def test_a_refusal_names_the_field_the_value_and_what_is_allowed() -> None:
     error = InvalidInputError("page", "two", "0 or more")
-    assert str(error) == "page: 'two' is not allowed: 0 or more"
+    assert str(error) == "`page`: must be 0 or more (got 'two')"
     assert (error.field, error.value, error.allowed) == ("page", "two", "0 or more")
 
 
-def test_a_refusal_survives_the_way_from_a_child_to_its_worker() -> None:
-    error = InvalidInputError("page", -1, "0 or more")
+def test_a_long_value_is_cut_at_80_characters() -> None:
+    assert str(InvalidInputError("page", "x" * 500, "short")) == f"`page`: must be short (got '{'x' * 79}...)"
+
+
+def test_an_object_that_does_not_exist_is_no_such_object() -> None:
+    error = NoSuchError("instance_id", "i-1", "session")
+    assert str(error) == "`instance_id`: no such session (got 'i-1')"
+    assert isinstance(error, InvalidInputError)
+
+
+@pytest.mark.parametrize("kind", [InvalidInputError, NoSuchError])
+def test_a_refusal_survives_the_way_from_a_child_to_its_worker(kind: type[InvalidInputError]) -> None:
+    error = kind("page", -1, "0 or more")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
-    assert isinstance(copy, InvalidInputError)
+    assert type(copy) is kind
     assert (str(copy), copy.field, copy.value, copy.allowed) == (str(error), "page", -1, "0 or more")
 
 

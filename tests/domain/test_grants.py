@@ -133,18 +133,18 @@ def test_terms_that_can_pay_are_taken(edge: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"amount_cents": 0}, "amount: 0 is not allowed: cents above 0; a charge is a credit note"),
-        ({"amount_cents": -1}, "amount: -1 is not allowed: cents above 0; a charge is a credit note"),
-        ({"priority": -1}, "priority: -1 is not allowed: 0 to 100"),
-        ({"priority": 101}, "priority: 101 is not allowed: 0 to 100"),
-        ({"rollover_cap_cents": -1}, "rollover_cap: -1 is not allowed: cents, 0 or more"),
+        ({"amount_cents": 0}, "`amount`: must be above 0 cents (a charge is a credit note) (got 0)"),
+        ({"amount_cents": -1}, "`amount`: must be above 0 cents (a charge is a credit note) (got -1)"),
+        ({"priority": -1}, "`priority`: must be from 0 to 100 (got -1)"),
+        ({"priority": 101}, "`priority`: must be from 0 to 100 (got 101)"),
+        ({"rollover_cap_cents": -1}, "`rollover_cap`: must be 0 cents or more (got -1)"),
         (
             {"expires_at": START + HOUR},
-            "expires_at: '2026-01-01T01:00:00+00:00' is not allowed: later than 2026-01-01T01:00:00+00:00",
+            "`expires_at`: must be later than 2026-01-01T01:00:00+00:00 (got '2026-01-01T01:00:00+00:00')",
         ),
         (
             {"effective_at": LATER, "expires_at": LATER},
-            "expires_at: '2026-01-02T00:00:00+00:00' is not allowed: later than 2026-01-02T00:00:00+00:00",
+            "`expires_at`: must be later than 2026-01-02T00:00:00+00:00 (got '2026-01-02T00:00:00+00:00')",
         ),
     ],
 )

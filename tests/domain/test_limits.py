@@ -148,4 +148,4 @@ def test_thresholds_are_kept_in_rising_order_each_once() -> None:
 def test_thresholds_that_are_not_allowed_are_refused(thresholds: list[int]) -> None:
     with pytest.raises(InvalidInputError) as refused:
         check_thresholds(thresholds)
-    assert str(refused.value) == (f"thresholds: {thresholds} is not allowed: at most 10 whole percents from 1 to 1000")
+    assert str(refused.value) == f"`thresholds`: must be at most 10 whole percents from 1 to 1000 (got {thresholds})"

@@ -110,5 +110,5 @@ def test_a_refund_only_goes_on() -> None:
     with pytest.raises(PermanentError) as error:
         is_refund_news(None, "lost")
     assert str(error.value) == (
-        "refund: status 'lost' is not allowed: pending, requires_action, succeeded, failed, canceled"
+        "refund: `status`: must be one of pending, requires_action, succeeded, failed, canceled (got 'lost')"
     )

@@ -24,9 +24,9 @@ NOTE: dict[str, Any] = {
     "idempotency_key": "ticket-1",
     "at": START.isoformat(),
 }
-AMOUNT = "amount: Value error, "
+AMOUNT = "`amount`: must be credits as decimal text such as 12.50, not 0, "
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"amount": "0"}, AMOUNT + "'0' is not allowed: credits as decimal text"),
+    ({"amount": "0"}, AMOUNT),
     ({"amount": "0.0049"}, AMOUNT),
     ({"amount": "-0.001"}, AMOUNT),
     ({"amount": "1e3"}, AMOUNT),
@@ -37,18 +37,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"amount": "1\n"}, AMOUNT),
     ({"amount": "٣"}, AMOUNT),
     ({"amount": "1_000"}, AMOUNT),
-    ({"amount": 300}, AMOUNT + "300 is not allowed"),
+    ({"amount": 300}, AMOUNT),
     ({"amount": 0.5}, AMOUNT),
     ({"amount": "1000000000000.01"}, AMOUNT),
     ({"amount": "9" * 14}, AMOUNT),
-    ({"user_id": "nobody"}, "user_id: Value error, 'nobody' is not allowed: a UUID"),
-    ({"user_id": ""}, "user_id: Value error"),
-    ({"description": ""}, "description: String should have at least 1 character"),
-    ({"description": " \t "}, "description: String should have at least 1 character"),
-    ({"description": "a\nb"}, "description: Value error"),
-    ({"idempotency_key": ""}, "idempotency_key: String should have at least 1 character"),
-    ({"attribution_id": "team:x"}, "attribution_id: Value error"),
-    ({"actor": "nobody"}, "actor: Value error"),
+    ({"user_id": "nobody"}, "`user_id`: must be a UUID"),
+    ({"user_id": ""}, "`user_id`: must be a UUID"),
+    ({"description": ""}, "`description`: must be at least 1 character (got text of "),
+    ({"description": " \t "}, "`description`: must be at least 1 character (got text of "),
+    ({"description": "a\nb"}, "`description`: must be printable text"),
+    ({"idempotency_key": ""}, "`idempotency_key`: must be at least 1 character (got text of 0 characters)"),
+    ({"attribution_id": "team:x"}, "`attribution_id`: must be team:<uuid>"),
+    ({"actor": "nobody"}, "`actor`: must be user:<uuid>"),
 ]
 
 
@@ -102,7 +102,9 @@ def test_the_same_key_twice_is_one_entry_whenever_it_comes(rt: Runtime) -> None:
 )
 def test_the_same_key_with_another_content_is_refused(rt: Runtime, changes: dict[str, Any]) -> None:
     add()
-    with pytest.raises(InvalidInputError, match=r"idempotency_key: 'ticket-1' is not allowed: .* 30000 cents"):
+    with pytest.raises(
+        InvalidInputError, match=r"`idempotency_key`: must be a new key: .* 30000 cents.* \(got 'ticket-1'\)"
+    ):
         add(**changes)
     assert len(notes(rt)) == 1
 

@@ -102,7 +102,9 @@ def test_an_entry_counts_as_since_an_instant_only_after_it(connection: Connectio
 @pytest.mark.holds("numbers.past-price", "lesson.repricing")
 def test_a_price_is_not_published_into_the_past(connection: Connection) -> None:
     publish_prices(connection, {"small": Decimal("0.3")}, at=START + DAY, actor=SYSTEM)
-    with pytest.raises(InvalidInputError, match=r"at: '2026-01-01T12:00:00.* later than the latest price of small"):
+    with pytest.raises(
+        InvalidInputError, match=r"`at`: must be later than the latest price of small.* \(got '2026-01-01T12:00:00"
+    ):
         publish_prices(connection, {"small": Decimal("0.4")}, at=START + DAY / 2, actor=SYSTEM)
 
 

@@ -54,7 +54,7 @@ def test_pages_are_as_of_the_first_ones_instant(installation: Runtime) -> None:
     assert (second["at"], second["totals"], second["next_page_token"]) == (first["at"], first["totals"], None)
     rows = [*first["rows"], *second["rows"]]
     assert sum(row["credit_cents"] for row in rows) == first["totals"]["credit_cents"] == 14_400 + 28_800
-    with pytest.raises(InvalidInputError, match="as of which the first page was"):
+    with pytest.raises(InvalidInputError, match="the instant of the first page"):
         ask(group_by=["attribution_id", "day"], page_token=first["next_page_token"], at=START.isoformat())
 
 
@@ -73,7 +73,7 @@ def test_a_caller_whose_clock_is_ahead_asks_for_each_page_with_the_same_argument
     second = ask(**asked, page_token=first["next_page_token"])
     assert (second["at"], second["next_page_token"]) == (first["at"], None)
     assert len({row["attribution_id"] for row in (*first["rows"], *second["rows"])}) == 2
-    with pytest.raises(InvalidInputError, match="as of which the first page was"):
+    with pytest.raises(InvalidInputError, match="the instant of the first page"):
         ask(**asked | {"at": (now + HOUR).isoformat()}, page_token=first["next_page_token"])
 
 

@@ -93,7 +93,7 @@ def test_bad_thresholds_are_refused_by_name(rt: Runtime, thresholds: object) -> 
 
 
 def test_thresholds_may_not_be_left_out(rt: Runtime) -> None:
-    with pytest.raises(ArgumentsError, match="thresholds: Missing required argument"):
+    with pytest.raises(ArgumentsError, match="`thresholds`: must be given"):
         call(limits.set_limit_thresholds, **ASKED, at=START.isoformat())
 
 

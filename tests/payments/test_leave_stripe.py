@@ -128,7 +128,7 @@ def test_a_deleted_customer_ends_and_the_account_may_have_another(bench: Bench) 
     bench.world.v1.customers.delete(gone)
     bench.handle_all(BEGIN)
     assert center(bench).billing_strategy == "other"
-    with pytest.raises(InvalidInputError, match="with a Stripe customer"):
+    with pytest.raises(InvalidInputError, match="with a customer in Stripe"):
         bench.subscription(ACCOUNT)
     assert bench.pay(ACCOUNT) != gone
     assert bench.pay(ACCOUNT) != gone

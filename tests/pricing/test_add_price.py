@@ -174,7 +174,7 @@ def test_a_minimum_and_a_step_re_price_too(connection: Connection) -> None:
 
 
 def test_a_new_class_begins_with_a_price_for_all_time(connection: Connection) -> None:
-    with pytest.raises(InvalidInputError, match="'gold' has no price yet"):
+    with pytest.raises(InvalidInputError, match="for the first price of 'gold'"):
         add(connection, workspace_class="gold")
     add(connection, workspace_class="gold", since=ALL_TIME)
     posted(connection, stopped_report(HOUR, workspace_class="gold"))

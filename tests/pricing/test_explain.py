@@ -236,7 +236,7 @@ def test_what_does_not_stand_is_refused_by_name(connection: Connection) -> None:
     put(connection, STRIPE, attribution_id=team(), at=START + 2 * DAY)
     with pytest.raises(InvalidInputError, match="entry_key"):
         explain_entry(connection, team("other"), "upgrade:2", at=NOW)
-    with pytest.raises(InvalidInputError, match="its effect, or later"):
+    with pytest.raises(InvalidInputError, match="when the entry takes effect"):
         explain_entry(connection, team(), "upgrade:2", at=START + DAY)
 
 

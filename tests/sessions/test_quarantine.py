@@ -89,7 +89,7 @@ def test_what_still_fails_stays_with_the_reason_of_now_and_holds_up_no_other(rt:
     done = release()
     assert (done["released"], done["still_refused"], len(done["sample"])) == (1, 2, 2)
     reasons = dict(query(rt, "SELECT field, reason FROM quarantined_report"))
-    assert "'silver' has no price; known classes: default, gold" in reasons["workspace_class"]
+    assert "must be a class with a price: default, gold, " in reasons["workspace_class"]
     assert {each["reason"] for each in done["sample"]} == set(reasons.values())
     assert waiting(rt) == [("user_id", 1), ("workspace_class", 1)]
     assert {each["id"] for each in done["sample"]} == {
@@ -109,7 +109,7 @@ def test_a_report_that_is_refused_for_another_reason_is_still_one_row(rt: Runtim
 @pytest.mark.parametrize(
     ("chosen", "released"),
     [
-        ({"reason": "'gold' has no price"}, {"refused 1", "refused 2"}),
+        ({"reason": "(got 'gold')"}, {"refused 1", "refused 2"}),
         ({"field": "observed_at"}, {"refused 3"}),
         ({"field": "observed_at", "reason": "gold"}, set()),
     ],

@@ -137,7 +137,7 @@ def test_a_session_of_another_account_is_refused_with_the_reason(connection: Con
     assert counts(done) == (1, 0, 0, 1)
     refused = done.rejections[0]
     assert (refused.index, refused.field) == (1, "attribution_id")
-    assert refused.reason == f"{team('b')!r} is not allowed: session {first.instance_id} is {team('a')}'s"
+    assert refused.reason == f"must be {team('a')}, the account of session {first.instance_id} (got {team('b')!r})"
     assert [(each.field, each.reason) for each in list_quarantined(connection, limit=10)] == [
         (refused.field, refused.reason)
     ]
@@ -175,7 +175,9 @@ def test_an_unknown_class_is_quarantined_and_never_billed(connection: Connection
     done = record(connection, stopped_report(workspace_class="gold"), stopped_report())
     assert counts(done) == (1, 0, 0, 1)
     assert (done.rejections[0].index, done.rejections[0].field) == (0, "workspace_class")
-    assert "'gold' has no price; known classes: default, large, medium, small, xlarge" in done.rejections[0].reason
+    assert (
+        "must be a class with a price: default, large, medium, small, xlarge (got 'gold')" in done.rejections[0].reason
+    )
     assert post_batch(connection, at=START + DAY).entries == 1
 
 

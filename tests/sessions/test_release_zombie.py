@@ -41,5 +41,5 @@ def test_the_ledger_job_caps_and_counts_and_a_release_lifts(rt: Runtime, capsys:
 
 
 def test_a_release_of_an_unknown_session_is_refused(rt: Runtime) -> None:
-    with pytest.raises(InvalidInputError, match="a session that was reported"):
+    with pytest.raises(InvalidInputError, match="`instance_id`: no such session"):
         call(sessions.release_session, instance_id=session_row()["instance_id"], actor=ACTOR, at=START.isoformat())

@@ -73,20 +73,20 @@ def test_a_row_that_names_another_source_is_refused(rt: Runtime) -> None:
     answer = report(session_row(source="us"), session_row(source="eu"))
     assert answer["inserted"] == 1
     assert answer["rejections"] == [
-        {"index": 0, "field": "source", "reason": "'us' is not allowed: 'eu', whose snapshot this is"}
+        {"index": 0, "field": "source", "reason": "must be 'eu', the source of this snapshot (got 'us')"}
     ]
 
 
 def test_a_snapshot_over_its_size_is_refused_whole_and_ends_nothing(rt: Runtime) -> None:
     record(session_row(source="eu"))
-    with pytest.raises(ArgumentsError, match="instances: List should have at most 20000 items"):
+    with pytest.raises(ArgumentsError, match="`instances`: must be at most 20000 items"):
         report(*[None] * (session_reports.SNAPSHOT_MAX + 1))
     assert ended(rt) == 0
 
 
 @pytest.mark.parametrize("at", [None, "yesterday", "2026-01-01T00:00:00"])
 def test_a_snapshot_without_its_instant_is_refused(rt: Runtime, at: object) -> None:
-    with pytest.raises(ArgumentsError, match=r"at: |missing"):
+    with pytest.raises(ArgumentsError, match=r"`at`: must be "):
         report(at=at)
 
 

@@ -228,7 +228,7 @@ def test_a_release_is_audited_once_and_twice_is_once(connection: Connection) -> 
 
 
 def test_a_session_that_nobody_reported_cannot_be_released(connection: Connection) -> None:
-    with pytest.raises(InvalidInputError, match="a session that was reported"):
+    with pytest.raises(InvalidInputError, match="`instance_id`: no such session"):
         release_session(connection, make_id("nobody"), at=START, actor=SYSTEM)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.client.test_client import make_sender, start_worker
 from usage_tasks.celery import app
+from usage_tasks.domain.errors import show
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS, ArgumentsError
 
@@ -71,11 +72,12 @@ def test_every_flag_is_true_or_false_and_nothing_that_looks_like_it() -> None:
         where = ".".join(map(str, place))
         for value in NO_FLAGS:
             said = refusal(name, with_value(place, value))
-            shown = repr(value) if isinstance(value, str | int | float) else type(value).__name__
-            # Nothing of a person is repeated: what stands at a wrong place may be an e-mail.
+            shown = show(value) if isinstance(value, str | int | float) else type(value).__name__
+            # Nothing of a person is repeated: a text at a wrong place may be an e-mail.
             hidden = name.startswith("directory.")
-            expected = "Input should be a valid boolean" if hidden else f"must be true or false (got {shown[:40]}"
-            assert f"{where}: {expected}" in said, (name, said)
+            expected = "must be true or false (got " + ("" if hidden else shown)
+            assert f"`{where}`: {expected}" in said, (name, said)
+            assert not (hidden and isinstance(value, str) and value and f"got {value!r}" in said)
             assert len(said) < 1_000
 
 
@@ -86,13 +88,13 @@ def test_no_text_holds_a_character_that_postgresql_can_not_store() -> None:
     for name, place in texts:
         for value in ("\x00", "a\x00b", "\ud800"):
             where = ".".join(map(str, place))
-            assert f"{where}: " in refusal(name, with_value(place, value)), (name, where)
+            assert f"`{where}`: must be " in refusal(name, with_value(place, value)), (name, where)
 
 
 @pytest.mark.parametrize("argument", ["self", "cls", "args", "kwargs", "task", "request", ""])
 def test_an_argument_of_any_name_is_unknown_rather_than_an_error_of_ours(argument: str) -> None:
     for name in ARGUMENT_SCHEMAS:
-        assert f"{argument or 'arguments'}: Unexpected keyword argument" in refusal(name, {argument: 1})
+        assert f"`{argument or 'arguments'}`: no such argument" in refusal(name, {argument: 1})
 
 
 @pytest.mark.timeout(60)
@@ -103,6 +105,6 @@ def test_a_worker_answers_an_argument_named_self_with_the_refusal(
         start_worker(workers, environment, tmp_path, 1)
         wrong = {"self": 1, "dry_run": "off"}
         asked = make_sender(redis_url).send_task("usage.reset", kwargs=wrong, queue="usage")
-        with pytest.raises(Exception, match="dry_run: must be true or false") as refused:
+        with pytest.raises(Exception, match="`dry_run`: must be true or false") as refused:
             asked.get(timeout=30)
-    assert "self: Unexpected keyword argument" in str(refused.value)
+    assert "`self`: no such argument" in str(refused.value)

@@ -102,7 +102,7 @@ def test_a_look_ahead_prices_nothing_that_has_not_run(real_rt: Runtime) -> None:
 @pytest.mark.parametrize("name", READS)
 @pytest.mark.parametrize("back", [600 * DAY, timedelta(days=20_000)])
 def test_a_users_instant_of_long_ago_is_refused_and_opens_nothing(real_rt: Runtime, name: str, back: timedelta) -> None:
-    with pytest.raises(InvalidInputError, match="or later for a user; only a service of the platform"):
+    with pytest.raises(InvalidInputError, match=r"for a user \(only a service of the platform"):
         ask(name, real_rt.now() - back)
     assert versions(real_rt) == 0
 

@@ -229,7 +229,7 @@ def test_a_dry_release_of_a_zombie_answers_the_cap_and_leaves_it(rt: Runtime) ->
     assert "would be released: heartbeat at 2026-01-01 01:00:00+00:00" in " ".join(shown.output.split())
     assert plan == {"dry_run": call(sessions.release_session, **asked)}
     assert plan["dry_run"]["released"] == "heartbeat"
-    with pytest.raises(InvalidInputError, match="a session that was reported"):
+    with pytest.raises(InvalidInputError, match="`instance_id`: no such session"):
         call(sessions.release_session, instance_id=session_row()["instance_id"], actor=SYSTEM, dry_run=True)
 
 

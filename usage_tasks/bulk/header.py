@@ -35,9 +35,9 @@ class ColumnRules:
         for each in renamed:
             old, _, new = each.rpartition("=")
             if not old.strip() or new.strip() not in COLUMNS:
-                raise InvalidInputError("--map", each, f"COLUMN=FIELD, with one of the fields {', '.join(COLUMNS)}")
+                raise InvalidInputError("--map", each, f"COLUMN=FIELD with one of the fields {', '.join(COLUMNS)}")
             if old.strip() in found:
-                raise InvalidInputError("--map", each, "each column once")
+                raise InvalidInputError("--map", each, "a mapping with each column once")
             found[old.strip()] = new.strip()
         return cls(renamed=found, ignore_extra=ignore_extra)
 
@@ -94,16 +94,16 @@ def _count_known(line: str, separator: str, rules: ColumnRules) -> int:
 
 def _to_fields(names: Sequence[str], rules: ColumnRules) -> Sequence[str | None]:
     if absent := [name for name in rules.renamed if name not in names]:
-        raise InvalidInputError("--map", absent[0], f"one of the columns {', '.join(names)[:200]}")
+        raise InvalidInputError("--map", absent[0], f"a mapping of one of the columns {', '.join(names)[:200]}")
     named = [rules.renamed.get(name, name) for name in names]
     if missing := [name for name in REQUIRED if name not in named]:
-        raise InvalidInputError("header", ",".join(names)[:200], f"a header line with {', '.join(missing)}")
+        raise InvalidInputError("header", ",".join(names), f"a header line with {', '.join(missing)}")
     extra = [name for name in named if name and name not in COLUMNS]
     if extra and not rules.ignore_extra:
-        known = ", ".join(COLUMNS)
-        raise InvalidInputError("header", extra[0][:200], f"only {known}; see --ignore-extra and --map")
+        allowed = f"a header line with only {', '.join(COLUMNS)}, else use --ignore-extra or --map"
+        raise InvalidInputError("header", extra[0], allowed)
     fields = [None if name in extra or (not name and rules.ignore_extra) else name for name in named]
     kept = [name for name in fields if name]
     if len(set(kept)) != len(kept):
-        raise InvalidInputError("header", ",".join(names)[:200], "each column once")
+        raise InvalidInputError("header", ",".join(names), "a header line with each column once")
     return fields

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from usage_tasks.commands import USAGE_ERROR
 from usage_tasks.domain.durations import parse_duration
+from usage_tasks.domain.errors import show
 
 
 def demo(
@@ -32,7 +33,7 @@ def demo(
 
     step = parse_duration(tick)
     if not timedelta(minutes=10) <= step <= timedelta(days=28):
-        raise typer.BadParameter(f"{tick!r} is not allowed: from 10m to 672h", param_hint="--tick")
+        raise typer.BadParameter(f"must be from 10m to 672h (got {show(tick)})", param_hint="--tick")
     plan = DemoPlan(directory=data, tick=step, keep=keep, replays=replays, kill_worker=kill_worker, json_file=json_file)
     try:
         code = run_demo(plan, Console())

@@ -103,7 +103,7 @@ def covered_by_reset(balance: CreditCents, spending_limit: int) -> CreditCents:
 def check_limit(account: Account, strategy: BillingStrategy, spending_limit: int, limits: SpendingLimits) -> None:
     """Raise InvalidInputError for a limit, in credits, that an account may not have on a strategy."""
     if not 0 <= spending_limit <= SPENDING_LIMIT_MAX:
-        raise InvalidInputError("spending_limit", spending_limit, f"0 to {SPENDING_LIMIT_MAX} credits")
+        raise InvalidInputError("spending_limit", spending_limit, f"from 0 to {SPENDING_LIMIT_MAX} credits")
     paying_user = strategy is BillingStrategy.STRIPE and account.kind is AccountKind.USER
     if paying_user and spending_limit < limits.min_for_users_on_stripe:
         allowed = f"at least {limits.min_for_users_on_stripe} for an individual on stripe"

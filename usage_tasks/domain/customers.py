@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Final
 
 from usage_tasks.domain.payments import StripeCustomerId, StripeSubscriptionId
+
+CUSTOMER_NEEDED: Final = "an account with a customer in Stripe, made by billing.create_stripe_customer"
+"""For the error of an account without a customer: what it must be."""
 
 
 class TaxState(StrEnum):

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, NewType
 
-from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.errors import PermanentError, show
 from usage_tasks.domain.payments import StripeCustomerId
 
 DisputeId = NewType("DisputeId", str)
@@ -54,7 +54,9 @@ def parse_status(text: str) -> DisputeStatus:
     try:
         return DisputeStatus(text)
     except ValueError as error:
-        raise PermanentError(f"dispute: status {text!r} is not allowed: {', '.join(DisputeStatus)}") from error
+        raise PermanentError(
+            f"dispute: `status`: must be one of {', '.join(DisputeStatus)} (got {show(text)})"
+        ) from error
 
 
 def follow(known: DisputeStatus | None, seen: DisputeStatus) -> DisputeStatus:

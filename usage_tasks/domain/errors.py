@@ -1,6 +1,15 @@
 """Three kinds of failure, distinguished by the right reaction to them."""
 
 from datetime import datetime, timedelta
+from typing import Final
+
+_SHOWN_LENGTH_MAX: Final = 80
+
+
+def show(value: object) -> str:
+    """Return a value as an error message shows it: its repr, cut at 80 characters."""
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN_LENGTH_MAX else f"{shown[:_SHOWN_LENGTH_MAX]}..."
 
 
 class UsageError(Exception):
@@ -96,10 +105,13 @@ class MisconfiguredError(PermanentError):
 
 
 class InvalidInputError(PermanentError):
-    """A caller's value is wrong; the message names the field, the value and what is allowed."""
+    """A caller's value is wrong. The message names the field, what the value must be, and the value.
+
+    `allowed` completes the words "must be".
+    """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}: {value!r} is not allowed: {allowed}")
+        super().__init__(self._word(field, value, allowed))
         self.field = field
         self.value = value
         self.allowed = allowed
@@ -107,6 +119,16 @@ class InvalidInputError(PermanentError):
     def __reduce__(self) -> tuple[type["InvalidInputError"], tuple[str, object, str]]:
         """Survive pickling, which Celery does to an exception that crosses from a child to its worker."""
         return type(self), (self.field, self.value, self.allowed)
+
+    def _word(self, field: str, value: object, allowed: str) -> str:
+        return f"`{field}`: must be {allowed} (got {show(value)})"
+
+
+class NoSuchError(InvalidInputError):
+    """A caller names an object that does not exist. `allowed` is the kind of object, such as "session"."""
+
+    def _word(self, field: str, value: object, allowed: str) -> str:
+        return f"`{field}`: no such {allowed} (got {show(value)})"
 
 
 class StaleVersionError(PermanentError):

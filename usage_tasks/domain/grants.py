@@ -81,11 +81,11 @@ class Settlement:
 def check_terms(terms: GrantTerms, *, at: datetime) -> None:
     """Raise InvalidInputError for terms that can never pay anything."""
     if terms.amount_cents <= 0:
-        raise InvalidInputError("amount", terms.amount_cents, "cents above 0; a charge is a credit note")
+        raise InvalidInputError("amount", terms.amount_cents, "above 0 cents (a charge is a credit note)")
     if not 0 <= terms.priority <= PRIORITY_MAX:
-        raise InvalidInputError("priority", terms.priority, f"0 to {PRIORITY_MAX}")
+        raise InvalidInputError("priority", terms.priority, f"from 0 to {PRIORITY_MAX}")
     if terms.rollover_cap_cents is not None and terms.rollover_cap_cents < 0:
-        raise InvalidInputError("rollover_cap", terms.rollover_cap_cents, "cents, 0 or more")
+        raise InvalidInputError("rollover_cap", terms.rollover_cap_cents, "0 cents or more")
     earliest = max(terms.effective_at, at)
     if terms.expires_at is not None and terms.expires_at <= earliest:
         raise InvalidInputError("expires_at", terms.expires_at.isoformat(), f"later than {earliest.isoformat()}")

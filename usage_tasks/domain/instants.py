@@ -38,8 +38,8 @@ def instant_to_act(at: datetime, *, now: datetime, by_user: bool) -> datetime:
 
 def _bounded(at: datetime, *, now: datetime, earliest: datetime | None) -> datetime:
     if at > now + AHEAD_MAX:
-        raise InvalidInputError("at", at.isoformat(), f"now, {now.isoformat()}, or earlier")
+        raise InvalidInputError("at", at.isoformat(), f"at or before now, {now.isoformat()}")
     if earliest is not None and at < earliest:
-        allowed = f"{earliest.isoformat()} or later for a user; only a service of the platform may go further back"
+        allowed = f"at or after {earliest.isoformat()} for a user (only a service of the platform may go further back)"
         raise InvalidInputError("at", at.isoformat(), allowed)
     return min(at, now)

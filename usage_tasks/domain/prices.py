@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final
 
 from usage_tasks.domain.credits import CreditCents
-from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.errors import InvalidInputError, show
 from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
 
 CREDITS_PER_MINUTE_MAX: Final = Decimal(1_000_000)
@@ -36,8 +36,8 @@ def parse_amount(text: str, *, largest: Decimal, fractional_digits_max: int) -> 
     found = _AMOUNT.fullmatch(text)
     if not found or len(found["fraction"] or "") > fractional_digits_max or Decimal(text) > largest:
         raise ValueError(
-            f"{text!a:.100} is not allowed: a decimal such as 0.5, from 0 to {largest}, "
-            f"at most {fractional_digits_max} fractional digits"
+            f"must be a decimal such as 0.5, from 0 to {largest}, with at most {fractional_digits_max} fractional "
+            f"digits (got {show(text)})"
         )
     return Decimal(text)
 
@@ -49,10 +49,10 @@ def decide_version(asked: AskedPrice, standing: Sequence[PriceVersion]) -> Price
     """
     before = [version for version in standing if version.effective_from <= asked.effective_from]
     if not before and asked.effective_from != ALL_TIME:
-        allowed = f"{ALL_TIME.isoformat()}, for {asked.workspace_class!r} has no price yet: its first is for all time"
+        allowed = f"{ALL_TIME.isoformat()} for the first price of {asked.workspace_class!r}, which holds for all time"
         raise InvalidInputError("effective_from", asked.effective_from.isoformat(), allowed)
     if before and before[-1].effective_from == asked.effective_from:
-        allowed = "an instant without a version of this class; a microsecond later corrects the one that stands"
+        allowed = "an instant without a version of this class (a microsecond later corrects the existing version)"
         raise InvalidInputError("effective_from", asked.effective_from.isoformat(), allowed)
     rule = before[-1].rule if before else PER_SECOND
     return PriceVersion(

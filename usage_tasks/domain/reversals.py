@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Final, NewType
 
 from usage_tasks.domain.credits import CENTS_PER_CREDIT, CreditCents
-from usage_tasks.domain.errors import PermanentError
+from usage_tasks.domain.errors import PermanentError, show
 from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.payments import Invoice, InvoiceLine, StripeCustomerId, StripeInvoiceId
 
@@ -83,5 +83,5 @@ def is_refund_news(known: str | None, reported: str) -> bool:
     Raises PermanentError for a status that this version does not know.
     """
     if reported not in _REFUND_STEPS:
-        raise PermanentError(f"refund: status {reported!r} is not allowed: {', '.join(_REFUND_STEPS)}")
+        raise PermanentError(f"refund: `status`: must be one of {', '.join(_REFUND_STEPS)} (got {show(reported)})")
     return known is None or _REFUND_STEPS[reported] > _REFUND_STEPS[known]

@@ -45,14 +45,16 @@ def _uuid(value: str) -> str:
         return str(parse_uuid(value))
     except ValueError:
         # Not repeated, for it might be what belongs in another field.
-        raise ValueError("a UUID such as 11111111-2222-4333-8444-555555555555 is allowed") from None
+        raise ValueError(
+            "must be a UUID such as 11111111-2222-4333-8444-555555555555 (got text that is not shown)"
+        ) from None
 
 
 def _email(value: SecretStr) -> SecretStr:
     local, at, domain = value.get_secret_value().strip().rpartition("@")
     whole = local + domain
     if not at or not local or not domain or "@" in whole or " " in whole or not whole.isprintable():
-        raise ValueError("an e-mail address is allowed, such as name@example.com; the value is not shown")
+        raise ValueError("must be an e-mail address such as name@example.com (got text that is not shown)")
     return value
 
 
@@ -101,7 +103,7 @@ class TeamArguments(BaseModel):
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         if len({member.user_id for member in self.members}) != len(self.members):
-            raise ValueError("each user once is allowed in members")
+            raise ValueError("must be a team with each user once in `members` (got a user twice)")
         return self
 
 
@@ -126,7 +128,9 @@ def upsert_teams(
     now = rt.instant(at)
     members = sum(len(each.members) for each in teams)
     if members > MEMBERS_A_MESSAGE_MAX:
-        raise InvalidInputError("teams", f"{members} members", f"up to {MEMBERS_A_MESSAGE_MAX} in one message")
+        raise InvalidInputError(
+            "teams", f"{members} members", f"at most {MEMBERS_A_MESSAGE_MAX} members in one message"
+        )
     reports = [_team(index, each, at=now) for index, each in enumerate(teams)]
     with rt.transaction() as connection:
         return update_directory.upsert_teams(connection, reports, at=now, actor=parse_actor(actor))

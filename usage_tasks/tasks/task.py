@@ -24,6 +24,7 @@ from usage_tasks.runtime import runtime
 from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.telemetry.headers import REQUEST_ID, TICK
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
+from usage_tasks.wire.problems import describe
 from usage_tasks.worker.clocks import watch_clocks
 from usage_tasks.worker.poison import check_redelivery, forget_redeliveries, set_aside
 from usage_tasks.worker.requests import WatchedTask
@@ -253,9 +254,11 @@ def _checked_call(checked: Callable[..., object], args: tuple[object, ...], kwar
     try:
         return checked(*args, **kwargs)
     except ValidationError as error:
-        # Values are left out: an argument may hold what must not be logged.
-        found = error.errors(include_input=False, include_url=False, include_context=False)
-        problems = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in found)
+        # Texts are left out, but for those that a choice or a validator shows: an argument may hold a secret.
+        found = error.errors(include_url=False)
+        problems = "; ".join(
+            f"`{'.'.join(map(str, each['loc'])) or 'arguments'}`: {describe(each, hidden=True)}" for each in found
+        )
         kinds = {each["type"] for each in found}
         # A newer version may do without an argument that is missing here; a bad value stays bad.
         unknown = bool(kinds & _UNKNOWN) and kinds <= _UNKNOWN | _MISSING

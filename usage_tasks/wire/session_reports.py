@@ -8,7 +8,9 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from usage_tasks.domain.accounts import AttributionId, parse_uuid
+from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.wire.problems import describe
 from usage_tasks.wire.values import Attribution, Moment, Name, UuidText
 
 REPORTS_MAX: Final = 5_000
@@ -58,10 +60,10 @@ def parse_reports(
             rejections.append(_rejection(index, row, error))
             continue
         if report.observed_at > at + AHEAD_MAX:
-            reason = f"{report.observed_at.isoformat()} is not allowed: at most a day after {at.isoformat()}"
+            reason = f"must be at most a day after {at.isoformat()} (got {report.observed_at.isoformat()})"
             rejections.append(Rejection(index=index, field="observed_at", reason=reason))
         elif source is not None and report.source != source:
-            reason = f"{report.source!a} is not allowed: {source!a}, whose snapshot this is"
+            reason = f"must be {source!r}, the source of this snapshot (got {show(report.source)})"
             rejections.append(Rejection(index=index, field="source", reason=reason))
         else:
             reports.append(report)
@@ -94,14 +96,12 @@ def _report(index: int, row: ReportArguments, *, at: datetime, source: str | Non
 
 
 def _rejection(index: int, row: object, error: ValidationError) -> Rejection:
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"])) or "report"
     if not isinstance(row, dict):
-        return Rejection(index=index, field="report", reason=f"{row!a:.200} is not allowed: an object")
+        return Rejection(index=index, field="report", reason=f"must be an object (got {show(row)})")
     if first["type"] == "missing":
         stopped = next((name for name in ("stopped_at", "stopping_at") if row.get(name)), None)
         tail = f", although {stopped} is given" if field == "started_at" and stopped else ""
-        return Rejection(index=index, field=field, reason=f"is missing{tail}")
-    message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] == "value_error" else f"{first['input']!a:.200} is not allowed: "
-    return Rejection(index=index, field=ascii(field)[1:-1], reason=shown + message)
+        return Rejection(index=index, field=field, reason=f"must be given{tail} (got nothing)")
+    return Rejection(index=index, field=ascii(field)[1:-1], reason=describe(first))

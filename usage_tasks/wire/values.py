@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
 from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
 from usage_tasks.domain.credits import CREDITS_PATTERN, CreditCents, parse_credits
-from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.errors import InvalidInputError, show
 from usage_tasks.domain.prices import (
     CREDITS_PER_MINUTE_MAX,
     FRACTIONAL_DIGITS_MAX,
@@ -34,15 +34,12 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ATTRIBUTION: Final = re.compile(rf"(?:team|user):{_UUID.pattern}")
 _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 NAME_LENGTH_MAX = 255
-_SHOWN_LENGTH_MAX: Final = 40
 
 
 def _iso_text(value: object) -> object:
     # pydantic takes a text of digits for seconds since 1970: 20260101 would be a day in August of that year.
     if not isinstance(value, datetime) and not (isinstance(value, str) and _DATE_AND_TIME.match(value)):
-        raise ValueError(
-            f"{value!a:.200} is not allowed: an ISO 8601 text with an offset, such as 2026-01-31T12:00:00Z"
-        )
+        raise ValueError(f"must be an ISO 8601 text with an offset, such as 2026-01-31T12:00:00Z (got {show(value)})")
     return value
 
 
@@ -52,12 +49,12 @@ def _as_utc(value: datetime) -> datetime:
         utc = value.astimezone(UTC)
         if utc.year >= _FIRST_YEAR:
             return utc
-    raise ValueError(f"{value.isoformat()} is not allowed: from the year {_FIRST_YEAR} to {_LAST_YEAR}")
+    raise ValueError(f"must be in the years from {_FIRST_YEAR} to {_LAST_YEAR} (got {value.isoformat()})")
 
 
 def _plain(value: str) -> str:
     if not value.isprintable():
-        raise ValueError(f"{value!a:.200} is not allowed: printable characters only")
+        raise ValueError(f"must be printable text (got {show(value)})")
     return value
 
 
@@ -65,8 +62,8 @@ def _flag(value: object) -> bool:
     # pydantic would take "off", "no" and 0 for false, and "on", "yes" and 1 for true: a typing error would decide.
     if isinstance(value, bool):
         return value
-    shown = ascii(value)[:_SHOWN_LENGTH_MAX] if isinstance(value, str | int | float) else type(value).__name__
-    raise PydanticCustomError("flag", "must be true or false (got {shown})", {"shown": shown})
+    shown = show(value) if isinstance(value, str | int | float) else type(value).__name__
+    raise PydanticCustomError("usage_flag", "must be true or false (got {shown})", {"shown": shown})
 
 
 def _uuid_text(value: str) -> str:
@@ -75,9 +72,7 @@ def _uuid_text(value: str) -> str:
     try:
         return str(parse_uuid(value))
     except ValueError:
-        raise ValueError(
-            f"{value!a:.200} is not allowed: a UUID such as 11111111-2222-4333-8444-555555555555"
-        ) from None
+        raise ValueError(f"must be a UUID such as 11111111-2222-4333-8444-555555555555 (got {show(value)})") from None
 
 
 def _attribution_text(value: str) -> str:
@@ -86,21 +81,21 @@ def _attribution_text(value: str) -> str:
     try:
         return parse_attribution(value).attribution_id
     except InvalidInputError as error:
-        raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
+        raise ValueError(f"must be {error.allowed} (got {show(value)})") from None
 
 
 def _actor_text(value: str) -> str:
     try:
         return parse_actor(value)
     except InvalidInputError as error:
-        raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
+        raise ValueError(f"must be {error.allowed} (got {show(value)})") from None
 
 
 def _credit_cents(value: object, *, zero: bool = False) -> CreditCents:
     try:
         return parse_credits(value if isinstance(value, str) else "", zero=zero)
     except InvalidInputError as error:
-        raise ValueError(f"{value!a:.200} is not allowed: {error.allowed}") from None
+        raise ValueError(f"must be {error.allowed} (got {show(value)})") from None
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_as_utc)]
@@ -144,7 +139,7 @@ def _minimum(value: object) -> Decimal:
 def _amount(value: object, largest: Decimal, fractional_digits_max: int) -> Decimal:
     # Text, not a number: JSON's 0.1 would have become a float on its way.
     if not isinstance(value, str):
-        raise ValueError(f'{value!a:.100} is not allowed: a text such as "0.5"')
+        raise ValueError(f'must be a text such as "0.5" (got {show(value)})')
     return parse_amount(value, largest=largest, fractional_digits_max=fractional_digits_max)
 
 

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 
 from usage_tasks.commands.values import At, utc_or_none
 from usage_tasks.domain.accounts import parse_attribution
-from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.errors import InvalidInputError, show
 from usage_tasks.runtime import runtime
 from usage_tasks.services.ledger.grant_credits import list_grants
 
@@ -22,7 +22,9 @@ def grants(
     try:
         account = parse_attribution(attribution)
     except InvalidInputError as error:
-        raise typer.BadParameter(error.allowed, param_hint="ATTRIBUTION") from error
+        raise typer.BadParameter(
+            f"must be {error.allowed} (got {show(error.value)})", param_hint="ATTRIBUTION"
+        ) from error
     with rt.transaction() as connection:
         for each in list_grants(connection, account, at=utc_or_none(at) or rt.now()):
             sys.stdout.write(to_json(each).decode() + "\n")

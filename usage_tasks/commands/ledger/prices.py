@@ -12,6 +12,7 @@ from usage_tasks.commands import OPERATOR
 from usage_tasks.commands.values import utc
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
+from usage_tasks.domain.errors import show
 from usage_tasks.runtime import runtime
 from usage_tasks.storage.pricing import prices as stored
 from usage_tasks.tasks.usage import prices as tasks
@@ -69,5 +70,5 @@ def _whole_seconds(step: str) -> int:
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--step") from error
     if duration % timedelta(seconds=1):
-        raise typer.BadParameter(f"{step!r} is not allowed: whole seconds", param_hint="--step")
+        raise typer.BadParameter(f"must be whole seconds (got {show(step)})", param_hint="--step")
     return duration // timedelta(seconds=1)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from usage_tasks.commands import OPERATOR
 from usage_tasks.domain.accounts import parse_uuid
+from usage_tasks.domain.errors import show
 from usage_tasks.runtime import runtime
 from usage_tasks.services.sessions.release_zombie import plan_release, release_session
 from usage_tasks.storage.rows import as_json
@@ -32,7 +33,7 @@ def release_capped(
     try:
         session = parse_uuid(instance_id)
     except ValueError:
-        raise typer.BadParameter(f"{instance_id!r} is not allowed: a UUID", param_hint="INSTANCE_ID") from None
+        raise typer.BadParameter(f"must be a UUID (got {show(instance_id)})", param_hint="INSTANCE_ID") from None
     with rt.transaction() as connection:
         if dry_run:
             zombie = plan_release(connection, session)

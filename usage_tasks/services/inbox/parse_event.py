@@ -23,7 +23,7 @@ def parse_event(event_id: str, payload: str) -> EventNotice:
         kind = "a thin event of Stripe in JSON" if thin else "a Stripe event in JSON"
         raise InvalidInputError("payload", f"{len(payload)} characters", kind) from error
     if stated_id != event_id:
-        raise InvalidInputError("event_id", event_id, "the id that stands in the payload")
+        raise InvalidInputError("event_id", event_id, "the id in the payload")
     return notice
 
 

@@ -48,7 +48,7 @@ def add_credit_note(
     if not entries.append_entries(connection, [note]):
         held = entries.get_entry(connection, account.attribution_id, note.key)
         if held != replace(note, effective_at=held.effective_at):
-            allowed = f"a key of its own: it stands for {-held.credit_cents} cents, {held.description!r}"
+            allowed = f"a new key: this key belongs to a note of {-held.credit_cents} cents, {held.description!r}"
             raise InvalidInputError("idempotency_key", idempotency_key, allowed)
         return held
     audit.append_audit(

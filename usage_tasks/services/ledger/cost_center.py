@@ -125,7 +125,7 @@ def _check_unsubscribed(connection: Connection, current: CostCenter) -> None:
     """Refuse to leave stripe while a subscription would go on billing what the allowance would cover."""
     subscription = customers.find_open_subscription(connection, current.attribution_id)
     if current.billing_strategy is BillingStrategy.STRIPE and subscription is not None:
-        allowed = f"stripe, while the subscription {subscription.subscription_id} is open"
+        allowed = f"stripe while the subscription {subscription.subscription_id} is open"
         raise InvalidInputError("billing_strategy", BillingStrategy.OTHER.value, allowed)
 
 

@@ -40,7 +40,7 @@ def grant_credits(
     if (held := grants.find_grant(connection, account.attribution_id, terms.key)) is not None:
         asked = terms if effective_at_given else replace(terms, effective_at=held.terms.effective_at)
         if held.terms != asked:
-            allowed = f"a key of its own: it stands for grant {held.number} over {held.terms.amount_cents} cents"
+            allowed = f"a new key: this key belongs to grant {held.number} of {held.terms.amount_cents} cents"
             raise InvalidInputError("idempotency_key", terms.key, allowed)
         return held
     check_terms(terms, at=at)

@@ -76,9 +76,9 @@ def list_usage(
     if end - start > RANGE_MAX:
         raise InvalidInputError("end", end.isoformat(), f"at most {RANGE_MAX.days} days after start")
     if not 0 <= page <= PAGE_MAX:
-        raise InvalidInputError("page", page, f"0 to {PAGE_MAX}")
+        raise InvalidInputError("page", page, f"from 0 to {PAGE_MAX}")
     if not 0 <= per_page <= PER_PAGE_MAX:
-        raise InvalidInputError("per_page", per_page, f"0 to {PER_PAGE_MAX}")
+        raise InvalidInputError("per_page", per_page, f"from 0 to {PER_PAGE_MAX}")
     page, per_page = page or 1, per_page or PER_PAGE_DEFAULT
     cents, total = usage_lines.summarize(
         connection, account.attribution_id, start=start, end=end, at=at, of_user=of_user

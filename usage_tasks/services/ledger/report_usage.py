@@ -69,7 +69,7 @@ def report_usage(
     if not group_by or len(set(group_by)) != len(group_by):
         raise InvalidInputError("group_by", [*map(str, group_by)], f"one or more of {', '.join(Group)}, each once")
     if not 1 <= limit <= LIMIT_MAX:
-        raise InvalidInputError("limit", limit, f"1 to {LIMIT_MAX}")
+        raise InvalidInputError("limit", limit, f"from 1 to {LIMIT_MAX}")
     if after is not None and list(after) != list(group_by):
         raise InvalidInputError("page_token", [*map(str, after)], "a token of a report with the same group_by")
     # A member of a team sees their own part; every account together is for who serves or administers all.

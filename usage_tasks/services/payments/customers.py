@@ -7,8 +7,8 @@ from decimal import Decimal
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.currencies import find_currency
-from usage_tasks.domain.customers import PriceInformation, StripeCustomer
-from usage_tasks.domain.errors import InvalidInputError, PermanentError
+from usage_tasks.domain.customers import CUSTOMER_NEEDED, PriceInformation, StripeCustomer
+from usage_tasks.domain.errors import InvalidInputError, PermanentError, show
 from usage_tasks.domain.payments import StripeSubscriptionId, billed_credits
 from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.operations import audit
@@ -29,7 +29,7 @@ def get_customer(
         return stripe.get_customer(row.customer_id)
     found = search_customer(stripe, account)
     if found is None:
-        raise InvalidInputError("attribution_id", account, "an account with a Stripe customer")
+        raise InvalidInputError("attribution_id", account, CUSTOMER_NEEDED)
     adopt_customer(transaction, found, account, at=at, actor=actor)
     return found
 
@@ -47,7 +47,7 @@ def only_one(found: Sequence[StripeCustomer], account: AttributionId) -> StripeC
     live = [one for one in found if not one.deleted]
     if len(live) > 1:
         names = ", ".join(one.customer_id for one in live)
-        raise PermanentError(f"customers of {account}: {names}: one is allowed")
+        raise PermanentError(f"customers of {account}: must be at most one in Stripe (got {names})")
     return live[0] if live else None
 
 
@@ -56,8 +56,10 @@ def adopt_customer(
 ) -> None:
     """Store a customer that was found in Stripe."""
     if find_currency(found.preferred_currency or "") is None:
-        allowed = "must be one that Stripe takes, in its metadata"
-        raise PermanentError(f"customer {found.customer_id}: currency {found.preferred_currency!r}: {allowed}")
+        allowed = "must be a currency of Stripe, in the customer's metadata"
+        raise PermanentError(
+            f"customer {found.customer_id}: `currency`: {allowed} (got {show(found.preferred_currency)})"
+        )
     with transaction() as connection:
         if customers.adopt_customer(connection, account, found):
             audit.append_audit(
@@ -131,7 +133,7 @@ def get_price_information(
     wanted = currency if customer is None else customer.currency
     priced = ", ".join(sorted(price_by_currency)) or "none"
     if wanted is None or wanted not in price_by_currency:
-        raise InvalidInputError("currency", wanted, f"one that has a configured price: {priced}")
+        raise InvalidInputError("currency", wanted, f"a currency with a configured price: {priced}")
     price = stripe.get_price(price_by_currency[wanted])
     if price.currency != wanted:
         raise PermanentError(f"price {price.price_id}: is in {price.currency!r} at Stripe, and configured for {wanted}")

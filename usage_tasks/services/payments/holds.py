@@ -10,9 +10,11 @@ from typing import Final
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.currencies import get_currency
+from usage_tasks.domain.customers import CUSTOMER_NEEDED
 from usage_tasks.domain.errors import (
     DeclinedError,
     InvalidInputError,
+    NoSuchError,
     NotFoundError,
     PermanentError,
     RetryableError,
@@ -53,7 +55,11 @@ def create_hold(
         with transaction() as connection:
             customer = customers.find_customer(connection, account)
             if customer is None or customer.customer_id is None or customer.deleted:
-                raise InvalidInputError("attribution_id", account, "an account with a Stripe customer")
+                raise InvalidInputError(
+                    "attribution_id",
+                    account,
+                    CUSTOMER_NEEDED,
+                )
             row = holds.reserve_hold(connection, account, release_at=at + HOLD_OPEN_MAX)
         hold = _find(transaction, stripe, row, at=at, actor=actor)
         if hold is not None and not hold.is_over:
@@ -116,7 +122,7 @@ def use_hold(
     with transaction() as connection:
         row = holds.find_hold(connection, account, payment_intent_id)
     if row is None:
-        raise InvalidInputError("hold_payment_intent_id", payment_intent_id, f"a hold of {account}")
+        raise NoSuchError("hold_payment_intent_id", payment_intent_id, f"hold of {account}")
     if not row.confirmed:
         hold = stripe.get_hold(payment_intent_id)
         _adopt(stripe, row, hold)
@@ -141,7 +147,7 @@ def _adopt(stripe: StripeGateway, row: HoldRow, hold: Hold) -> None:
         return
     if hold.decline_code is not None:
         raise DeclinedError(f"hold {hold.payment_intent_id}: declined, {hold.decline_code}", hold.decline_code)
-    allowed = f"a hold that the payer has confirmed: it is {hold.status}"
+    allowed = f"a hold that the payer has confirmed; its status is {hold.status}"
     raise InvalidInputError("hold_payment_intent_id", hold.payment_intent_id, allowed)
 
 

@@ -42,7 +42,9 @@ def find_lost_subscription(
         ours = subscriptions.list_ours(connection, [one.subscription_id for one in held])
     found = [one.subscription_id for one in held if one.subscription_id not in ours]
     if len(found) > 1:
-        raise PermanentError(f"subscriptions of {payer.customer_id}: {', '.join(found)}: one is allowed")
+        raise PermanentError(
+            f"subscriptions of {payer.customer_id}: must be at most one in Stripe (got {', '.join(found)})"
+        )
     if not found:
         if reserved.price_id != price_id:
             raise SpentKeyError(f"subscription of {reserved.attribution_id}: its price changed", answered=False)

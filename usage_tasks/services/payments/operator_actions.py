@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import (
     InvalidInputError,
+    NoSuchError,
     PermanentError,
     RetryableError,
     SpentKeyError,
@@ -48,7 +49,7 @@ def finalize_invoice(
         if invoice.subscription_id is not None:
             owner = subscriptions.find_subscription(connection, invoice.subscription_id)
         if owner is None or owner.attribution_id != account:
-            raise InvalidInputError("stripe_invoice_id", invoice_id, f"an invoice of a subscription of {account}")
+            raise NoSuchError("stripe_invoice_id", invoice_id, f"invoice of {account}")
         if invoice.status is not InvoiceStatus.DRAFT:
             return reflect_invoice(connection, invoice, terms=context.terms, at=context.at)
         operation = StripeOperation.FINALIZE_INVOICE

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Account, Actor
 from usage_tasks.domain.cost_centers import BillingStrategy, SpendingLimits
-from usage_tasks.domain.customers import HeldSubscription, StripeCustomer
+from usage_tasks.domain.customers import CUSTOMER_NEEDED, HeldSubscription, StripeCustomer
 from usage_tasks.domain.cycles import Cycle
 from usage_tasks.domain.errors import (
     AccessDeniedError,
@@ -50,7 +50,7 @@ def create_customer(
         with transaction() as connection:
             reserved = _reserve_customer(connection, customer)
         if reserved.currency != customer.currency:
-            allowed = f"{reserved.currency}, as was asked for before; another once its customer is deleted in Stripe"
+            allowed = f"{reserved.currency}, the currency of the first request, until its customer is deleted in Stripe"
             raise InvalidInputError("currency", customer.currency, allowed)
         if reserved.customer_id is not None:
             return reserved.customer_id
@@ -81,7 +81,7 @@ def _reserve_customer(connection: Connection, customer: NewCustomer) -> Customer
 def _check_currency(found: StripeCustomer, reserved: CustomerRow) -> None:
     """Refuse a customer in Stripe that is another one than was asked for."""
     if found.preferred_currency != reserved.currency:
-        allowed = f"{found.preferred_currency}, which customer {found.customer_id} of this account has in Stripe"
+        allowed = f"{found.preferred_currency}, the currency of this account's customer {found.customer_id} in Stripe"
         raise InvalidInputError("currency", reserved.currency, allowed)
 
 
@@ -162,10 +162,14 @@ def _get_payable(
     """Return an account's customer and its currency, which must have a price."""
     customer = customers.find_customer(connection, account.attribution_id)
     if customer is None or customer.customer_id is None or customer.deleted:
-        raise InvalidInputError("attribution_id", account.attribution_id, "an account with a Stripe customer")
+        raise InvalidInputError(
+            "attribution_id",
+            account.attribution_id,
+            CUSTOMER_NEEDED,
+        )
     if customer.currency not in price_by_currency:
         priced = ", ".join(sorted(price_by_currency)) or "none"
-        raise InvalidInputError("currency", customer.currency, f"one that has a configured price: {priced}")
+        raise InvalidInputError("currency", customer.currency, f"a currency with a configured price: {priced}")
     return customer.customer_id, customer.currency
 
 
@@ -177,7 +181,7 @@ def _ask(
     Tax is decided once per key, for the same key must come with the same terms.
     """
     if payer.deleted:
-        allowed = f"an account whose customer {payer.customer_id} is not deleted in Stripe: try later, for a new one"
+        allowed = f"an account whose customer {payer.customer_id} is not deleted in Stripe (try again for a new one)"
         raise InvalidInputError("attribution_id", reserved.attribution_id, allowed)
     with transaction() as connection:
         taxed = customers.decide_tax(connection, reserved, automatic_tax=payer.automatic_tax)
@@ -198,8 +202,8 @@ def _ask(
         if payer.billed_currency in (None, currency):
             raise
         allowed = (
-            f"the currency that Stripe bills {payer.customer_id} in, {payer.billed_currency}: end what it has in that"
-            f" currency (subscriptions, quotes, discounts, invoice items) in Stripe, then try again ({error})"
+            f"{payer.billed_currency}, in which Stripe bills {payer.customer_id}; to change it, end everything"
+            f" that it has in that currency (subscriptions, quotes, discounts, invoice items), then try again ({error})"
         )
         raise InvalidInputError("currency", currency, allowed) from error
 
@@ -229,7 +233,7 @@ def store_subscription(
 def _check_not_subscribed(connection: Connection, customer: NewCustomer) -> None:
     """Refuse a new customer while the subscription of the deleted one is not over: it still has reports."""
     if (held := subscriptions.find_open(connection, customer.attribution_id)) is not None:
-        allowed = f"an account whose subscription {held.subscription_id} is over, for its customer is gone: try later"
+        allowed = f"an account whose subscription {held.subscription_id} is over, as its customer is gone (try later)"
         raise InvalidInputError("attribution_id", customer.attribution_id, allowed)
 
 
@@ -237,7 +241,9 @@ def _check_not_ending(connection: Connection, account: Account) -> None:
     """Refuse a new subscription while the last invoice of the one before is not booked: both would bill its credits."""
     held = subscriptions.find_open(connection, account.attribution_id)
     if held is not None and held.stripe_ended_at is not None:
-        allowed = f"an account whose ended subscription {held.subscription_id} has its last invoice booked: try later"
+        allowed = (
+            f"an account whose ended subscription {held.subscription_id} has its last invoice booked (try again later)"
+        )
         raise InvalidInputError("attribution_id", account.attribution_id, allowed)
 
 

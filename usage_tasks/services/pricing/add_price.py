@@ -48,7 +48,7 @@ def _append(connection: Connection, asked: AskedPrice, *, actor: Actor) -> Price
     standing = [each.version for each in prices.list_versions(connection, asked.workspace_class)]
     version = decide_version(asked, standing)
     if not prices.append_version(connection, asked.workspace_class, version, actor=actor):
-        allowed = "an instant without a version of this class; another was just added"
+        allowed = "an instant without a version of this class (another request has just added one)"
         raise InvalidInputError("effective_from", asked.effective_from.isoformat(), allowed)
     return version
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Account, AttributionId, parse_attribution, parse_uuid
-from usage_tasks.domain.errors import InvalidInputError, InvariantError
+from usage_tasks.domain.errors import InvalidInputError, InvariantError, NoSuchError
 from usage_tasks.domain.explanation import (
     ExplainedEntry,
     SessionExplanation,
@@ -46,10 +46,12 @@ def explain_entry(connection: Connection, attribution_id: AttributionId, key: st
     """
     found = explanation.find_entry(connection, attribution_id, key)
     if found is None:
-        raise InvalidInputError("entry_key", key, f"the key of an entry of {attribution_id}")
+        raise NoSuchError("entry_key", key, f"entry of {attribution_id}")
     entry, instance_id = found
     if entry.effective_at > at:
-        raise InvalidInputError("at", at.isoformat(), f"{entry.effective_at.isoformat()}, its effect, or later")
+        raise InvalidInputError(
+            "at", at.isoformat(), f"at or after {entry.effective_at.isoformat()}, when the entry takes effect"
+        )
     if instance_id is not None:
         return _session(connection, _get_session(connection, instance_id), at=at, entry=entry)
     return _settlement(connection, attribution_id, entry)
@@ -73,7 +75,7 @@ def find_subject(
 def _get_session(connection: Connection, instance_id: UUID) -> SessionFacts:
     facts = explanation.find_session(connection, instance_id)
     if facts is None:
-        raise InvalidInputError("instance_id", str(instance_id), "a session that was reported")
+        raise NoSuchError("instance_id", str(instance_id), "session")
     return facts
 
 

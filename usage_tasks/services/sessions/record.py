@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.ledger.cost_center import open_accounts
 from usage_tasks.storage.pricing import prices
@@ -92,12 +93,12 @@ def _split_by_class(
     reports: Sequence[SessionReport], classes: frozenset[str]
 ) -> tuple[list[SessionReport], list[Rejection]]:
     known = [report for report in reports if report.workspace_class in classes]
-    allowed = ", ".join(sorted(classes)) or "none yet: publish the price list first"
+    allowed = ", ".join(sorted(classes)) or "there is none yet, run usage-tasks migrate"
     refused = [
         Rejection(
             index=report.index,
             field="workspace_class",
-            reason=f"{report.workspace_class!r} has no price; known classes: {allowed}",
+            reason=f"must be a class with a price: {allowed} (got {show(report.workspace_class)})",
         )
         for report in reports
         if report.workspace_class not in classes
@@ -125,5 +126,5 @@ def _foreign(reports: Sequence[SessionReport], owners: Mapping[UUID, Attribution
 
 
 def _of_other_account(report: SessionReport, owner: str) -> Rejection:
-    reason = f"{report.attribution_id!r} is not allowed: session {report.instance_id} is {owner}'s"
+    reason = f"must be {owner}, the account of session {report.instance_id} (got {show(report.attribution_id)})"
     return Rejection(index=report.index, field="attribution_id", reason=reason)

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
-from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.errors import NoSuchError
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.operations import audit
 from usage_tasks.storage.sessions import zombies
@@ -38,5 +38,5 @@ def plan_release(connection: Connection, instance_id: UUID) -> Zombie | None:
 def _lock(connection: Connection, instance_id: UUID) -> tuple[AttributionId, Zombie | None]:
     found = zombies.lock_session(connection, instance_id)
     if found is None:
-        raise InvalidInputError("instance_id", str(instance_id), "a session that was reported")
+        raise NoSuchError("instance_id", str(instance_id), "session")
     return found

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import BillingStrategy, CostCenter
 from usage_tasks.domain.cycles import Cycle
-from usage_tasks.domain.errors import InvalidInputError, StaleVersionError
+from usage_tasks.domain.errors import NoSuchError, StaleVersionError
 from usage_tasks.storage.rows import execute, execute_many, fetch, fetch_one, rows_as_json
 
 _COLUMNS = "attribution_id, version, billing_strategy, spending_limit, cycle_anchor_at, cycle_number"
@@ -76,7 +76,7 @@ def get_current(connection: Connection, attribution_id: AttributionId) -> CostCe
     """Return an account's current version; raise InvalidInputError for an account that nobody opened."""
     found = find_current(connection, attribution_id)
     if found is None:
-        raise InvalidInputError("attribution_id", attribution_id, "an account that has been opened")
+        raise NoSuchError("attribution_id", attribution_id, "account")
     return found
 
 

@@ -194,4 +194,4 @@ def _check_currency(rt: Runtime, kind: AccountKind, currency: str) -> None:
     """Refuse a currency that no price is configured for; euros and dollars may get theirs later."""
     allowed = sorted({*CURRENCIES, *_price_by_currency(rt, kind)})
     if currency not in allowed:
-        raise InvalidInputError("currency", currency, f"one that has a configured price: {', '.join(allowed)}")
+        raise InvalidInputError("currency", currency, f"a currency with a configured price: {', '.join(allowed)}")

@@ -121,5 +121,5 @@ def _rehearsed(rt: Runtime, plan: Callable[[Connection], Reviewed]) -> DryRun[Re
 
 def _chosen(ids: list[str] | None, *, all_parked: bool) -> list[str] | None:
     if (ids is not None) == all_parked:
-        raise InvalidInputError("all_parked", all_parked, "true, or else ids")
+        raise InvalidInputError("all_parked", all_parked, "true without ids, and false with them")
     return ids

@@ -41,5 +41,5 @@ def explain_usage(
         if entry_key is not None and attribution_id is not None and instance_id is None:
             account = parse_attribution(attribution_id).attribution_id
             return explain.explain_entry(connection, account, entry_key, at=now)
-    allowed = "either with attribution_id and without instance_id, or instance_id alone"
+    allowed = "given with attribution_id and without instance_id, or left out with instance_id"
     raise InvalidInputError("entry_key", entry_key, allowed)

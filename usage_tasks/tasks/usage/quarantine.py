@@ -120,5 +120,5 @@ def show_waiting(rt: Runtime) -> int:
 def _selection(ids: Sequence[str] | None, field: str | None, reason: str | None, *, everything: bool) -> Selection:
     chosen = ids is not None or field is not None or reason is not None
     if chosen == everything:
-        raise InvalidInputError("everything", everything, "true, or else one or more of ids, field and reason")
+        raise InvalidInputError("everything", everything, "true without ids, field and reason, and false with them")
     return Selection(digests=ids, field=field, reason=reason)

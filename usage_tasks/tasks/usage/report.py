@@ -44,7 +44,7 @@ def report_usage(
     # The first page was as of now where its caller's clock was ahead; the caller still asks for what it asked for then.
     if place is not None and at is not None and not place.at <= at <= place.at + AHEAD_MAX:
         raise InvalidInputError(
-            "at", at.isoformat(), f"{place.at.isoformat()}, as of which the first page was, or none"
+            "at", at.isoformat(), f"{place.at.isoformat()}, the instant of the first page, or left out"
         )
     who = parse_actor(actor)
     read_at = rt.instant(at if place is None else place.at, who)
