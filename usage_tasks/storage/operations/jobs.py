@@ -107,26 +107,38 @@ def finish_slot(
 def find_set_back(connection: Connection, jobs: Collection[str]) -> timedelta:
     """Return by how much the database's clock shows less than when one of these jobs last began; 0 if it does not."""
     statement = """
-        SELECT GREATEST(interval '0', max(
-            (SELECT max(run.started_at) FROM job_run AS run WHERE run.job = t.job)) - clock_timestamp()) AS set_back
+        SELECT GREATEST(interval '0', max(latest.started_at) - clock_timestamp()) AS set_back
         FROM unnest(CAST(:jobs AS text[])) AS t(job)
+        CROSS JOIN LATERAL (
+            SELECT started_at FROM job_run AS run WHERE run.job = t.job ORDER BY started_at DESC LIMIT 1
+        ) AS latest
     """
     set_back: timedelta = fetch_one(connection, statement, jobs=list(jobs)).set_back
     return set_back
 
 
+# Each look-up is one step into an index, however many runs there are. The one for the done slot compares rows, which no
+# other index serves: by the primary key, a job that has only ever failed would be read to its first run.
+_LAST_RUNS_OF_EACH: Final = """
+    SELECT t.job, held.slot, held.started_at, held.finished_at, held.outcome, held.attempts,
+           CASE WHEN (done.job, done.outcome) = (t.job, 'done') THEN done.slot END AS done_slot,
+           CASE WHEN latest.slot > :until THEN latest.slot END AS future_slot
+    FROM unnest(CAST(:jobs AS text[])) AS t(job)
+    CROSS JOIN LATERAL (
+        SELECT slot FROM job_run AS run WHERE run.job = t.job ORDER BY slot DESC LIMIT 1
+    ) AS latest
+    LEFT JOIN LATERAL (
+        SELECT slot FROM job_run AS run WHERE run.job = t.job AND run.slot <= :until ORDER BY slot DESC LIMIT 1
+    ) AS past ON true
+    LEFT JOIN LATERAL (
+        SELECT job, outcome, slot FROM job_run AS run WHERE (run.job, run.outcome, run.slot) <= (t.job, 'done', :until)
+        ORDER BY run.job DESC, run.outcome DESC, run.slot DESC LIMIT 1
+    ) AS done ON true
+    JOIN job_run AS held ON held.job = t.job AND held.slot = COALESCE(past.slot, latest.slot)
+"""
+
+
 def list_last_runs(connection: Connection, jobs: Collection[str], *, until: datetime) -> dict[str, LastRuns]:
     """Return of each job that has one its latest run up to an instant, the latest done slot, and any slot beyond."""
-    statement = """
-        SELECT t.job, held.slot, held.started_at, held.finished_at, held.outcome, held.attempts,
-               (SELECT max(done.slot) FROM job_run AS done
-                WHERE done.job = t.job AND done.outcome = 'done' AND done.slot <= :until) AS done_slot,
-               (SELECT max(future.slot) FROM job_run AS future
-                WHERE future.job = t.job AND future.slot > :until) AS future_slot
-        FROM unnest(CAST(:jobs AS text[])) AS t(job)
-        JOIN job_run AS held ON held.job = t.job AND held.slot = COALESCE(
-            (SELECT max(slot) FROM job_run AS run WHERE run.job = t.job AND run.slot <= :until),
-            (SELECT max(slot) FROM job_run AS run WHERE run.job = t.job))
-    """
-    rows = fetch(connection, statement, jobs=list(jobs), until=until)
+    rows = fetch(connection, _LAST_RUNS_OF_EACH, jobs=list(jobs), until=until)
     return {row.job: LastRuns(**{name: getattr(row, name) for name in _LAST_RUNS}) for row in rows}
