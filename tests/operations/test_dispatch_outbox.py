@@ -52,7 +52,7 @@ def waiting(rt: Runtime) -> int:
 
 
 def asked_again(rt: Runtime) -> int:
-    return sum(b"maintenance.dispatch_outbox" in each for each in rt.redis.lrange("usage:maintenance", 0, -1))  # type: ignore[union-attr]
+    return sum(b"maintenance.dispatch_outbox" in each for each in rt.redis.lrange("usage:maintenance", 0, -1))
 
 
 def test_all_of_it_is_sent_by_one_run_in_the_order_in_which_it_was_stored(rt: Runtime) -> None:

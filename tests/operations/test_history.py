@@ -76,6 +76,7 @@ LOOKS: Final[Mapping[str, Callable[[Runtime], None]]] = {
     "billing.reconcile_invoices": ticking(invoices.reconcile_invoices, scheduled=True),
     "stripe.apply_events": ticking(events.apply_events),
     "stripe.backfill_events": ticking(review.backfill_events, scheduled=True),
+    "maintenance.prune": ticking(maintenance.prune_history, scheduled=True),
     "maintenance.dispatch_outbox": ticking(maintenance.dispatch_outbox),
 }
 

@@ -14,6 +14,7 @@ from usage_tasks.coordination.lock import LockState
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.operations.dispatch_outbox import Dispatched, dispatch
+from usage_tasks.services.operations.prune import Pruned, Retention, prune
 from usage_tasks.services.operations.verify_ledger import VerificationVerdict, grace_of, verify
 from usage_tasks.storage.operations import outbox
 from usage_tasks.storage.operations.outbox import OutboxRow
@@ -24,6 +25,7 @@ from usage_tasks.telemetry.metrics import VERIFIED_AT, VERIFY_OFFENDERS
 from usage_tasks.wire.values import Flag, Moment
 
 _DISPATCH_LONGEST: Final = timedelta(seconds=30)
+_PRUNE_LONGEST: Final = timedelta(minutes=2)
 _SHOWN_MAX: Final = 10
 
 
@@ -112,3 +114,20 @@ def publish(announcements: Sequence[OutboxRow]) -> Mapping[int, str]:
     except (KombuError, RedisError) as error:
         raise RetryableError(f"broker: {type(error.__cause__ or error).__name__}") from error
     return refused
+
+
+@task(name="maintenance.prune", time_limit=timedelta(minutes=4))
+def prune_history(
+    at: Moment | None = None,
+    scheduled: Flag = False,  # noqa: FBT002 - a wire argument
+) -> Pruned | Skipped:
+    """Delete history that is older than the settings keep it; what there is no time for is left to the next run."""
+    rt = runtime()
+    kept = rt.settings.retention
+    retention = Retention(job_runs=kept.job_runs, sent_announcements=kept.sent_announcements)
+
+    def work(fenced: Runtime, now: datetime) -> Pruned:
+        return prune(fenced.transaction, retention, at=now, longest=_PRUNE_LONGEST)
+
+    period = rt.settings.job_schedules["maintenance.prune"]
+    return run_job(rt, "maintenance.prune", period, at=at, scheduled=scheduled, work=work)

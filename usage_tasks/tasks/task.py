@@ -116,8 +116,8 @@ def task(
     """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
 
     One that takes an actor or an account must say what it `needs`; others are the installation's own. An answer that
-    is not shown goes to the caller only, not into the worker's log or Flower. What one `announces` is sent when it ends,
-    however it does.
+    is not shown goes to the caller only, not into the worker's log or Flower. If it `announces` something, that is sent
+    as soon as it ends, however it does.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
     """

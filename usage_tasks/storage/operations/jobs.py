@@ -46,9 +46,9 @@ def hold_epoch(connection: Connection, epoch: Epoch) -> None:
 def claim_slot(connection: Connection, job: str, slot: datetime, *, lease: timedelta) -> int | None:
     """Take a due time; answer which attempt at it this is, None where it is not free.
 
-    A slot whose run failed is free at once, for its retry; so is one that no run has taken (`note_scheduled`). One that
-    was taken and never finished is free after the lease, or if it would last longer than any lease: then the database's
-    clock was set back.
+    A slot up to which runs were pruned is not free. One whose run failed is free at once, for its retry; so is one
+    that no run has taken (`note_scheduled`). One that was taken and never finished is free after the lease, or if it
+    would last longer than any lease: then the database's clock was set back.
     """
     statement = """
         INSERT INTO job_run AS held (job, slot) VALUES (:job, :slot)
@@ -60,16 +60,33 @@ def claim_slot(connection: Connection, job: str, slot: datetime, *, lease: timed
         RETURNING attempts
     """
     rows = fetch(connection, statement, job=job, slot=slot, lease=lease)
-    return int(rows[0].attempts) if rows else None
+    if not rows or (rows[0].attempts == 1 and _give_back_pruned(connection, job, slot)):
+        return None
+    return int(rows[0].attempts)
+
+
+def _give_back_pruned(connection: Connection, job: str, slot: datetime) -> bool:
+    """Delete the row of a slot that is new here and may have been run: rows were pruned up to it. Return True if so.
+
+    A statement of its own after the insert, which waited for the pruning of the same row: now it is seen.
+    """
+    statement = """
+        DELETE FROM job_run AS held USING job_pruned AS pruned
+        WHERE held.job = :job AND held.slot = :slot AND pruned.job = held.job AND pruned.slot >= held.slot
+    """
+    return execute(connection, statement, job=job, slot=slot) > 0
 
 
 def void_future_slots(connection: Connection, job: str, *, after: datetime) -> datetime | None:
     """Free the slots of a job later than an instant that count as run or running; return the latest of them, if any.
 
-    A run took them under a clock that was ahead. Kept, they would stand for runs that are still to come.
+    A run took them under a clock that was ahead. Kept, they would stand for runs that are still to come; and so would
+    slots of the future that were pruned.
     """
     statement = """
-        WITH voided AS (
+        WITH reached AS (
+            UPDATE job_pruned SET slot = :after WHERE job = :job AND slot > :after
+        ), voided AS (
             UPDATE job_run SET outcome = 'failed', finished_at = COALESCE(finished_at, clock_timestamp())
             WHERE job = :job AND slot > :after AND outcome IS DISTINCT FROM 'failed'
             RETURNING slot
