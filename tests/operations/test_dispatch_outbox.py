@@ -55,6 +55,7 @@ def asked_again(rt: Runtime) -> int:
     return sum(b"maintenance.dispatch_outbox" in each for each in rt.redis.lrange("usage:maintenance", 0, -1))
 
 
+@pytest.mark.holds("limits.dispatched")
 def test_all_of_it_is_sent_by_one_run_in_the_order_in_which_it_was_stored(rt: Runtime) -> None:
     keys = announce(rt, 2 * BATCH + 1)
     assert call(maintenance.dispatch_outbox) == {"dispatched": len(keys)}
@@ -69,6 +70,7 @@ def test_a_run_whose_time_is_used_up_leaves_the_rest_to_the_next_one(rt: Runtime
     assert ids(rt) == keys
 
 
+@pytest.mark.holds("limits.dispatched")
 def test_one_that_cannot_be_sent_keeps_no_other_waiting_and_is_named(rt: Runtime) -> None:
     bad = announce(rt, BATCH + 1, payload="[1]")
     keys = announce(rt, BATCH, first=5000)
@@ -97,6 +99,7 @@ def test_a_broker_that_takes_nothing_gets_all_of_it_when_it_does_again(rt: Runti
     assert ids(rt) == keys
 
 
+@pytest.mark.holds("limits.dispatched")
 def test_a_broker_that_goes_away_in_the_middle_is_not_asked_again_and_has_what_it_took(rt: Runtime) -> None:
     keys = announce(rt, 3 * BATCH)
     batches: list[int] = []
@@ -115,6 +118,7 @@ def test_a_broker_that_goes_away_in_the_middle_is_not_asked_again_and_has_what_i
     assert ids(rt) == keys
 
 
+@pytest.mark.holds("limits.dispatched")
 @pytest.mark.parametrize("sent", [True, False], ids=["after sending", "before sending"])
 def test_what_a_dead_run_had_claimed_is_sent_before_all_that_is_younger(rt: Runtime, *, sent: bool) -> None:
     keys = announce(rt, 3)
@@ -127,6 +131,7 @@ def test_what_a_dead_run_had_claimed_is_sent_before_all_that_is_younger(rt: Runt
     assert ids(rt) == [*(keys[:2] if sent else []), *keys]
 
 
+@pytest.mark.holds("limits.dispatched")
 def test_of_two_runs_at_once_one_sends_and_looks_again_after_it_let_the_other_pass(rt: Runtime) -> None:
     announce(rt, 1)
     sending, go_on = Event(), Event()

@@ -59,6 +59,7 @@ def looks(rt: Runtime) -> Any:
         )
 
 
+@pytest.mark.holds("jobs.pruned")
 def test_runs_older_than_they_are_kept_go_and_every_look_shows_the_same(rt: Runtime) -> None:
     plant_runs(rt, 400)
     plant_runs(rt, 400, job="a job that fails", outcome="failed")
@@ -101,6 +102,7 @@ def test_a_run_that_goes_on_stays_and_one_that_was_abandoned_goes(rt: Runtime) -
     assert slots(rt) == [NOW - 101 * DAY, NOW]
 
 
+@pytest.mark.holds("jobs.pruned")
 @pytest.mark.parametrize("outcome", ["done", "failed"])
 def test_a_slot_whose_row_was_pruned_is_never_run_again(rt: Runtime, outcome: str) -> None:
     plant_runs(rt, 200, outcome=outcome)
