@@ -68,6 +68,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.sync
 	$(BIN)/python -m tests.benchmarks.tasks
 	$(BIN)/python -m tests.benchmarks.startup
+	$(BIN)/python -m tests.benchmarks.outbox
 
 # Which changes of the rules no test of theirs would notice; fails where fewer than 90 % are noticed. docs/mutation.md
 mutate: $(VENV)/.dev

@@ -58,6 +58,7 @@ def test_jobs_tick_as_they_are_configured_or_every_minute_and_name_their_due_tim
         "billing.drift_report": timedelta(minutes=1),
         "stripe.backfill_events": timedelta(minutes=1),
         "maintenance.verify": timedelta(minutes=1),
+        "maintenance.prune": timedelta(minutes=1),
     }
     assert all(ticks[name]["kwargs"] == {"scheduled": True} for name in jobs)
 
@@ -71,7 +72,7 @@ def test_what_a_lost_message_would_have_done_is_swept_every_minute() -> None:
 def test_an_empty_schedule_ticks_no_more() -> None:
     off = {"CONTROLLER": "", "RESET_USAGE": "", "BILLING_SYNC": "", "INVOICE_RECONCILE": "", "STRIPE_BACKFILL": ""}
     ticks = make_beat_schedule(installation(**off))
-    assert set(ticks) == SWEEPS | {"billing.advance_dunning"}
+    assert set(ticks) == SWEEPS | {"billing.advance_dunning", "maintenance.prune"}
 
 
 def test_a_message_comes_back_later_than_any_task_or_wait_can_last(rt: Runtime) -> None:

@@ -58,6 +58,7 @@ _GRACE_PERCENT: Final = f"a whole percentage from 0 to {GRACE_PERCENT_MAX}"
 DUNNING_PERIOD: Final = timedelta(hours=1)
 DRIFT_PERIOD: Final = timedelta(days=1)
 VERIFY_PERIOD: Final = timedelta(days=1)
+PRUNE_PERIOD: Final = timedelta(hours=1)
 DUNNING_DAYS_MAX: Final = 366
 _DAYS: Final = f"whole days from 0 to {DUNNING_DAYS_MAX}"
 _DAYS_APART: Final = f"whole days from 1 to {DUNNING_DAYS_MAX}"
@@ -178,6 +179,13 @@ class DunningSettings(_Section):
         )
 
 
+class RetentionSettings(_Section):
+    """How long history is kept that nothing reads any more; "" for ever."""
+
+    job_runs: Schedule = Field(default=timedelta(days=90), description=_SCHEDULE)
+    sent_announcements: Schedule = Field(default=timedelta(days=90), description=_SCHEDULE)
+
+
 class ServerSettings(_Section):
     """Where the webhook receiver listens."""
 
@@ -251,6 +259,9 @@ class Settings(_Section):
         description='an object such as {"graceDays": 3, "reminderDays": 7, "suspendAfterDays": 30}, or '
         '{"enabled": false}',
     )
+    retention: RetentionSettings = Field(
+        default_factory=RetentionSettings, description='an object such as {"jobRuns": "2160h"}, with "" for ever'
+    )
     directory_key_file: Text | None = Field(default=None, description="the path of a file that holds the key alone")
     stripe_credentials_file: Text | None = Field(default=None, description="the path of a JSON file")
     stripe_prices: StripePrices = Field(
@@ -309,6 +320,7 @@ class Settings(_Section):
             "billing.drift_report": self.billing_sync_schedule and DRIFT_PERIOD,
             "stripe.backfill_events": self.stripe_backfill_schedule,
             "maintenance.verify": self.controller_schedule and VERIFY_PERIOD,
+            "maintenance.prune": (self.retention.job_runs or self.retention.sent_announcements) and PRUNE_PERIOD,
         }
 
     @property

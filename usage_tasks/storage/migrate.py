@@ -88,6 +88,7 @@ def _take_turn(lock: Connection, patience: timedelta) -> None:
         if time.monotonic() >= ends_at:
             advice = "if that is no migration of yours, end it: SELECT pg_terminate_backend(pid)"
             raise RetryableError(f"migrate: the lock of migrations is held by {holders or 'nobody now'}; {advice}")
+        lock.rollback()  # an index that the holder builds waits for each transaction that looked while it was built
         log.warning("migrate.waits_for_turn", held_by=holders)
         time.sleep(min(patience.total_seconds(), 1))
 

@@ -22,6 +22,7 @@ from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
 from usage_tasks.runtime import runtime
 from usage_tasks.tasks.access import Needs, guard
+from usage_tasks.tasks.dispatching import have_dispatched
 from usage_tasks.telemetry.headers import REQUEST_ID, TICK
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
 from usage_tasks.wire.problems import describe
@@ -111,11 +112,13 @@ def task(
     retry: Retry = DATABASE,
     needs: Needs | None = None,
     answer_shown: bool = True,
+    announces: bool = False,
 ) -> Callable[[Callable[Parameters, Result]], "Task[Parameters, object]"]:
     """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
 
     One that takes an actor or an account must say what it `needs`; others are the installation's own. An answer that
-    is not shown goes to the caller only, not into the worker's log or Flower.
+    is not shown goes to the caller only, not into the worker's log or Flower. If it `announces` something, that is sent
+    as soon as it ends, however it does.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
     """
@@ -126,7 +129,11 @@ def task(
         ARGUMENT_DIGESTS[name] = _digest_of(ARGUMENT_SCHEMAS[name])
 
         def run(self: "Task[Parameters, object]", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> object:
-            return _run(self, checked, retry, args, kwargs)
+            try:
+                return _run(self, checked, retry, args, kwargs)
+            finally:
+                if announces:
+                    have_dispatched(runtime())
 
         run.__doc__, run.__module__, run.__name__ = function.__doc__, function.__module__, function.__name__
         seconds = time_limit // timedelta(seconds=1)

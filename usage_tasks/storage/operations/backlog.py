@@ -43,8 +43,8 @@ def read_backlog(connection: Connection, *, at: datetime) -> Backlog:
             (SELECT count(*) FROM outbox WHERE dispatched_at IS NULL) AS outbox_pending,
             (SELECT count(*) FROM quarantined_report) AS quarantined,
             unposted, unposted_oldest_at, unposted_seconds, running_seconds,
-            (SELECT max(finished_at) FROM job_run
-             WHERE job = 'usage.reconcile' AND outcome = 'done' AND finished_at <= clock_timestamp()) AS ledger_done_at
+            (SELECT max(finished_at) FROM job_run WHERE job = 'usage.reconcile' AND outcome = 'done'
+                AND finished_at <= (SELECT clock_timestamp())) AS ledger_done_at
         FROM (
             SELECT count(*) FILTER (WHERE stopped) AS unposted,
                    min(final_at) FILTER (WHERE stopped) AS unposted_oldest_at,

@@ -46,9 +46,9 @@ def hold_epoch(connection: Connection, epoch: Epoch) -> None:
 def claim_slot(connection: Connection, job: str, slot: datetime, *, lease: timedelta) -> int | None:
     """Take a due time; answer which attempt at it this is, None where it is not free.
 
-    A slot whose run failed is free at once, for its retry; so is one that no run has taken (`note_scheduled`). One that
-    was taken and never finished is free after the lease, or if it would last longer than any lease: then the database's
-    clock was set back.
+    A slot up to which runs were pruned is not free. One whose run failed is free at once, for its retry; so is one
+    that no run has taken (`note_scheduled`). One that was taken and never finished is free after the lease, or if it
+    would last longer than any lease: then the database's clock was set back.
     """
     statement = """
         INSERT INTO job_run AS held (job, slot) VALUES (:job, :slot)
@@ -60,16 +60,33 @@ def claim_slot(connection: Connection, job: str, slot: datetime, *, lease: timed
         RETURNING attempts
     """
     rows = fetch(connection, statement, job=job, slot=slot, lease=lease)
-    return int(rows[0].attempts) if rows else None
+    if not rows or (rows[0].attempts == 1 and _give_back_pruned(connection, job, slot)):
+        return None
+    return int(rows[0].attempts)
+
+
+def _give_back_pruned(connection: Connection, job: str, slot: datetime) -> bool:
+    """Delete the row of a slot that is new here and may have been run: rows were pruned up to it. Return True if so.
+
+    A statement of its own after the insert, which waited for the pruning of the same row: now it is seen.
+    """
+    statement = """
+        DELETE FROM job_run AS held USING job_pruned AS pruned
+        WHERE held.job = :job AND held.slot = :slot AND pruned.job = held.job AND pruned.slot >= held.slot
+    """
+    return execute(connection, statement, job=job, slot=slot) > 0
 
 
 def void_future_slots(connection: Connection, job: str, *, after: datetime) -> datetime | None:
     """Free the slots of a job later than an instant that count as run or running; return the latest of them, if any.
 
-    A run took them under a clock that was ahead. Kept, they would stand for runs that are still to come.
+    A run took them under a clock that was ahead. Kept, they would stand for runs that are still to come; and so would
+    slots of the future that were pruned.
     """
     statement = """
-        WITH voided AS (
+        WITH reached AS (
+            UPDATE job_pruned SET slot = :after WHERE job = :job AND slot > :after
+        ), voided AS (
             UPDATE job_run SET outcome = 'failed', finished_at = COALESCE(finished_at, clock_timestamp())
             WHERE job = :job AND slot > :after AND outcome IS DISTINCT FROM 'failed'
             RETURNING slot
@@ -107,26 +124,38 @@ def finish_slot(
 def find_set_back(connection: Connection, jobs: Collection[str]) -> timedelta:
     """Return by how much the database's clock shows less than when one of these jobs last began; 0 if it does not."""
     statement = """
-        SELECT GREATEST(interval '0', max(
-            (SELECT max(run.started_at) FROM job_run AS run WHERE run.job = t.job)) - clock_timestamp()) AS set_back
+        SELECT GREATEST(interval '0', max(latest.started_at) - clock_timestamp()) AS set_back
         FROM unnest(CAST(:jobs AS text[])) AS t(job)
+        CROSS JOIN LATERAL (
+            SELECT started_at FROM job_run AS run WHERE run.job = t.job ORDER BY started_at DESC LIMIT 1
+        ) AS latest
     """
     set_back: timedelta = fetch_one(connection, statement, jobs=list(jobs)).set_back
     return set_back
 
 
+# Each look-up is one step into an index, however many runs there are. The one for the done slot compares rows, which no
+# other index serves: by the primary key, a job that has only ever failed would be read to its first run.
+_LAST_RUNS_OF_EACH: Final = """
+    SELECT t.job, held.slot, held.started_at, held.finished_at, held.outcome, held.attempts,
+           CASE WHEN (done.job, done.outcome) = (t.job, 'done') THEN done.slot END AS done_slot,
+           CASE WHEN latest.slot > :until THEN latest.slot END AS future_slot
+    FROM unnest(CAST(:jobs AS text[])) AS t(job)
+    CROSS JOIN LATERAL (
+        SELECT slot FROM job_run AS run WHERE run.job = t.job ORDER BY slot DESC LIMIT 1
+    ) AS latest
+    LEFT JOIN LATERAL (
+        SELECT slot FROM job_run AS run WHERE run.job = t.job AND run.slot <= :until ORDER BY slot DESC LIMIT 1
+    ) AS past ON true
+    LEFT JOIN LATERAL (
+        SELECT job, outcome, slot FROM job_run AS run WHERE (run.job, run.outcome, run.slot) <= (t.job, 'done', :until)
+        ORDER BY run.job DESC, run.outcome DESC, run.slot DESC LIMIT 1
+    ) AS done ON true
+    JOIN job_run AS held ON held.job = t.job AND held.slot = COALESCE(past.slot, latest.slot)
+"""
+
+
 def list_last_runs(connection: Connection, jobs: Collection[str], *, until: datetime) -> dict[str, LastRuns]:
     """Return of each job that has one its latest run up to an instant, the latest done slot, and any slot beyond."""
-    statement = """
-        SELECT t.job, held.slot, held.started_at, held.finished_at, held.outcome, held.attempts,
-               (SELECT max(done.slot) FROM job_run AS done
-                WHERE done.job = t.job AND done.outcome = 'done' AND done.slot <= :until) AS done_slot,
-               (SELECT max(future.slot) FROM job_run AS future
-                WHERE future.job = t.job AND future.slot > :until) AS future_slot
-        FROM unnest(CAST(:jobs AS text[])) AS t(job)
-        JOIN job_run AS held ON held.job = t.job AND held.slot = COALESCE(
-            (SELECT max(slot) FROM job_run AS run WHERE run.job = t.job AND run.slot <= :until),
-            (SELECT max(slot) FROM job_run AS run WHERE run.job = t.job))
-    """
-    rows = fetch(connection, statement, jobs=list(jobs), until=until)
+    rows = fetch(connection, _LAST_RUNS_OF_EACH, jobs=list(jobs), until=until)
     return {row.job: LastRuns(**{name: getattr(row, name) for name in _LAST_RUNS}) for row in rows}

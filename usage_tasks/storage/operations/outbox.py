@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.announcements import PREFIX, Announcement
 from usage_tasks.domain.errors import InvariantError
 from usage_tasks.storage.leases import bounded, is_free
-from usage_tasks.storage.rows import as_json, execute, fetch
+from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,20 +59,40 @@ def payload_of(message: type[Announcement], values: Mapping[str, str] = MappingP
     return f"jsonb_build_object({pairs})"
 
 
-def claim_announcements(connection: Connection, *, limit: int, lease: timedelta) -> Sequence[OutboxRow]:
-    """Lease up to `limit` announcements that are not sent yet, oldest first."""
+def claim_announcements(
+    connection: Connection, *, limit: int, lease: timedelta, leased_too: bool = False, excluding: Sequence[int] = ()
+) -> Sequence[OutboxRow]:
+    """Lease up to `limit` announcements that are not sent yet, oldest first; `leased_too`: whoever has leased them."""
     statement = f"""
         UPDATE outbox AS held SET claimed_until = clock_timestamp() + :lease
         FROM (
             SELECT outbox_id FROM outbox
-            WHERE dispatched_at IS NULL AND {is_free()}
+            WHERE dispatched_at IS NULL AND (:leased_too OR {is_free()})
+                AND outbox_id <> ALL (CAST(:excluding AS bigint[]))
             ORDER BY outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE held.outbox_id = due.outbox_id
         RETURNING held.outbox_id, held.key, held.task, held.payload
     """
-    claimed = [OutboxRow(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=bounded(lease))]
-    return sorted(claimed, key=lambda each: each.outbox_id)
+    rows = fetch(
+        connection,
+        statement,
+        limit=limit,
+        lease=bounded(lease),
+        leased_too=leased_too,
+        excluding=list(excluding),
+    )
+    return sorted((OutboxRow(**row._mapping) for row in rows), key=lambda each: each.outbox_id)
+
+
+def is_any_waiting(connection: Connection, *, excluding: Sequence[int] = ()) -> bool:
+    """Return True if an announcement is not sent yet."""
+    statement = """
+        SELECT EXISTS (
+            SELECT 1 FROM outbox WHERE dispatched_at IS NULL AND outbox_id <> ALL (CAST(:excluding AS bigint[]))
+        ) AS waiting
+    """
+    return bool(fetch_one(connection, statement, excluding=list(excluding)).waiting)
 
 
 def mark_dispatched(connection: Connection, announcements: Sequence[OutboxRow]) -> int:

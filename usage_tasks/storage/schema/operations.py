@@ -17,6 +17,8 @@ outbox = Table(
     moment("dispatched_at", nullable=True),
     UniqueConstraint("key"),
     Index("outbox_undispatched_idx", "outbox_id", postgresql_where=text("dispatched_at IS NULL")),
+    # What may be pruned, by the name of the message.
+    Index("outbox_sent_idx", "task", "dispatched_at", postgresql_where=text("dispatched_at IS NOT NULL")),
 )
 
 job_epoch = Table(
@@ -37,6 +39,17 @@ job_run = Table(
     Column("outcome", Text),
     Column("summary", JSONB),
     Index("job_run_started_idx", "job", "started_at"),
+    # The latest run of each outcome, and when the latest one ended that was done.
+    Index("job_run_outcome_idx", "job", "outcome", "slot"),
+    Index("job_run_done_idx", "job", "finished_at", postgresql_where=text("outcome = 'done'")),
+)
+
+# The latest slot of each job whose row was pruned: no slot up to there is run any more.
+job_pruned = Table(
+    "job_pruned",
+    metadata,
+    Column("job", Text, primary_key=True),
+    moment("slot"),
 )
 
 audit = Table(

@@ -45,7 +45,7 @@ class ReconcileInvoicesAnswer:
     unfinished: int
 
 
-@task(name="billing.reconcile_invoices", time_limit=timedelta(minutes=4))
+@task(name="billing.reconcile_invoices", time_limit=timedelta(minutes=4), announces=True)
 def reconcile_invoices(
     at: Moment | None = None,
     scheduled: Flag = False,  # noqa: FBT002 - a wire argument
@@ -92,7 +92,7 @@ class ActionAnswer:
     entries: int
 
 
-@task(name="billing.finalize_invoice", time_limit=timedelta(minutes=3), needs=Role.ADMINISTRATOR)
+@task(name="billing.finalize_invoice", time_limit=timedelta(minutes=3), needs=Role.ADMINISTRATOR, announces=True)
 def finalize_invoice(
     attribution_id: Attribution, actor: ActorText, stripe_invoice_id: InvoiceId, at: Moment | None = None
 ) -> ActionAnswer:
@@ -107,7 +107,7 @@ def finalize_invoice(
     return _answer(effect.outcome, effect.entries, reports=effect.reports)
 
 
-@task(name="billing.cancel_subscription", time_limit=timedelta(minutes=3), needs=Role.OWNER)
+@task(name="billing.cancel_subscription", time_limit=timedelta(minutes=3), needs=Role.OWNER, announces=True)
 def cancel_subscription(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> ActionAnswer:
     """End an account's subscription in Stripe now, with a last invoice; it leaves stripe once that is booked."""
     who = parse_actor(actor)
@@ -119,7 +119,7 @@ def cancel_subscription(attribution_id: Attribution, actor: ActorText, at: Momen
     return _answer(effect.outcome, effect.entries, reports=effect.reports)
 
 
-@task(name="billing.advance_dunning", time_limit=timedelta(minutes=4))
+@task(name="billing.advance_dunning", time_limit=timedelta(minutes=4), announces=True)
 def advance_dunning(
     at: Moment | None = None,
     scheduled: Flag = False,  # noqa: FBT002 - a wire argument

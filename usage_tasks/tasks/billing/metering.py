@@ -68,7 +68,7 @@ def compare(
     return done
 
 
-@task(name="billing.drift_report", time_limit=timedelta(minutes=10), retry=NEVER)
+@task(name="billing.drift_report", time_limit=timedelta(minutes=10), retry=NEVER, announces=True)
 def drift_report(
     at: Moment | None = None,
     fix: Flag = False,  # noqa: FBT002 - a wire argument
@@ -129,7 +129,7 @@ class DoubtsAnswer:
     repaired: int
 
 
-@task(name="billing.settle_doubts", time_limit=timedelta(minutes=10), retry=NEVER)
+@task(name="billing.settle_doubts", time_limit=timedelta(minutes=10), retry=NEVER, announces=True)
 def settle_doubts() -> DoubtsAnswer:
     """Look up the reports that Stripe may not have counted, and send those anew that it did not."""
     rt = runtime()
@@ -154,7 +154,7 @@ def list_parked(actor: ActorText, limit: ListLimit = 100, after: Attribution | N
     return ParkedAnswer(accounts=found, after=found[-1].attribution_id if len(found) == limit else None)
 
 
-@task(name="billing.release_parked", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
+@task(name="billing.release_parked", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR, announces=True)
 def release_parked(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> ReleasedAccounts:
     """Let a parked account's reports be sent anew, and its sync go on; nothing where none is parked.
 
