@@ -176,7 +176,7 @@ def check_webhook(environ: Mapping[str, str], *, live: bool = False) -> str | No
         connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS if live else _RECEIVER_SECONDS)
         connection.request("GET", "/healthz" if live else "/readyz")
         answer = connection.getresponse()
-        status, text = answer.status, answer.read(100).decode(errors="replace")
+        status, text = answer.status, answer.read(100).decode(errors="replace").strip()
         connection.close()
     except (OSError, ValueError, TypeError, AttributeError, http.client.HTTPException) as error:
         return printable(f"no answer: {error}")
