@@ -19,9 +19,15 @@ CPU_SECONDS_MAX = 0.3
 DAY_SECONDS = 86_400
 
 
+def only_file(directory: Path) -> Path:
+    """Return the only heartbeat."""
+    (file,) = directory.glob("worker.usage@here.*")
+    return file
+
+
 def rewrite(directory: Path, **values: object) -> Path:
     """Change what a heartbeat says; None takes a value out."""
-    file = directory / "worker.usage@here.json"
+    file = only_file(directory)
     heartbeat = json.loads(file.read_text()) | values
     file.write_text(json.dumps({name: value for name, value in heartbeat.items() if value is not None}))
     return file
@@ -41,7 +47,7 @@ def test_a_fresh_heartbeat_is_ready_and_an_old_one_is_not(tmp_path: Path) -> Non
 
 def test_a_jump_of_the_machine_s_clock_is_no_silence_and_hides_none(tmp_path: Path) -> None:
     environment = aged(tmp_path, 0)
-    file = tmp_path / "worker.usage@here.json"
+    file = only_file(tmp_path)
     for jump in (-DAY_SECONDS, DAY_SECONDS):  # what the file's time then looks like
         os.utime(file, (time.time() + jump, time.time() + jump))
         assert main(["worker"], environment) == 0
@@ -93,7 +99,7 @@ def test_a_probe_costs_little_and_imports_nothing_of_the_system(tmp_path: Path) 
     command = [sys.executable, "-X", "importtime", "-m", "usage_tasks", "health", "worker"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stdout == "worker.usage@here: ok\n"
+    assert done.stdout == f"worker.usage@here (pid {os.getpid()}): ok\n"
     for heavy in ("celery", "kombu", "sqlalchemy", "pydantic", "redis", "typer"):
         assert f" {heavy}\n" not in done.stderr
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < CPU_SECONDS_MAX

@@ -36,6 +36,7 @@ app = Celery(
         "usage_tasks.tasks.stripe.review",
         "usage_tasks.tasks.maintenance",
         "usage_tasks.worker.broker_time",
+        "usage_tasks.worker.shutdown",
     ],
 )
 app.config_from_object(os.environ.get("CELERY_CONFIG_MODULE", "usage_tasks.celery_files.celeryconfig"))
@@ -60,13 +61,6 @@ def _correct_channel(**_: object) -> None:
 
 
 @signals.worker_init.connect
-def _beat(**_: object) -> None:
-    from usage_tasks.worker.heartbeat import WorkerHeartbeat  # noqa: PLC0415 - only a worker has a consumer
-
-    app.steps["consumer"].add(WorkerHeartbeat)
-
-
-@signals.worker_init.connect
 def _serve_metrics(sender: Any, **_: object) -> None:
     from usage_tasks.telemetry.serving import serve_as_configured  # noqa: PLC0415 - only a worker has metrics to show
 
@@ -74,11 +68,11 @@ def _serve_metrics(sender: Any, **_: object) -> None:
     serve_as_configured(forks="prefork" in pool or pool == "processes")
 
 
-@signals.worker_shutting_down.connect
-def _end_in_time(how: str = "", **_: object) -> None:
-    from usage_tasks.worker.shutdown import bound_warm_shutdown  # noqa: PLC0415 - only a worker stops
+@signals.celeryd_init.connect
+def _name_worker(instance: Any, options: dict[str, Any], **_: object) -> None:
+    from usage_tasks.worker.naming import name_by_queues  # noqa: PLC0415 - for workers only
 
-    bound_warm_shutdown(app, how)
+    name_by_queues(instance, options.get("queues"))
 
 
 @signals.worker_process_shutdown.connect

@@ -30,6 +30,7 @@ from tests.webhook_app.conftest import (
 from tests.webhook_app.receiver import THIN_SECRETS
 from usage_tasks.embedded.processes import LINUX, free_port
 from usage_tasks.embedded.redis import running_redis
+from usage_tasks.health import check_webhook
 
 MEMORY_MEBIBYTES_MAX = 60
 HEAVY = (
@@ -100,6 +101,24 @@ def test_readiness_follows_the_broker(tmp_path: Path) -> None:
         assert receiver.request("GET", "/readyz").status == 503
         assert receiver.request("POST", "/readyz").status == 405
         assert receiver.request("GET", "/healthz").status == 200
+
+
+@pytest.mark.holds("receiver.health")
+def test_the_probe_finds_a_receiver_whose_broker_is_away_alive_and_not_ready(tmp_path: Path) -> None:
+    port = free_port()
+    with running_receiver(tmp_path, f"redis://127.0.0.1:{port}/0") as receiver:
+        environment = {"USAGE_SERVER__PORT": str(receiver.port)}
+        assert check_webhook(environment) == "it answers 503: broker away"
+        assert check_webhook(environment, live=True) is None
+        with running_redis(tmp_path / "broker", os.environ, ports=lambda: port):
+            assert check_webhook(environment) is None
+
+
+def test_a_receiver_whose_settings_are_no_settings_is_one_line(tmp_path: Path) -> None:
+    for content in ("[]", "null", '{"server": 5}', '{"server": {"port": null}}', "{"):
+        (tmp_path / "config.json").write_text(content)
+        problem = check_webhook({"USAGE_CONFIG": str(tmp_path / "config.json")})
+        assert str(problem).startswith("no answer: ")
 
 
 @pytest.mark.holds("receiver.health")

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.tasks.test_task import as_if_delivered
 from usage_tasks.coordination.celery_internals.queues import PREFIX, list_key
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.coordination.ticks import may_send, note_begun
+from usage_tasks.health import check_heartbeats
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks.usage import ledger
 from usage_tasks.telemetry.headers import TICK
@@ -93,3 +95,49 @@ def test_a_crontab_that_ran_in_a_future_that_was_set_back_is_not_kept_back(app: 
     assert scheduler.tick() <= 60
     assert entry.last_run_at is not None
     assert entry.last_run_at <= entry.default_now()
+
+
+def heartbeat_problem(directory: Path) -> str | None:
+    ((_, problem),) = check_heartbeats(directory, "beat", live=False)
+    return problem
+
+
+def test_a_beat_whose_ticks_the_broker_does_not_take_is_reported_until_it_takes_them(
+    rt: Runtime, app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USAGE_HEARTBEAT_DIR", str(tmp_path))
+    monkeypatch.setattr("usage_tasks.health.STALLED_SECONDS_MAX", 1)
+    app.conf.beat_schedule = {"theirs": THEIRS, "daily": THEIRS | {"schedule": timedelta(days=1)}}
+    scheduler = BeatingScheduler(app=app)
+    rt.redis.config_set("maxmemory", 1)
+    try:
+        ends_at = time.monotonic() + 3
+        while time.monotonic() < ends_at:
+            time.sleep(min(scheduler.tick(), PERIOD.total_seconds()))
+        assert "a tick has been due and is not sent (no tick yet)" in str(heartbeat_problem(tmp_path))
+    finally:
+        rt.redis.config_set("maxmemory", 0)
+    time.sleep(PERIOD.total_seconds())
+    scheduler.tick()
+    assert heartbeat_problem(tmp_path) is None
+    scheduler.close()
+    assert not list(tmp_path.glob("beat.*"))
+
+
+def test_a_beat_with_nothing_due_for_a_day_or_whose_ticks_wait_for_a_worker_is_not_reported(
+    rt: Runtime, app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USAGE_HEARTBEAT_DIR", str(tmp_path))
+    monkeypatch.setattr("usage_tasks.health.STALLED_SECONDS_MAX", 1)
+    for entries in ({"daily": OURS | {"schedule": timedelta(days=1)}}, {}, {"ours": OURS}):
+        beat(app, 2.5, **entries).tick()
+        assert heartbeat_problem(tmp_path) is None
+    assert sent(rt) == ["usage.reconcile"]
+
+
+def test_a_heartbeat_that_cannot_be_written_stops_no_beat(
+    app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("USAGE_HEARTBEAT_DIR", str(tmp_path / "file" / "below"))
+    beat(app, 0.2, ours=OURS).close()

@@ -29,10 +29,13 @@ class Workers:
     redis: "redis.Redis"
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def start(self, name: str, *options: str, queues: str = "maintenance", app: str = OURS) -> Any:
-        """Start a worker and wait until it is ready; return its process."""
+    def start(
+        self, name: str, *options: str, queues: str = "maintenance", app: str = OURS, hostname: str | None = ""
+    ) -> Any:
+        """Start a worker and wait until it is ready; return its process. With `hostname` None it names itself."""
         log = self.directory / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", f"--queues={queues}", f"--hostname={name}@test"]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", f"--queues={queues}"]
+        command += [] if hostname is None else [f"--hostname={hostname or f'{name}@test'}"]
         command += ["--without-mingle", "--without-gossip", "--loglevel=INFO", *options]
         return self.stack.enter_context(
             child_process(

@@ -27,6 +27,7 @@ from usage_tasks.telemetry.headers import REQUEST_ID, TICK
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
 from usage_tasks.wire.problems import describe
 from usage_tasks.worker.clocks import watch_clocks
+from usage_tasks.worker.heartbeat import add_heartbeat
 from usage_tasks.worker.poison import check_redelivery, forget_redeliveries, set_aside
 from usage_tasks.worker.requests import WatchedTask
 from usage_tasks.worker.upkeep import add_upkeep
@@ -34,7 +35,9 @@ from usage_tasks.worker.waiting import ARGUMENT_DIGESTS, MessageWaits, is_refuse
 
 log = structlog.get_logger(__name__)
 
-signals.worker_init.connect(add_upkeep)  # here, for only a worker imports tasks: application and receiver stay light
+# Here, for only a worker imports tasks: application and receiver stay light.
+signals.worker_init.connect(add_heartbeat)
+signals.worker_init.connect(add_upkeep)
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -1,6 +1,6 @@
 """Beat's schedule: periods by a clock that nobody sets, one tick of a task at a time (docs/adr/0027)."""
 
-import os
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -12,7 +12,7 @@ from usage_tasks.coordination import ticks
 from usage_tasks.coordination.celery_internals.routing import find_queue
 from usage_tasks.runtime import runtime
 from usage_tasks.telemetry.headers import TICK
-from usage_tasks.worker.heartbeat import beat_once, stop_beating
+from usage_tasks.worker.heartbeat import HeartbeatFile
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -29,6 +29,13 @@ class BeatingScheduler(Scheduler):
     a day (docs/adr/0027). A crontab of an installation's own follows the host's clock, as it must.
     """
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._file = HeartbeatFile("beat", f"beat@{socket.gethostname()}")
+        self._unsent: dict[str, float] = {}
+        """When each tick was due that is not sent, by the monotonic clock."""
+        self._sent_at: float | None = None
+        super().__init__(*arguments, **options)
+
     def setup_schedule(self) -> None:
         """Count the periods by a clock that nobody sets."""
         super().setup_schedule()
@@ -44,13 +51,16 @@ class BeatingScheduler(Scheduler):
         Celery's own heap is not used: it orders entries by instants, and theirs are of two clocks.
         """
         waits = [self._take_turn(entry) for entry in list(self.schedule.values())]
-        beat_once(self.app, "beat", str(os.getpid()))
+        next_at = time.monotonic() + min(waits) if waits else None
+        due_at = min(self._unsent.values(), default=next_at)
+        self._file.write(self.app, due_at=due_at, sent_at=self._sent_at)
         return min([float(self.max_interval or 0), *waits])
 
     def _take_turn(self, entry: Any) -> float:
         entry.last_run_at = min(entry.last_run_at, entry.default_now())  # a crontab's clock may have been set back
         due, seconds = self.is_due(entry)
         if due:
+            self._unsent.setdefault(entry.name, time.monotonic())
             self.apply_entry(self.reserve(entry), producer=self.producer)
         return float(seconds)
 
@@ -59,8 +69,17 @@ class BeatingScheduler(Scheduler):
         ours = entry.options.get("headers", {}).get(TICK, False)
         if not ours or ticks.may_send(runtime().redis, entry.task, queue=find_queue(self.app, entry.task).name):
             super().apply_entry(entry, producer=producer)
+        else:
+            self._unsent.pop(entry.name, None)
+
+    def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **options: Any) -> Any:  # noqa: FBT001, FBT002 - as Celery calls it
+        """Send a tick, and note that it was sent. Raises SchedulingError, which `apply_entry` logs."""
+        sent = super().apply_async(entry, producer=producer, advance=advance, **options)
+        self._unsent.pop(entry.name, None)
+        self._sent_at = time.monotonic()
+        return sent
 
     def close(self) -> None:
         """End in order."""
-        stop_beating("beat", str(os.getpid()))
+        self._file.remove()
         super().close()

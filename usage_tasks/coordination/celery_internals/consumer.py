@@ -37,6 +37,39 @@ def list_active_requests() -> list[Any]:
     return _read(state.active_requests)
 
 
+def list_reserved_requests() -> list[Any]:
+    """Return the requests that were given to the pool and have not ended. Internal: `reserved_requests`, as above."""
+    return _read(state.reserved_requests)
+
+
+def is_rate_limited(consumer: Any) -> bool:
+    """Return True if messages wait in the worker for a rate limit. Internal: `consumer.task_buckets`, Celery 5.7."""
+    return bool(_rate_limited(consumer))
+
+
+def is_stopping() -> bool:
+    """Return True once a signal, or a command, has asked the worker of this process to end.
+
+    Internal: `worker.state.should_stop` and `should_terminate`, Celery 5.7: None or False, or an exit code, also 0.
+    """
+    return _is_set(state.should_stop) or is_stopping_cold()
+
+
+def is_stopping_cold() -> bool:
+    """Return True if the worker is to end without waiting for its tasks. Internal: as above."""
+    return _is_set(state.should_terminate)
+
+
+def give_back(consumer: Any) -> None:
+    """Give every message that a worker holds back to its queue, as closing its channel does.
+
+    Internal: `restore_unacked_once` of kombu's `transport.virtual.QoS`, 5.7. For a worker whose main thread waits.
+    """
+    qos = getattr(getattr(consumer.task_consumer, "channel", None), "qos", None)
+    if isinstance(qos, virtual.QoS):
+        qos.restore_unacked_once()
+
+
 def take_unknown_tasks(consumer: Any, take: Callable[[Any, Callable[[], None]], None]) -> None:
     """Have `take(message, discard)` called for a message whose task this worker does not know.
 
@@ -50,6 +83,10 @@ def take_unknown_tasks(consumer: Any, take: Callable[[Any, Callable[[], None]], 
         take(message, lambda: discarding(consumer, body, message, error))
 
     consumer.on_unknown_task = on_unknown_task
+
+
+def _is_set(flag: Any) -> bool:
+    return flag is not None and flag is not False
 
 
 def _rate_limited(consumer: Any) -> list[Any]:

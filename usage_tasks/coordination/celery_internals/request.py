@@ -1,5 +1,6 @@
 """The request of a task as a worker takes it up: its times, by no sender's clock, and its end, when it is cut short."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -71,4 +72,5 @@ class InterruptibleRequest(EnduringRequest):
         """Cut the task short. A thread runs on, and a copy of its message comes all the same."""
         self.on_interrupted()
         self._already_cancelled = bool(self.time_start)
-        super().cancel(pool, *arguments, **options)
+        with suppress(NotImplementedError):  # raised by pools of threads, before anything else is done
+            super().cancel(pool, *arguments, **options)
