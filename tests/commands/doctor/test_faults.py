@@ -178,8 +178,8 @@ def _(it: Installation) -> None:
 
 @plants("job failing again and again")
 def _(it: Installation) -> None:
-    _run(it, "usage.reconcile", ahead=-timedelta(minutes=15))
-    it.sql(RUN, job="usage.reconcile", ahead=timedelta(0), attempts=3, outcome="failed", summary=None)
+    _run(it, "usage.reconcile")  # else it were overdue, some minutes after each quarter of an hour
+    it.sql(RUN, job="usage.reconcile", ahead=timedelta(seconds=1), attempts=3, outcome="failed", summary=None)
 
 
 @plants("invariant broken")
