@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -52,11 +53,34 @@ def test_a_whole_installation_has_nothing_wrong(whole: Path) -> None:
     assert "test" in next(each["found"] for each in found if each["check"] == "stripe")
 
 
+def test_lines_are_never_cut_and_what_is_fine_is_counted(rt: Runtime, whole: Path) -> None:
+    shown = CliRunner(env={"COLUMNS": "20"}).invoke(cli, ["doctor"])
+    assert (shown.exit_code, re.fullmatch(r"[0-9]+ checks, nothing to do\n", shown.stdout) is not None) == (0, True)
+    account = "team:00000000-0000-4000-8000-000000000001"
+    with rt.transaction() as connection:
+        connection.execute(text(PARKED), {"account": account, "reason": "two\nsubscriptions\x1b[2J"})
+    shown = CliRunner(env={"COLUMNS": "20"}).invoke(cli, ["doctor"])
+    lines = shown.stdout.splitlines()
+    found = f"wrong  parked: 1 account without reports to Stripe: {account}: two subscriptions [2J"
+    assert (shown.exit_code, lines[0], len(lines)) == (1, found, 3)
+    assert lines[1].startswith("       Mend the reason in Stripe")
+    assert lines[2].endswith(" checks, 1 to see to")
+    shown = CliRunner(env={"COLUMNS": "20"}).invoke(cli, ["doctor", "--all"])
+    assert "fine   settings: complete" in shown.stdout.splitlines()
+
+
+PARKED = """
+    INSERT INTO stripe_customer (attribution_id, stripe_customer_id, currency, billing_creator_user_id, idempotency_key,
+                                 parked_at, parked_reason)
+    VALUES (:account, 'cus_1', 'usd', 'x', 'x', now(), :reason)
+"""
+
+
 def test_a_machine_without_a_beat_is_not_at_fault(whole: Path) -> None:
     next(whole.parent.glob("beats/*")).unlink()  # another machine of the installation may have it
     code, found = examined()
     assert (code, wrong(found)) == (0, [])
-    assert {each["verdict"] for each in found if each["check"] == "beat"} == {"look"}
+    assert {each["verdict"] for each in found if each["check"] == "beat"} == {"fine"}
 
 
 def test_each_fault_is_named_with_what_to_do(rt: Runtime, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

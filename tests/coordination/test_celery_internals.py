@@ -32,7 +32,13 @@ from usage_tasks.coordination.broker_clock import BrokerClock
 from usage_tasks.coordination.celery_internals import SERIES, is_known
 from usage_tasks.coordination.celery_internals.consumer import find_unworked
 from usage_tasks.coordination.celery_internals.message import publish_arguments
-from usage_tasks.coordination.celery_internals.queues import PREFIX, QueueState, read_queues
+from usage_tasks.coordination.celery_internals.queues import (
+    PREFIX,
+    QueueState,
+    list_queues_taken_from,
+    read_heads,
+    read_queues,
+)
 from usage_tasks.coordination.celery_internals.request import SkewedRequest
 from usage_tasks.coordination.celery_internals.routing import find_queue
 from usage_tasks.coordination.celery_internals.visibility import judge_by
@@ -152,6 +158,13 @@ def test_queues_are_lists_whose_right_end_is_the_oldest_and_what_is_taken_is_a_h
             assert message.headers["id"] == first
             left = QueueState(queue="stripe", depth=1, oldest_published_at=newest["headers"][PUBLISHED_AT])
             assert read_queues(redis, ["stripe"]) == ([left], 1)
+            assert list_queues_taken_from(redis, since=time.time() - 60) == {"stripe"}
+            assert list_queues_taken_from(redis, since=time.time() + 60) == frozenset()
+            heads = read_heads(redis, ["stripe", "usage"])
+            assert (json.loads(heads["stripe"] or b"")["headers"]["id"], heads["usage"]) == (
+                newest["headers"]["id"],
+                None,
+            )
             message.ack()
             assert read_queues(redis, ["stripe"]) == ([left], 0)
 

@@ -12,6 +12,8 @@ from usage_tasks.telemetry.headers import PUBLISHED_AT
 PREFIX: Final = "usage:"
 """The broker's `global_keyprefix`."""
 
+_TAKEN_MAX: Final = 100
+
 
 def list_key(queue: str) -> str:
     """Return the key of the list in Redis that is a queue.
@@ -48,6 +50,29 @@ def read_queues(client: "redis.Redis", queues: Sequence[str]) -> tuple[list[Queu
         for queue, depth, oldest in zip(queues, pairs[::2], pairs[1::2], strict=True)
     ]
     return states, int(unacked)
+
+
+def read_heads(client: "redis.Redis", queues: Sequence[str]) -> dict[str, bytes | None]:
+    """Return the oldest message of each queue, None of an empty one.
+
+    Internal: as in `read_queues`.
+    """
+    with client.pipeline(transaction=False) as pipe:
+        for queue in queues:
+            pipe.lindex(list_key(queue), -1)
+        return dict(zip(queues, pipe.execute(), strict=True))
+
+
+def list_queues_taken_from(client: "redis.Redis", *, since: float) -> frozenset[str]:
+    """Return the queues of the messages that were taken since an instant, in Unix seconds, and not acknowledged.
+
+    Of the latest 100 messages: there is about one for each process.
+    Internal: as in `read_queues`; `unacked_index` orders the messages of `unacked` by when they were taken. Each is
+    JSON: the message, its exchange, and its routing key, which is the name of its queue.
+    """
+    tags: Any = client.zrevrangebyscore(f"{PREFIX}unacked_index", "+inf", since, start=0, num=_TAKEN_MAX)
+    held: Any = client.hmget(f"{PREFIX}unacked", tags) if tags else []
+    return frozenset(str(json.loads(each)[2]) for each in held if each is not None)
 
 
 def _published_at(message: bytes | None) -> float | None:

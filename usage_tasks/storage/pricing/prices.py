@@ -17,8 +17,7 @@ from usage_tasks.storage.rows import execute, fetch
 _LOCK_KEY: Final = 7_305_212
 """Any number, the same everywhere."""
 
-# A class that the file has not named before holds from the beginning where nobody has, else from now on.
-_PUBLISH = """
+_COMPARED: Final = """
     WITH configured AS (
         SELECT * FROM unnest(CAST(:classes AS text[]), CAST(:prices AS numeric[]), CAST(:minimums AS bigint[]),
                              CAST(:steps AS int[]))
@@ -27,15 +26,23 @@ _PUBLISH = """
         SELECT DISTINCT ON (workspace_class) workspace_class, credits_per_minute, minimum_cents, rounding_seconds
         FROM price_version WHERE origin = 'configuration' ORDER BY workspace_class, effective_from DESC
     )
+"""
+_DIFFERS: Final = """
+    FROM configured c LEFT JOIN published USING (workspace_class)
+    WHERE (published.credits_per_minute, published.minimum_cents, published.rounding_seconds)
+        IS DISTINCT FROM (c.credits_per_minute, c.minimum_cents, c.rounding_seconds)
+"""
+
+# A class that the file has not named before holds from the beginning where nobody has, else from now on.
+_PUBLISH: Final = f"""
+    {_COMPARED}
     INSERT INTO price_version
         (workspace_class, effective_from, credits_per_minute, minimum_cents, rounding_seconds, origin, actor)
     SELECT c.workspace_class,
            CASE WHEN EXISTS (SELECT 1 FROM price_version v WHERE v.workspace_class = c.workspace_class)
                THEN :at ELSE CAST(:first AS timestamptz) END,
            c.credits_per_minute, c.minimum_cents, c.rounding_seconds, 'configuration', :actor
-    FROM configured c LEFT JOIN published USING (workspace_class)
-    WHERE (published.credits_per_minute, published.minimum_cents, published.rounding_seconds)
-        IS DISTINCT FROM (c.credits_per_minute, c.minimum_cents, c.rounding_seconds)
+    {_DIFFERS}
     ON CONFLICT DO NOTHING
 """
 
@@ -67,17 +74,24 @@ def publish_prices(
     if later:
         allowed = f"later than the latest price of {later[0].workspace_class}, {later[0].effective_from.isoformat()}"
         raise InvalidInputError("at", at.isoformat(), allowed)
-    return execute(
-        connection,
-        _PUBLISH,
-        classes=list(prices),
-        prices=list(prices.values()),
-        minimums=[rules.get(each, PER_SECOND).minimum_cents for each in prices],
-        steps=[rules.get(each, PER_SECOND).rounding_seconds for each in prices],
-        first=ALL_TIME,
-        at=at,
-        actor=actor,
-    )
+    return execute(connection, _PUBLISH, first=ALL_TIME, at=at, actor=actor, **_configured(prices, rules))
+
+
+def list_unpublished(
+    connection: Connection, prices: Mapping[str, Decimal], *, rules: Mapping[str, ChargeRule] = _NO_RULES
+) -> Sequence[str]:
+    """List the classes for which `publish_prices` would add a version: their prices are not in force yet."""
+    statement = f"{_COMPARED} SELECT c.workspace_class {_DIFFERS} ORDER BY c.workspace_class"
+    return [row.workspace_class for row in fetch(connection, statement, **_configured(prices, rules))]
+
+
+def _configured(prices: Mapping[str, Decimal], rules: Mapping[str, ChargeRule]) -> dict[str, object]:
+    return {
+        "classes": list(prices),
+        "prices": list(prices.values()),
+        "minimums": [rules.get(each, PER_SECOND).minimum_cents for each in prices],
+        "steps": [rules.get(each, PER_SECOND).rounding_seconds for each in prices],
+    }
 
 
 def list_classes(connection: Connection) -> frozenset[str]:
