@@ -25,5 +25,5 @@ def look_at_processes(it: Examination) -> Findings:
         if problem is None:
             yield fine("workers", f"{name} is alive")
         else:
-            advice = f"Start it again; if it was taken away for good, remove {directory / name}.json."
+            advice = f"Start it again; if it was taken away for good, remove its file from {directory}."
             yield wrong("workers", f"{name}: {problem}", advice)
