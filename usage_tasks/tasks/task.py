@@ -27,11 +27,13 @@ from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
 from usage_tasks.worker.clocks import watch_clocks
 from usage_tasks.worker.poison import check_redelivery, forget_redeliveries, set_aside
 from usage_tasks.worker.requests import WatchedTask
+from usage_tasks.worker.unreadable import guard_worker
 from usage_tasks.worker.upkeep import add_upkeep
 from usage_tasks.worker.waiting import ARGUMENT_DIGESTS, MessageWaits, is_refused_in_vain, may_wait
 
 log = structlog.get_logger(__name__)
 
+signals.worker_init.connect(guard_worker)
 signals.worker_init.connect(add_upkeep)  # here, for only a worker imports tasks: application and receiver stay light
 
 Parameters = ParamSpec("Parameters")

@@ -12,6 +12,9 @@ from usage_tasks.telemetry.headers import PUBLISHED_AT
 PREFIX: Final = "usage:"
 """The broker's `global_keyprefix`."""
 
+_UNIX_SECONDS_MAX: Final = 1e11
+"""The year 5138: a message that was sent later, or at no number, shows no age."""
+
 
 def list_key(queue: str) -> str:
     """Return the key of the list in Redis that is a queue.
@@ -51,8 +54,10 @@ def read_queues(client: "redis.Redis", queues: Sequence[str]) -> tuple[list[Queu
 
 
 def _published_at(message: bytes | None) -> float | None:
+    """Return what the oldest message says; it may be anything, for whoever can write to the broker wrote it."""
     try:
-        headers: Any = json.loads(message or b"{}").get("headers", {})
-        return float(headers[PUBLISHED_AT])
-    except (KeyError, TypeError, ValueError):
+        published_at: Any = json.loads(message or b"{}")["headers"][PUBLISHED_AT]
+    except (LookupError, TypeError, ValueError, RecursionError):
         return None
+    is_number = isinstance(published_at, int | float) and not isinstance(published_at, bool)
+    return float(published_at) if is_number and abs(published_at) <= _UNIX_SECONDS_MAX else None
