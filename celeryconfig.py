@@ -7,7 +7,7 @@ USAGE_CONFIG names; a wrong one ends the process with exit code 2 before anythin
 import os
 import sys
 
-from kombu import Queue
+from kombu import Exchange, Queue
 
 # The file beside this one, by its name in the package: the working directory may hold another beat_schedule.py.
 from usage_tasks.celery_files.beat_schedule import make_beat_schedule
@@ -26,7 +26,12 @@ broker_url = _settings.redis_url
 result_backend = _settings.redis_url
 
 # Names are protocol: the prefix of a task's name is its queue, and no other queue comes into being by a typing error.
-task_queues = [Queue(name) for name in ("usage", "billing", "stripe", "directory", "maintenance", "server")]
+# Each has an exchange of its name: without one, all six would be bound to the default queue's, by its key, and a
+# message to that exchange would be in all of them.
+task_queues = [
+    Queue(name, Exchange(name), routing_key=name)
+    for name in ("usage", "billing", "stripe", "directory", "maintenance", "server")
+]
 task_routes = {
     f"{prefix}.*": {"queue": prefix} for prefix in ("usage", "billing", "stripe", "directory", "maintenance", "server")
 }

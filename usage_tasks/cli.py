@@ -101,7 +101,7 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
         "prices": CommandEntry("ledger.prices:prices", "The price versions."),
         "poison": CommandEntry(
             "operations.poison:poison",
-            "The messages that were set aside: they killed their workers, failed for good, or no worker knows them.",
+            "The messages that were set aside: they killed their workers, failed for good, are unknown or unreadable.",
         ),
         "quarantine": CommandEntry("sessions.quarantine:quarantine", "The reports of sessions that were refused."),
         "webhooks": CommandEntry("stripe.webhooks:webhooks", "Stripe's events, as they came and what became of them."),

@@ -1,17 +1,21 @@
 """Messages that were taken again and again: counted, set aside, listed, replayed."""
 
+import base64
 import json
+from hashlib import sha256
 from typing import Any
 
 import pytest
 from celery.exceptions import Retry as CeleryRetry
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.factories import START, call
 from tests.tasks.test_task import ASKED, as_if_delivered
+from tests.worker.malformed_shapes import make_item
 from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.coordination.dead_letters import REDELIVERIES_MAX, count_dead_letters
+from usage_tasks.coordination.unreadable_messages import KEPT_BYTES_MAX, keep_unreadable, make_unreadable
 from usage_tasks.runtime import Runtime
 from usage_tasks.tasks.usage import accounts
 from usage_tasks.worker.poison import PoisonError
@@ -67,3 +71,62 @@ def test_a_dead_letter_of_a_newer_version_is_listed(rt: Runtime, stored: str) ->
     letter = {"task_id": "t", "task": "usage.x", "args": [], "kwargs": {}, "reason": "r", "parked_at": "2026"}
     rt.redis.hset("usage:parked", "t", json.dumps(letter | json.loads(stored)))
     assert [each["task_id"] for each in listed()] == ["t"]
+
+
+def keep(rt: Runtime, item: bytes, *, queue: str | None = "maintenance") -> str:
+    message = make_unreadable(item, queue=queue, reason="it is odd", at=START, task="usage.x")
+    keep_unreadable(rt.redis, message)
+    return message.message_id
+
+
+def poison(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["poison", *arguments])
+
+
+def test_an_unreadable_message_is_listed_shown_and_dropped(rt: Runtime) -> None:
+    message_id = keep(rt, b"\xff{}")
+    (line,) = listed()
+    assert (line["task_id"], line["unreadable"], line["queue"], line["length"]) == (message_id, True, "maintenance", 3)
+    assert (line["reason"], line["task"], line["waits"]) == ("it is odd", "usage.x", False)
+    shown = json.loads(poison("show", message_id).stdout)
+    assert (base64.b64decode(shown["content"]), shown["content_is_base64"]) == (b"\xff{}", True)
+    assert shown["sha256"] == sha256(b"\xff{}").hexdigest()
+    assert poison("drop", message_id).exit_code == 0
+    assert listed() == []
+    assert poison("show", message_id).exit_code == 2
+
+
+def test_an_unreadable_message_is_sent_again_as_it_was_once_it_can_be_read(rt: Runtime) -> None:
+    item = make_item()
+    assert poison("replay", keep(rt, item)).exit_code == 0
+    assert (rt.redis.lrange("usage:maintenance", 0, -1), listed()) == ([item], [])
+
+
+@pytest.mark.parametrize(
+    ("item", "queue", "why"),
+    [
+        (b"{}", "maintenance", "it is still unreadable: content-type"),
+        (b"x" * (KEPT_BYTES_MAX + 1), "maintenance", "only the first 65,536"),
+        (make_item(), None, "it was in no queue"),
+    ],
+)
+def test_what_cannot_be_sent_again_stays_with_a_reason(rt: Runtime, item: bytes, queue: str | None, why: str) -> None:
+    message_id = keep(rt, item, queue=queue)
+    done = poison("replay", message_id)
+    assert done.exit_code == 2
+    assert why in " ".join(done.output.replace("│", " ").split())
+    assert [each["task_id"] for each in listed()] == [message_id]
+
+
+def test_a_dead_letter_is_shown_with_the_names_of_its_arguments(rt: Runtime) -> None:
+    letter = {
+        "task_id": "t",
+        "task": "usage.x",
+        "args": [],
+        "kwargs": {"secret": 5},
+        "reason": "r",
+        "parked_at": "2026",
+    }
+    rt.redis.hset("usage:parked", "t", json.dumps(letter))
+    shown = json.loads(poison("show", "t").stdout)
+    assert (shown["kwargs"], shown["unreadable"]) == (["secret"], False)

@@ -30,12 +30,14 @@ from usage_tasks.worker.clocks import watch_clocks
 from usage_tasks.worker.heartbeat import add_heartbeat
 from usage_tasks.worker.poison import check_redelivery, forget_redeliveries, set_aside
 from usage_tasks.worker.requests import WatchedTask
+from usage_tasks.worker.unreadable import guard_worker
 from usage_tasks.worker.upkeep import add_upkeep
 from usage_tasks.worker.waiting import ARGUMENT_DIGESTS, MessageWaits, is_refused_in_vain, may_wait
 
 log = structlog.get_logger(__name__)
 
 # Here, for only a worker imports tasks: application and receiver stay light.
+signals.worker_init.connect(guard_worker)
 signals.worker_init.connect(add_heartbeat)
 signals.worker_init.connect(add_upkeep)
 

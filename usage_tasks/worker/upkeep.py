@@ -9,6 +9,7 @@ from celery import bootsteps
 from usage_tasks.coordination.celery_internals.consumer import list_active_requests, take_unknown_tasks
 from usage_tasks.worker.poison import forgive_interrupted
 from usage_tasks.worker.requests import WatchedRequest
+from usage_tasks.worker.unreadable import UNREAD
 from usage_tasks.worker.waiting import WaitingRoom, take_unknown_task
 
 _AFTER_SECONDS: Final = (1, 2)
@@ -33,6 +34,7 @@ class Upkeep(bootsteps.StartStopStep):
         # again to the same idle worker, perhaps the older one, each time.
         self._entry = consumer.timer.call_after(random.uniform(*_AFTER_SECONDS), self._work, (consumer,))
         forgive_interrupted()
+        UNREAD.keep_held()
         self._waiting.look(consumer.app)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
@@ -45,6 +47,7 @@ class Upkeep(bootsteps.StartStopStep):
             if isinstance(request, WatchedRequest):
                 request.on_interrupted()
         forgive_interrupted()
+        UNREAD.keep_held()
 
     def shutdown(self, consumer: Any) -> None:
         """End for good."""

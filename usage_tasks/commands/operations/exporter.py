@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from usage_tasks.coordination.broker_clock import read_redis_clock
 from usage_tasks.coordination.celery_internals.queues import read_queues
 from usage_tasks.coordination.dead_letters import count_dead_letters
+from usage_tasks.coordination.unreadable_messages import count_unreadable
 from usage_tasks.coordination.waiting_messages import count_waiting
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.listening import translated
@@ -78,8 +79,13 @@ class BacklogCollector(Collector):
         )
         yield GaugeMetricFamily(
             "usage_poison_messages",
-            "Messages that killed their workers and were set aside.",
-            value=count_dead_letters(self._rt.redis),
+            "Messages that were set aside: they killed their workers, failed for good, or could not be read.",
+            value=count_dead_letters(self._rt.redis) + count_unreadable(self._rt.redis),
+        )
+        yield GaugeMetricFamily(
+            "usage_unreadable_messages",
+            "Messages that no worker could read, and that were set aside; the latest 1,000 are kept.",
+            value=count_unreadable(self._rt.redis),
         )
         yield GaugeMetricFamily(
             "usage_waiting_messages",

@@ -25,7 +25,7 @@ def publish_arguments(
     serializer. `shown` stands for the arguments in the headers, which monitors show.
 
     The message goes straight to the queue, by the default exchange, as Celery's does: the queues of an installation
-    share an exchange and its key.
+    that began with an earlier version are all bound to one exchange, by one key.
     """
     return {
         "body": ((), arguments, _NO_CANVAS),

@@ -13,6 +13,8 @@ PREFIX: Final = "usage:"
 """The broker's `global_keyprefix`."""
 
 _TAKEN_MAX: Final = 100
+_UNIX_SECONDS_MAX: Final = 1e11
+"""The year 5138: a message that was sent later, or at no number, shows no age."""
 
 
 def list_key(queue: str) -> str:
@@ -72,12 +74,22 @@ def list_queues_taken_from(client: "redis.Redis", *, since: float) -> frozenset[
     """
     tags: Any = client.zrevrangebyscore(f"{PREFIX}unacked_index", "+inf", since, start=0, num=_TAKEN_MAX)
     held: Any = client.hmget(f"{PREFIX}unacked", tags) if tags else []
-    return frozenset(str(json.loads(each)[2]) for each in held if each is not None)
+    return frozenset(queue for each in held if (queue := _routing_key(each)) is not None)
+
+
+def _routing_key(entry: bytes | None) -> str | None:
+    """Return the routing key of an entry of `unacked`; None of one that is gone or that cannot be read."""
+    try:
+        return str(json.loads(entry or b"")[2])
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _published_at(message: bytes | None) -> float | None:
+    """Return what the oldest message says; it may be anything, for whoever can write to the broker wrote it."""
     try:
-        headers: Any = json.loads(message or b"{}").get("headers", {})
-        return float(headers[PUBLISHED_AT])
-    except (KeyError, TypeError, ValueError):
+        published_at: Any = json.loads(message or b"{}")["headers"][PUBLISHED_AT]
+    except (LookupError, TypeError, ValueError, RecursionError):
         return None
+    is_number = isinstance(published_at, int | float) and not isinstance(published_at, bool)
+    return float(published_at) if is_number and abs(published_at) <= _UNIX_SECONDS_MAX else None

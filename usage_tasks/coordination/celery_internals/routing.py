@@ -18,3 +18,11 @@ def list_consumed_queues(app: Any) -> AbstractSet[str]:
     Internal: `app.amqp.queues.consume_from`, Celery 5.7. The option `--queues` of a worker shows nowhere else.
     """
     return frozenset(app.amqp.queues.consume_from)
+
+
+def list_queues(app: Any) -> AbstractSet[str]:
+    """Return the names of all queues of an application.
+
+    Internal: `app.amqp.queues`, Celery 5.7; a worker's `--queues` leaves the others in.
+    """
+    return frozenset(app.amqp.queues)
