@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from celery.schedules import crontab
 
 from tests.factories import START
 from tests.tasks.test_task import as_if_delivered
+from tests.worker.redis_faults import replica
+from usage_tasks.coordination.celery_internals.answers import count_answers_as_lost
 from usage_tasks.coordination.celery_internals.queues import PREFIX, list_key
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.coordination.ticks import may_send, note_begun
@@ -93,3 +96,17 @@ def test_a_crontab_that_ran_in_a_future_that_was_set_back_is_not_kept_back(app: 
     assert scheduler.tick() <= 60
     assert entry.last_run_at is not None
     assert entry.last_run_at <= entry.default_now()
+
+
+def test_a_beat_lives_through_whatever_its_broker_answers_and_ticks_again(rt: Runtime, app: Celery) -> None:
+    count_answers_as_lost()
+    scheduler = beat(app, 0.2, theirs=THEIRS)
+    with replica(rt.redis, Path()):
+        before = len(sent(rt))
+        for _ in range(3):
+            scheduler.tick()
+            time.sleep(PERIOD.total_seconds())
+        assert len(sent(rt)) == before
+    time.sleep(PERIOD.total_seconds())
+    scheduler.tick()
+    assert len(sent(rt)) > before

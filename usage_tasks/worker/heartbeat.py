@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from celery import bootsteps
 
 from usage_tasks.coordination.celery_internals.consumer import find_unworked
 from usage_tasks.health import BEAT_SECONDS, DIRECTORY_VARIABLE, remove_heartbeat, write_heartbeat
+
+CHECK_SECONDS: Final = 2
+"""A worker whose messages are all held does nothing until it has connected anew: two checks are soon over."""
 
 
 def beat_once(app: Any, kind: str, name: str) -> None:
@@ -29,7 +32,7 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **_: object) -> None:  # noqa: ARG002 - as Celery calls it
-        self._entry: Any = None
+        self._entries: list[Any] = []
         self._unworked_before: frozenset[str] = frozenset()
 
     def check_leak(self, consumer: Any) -> None:
@@ -51,17 +54,19 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         self._unworked_before = frozenset()
 
         def beat() -> None:
-            self.check_leak(consumer)
             beat_once(consumer.app, "worker", consumer.hostname)
 
         beat()
-        self._entry = consumer.timer.call_repeatedly(BEAT_SECONDS, beat)
+        self._entries = [
+            consumer.timer.call_repeatedly(BEAT_SECONDS, beat),
+            consumer.timer.call_repeatedly(CHECK_SECONDS, self.check_leak, (consumer,)),
+        ]
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
         """End, each time that the worker has lost its connection or is told to stop."""
-        if self._entry is not None:
-            self._entry.cancel()
-            self._entry = None
+        for entry in self._entries:
+            entry.cancel()
+        self._entries = []
 
     def shutdown(self, consumer: Any) -> None:
         """End for good."""

@@ -1,7 +1,7 @@
 """The broker's queues, read where kombu keeps them in Redis."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +11,9 @@ from usage_tasks.telemetry.headers import PUBLISHED_AT
 
 PREFIX: Final = "usage:"
 """The broker's `global_keyprefix`."""
+
+_CELERYS_EXCHANGES: Final = ("celery.pidbox", "reply.celery.pidbox", "celeryev")
+_BINDINGS: Final = ("binding", "binding_permanent")
 
 
 def list_key(queue: str) -> str:
@@ -56,3 +59,20 @@ def _published_at(message: bytes | None) -> float | None:
         return float(headers[PUBLISHED_AT])
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def list_key_types(queues: Iterable[str]) -> Mapping[str, str]:
+    """Return the type in Redis of each key that a worker of these queues cannot do without.
+
+    Internal: as in `read_queues`; `unacked_index` is a sorted set. The sets of `_kombu.binding` list the queues of an
+    exchange. Each queue has an exchange of its name; Celery has three of its own for its remote control.
+    """
+    names = list(queues)
+    exchanges = [*names, *_CELERYS_EXCHANGES]
+    bindings = [f"{PREFIX}_kombu.{kind}.{exchange}" for kind in _BINDINGS for exchange in exchanges]
+    return {
+        **{list_key(name): "list" for name in names},
+        f"{PREFIX}unacked": "hash",
+        f"{PREFIX}unacked_index": "zset",
+        **dict.fromkeys(bindings, "set"),
+    }
