@@ -1,5 +1,6 @@
 """An error answer of Redis: whose connection it costs, what is kept, and what a failover behind one address leaves."""
 
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +11,9 @@ import pytest
 import redis
 from celery import Celery
 from celery.backends.redis import RedisBackend
+from celery.worker.consumer import Consumer
+from celery.worker.heartbeat import Heart
+from celery.worker.state import maybe_shutdown
 from kombu.exceptions import OperationalError
 from kombu.transport.redis import QoS, Transport
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
@@ -176,3 +180,15 @@ def test_a_broker_is_waited_for_until_it_takes_what_is_written(rt: Runtime) -> N
     await_broker(rt.redis, pause=pause, waits=begun.append)
     assert begun == ["ResponseError"]
     assert find_refusal(rt.redis) is None
+
+
+def test_what_is_corrected_of_celery_and_kombu_is_called_like_this() -> None:
+    corrected: list[tuple[Any, list[str]]] = [
+        (vars(RedisBackend)["on_connection_error"], ["self", "max_retries", "exc", "intervals", "retries"]),
+        (vars(QoS)["append"], ["self", "message", "delivery_tag"]),
+        (vars(Heart)["_send"], ["self", "event", "retry"]),
+        (vars(Consumer)["connect"], ["self"]),
+        (maybe_shutdown, []),
+    ]
+    for method, parameters in corrected:
+        assert list(inspect.signature(inspect.unwrap(method)).parameters) == parameters

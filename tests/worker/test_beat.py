@@ -98,6 +98,7 @@ def test_a_crontab_that_ran_in_a_future_that_was_set_back_is_not_kept_back(app: 
     assert entry.last_run_at <= entry.default_now()
 
 
+@pytest.mark.holds("lesson.broker-answers")
 def test_a_beat_lives_through_whatever_its_broker_answers_and_ticks_again(rt: Runtime, app: Celery) -> None:
     count_answers_as_lost()
     scheduler = beat(app, 0.2, theirs=THEIRS)

@@ -123,6 +123,7 @@ def await_line(workers: Workers, text: str, before: dict[str, int]) -> None:
     )
 
 
+@pytest.mark.holds("lesson.broker-answers")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_worker_waits_for_whatever_redis_answers(
     running: Workers, admin: "redis.Redis", directory: Path, fault: Fault
@@ -135,6 +136,7 @@ def test_a_worker_waits_for_whatever_redis_answers(
         await_line(running, LOST, lost)
 
 
+@pytest.mark.holds("lesson.broker-answers")
 def test_what_met_the_error_is_done_when_redis_is_well_again_and_the_answer_is_logged_once(
     running: Workers, admin: "redis.Redis", directory: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """Internal APIs of Celery and kombu: all that this package uses of them, and nothing else.
 
 Owns every use of what the two libraries do not promise to keep: their message format (`message`), their keys in Redis
-(`queues`), a fault of kombu's channel (`channel`), the state of a worker's consumer (`consumer`), a task that is cut
+(`queues`), a fault of kombu's channel (`channel`), the errors after which it connects anew (`answers`), a consumer that
+waits before it does (`patience`), the state of a worker's consumer (`consumer`), a task that is cut
 short (`request`) and the names behind their routing (`routing`). Each function names the internal that it uses and the
 reason.
 
