@@ -29,8 +29,8 @@ def count_answers_as_lost(version: str = "") -> bool:
 
     Internal: `connection_errors` of `kombu.transport.redis.Transport`, kombu 5.7, a tuple that everything reads: the
     worker's loop and its timers, producers, beat. A message whose acknowledgement is refused stays unacknowledged: the
-    heartbeat finds it, and connects anew. `RedisBackend.on_connection_error`, Celery 5.7, is called before each retry of
-    a result: by a documented setting (`additional_connection_errors`) an error answer is retried, but on the same
+    heartbeat finds it, and connects anew. `RedisBackend.on_connection_error`, Celery 5.7, is called before each retry
+    of a result: by a documented setting (`additional_connection_errors`) an error answer is retried, but on the same
     connection, which may lead to a server that is the primary no more.
     """
     if not is_known("kombu", version):
