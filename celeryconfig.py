@@ -65,7 +65,11 @@ broker_transport_options = {
     "queue_order_strategy": "round_robin",
     "global_keyprefix": "usage:",
 }
-result_backend_transport_options = {"global_keyprefix": "usage:"}
+result_backend_transport_options = {
+    "global_keyprefix": "usage:",
+    # Whatever Redis answers instead of taking a result: it is tried again for 20 s (docs/adr/0029).
+    "additional_connection_errors": ["redis.exceptions.ResponseError"],
+}
 redis_socket_timeout = 3
 redis_socket_connect_timeout = 2
 broker_connection_retry_on_startup = True
@@ -77,6 +81,7 @@ task_publish_retry_policy = {"max_retries": 1, "interval_start": 0, "interval_st
 result_expires = 3600
 
 worker_prefetch_multiplier = 1
+worker_consumer = "usage_tasks.worker.broker:AwaitingConsumer"  # waits for a broker that takes no writes
 worker_cancel_long_running_tasks_on_connection_loss = True  # else its redelivered copy runs beside it
 worker_soft_shutdown_timeout = (
     30  # after SIGTERM so long to finish, then what is left is handed on (worker/shutdown.py)

@@ -61,6 +61,16 @@ def _correct_channel(**_: object) -> None:
 
 
 @signals.worker_init.connect
+@signals.beat_init.connect
+def _count_answers_as_lost(**_: object) -> None:
+    from usage_tasks.coordination.celery_internals.answers import (  # noqa: PLC0415 - for workers and beats only
+        count_answers_as_lost,
+    )
+
+    count_answers_as_lost()
+
+
+@signals.worker_init.connect
 def _serve_metrics(sender: Any, **_: object) -> None:
     from usage_tasks.telemetry.serving import serve_as_configured  # noqa: PLC0415 - only a worker has metrics to show
 

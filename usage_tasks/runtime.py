@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from usage_tasks.coordination.clock import Clock, DatabaseClock, TestClock
 from usage_tasks.coordination.pacer import Pacer
 from usage_tasks.coordination.published_balances import BalanceSnapshots
+from usage_tasks.coordination.redis_retry import make_discarding_retry
 from usage_tasks.domain.access import user_of
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
@@ -54,7 +55,9 @@ class Runtime:
     @cached_property
     def redis(self) -> "redis.Redis":
         """A client with bounded waits."""
-        return redis.Redis.from_url(self.settings.redis_url, socket_timeout=5, socket_connect_timeout=2)
+        return redis.Redis.from_url(
+            self.settings.redis_url, socket_timeout=5, socket_connect_timeout=2, retry=make_discarding_retry()
+        )
 
     @cached_property
     def stripe(self) -> StripeGateway:

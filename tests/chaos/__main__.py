@@ -1,10 +1,11 @@
 """`python -m tests.chaos [part ...]`: faults done to real processes, and the matrix fault x outcome x recovery.
 
-Parts: servers, silent-network, stopping, guard, beats, memory, kills, clocks; all of them unless named. CHAOS_CUT (30)
-seconds of a cut network, CHAOS_SILENCE (30) of a silent one, CHAOS_TASKS (100000) through one child, CHAOS_STORM (60)
-seconds of load while clocks jump, CHAOS_RUNS (20) seeded runs from CHAOS_SEED (1) on. A run is the whole real quarter,
-its 17,900 sessions reported and ticked every 3 days, while a child, the whole worker and one of two beats are killed at
-random moments; CHAOS_SAMPLE=1 makes it every 60th session, ticked every 12 days.
+Parts: servers, silent-network, broker-errors, stopping, guard, beats, memory, kills, clocks; all of them unless named.
+CHAOS_CUT (30) seconds of a cut network, CHAOS_SILENCE (30) of a silent one, CHAOS_ERRORS (12) of a broker's errors,
+CHAOS_TASKS (100000) through one child, CHAOS_STORM (60) seconds of load while clocks jump, CHAOS_RUNS (20) seeded runs
+from CHAOS_SEED (1) on. A run is the whole real quarter, its 17,900 sessions reported and ticked every 3 days, while a
+child, the whole worker and one of two beats are killed at random moments; CHAOS_SAMPLE=1 makes it every 60th session,
+ticked every 12 days.
 """
 
 import json
@@ -16,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from tests.chaos import broker_errors as broker_faults
 from tests.chaos import clocks as clock_faults
 from tests.chaos import faults
 from tests.chaos.faults import Line
@@ -56,6 +58,11 @@ def silencable(world: World, worker: str) -> None:
     world.environment["DATABASE_URL"] = f"postgresql://postgres@127.0.0.1:{world.database_wire.port}/usage"
     world.start(worker)
     faults.works(world)
+
+
+def broker_errors() -> Iterator[Callable[[], Line]]:
+    """A broker that runs and does not do what it is asked."""
+    yield from broker_faults.broker_errors(number("CHAOS_ERRORS", 12))
 
 
 def stopping() -> Iterator[Callable[[], Line]]:
@@ -116,7 +123,7 @@ def clocks() -> Iterator[Callable[[], Line]]:
 
 PARTS: Final = {
     each.__name__.replace("_", "-"): each
-    for each in (servers, silent_network, stopping, guard, beats, memory, kills, clocks)
+    for each in (servers, silent_network, broker_errors, stopping, guard, beats, memory, kills, clocks)
 }
 
 

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from contextlib import suppress
 
 
@@ -13,10 +14,15 @@ class Wire:
         self._whole = threading.Event()
         self._whole.set()
         self._silent = False
+        self._delay_seconds = 0.0
         self._era = 0
         self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def retarget(self, port: int) -> None:
+        """Forward what connects from now on to another port; what is open stays where it is."""
+        self._target = port
 
     def cut(self) -> None:
         """Let nothing through."""
@@ -35,6 +41,10 @@ class Wire:
         """Forward again what connects from now on."""
         self._era += 1
         self._silent = False
+
+    def slow(self, seconds: float) -> None:
+        """Keep each answer back for so long; 0 for no longer."""
+        self._delay_seconds = seconds
 
     def forward(self, data: bytes) -> bytes:
         """Return what is passed on for these bytes: the same."""
@@ -65,12 +75,14 @@ class Wire:
             near.close()
             return
         far.settimeout(None)
-        for pair in ((near, far), (far, near)):
-            threading.Thread(target=self._pump, args=(*pair, era), daemon=True).start()
+        for pair, answers in (((near, far), False), ((far, near), True)):
+            threading.Thread(target=self._pump, args=(*pair, era, answers), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, era: int) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, era: int, answers: bool) -> None:  # noqa: FBT001 - a thread's
         with suppress(OSError):
             while data := source.recv(65536):
+                if answers and self._delay_seconds:
+                    time.sleep(self._delay_seconds)
                 self._whole.wait()
                 if era == self._era:
                     target.sendall(self.forward(data))

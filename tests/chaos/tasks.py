@@ -5,7 +5,7 @@ import signal
 import time
 from datetime import timedelta
 
-from celery import shared_task
+from celery import current_app, shared_task
 from sqlalchemy import text
 
 from usage_tasks.domain.access import Role
@@ -32,6 +32,13 @@ def nap(mark: str, seconds: float) -> str:
     time.sleep(seconds)
     runtime().redis.incr(f"{mark} ended")
     return mark
+
+
+@task(name="maintenance.chaos_send", time_limit=timedelta(minutes=1))
+def send(mark: str, seconds: float, queue: str) -> None:
+    """Take a while, and send a nap."""
+    time.sleep(seconds)
+    current_app.send_task("maintenance.chaos_nap", kwargs={"mark": mark, "seconds": 0}, queue=queue, ignore_result=True)
 
 
 @task(name="maintenance.chaos_read", time_limit=timedelta(minutes=1))

@@ -58,6 +58,18 @@ def test_a_broker_that_is_a_black_hole_is_a_503_within_bounds(tmp_path: Path, bl
         assert time.monotonic() - started < ANSWER_SECONDS_MAX
 
 
+@pytest.mark.holds("receiver.broker-away")
+def test_a_broker_that_answers_with_an_error_is_a_503_and_is_used_again_when_it_is_well(tmp_path: Path) -> None:
+    with running_redis(tmp_path / "broker", os.environ) as url, running_receiver(tmp_path, url) as receiver:
+        client = Redis.from_url(url)
+        assert receiver.post(make_event()).status == 200
+        client.replicaof("127.0.0.1", str(free_port()))
+        assert receiver.post(make_event()).status == 503
+        client.replicaof("NO", "ONE")
+        assert wait_until(lambda: receiver.post(make_event()).status == 200, seconds_max=5)
+        assert "Traceback" not in receiver.log.read_text()
+
+
 def test_a_broker_that_comes_back_is_used_again(tmp_path: Path) -> None:
     port = free_port()
     with running_receiver(tmp_path, f"redis://127.0.0.1:{port}/0") as receiver:

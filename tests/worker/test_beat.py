@@ -13,6 +13,8 @@ from celery.schedules import crontab
 
 from tests.factories import START
 from tests.tasks.test_task import as_if_delivered
+from tests.worker.redis_faults import replica
+from usage_tasks.coordination.celery_internals.answers import count_answers_as_lost
 from usage_tasks.coordination.celery_internals.queues import PREFIX, list_key
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.coordination.ticks import may_send, note_begun
@@ -141,3 +143,18 @@ def test_a_heartbeat_that_cannot_be_written_stops_no_beat(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("USAGE_HEARTBEAT_DIR", str(tmp_path / "file" / "below"))
     beat(app, 0.2, ours=OURS).close()
+
+
+@pytest.mark.holds("lesson.broker-answers")
+def test_a_beat_lives_through_whatever_its_broker_answers_and_ticks_again(rt: Runtime, app: Celery) -> None:
+    count_answers_as_lost()
+    scheduler = beat(app, 0.2, theirs=THEIRS)
+    with replica(rt.redis, Path()):
+        before = len(sent(rt))
+        for _ in range(3):
+            scheduler.tick()
+            time.sleep(PERIOD.total_seconds())
+        assert len(sent(rt)) == before
+    time.sleep(PERIOD.total_seconds())
+    scheduler.tick()
+    assert len(sent(rt)) > before

@@ -28,6 +28,7 @@ class Workers:
     sender: Celery
     redis: "redis.Redis"
     stack: ExitStack = field(default_factory=ExitStack)
+    processes: dict[str, Any] = field(default_factory=dict)
 
     def start(
         self, name: str, *options: str, queues: str = "maintenance", app: str = OURS, hostname: str | None = ""
@@ -37,7 +38,7 @@ class Workers:
         command = [sys.executable, "-m", "celery", "-A", app, "worker", f"--queues={queues}"]
         command += [] if hostname is None else [f"--hostname={hostname or f'{name}@test'}"]
         command += ["--without-mingle", "--without-gossip", "--loglevel=INFO", *options]
-        return self.stack.enter_context(
+        self.processes[name] = self.stack.enter_context(
             child_process(
                 command,
                 name=name,
@@ -48,6 +49,7 @@ class Workers:
                 stop_seconds_max=1,
             )
         )
+        return self.processes[name]
 
     def send(self, task: str, queue: str = "maintenance", **options: Any) -> str:
         """Send a task; return its id."""

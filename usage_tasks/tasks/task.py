@@ -14,8 +14,10 @@ from typing import Any, Final, ParamSpec, TypeVar
 import structlog
 from celery import Task, shared_task, signals
 from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
 from pydantic import TypeAdapter, ValidationError, validate_call
 from pydantic_core import to_jsonable_python
+from redis.exceptions import RedisError
 
 from usage_tasks.coordination import ticks
 from usage_tasks.domain.access import AccessError
@@ -184,12 +186,13 @@ def _run(
         check_redelivery(request, name)
         summary = to_jsonable_python(_checked_call(checked, args, kwargs))
         outcome = "done"
-    except RetryableError as error:
+    except (RetryableError, RedisError, OperationalError) as error:
+        busy = _as_retryable(error)
         outcome = "retried" if request.retries < retry.attempts_max else "exhausted"
         if outcome == "exhausted":
-            _set_aside_unnoticed(request, name, f"{request.retries + 1} attempts: {error}")
+            _set_aside_unnoticed(request, name, f"{request.retries + 1} attempts: {busy}")
         forget_redeliveries(request)
-        raise _try_again(self, error, retry) from error
+        raise _try_again(self, busy, retry) from error
     except InvariantError as error:
         _set_aside_unnoticed(request, name, str(error))
         raise
@@ -210,6 +213,14 @@ def _run(
     watch_clocks()
     structlog.contextvars.reset_contextvars(**bound)
     return summary
+
+
+def _as_retryable(error: Exception) -> RetryableError:
+    """Return the error, or what Redis or the broker answered, as an error after which a task is tried again.
+
+    Whatever Redis answers, it is away for a task that needed it or wanted to send another one (docs/adr/0029).
+    """
+    return error if isinstance(error, RetryableError) else RetryableError(f"redis: {type(error).__name__} {error}")
 
 
 def _try_again(task: "Task[Any, Any]", error: RetryableError, retry: Retry) -> BaseException:

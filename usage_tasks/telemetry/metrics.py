@@ -49,6 +49,11 @@ CLOCK_JUMPS: Final = Counter(
     "usage_clock_jumps", "How often a clock went by more than 2 s more or less than time passed.", ["clock"]
 )
 
+BROKER_WAITS: Final = Counter(
+    "usage_broker_waits",
+    "How often a worker or a beat began to wait for a broker that was away or answered with an error.",
+    ["process", "answer"],
+)
 BREAKER_OPENINGS: Final = Counter(
     "usage_stripe_breaker_openings", "How often Stripe was taken to be away after failures in a row."
 )

@@ -12,6 +12,7 @@ from usage_tasks.coordination import ticks
 from usage_tasks.coordination.celery_internals.routing import find_queue
 from usage_tasks.runtime import runtime
 from usage_tasks.telemetry.headers import TICK
+from usage_tasks.worker.broker import await_broker_as
 from usage_tasks.worker.heartbeat import HeartbeatFile
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,7 +38,8 @@ class BeatingScheduler(Scheduler):
         super().__init__(*arguments, **options)
 
     def setup_schedule(self) -> None:
-        """Count the periods by a clock that nobody sets."""
+        """Wait for the broker; count the periods by a clock that nobody sets."""
+        await_broker_as("beat")
         super().setup_schedule()
         for entry in self.schedule.values():
             every: Any = entry.schedule

@@ -31,6 +31,9 @@ _REDIS_PORT: Final = 6379
 _POSTGRES_PORT: Final = 5432
 _SOCKET: Final = ".s.PGSQL."
 
+CHECK_SECONDS: Final = 2
+"""A worker whose messages are all held does nothing until it has connected anew: two checks are soon over."""
+
 
 class HeartbeatFile:
     """The heartbeat of this process, where USAGE_HEARTBEAT_DIR says; nothing is written where it is not set.
@@ -79,7 +82,7 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: object) -> None:
         queues = sorted(list_consumed_queues(consumer.app))
-        self._entry: Any = None
+        self._entries: list[Any] = []
         self._unworked_before: frozenset[str] = frozenset()
         self._file = HeartbeatFile("worker", consumer.hostname, queues)
         self._progress = Progress(queues)
@@ -106,11 +109,13 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
             signals.task_prerun.connect(self._beat_before_task)
 
         def beat() -> None:
-            self.check_leak(consumer)
             self._file.write(consumer.app, database=_databases(), troubles=self._progress.look(consumer))
 
         beat()
-        self._entry = consumer.timer.call_repeatedly(BEAT_SECONDS, beat)
+        self._entries = [
+            consumer.timer.call_repeatedly(BEAT_SECONDS, beat),
+            consumer.timer.call_repeatedly(CHECK_SECONDS, self.check_leak, (consumer,)),
+        ]
 
     def _beat_before_task(self, task: Any = None, **_: object) -> None:
         """Note until when the loop may be silent: it runs the task itself."""
@@ -119,9 +124,9 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
         """End, each time that the worker has lost its connection or is told to stop."""
-        if self._entry is not None:
-            self._entry.cancel()
-            self._entry = None
+        for entry in self._entries:
+            entry.cancel()
+        self._entries = []
 
     def shutdown(self, consumer: Any) -> None:
         """End for good."""

@@ -1,4 +1,4 @@
-"""A client of Redis for the loop of a worker that takes messages: it waits a second at most, and tries twice.
+"""Clients of Redis for the loop of a worker that takes messages: they wait a second or two at most, and try twice.
 
 The libraries' own retries, with their pauses, hold the loop for half a minute while Redis is away: no heartbeat is
 written and no message is taken meanwhile.
@@ -9,11 +9,14 @@ from typing import Final
 
 import redis
 from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from usage_tasks.coordination.redis_retry import DiscardingRetry
 from usage_tasks.runtime import runtime
 
 _SECONDS_MAX: Final = 1
+_BROKER_SECONDS_MAX: Final = 2
+"""As the broker's own connections have it (celeryconfig.py)."""
+
 _RETRIES: Final = 1
 """A connection that was idle may have been closed."""
 
@@ -21,9 +24,19 @@ _RETRIES: Final = 1
 @cache
 def quick_redis() -> "redis.Redis":
     """Return this process's client with short waits."""
+    return _connect(_SECONDS_MAX)
+
+
+@cache
+def broker_redis() -> "redis.Redis":
+    """Return this process's client that is as patient as the broker's connections are, to find out if they work."""
+    return _connect(_BROKER_SECONDS_MAX)
+
+
+def _connect(seconds_max: float) -> "redis.Redis":
     return redis.Redis.from_url(
         runtime().settings.redis_url,
-        socket_timeout=_SECONDS_MAX,
-        socket_connect_timeout=_SECONDS_MAX,
-        retry=Retry(NoBackoff(), _RETRIES),
+        socket_timeout=seconds_max,
+        socket_connect_timeout=seconds_max,
+        retry=DiscardingRetry(NoBackoff(), _RETRIES),
     )

@@ -1,7 +1,7 @@
 """The broker's queues, read where kombu keeps them in Redis."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ PREFIX: Final = "usage:"
 _TAKEN_MAX: Final = 100
 _UNIX_SECONDS_MAX: Final = 1e11
 """The year 5138: a message that was sent later, or at no number, shows no age."""
+_CELERYS_EXCHANGES: Final = ("celery.pidbox", "reply.celery.pidbox", "celeryev")
+_BINDINGS: Final = ("binding", "binding_permanent")
 
 
 def list_key(queue: str) -> str:
@@ -83,6 +85,23 @@ def _routing_key(entry: bytes | None) -> str | None:
         return str(json.loads(entry or b"")[2])
     except (LookupError, TypeError, ValueError, RecursionError):
         return None
+
+
+def list_key_types(queues: Iterable[str]) -> Mapping[str, str]:
+    """Return the type in Redis of each key that a worker of these queues cannot do without.
+
+    Internal: as in `read_queues`; `unacked_index` is a sorted set. The sets of `_kombu.binding` list the queues of an
+    exchange. Each queue has an exchange of its name; Celery has three of its own for its remote control.
+    """
+    names = list(queues)
+    exchanges = [*names, *_CELERYS_EXCHANGES]
+    bindings = [f"{PREFIX}_kombu.{kind}.{exchange}" for kind in _BINDINGS for exchange in exchanges]
+    return {
+        **{list_key(name): "list" for name in names},
+        f"{PREFIX}unacked": "hash",
+        f"{PREFIX}unacked_index": "zset",
+        **dict.fromkeys(bindings, "set"),
+    }
 
 
 def _published_at(message: bytes | None) -> float | None:

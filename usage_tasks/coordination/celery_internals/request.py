@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from celery.worker.request import Request
-from redis.exceptions import RedisError
 
 from usage_tasks.telemetry.headers import PUBLISHED_AT
 
@@ -41,21 +40,7 @@ def _from_now(eta: datetime, published_at: object) -> datetime:
         return eta
 
 
-class EnduringRequest(SkewedRequest):
-    """A request whose message stays unacknowledged if Redis does not let it be acknowledged or given back.
-
-    A Redis whose memory is full refuses to put a message back, and a replica refuses both. Celery notes the errors of a
-    lost connection and goes on; this one would end the worker. The heartbeat finds the message, and connects anew.
-
-    Internal: `_connection_errors` of `celery.worker.request.Request`, Celery 5.7.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._connection_errors: tuple[type[Exception], ...] = (*(self._connection_errors or ()), RedisError)
-
-
-class InterruptibleRequest(EnduringRequest):
+class InterruptibleRequest(SkewedRequest):
     """A custom request, as Celery documents them, with a hook for the moment when the worker cuts its task short.
 
     Internal: `Request.cancel`, Celery 5.7, called for what runs after a lost connection and in a cold shutdown. For a
