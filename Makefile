@@ -10,7 +10,7 @@ DEMO_ARGS ?=
 # Test processes; each has servers of its own.
 TEST_PROCESSES ?= 3
 
-.PHONY: help setup demo test coverage traceability bench mutate chaos lint check pins clean
+.PHONY: help setup demo test coverage traceability reference english bench mutate chaos lint check pins clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make lint          ruff, mypy, basedpyright, import-linter, the shape of the house, migrations"
 	@echo "make coverage      the suite with line and branch coverage; docs/testing.md"
 	@echo "make traceability  write docs/traceability.md from the markers of the tests"
+	@echo "make reference     write docs/reference from the code"
 	@echo "make mutate        mutation testing of the rules; docs/mutation.md"
 	@echo "make bench         every figure beside its floor or peer"
 	@echo "make chaos         faults done to real processes; docs/fault-matrix.md"
@@ -61,6 +62,10 @@ coverage: $(VENV)/.dev
 traceability: $(VENV)/.dev
 	$(BIN)/python -m tests.traceability
 
+# Writes docs/reference from the code.
+reference: $(VENV)/.dev
+	$(BIN)/python -m tests.docs.reference
+
 # Every figure beside its floor or peer; a table, and .data/bench.json.
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
@@ -83,7 +88,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/test_house.py tests/test_one_room.py tests/storage/test_migrations.py
+	$(BIN)/python -m pytest tests/test_house.py tests/test_one_room.py tests/storage/test_migrations.py tests/docs/test_reference.py
 
 check: lint test
 
