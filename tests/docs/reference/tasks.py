@@ -41,8 +41,8 @@ Arguments go by name, as JSON. `usage-tasks schemas` prints the same as JSON Sch
 - `dry_run`: true: return what would be written in `{"dry_run": ...}`; write, send and count nothing.
 - `scheduled`: true in the messages of beat: run only if a due time has not been run yet.
 
-A credit is the unit that customers see. A name that ends in `_cents` is in hundredths of a credit, where nothing else
-is said. An instant is ISO 8601 text with an offset. A bad argument is refused at once and never retried; the error
+A credit is the unit that customers see. A name that ends in `_cents` is in hundredths of a credit, unless the text has
+another unit. An instant is ISO 8601 text with an offset. A bad argument is refused at once and never retried; the error
 names it.
 
 A message can be lost if a worker is killed at the wrong moment. `usage_tasks_client.record` waits for the answer and
