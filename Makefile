@@ -95,7 +95,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports
-	# $(BIN)/python -m tests.english --check
+# Not yet: $(BIN)/python -m tests.english --check
 	$(BIN)/python -m pytest tests/test_house.py tests/test_one_room.py tests/storage/test_migrations.py tests/docs/test_reference.py
 
 check: lint test

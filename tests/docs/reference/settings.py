@@ -42,9 +42,7 @@ def render() -> str:
         variables = [variable_name(path), *([conventional[path]] if path in conventional else [])]
         names = ", ".join(f"`{each}`" for each in variables)
         allowed = cell(str(field.description))
-        rows.append(
-            f"| `{'.'.join(path)}` | {cell(KEYS['.'.join(path)])} | {allowed} | {_default(field)} | {names} |\n"
-        )
+        rows.append(f"| `{'.'.join(path)}` | {cell(KEYS[path])} | {allowed} | {_default(field)} | {names} |\n")
     others = "".join(f"| `{name}` | {cell(meaning)} |\n" for name, meaning in VARIABLES.items())
     return _HEAD + "".join(rows) + "\n## Other variables\n| variable | meaning |\n|---|---|\n" + others
 
