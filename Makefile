@@ -10,20 +10,24 @@ DEMO_ARGS ?=
 # Test processes; each has servers of its own.
 TEST_PROCESSES ?= 3
 
-.PHONY: help setup demo test coverage traceability bench mutate chaos lint check pins clean
+.PHONY: help setup demo test coverage traceability reference english bench mutate chaos lint check pins clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          replay a real quarter through a whole installation (about 3 minutes)"
 	@echo "make test          the whole test suite, on embedded servers"
-	@echo "make lint          ruff, mypy, basedpyright, import-linter, the shape of the house, migrations"
-	@echo "make coverage      the suite with line and branch coverage; docs/testing.md"
+	@echo "make lint          ruff, mypy, basedpyright, import-linter, the shape of the package, migrations, the reference"
+	@echo "make check         lint, then test"
+	@echo "make reference     write docs/reference from the code"
 	@echo "make traceability  write docs/traceability.md from the markers of the tests"
+	@echo "make english       the shares of the constructions to avoid, by folder, and the sentences"
+	@echo "make coverage      the suite with line and branch coverage; docs/testing.md"
 	@echo "make mutate        mutation testing of the rules; docs/mutation.md"
 	@echo "make bench         every figure beside its floor or peer"
 	@echo "make chaos         faults done to real processes; docs/fault-matrix.md"
-	@echo "make pins          make the pinned requirements anew (needs uv)"
-	@echo "make setup, clean  the virtual environment"
+	@echo "make pins          make the pinned requirements again (needs uv)"
+	@echo "make setup         the virtual environment"
+	@echo "make clean         remove the virtual environment and the data of runs"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "usage-tasks needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12"; exit 2; }
@@ -61,6 +65,14 @@ coverage: $(VENV)/.dev
 traceability: $(VENV)/.dev
 	$(BIN)/python -m tests.traceability
 
+# Writes docs/reference from the code.
+reference: $(VENV)/.dev
+	$(BIN)/python -m tests.docs.reference
+
+# Prints the shares of three constructions by folder, the sentences, and the words that the glossary replaces.
+english: $(VENV)/.dev
+	$(BIN)/python -m tests.english
+
 # Every figure beside its floor or peer; a table, and .data/bench.json.
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
@@ -84,7 +96,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/test_house.py tests/test_one_room.py tests/storage/test_migrations.py
+# Not yet: $(BIN)/python -m tests.english --check
+	$(BIN)/python -m pytest tests/test_house.py tests/test_one_room.py tests/storage/test_migrations.py tests/docs/test_reference.py
 
 check: lint test
 

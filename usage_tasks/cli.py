@@ -8,8 +8,10 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import version
+from platform import python_version
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -149,8 +151,18 @@ cli = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if asked:
+        typer.echo(f"usage-tasks {version('usage-tasks')}, Celery {version('celery')}, Python {python_version()}")
+        raise typer.Exit
+
+
 @cli.callback()
-def _root() -> None:
+def _root(
+    show_version: Annotated[  # noqa: FBT002 - as typer reads a flag
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the versions and exit")
+    ] = False,
+) -> None:
     """Make `cli` a group, though no command is registered yet."""
 
 

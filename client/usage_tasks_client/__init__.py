@@ -1,15 +1,18 @@
-"""For platforms: report sessions to the ledger and know that they arrived; send users and teams to the directory.
+"""For platforms: report sessions to the ledger and know that they arrived; receive announcements; send
+users and teams to the directory.
 
 A broker on Redis can lose a message when a worker is killed. So a sender waits for the answer, and sends again under
 the same task ids when none comes; recording twice is recording once. Any Celery application that shares the broker, the
 result backend and their `global_keyprefix` will do; nothing else of usage-tasks is needed.
 """
 
+from usage_tasks_client.announcements import ANNOUNCEMENTS, listen
 from usage_tasks_client.batches import BATCH, Batch, Recorded, Report, UnconfirmedError, prepare
 from usage_tasks_client.directory import tell_teams, tell_users
 from usage_tasks_client.recording import IN_FLIGHT_MAX, QUEUE, TASK, confirm, record, record_unconfirmed, send
 
 __all__ = [
+    "ANNOUNCEMENTS",
     "BATCH",
     "IN_FLIGHT_MAX",
     "QUEUE",
@@ -19,6 +22,7 @@ __all__ = [
     "Report",
     "UnconfirmedError",
     "confirm",
+    "listen",
     "prepare",
     "record",
     "record_unconfirmed",

@@ -92,7 +92,7 @@ class Caller:
         self.raised: list[str] = []
 
     def __call__(self, task: str, **arguments: Any) -> Any:
-        # As README asks of whoever sends an e-mail: else the sender's own header shows it to Flower.
+        # As docs/guides/people.md asks of whoever sends an e-mail: else the sender's own header shows it to Flower.
         sent = self.app.send_task(task, kwargs=arguments, queue=task.partition(".")[0], kwargsrepr="(hidden)")
         try:
             return sent.get(timeout=30)

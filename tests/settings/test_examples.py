@@ -15,8 +15,8 @@ def test_the_example_of_a_deployment_loads() -> None:
     assert settings.redis_url == "redis://valkey:6379/0"
 
 
-def test_the_example_of_the_readme_loads(tmp_path: Path) -> None:
-    shown = re.findall(r"```json\n(\{.*?\n\})\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_example_of_the_guide_loads(tmp_path: Path) -> None:
+    shown = re.findall(r"```json\n(\{.*?\n\})\n```", (ROOT / "docs" / "guides" / "operate.md").read_text(), re.DOTALL)
     (tmp_path / "config.json").write_text(shown[0])
     settings = load_settings({"USAGE_CONFIG": str(tmp_path / "config.json")})
     assert settings.controller_schedule == timedelta(minutes=1)

@@ -46,7 +46,7 @@ class UsageLevelReached(Announcement):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageThresholdReached(UsageLevelReached):
-    """A balance has reached a part of the limit: one of `limitThresholds`, or of the account's own thresholds."""
+    """A balance has reached a part of the limit: one of `limitThresholds`, or of the account's own. Notify people."""
 
     name: ClassVar[str] = "server.usage_threshold_reached"
     percent: int
@@ -54,7 +54,7 @@ class UsageThresholdReached(UsageLevelReached):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageLimitReached(UsageLevelReached):
-    """A balance has reached the limit."""
+    """A balance has reached the limit. Notify people."""
 
     name: ClassVar[str] = "server.usage_limit_reached"
     percent: int
@@ -62,7 +62,10 @@ class UsageLimitReached(UsageLevelReached):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageHardLimitReached(UsageLevelReached):
-    """A balance has reached the limit and `hardLimitGrace`; `percent` is null for a limit of 0."""
+    """A balance has reached the limit and `hardLimitGrace`: stop the running sessions of the account.
+
+    `percent` is null for a limit of 0.
+    """
 
     name: ClassVar[str] = "server.usage_hard_limit_reached"
 
@@ -113,7 +116,7 @@ class UnblockAccount(AccountDisputed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundFailed(Announcement):
-    """A refund came back; `amount` is in currency cents."""
+    """A refund came back: pay the customer in another way. `amount` is in currency cents."""
 
     name: ClassVar[str] = "server.refund_failed"
     stripe_refund_id: RefundId
@@ -138,7 +141,7 @@ class DunningMessage(Announcement):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentFailed(DunningMessage):
-    """A payment of the account failed: dunning begins."""
+    """A payment of the account failed: dunning begins. Notify people."""
 
     name: ClassVar[str] = "server.payment_failed"
     state: Literal[DunningState.GRACE]
@@ -146,7 +149,7 @@ class PaymentFailed(DunningMessage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentReminder(DunningMessage):
-    """A reminder is due: the payment is still missing."""
+    """A reminder is due: the payment is still missing. Notify people."""
 
     name: ClassVar[str] = "server.payment_reminder"
     state: Literal[DunningState.REMINDER]
@@ -154,7 +157,7 @@ class PaymentReminder(DunningMessage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuspendAccount(DunningMessage):
-    """Suspend the account: the payment is missing for too long."""
+    """Suspend the account: the payment is missing for too long. Stop its running sessions."""
 
     name: ClassVar[str] = "server.suspend_account"
     state: Literal[DunningState.SUSPENDED]
@@ -185,7 +188,7 @@ class InvoiceNeedsAttention(Announcement):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentActionRequired(InvoiceNeedsAttention):
-    """The payer's bank asks the payer to confirm the payment of an invoice."""
+    """The payer's bank asks the payer to confirm the payment of an invoice: notify the payer."""
 
     name: ClassVar[str] = "server.payment_action_required"
 
@@ -199,7 +202,7 @@ class InvoiceFinalizationFailed(InvoiceNeedsAttention):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountParked(Announcement):
-    """The account's quantity cannot be reported to Stripe, for `reason`.
+    """The account's quantity cannot be reported to Stripe, for `reason`: mend it, then `usage-tasks parked release`.
 
     `quantity` and `as_of` are of the report that Stripe refused; null where the account's subscriptions are the cause.
     """

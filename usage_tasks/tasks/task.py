@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextvars import Token
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import structlog
 from celery import Task, shared_task, signals
@@ -48,6 +48,19 @@ Result = TypeVar("Result")
 
 ARGUMENT_SCHEMAS: dict[str, dict[str, Any]] = {}
 """The JSON Schema of each task's arguments, by its name."""
+
+
+class TaskDeclaration(NamedTuple):
+    """A task as it is declared, for its page in docs/reference."""
+
+    function: Callable[..., object]
+    needs: Needs | None
+    time_limit: timedelta
+    attempts_max: int
+
+
+DECLARATIONS: dict[str, TaskDeclaration] = {}
+"""Every task by its name. A task is declared when its module is imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +147,7 @@ def task(
         checked = validate_call(guard(name, function, needs))
         ARGUMENT_SCHEMAS[name] = _schema_of(checked)
         ARGUMENT_DIGESTS[name] = _digest_of(ARGUMENT_SCHEMAS[name])
+        DECLARATIONS[name] = TaskDeclaration(function, needs, time_limit, retry.attempts_max)
 
         def run(self: "Task[Parameters, object]", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> object:
             try:

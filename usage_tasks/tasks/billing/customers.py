@@ -38,7 +38,10 @@ def create_stripe_customer(
     billing_creator_user_id: UuidText,
     at: Moment | None = None,
 ) -> CustomerAnswer:
-    """Make an account's customer in Stripe, or answer the one that it has."""
+    """Make an account's customer in Stripe, or answer the one that it has.
+
+    A sender by name hides the arguments, which hold the e-mail: `argsrepr="(hidden)", kwargsrepr="(hidden)"`.
+    """
     rt = runtime()
     account = parse_attribution(attribution_id)
     _check_currency(rt, account.kind, currency)

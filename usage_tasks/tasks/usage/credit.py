@@ -36,7 +36,10 @@ def add_credit_note(
     user_id: UuidText | None = None,
     at: Moment | None = None,
 ) -> CreditNoteAnswer:
-    """Give an account credits, or charge it a negative amount; the same key twice is one entry."""
+    """Give an account credits, or charge it a negative amount; the same key twice is one entry.
+
+    `user_id` is the user for whom the note is, if it is for one.
+    """
     rt = runtime()
     who = parse_actor(actor)
     now = rt.effective_instant(at, who)
@@ -81,7 +84,10 @@ def grant_credits(
     rollover_cap: CapText | None = None,
     at: Moment | None = None,
 ) -> GrantAnswer:
-    """Give an account credits that pay its usage while they are in force; the same key twice is one grant."""
+    """Give an account credits that pay its usage while they are in force; the same key twice is one grant.
+
+    Grants of a lower `priority` burn first. `rollover_cap` bounds what goes into the next cycle; null: all of it.
+    """
     rt = runtime()
     who = parse_actor(actor)
     now = rt.effective_instant(at, who)
