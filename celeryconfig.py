@@ -13,6 +13,7 @@ from kombu import Queue
 from usage_tasks.celery_files.beat_schedule import make_beat_schedule
 from usage_tasks.domain.errors import MisconfiguredError
 from usage_tasks.settings import SettingsError, load_settings
+from usage_tasks.settings.redis_url import read_tls
 from usage_tasks.telemetry.multiprocess import prepare_directory
 
 try:
@@ -24,6 +25,7 @@ except (SettingsError, MisconfiguredError) as error:
 
 broker_url = _settings.redis_url
 result_backend = _settings.redis_url
+broker_use_ssl = read_tls(_settings.redis_url) or False  # the URL says the same; Flower reads it here alone
 
 # Names are protocol: the prefix of a task's name is its queue, and no other queue comes into being by a typing error.
 task_queues = [Queue(name) for name in ("usage", "billing", "stripe", "directory", "maintenance", "server")]
@@ -58,9 +60,9 @@ broker_transport_options = {
     "health_check_interval": 4,
     "priority_steps": [0],  # one list a queue
     "queue_order_strategy": "round_robin",
-    "global_keyprefix": "usage:",
+    "global_keyprefix": _settings.redis.prefix,
 }
-result_backend_transport_options = {"global_keyprefix": "usage:"}
+result_backend_transport_options = {"global_keyprefix": _settings.redis.prefix}
 redis_socket_timeout = 3
 redis_socket_connect_timeout = 2
 broker_connection_retry_on_startup = True

@@ -38,6 +38,8 @@ class Configuration:
     secrets: Sequence[str]
     thin_secrets: Sequence[str]
     redis_url: str
+    prefix: str = "usage:"
+    installation: str | None = None
     refusals_per_minute: int
     trusted_proxies: Sequence[str]
     broker: Broker
@@ -71,6 +73,8 @@ def collect_configuration() -> Configuration:
         secrets=credentials.get_webhook_secrets(),
         thin_secrets=credentials.find_thin_webhook_secrets(),
         redis_url=settings.redis_url,
+        prefix=settings.redis.prefix,
+        installation=settings.installation,
         refusals_per_minute=settings.server.refusals_per_minute,
         trusted_proxies=settings.server.trusted_proxies,
         broker=Broker(

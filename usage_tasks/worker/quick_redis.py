@@ -11,6 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from usage_tasks.coordination.keyspace import open_redis
 from usage_tasks.runtime import runtime
 
 _SECONDS_MAX: Final = 1
@@ -21,8 +22,8 @@ _RETRIES: Final = 1
 @cache
 def quick_redis() -> "redis.Redis":
     """Return this process's client with short waits."""
-    return redis.Redis.from_url(
-        runtime().settings.redis_url,
+    return open_redis(
+        runtime().settings,
         socket_timeout=_SECONDS_MAX,
         socket_connect_timeout=_SECONDS_MAX,
         retry=Retry(NoBackoff(), _RETRIES),

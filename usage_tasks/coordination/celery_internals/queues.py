@@ -3,22 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import redis
 
+from usage_tasks.coordination.keyspace import key_of
 from usage_tasks.telemetry.headers import PUBLISHED_AT
 
-PREFIX: Final = "usage:"
-"""The broker's `global_keyprefix`."""
 
-
-def list_key(queue: str) -> str:
-    """Return the key of the list in Redis that is a queue.
+def list_key(client: "redis.Redis", queue: str) -> str:
+    """Return the key of the list in Redis that is a queue: the broker's `global_keyprefix` is the client's prefix.
 
     Internal: as in `read_queues`.
     """
-    return PREFIX + queue
+    return key_of(client, queue)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +37,9 @@ def read_queues(client: "redis.Redis", queues: Sequence[str]) -> tuple[list[Queu
     """
     with client.pipeline(transaction=False) as pipe:
         for queue in queues:
-            pipe.llen(list_key(queue))
-            pipe.lindex(list_key(queue), -1)
-        pipe.hlen(f"{PREFIX}unacked")
+            pipe.llen(list_key(client, queue))
+            pipe.lindex(list_key(client, queue), -1)
+        pipe.hlen(key_of(client, "unacked"))
         *pairs, unacked = pipe.execute()
     states = [
         QueueState(queue=queue, depth=depth, oldest_published_at=_published_at(oldest))
