@@ -5,7 +5,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
-from redis.exceptions import MovedError
+from redis.exceptions import AskError, ClusterError
 
 INSTALLATION_SETTING: Final = "usage_installation"
 INSTALLATION_VARIABLE: Final = "USAGE_INSTALLATION"
@@ -43,7 +43,7 @@ def refuse_cluster(error: BaseException) -> None:
     """Raise WrongBrokerError if a broker failed because it is a node of a Redis Cluster."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MovedError):
+        if isinstance(cause, (AskError, ClusterError)):
             raise WrongBrokerError("`broker_url`: must name one Redis (got a node of a Redis Cluster)") from error
         cause = cause.__cause__ or cause.__context__
 

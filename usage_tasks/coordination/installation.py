@@ -4,6 +4,7 @@ A worker, a beat and `usage-tasks migrate` write the key if it is not there. Nob
 writes over it.
 """
 
+import ssl
 from typing import Any, Final
 
 import redis
@@ -75,3 +76,13 @@ def check_server(client: "redis.Redis") -> None:
         return  # a narrow user; a cluster answers MOVED to its first command
     if int(shown.get("cluster_enabled", 0)):
         raise MisconfiguredError(CLUSTER)
+
+
+def refuse_certificate(error: BaseException, settings: Settings) -> None:
+    """Raise MisconfiguredError if Redis failed because one side does not accept the other's certificate."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError) and "certificate" in str(cause).lower():
+            place = without_password(settings.redis_url)
+            raise MisconfiguredError(f"redis: no TLS with {place}: {cause}; ssl_ca_certs names the CA") from error
+        cause = cause.__cause__ or cause.__context__

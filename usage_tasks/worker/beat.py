@@ -17,7 +17,7 @@ from usage_tasks.domain.errors import MisconfiguredError, RetryableError
 from usage_tasks.runtime import runtime
 from usage_tasks.telemetry.headers import TICK
 from usage_tasks.worker.heartbeat import beat_once, stop_beating
-from usage_tasks.worker.installation import EXIT_CODE, look_at_redis
+from usage_tasks.worker.installation import EXIT_CODE, look_or_refuse
 
 _PAUSE_SECONDS: Final = 1.0
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,7 +61,7 @@ class BeatingScheduler(Scheduler):
     def _may_send(self) -> bool:
         """Return True if Redis is ours, or away: then nothing can be sent. End with code 2 if it is another's."""
         try:
-            look_at_redis()
+            look_or_refuse()
         except MisconfiguredError as error:
             self.close()
             sys.stderr.write(f"{error}\n")

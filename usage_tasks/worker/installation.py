@@ -12,10 +12,9 @@ from celery.exceptions import WorkerShutdown
 from redis.exceptions import RedisError
 
 from usage_tasks.coordination.celery_internals.consumer import end_worker, start_before_tasks
-from usage_tasks.coordination.installation import check_configured, check_server, claim
+from usage_tasks.coordination.installation import check_configured, check_server, claim, refuse_certificate
 from usage_tasks.domain.errors import MisconfiguredError, RetryableError
 from usage_tasks.runtime import runtime
-from usage_tasks.settings import without_password
 from usage_tasks.storage.operations.installation import read_installation
 from usage_tasks.storage.schema_version import open_database
 from usage_tasks.wire.installations import InstallationIdentity
@@ -59,6 +58,15 @@ def look_at_redis() -> None:
         log.info("installation.written", installation=ours.installation_id)
 
 
+def look_or_refuse() -> None:
+    """Do as `look_at_redis`; a certificate that is not accepted is a fault of the settings too."""
+    try:
+        look_at_redis()
+    except RedisError as error:
+        refuse_certificate(error, runtime().settings)
+        raise
+
+
 def await_installation() -> None:
     """Wait until the database has shown the installation's id, then look at Redis if it answers.
 
@@ -67,25 +75,14 @@ def await_installation() -> None:
     """
     while True:
         try:
-            look_at_redis()
+            look_or_refuse()
         except RetryableError as error:
             log.warning("installation.unknown", reason=str(error))
             time.sleep(_PAUSE_SECONDS)
-        except RedisError as error:
-            refuse_certificate(error)
+        except RedisError:
             return
         else:
             return
-
-
-def refuse_certificate(error: BaseException) -> None:
-    """Raise MisconfiguredError if Redis is away because its certificate, or ours, is not accepted."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and type(cause).__module__ == "ssl":
-            place = without_password(runtime().settings.redis_url)
-            raise MisconfiguredError(f"redis: no TLS with {place}: {cause}; ssl_ca_certs names a CA") from error
-        cause = cause.__cause__ or cause.__context__
 
 
 class InstallationCheck(bootsteps.StartStopStep):
