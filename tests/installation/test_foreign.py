@@ -25,7 +25,7 @@ def start(stack: ExitStack, environment: dict[str, str], log: Path, command: tup
     process = stack.enter_context(
         child_process([sys.executable, *command], name="worker", log=log, environment=environment)
     )
-    words = " ready." if command == WORKER else "beat: Starting"
+    words = " ready." if "worker" in command else "beat: Starting"
     wait_until(lambda: log.exists() and words in log.read_text())
     return process
 
@@ -126,12 +126,13 @@ def test_a_copy_of_a_database_is_another_one_until_somebody_adopts_the_redis_or_
     assert id_of(rt.database) != id_of(other_database)
 
 
+@pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])
 def test_a_flushed_redis_gets_its_id_back_and_a_taken_over_one_ends_the_worker_and_the_beat(
-    rt: Runtime, environment: dict[str, str], other_environment: dict[str, str], tmp_path: Path
+    rt: Runtime, environment: dict[str, str], other_environment: dict[str, str], tmp_path: Path, pool: str
 ) -> None:
     advance_clock(rt.redis, "usage:", START)
     with ExitStack() as stack:
-        worker = start(stack, environment, tmp_path / "worker.log")
+        worker = start(stack, environment, tmp_path / "worker.log", (*WORKER, f"--pool={pool}"))
         beat = start(stack, environment, tmp_path / "beat.log", BEAT)
         wait_until(lambda: find_holder(rt.redis) is not None)
         rt.redis.flushdb()
