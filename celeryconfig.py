@@ -13,6 +13,7 @@ from kombu import Exchange, Queue
 from usage_tasks.celery_files.beat_schedule import make_beat_schedule
 from usage_tasks.domain.errors import MisconfiguredError
 from usage_tasks.settings import SettingsError, load_settings
+from usage_tasks.settings.redis_url import read_tls
 from usage_tasks.telemetry.multiprocess import prepare_directory
 
 try:
@@ -24,6 +25,7 @@ except (SettingsError, MisconfiguredError) as error:
 
 broker_url = _settings.redis_url
 result_backend = _settings.redis_url
+broker_use_ssl = read_tls(_settings.redis_url) or False  # the URL says the same; Flower reads it here alone
 
 # Names are protocol: the prefix of a task's name is its queue, and no other queue comes into being by a typing error.
 # Each has an exchange of its name: without one, all six would be bound to the default queue's, by its key, and a
@@ -63,10 +65,10 @@ broker_transport_options = {
     "health_check_interval": 4,
     "priority_steps": [0],  # one list a queue
     "queue_order_strategy": "round_robin",
-    "global_keyprefix": "usage:",
+    "global_keyprefix": _settings.redis.prefix,
 }
 result_backend_transport_options = {
-    "global_keyprefix": "usage:",
+    "global_keyprefix": _settings.redis.prefix,
     # Whatever Redis answers instead of taking a result: it is tried again for 20 s (docs/adr/0029).
     "additional_connection_errors": ["redis.exceptions.ResponseError"],
 }

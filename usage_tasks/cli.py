@@ -55,6 +55,10 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
             "operations.migrate:migrate",
             "Bring the database to this version: its schema, then the price list of the configuration file.",
         ),
+        "installation": CommandEntry(
+            "operations.installation:installation",
+            "The id that ties this database to its Redis; the Redis of another one is refused.",
+        ),
         "settings": CommandEntry(
             "operations.settings:settings",
             "Check the settings and print them, without secrets, as a configuration file.",

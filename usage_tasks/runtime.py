@@ -14,6 +14,7 @@ import redis
 from sqlalchemy import Connection
 
 from usage_tasks.coordination.clock import Clock, DatabaseClock, TestClock
+from usage_tasks.coordination.keyspace import open_redis
 from usage_tasks.coordination.pacer import Pacer
 from usage_tasks.coordination.published_balances import BalanceSnapshots
 from usage_tasks.coordination.redis_retry import make_discarding_retry
@@ -55,9 +56,7 @@ class Runtime:
     @cached_property
     def redis(self) -> "redis.Redis":
         """A client with bounded waits."""
-        return redis.Redis.from_url(
-            self.settings.redis_url, socket_timeout=5, socket_connect_timeout=2, retry=make_discarding_retry()
-        )
+        return open_redis(self.settings, socket_timeout=5, socket_connect_timeout=2, retry=make_discarding_retry())
 
     @cached_property
     def stripe(self) -> StripeGateway:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from celery import Celery
 
 from usage_tasks_client.batches import BATCH, Report
+from usage_tasks_client.broker import check_broker
 
 _MEMBERS_MAX: Final = 20_000
 
@@ -35,5 +36,6 @@ def tell_teams(app: Celery, teams: Sequence[Report], *, actor: str) -> None:
 
 
 def _send(app: Celery, name: str, arguments: Mapping[str, Any]) -> None:
+    check_broker(app)
     hidden: dict[str, Any] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
     app.send_task(f"directory.{name}", kwargs=dict(arguments), queue="directory", ignore_result=True, **hidden)

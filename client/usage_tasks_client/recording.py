@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from usage_tasks_client.batches import BATCH, Batch, Recorded, Report, UnconfirmedError, prepare
+from usage_tasks_client.broker import check_broker, refuse_cluster
 
 TASK: Final = "usage.record_instances"
 QUEUE: Final = "usage"
@@ -38,7 +39,7 @@ def record(
     The shape of a report is that of `usage.record_instances`. A report without `observed_at` is stamped with
     the present; with it, the same reports have the same task ids in every process. Each attempt waits
     `confirm_seconds` for all the batches that are under way. Raises UnconfirmedError, which names
-    what is not confirmed.
+    what is not confirmed, and WrongBrokerError if the broker is not one to send to.
     """
     total = Recorded()
     for begin in range(0, len(reports), BATCH * IN_FLIGHT_MAX):
@@ -54,6 +55,7 @@ def record_unconfirmed(
 ) -> Sequence[Batch]:
     """Send reports without waiting, and return what was sent: for heartbeats, which the next one makes up for."""
     batches = prepare(reports, actor=actor, at=at)
+    check_broker(app)
     for batch in batches:
         app.send_task(TASK, kwargs=dict(batch.arguments), task_id=batch.task_id, queue=QUEUE, ignore_result=True)
     return batches
@@ -102,12 +104,14 @@ def confirm(
 
 def _publish(app: Celery, batch: Batch, *, forget: bool) -> None:
     try:
+        check_broker(app)
         if forget:
             app.backend.forget(batch.task_id)
         # Answers are polled: Celery's subscription does not survive a broker that goes away.
         with denied_join_result():
             app.send_task(TASK, kwargs=dict(batch.arguments), task_id=batch.task_id, queue=QUEUE)
-    except _AWAY:
+    except _AWAY as error:
+        refuse_cluster(error)
         return  # This batch stays unconfirmed, and is sent again.
 
 

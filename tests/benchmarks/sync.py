@@ -35,7 +35,7 @@ from tests.benchmarks.measure import Figure, cpu_seconds, median, show
 from tests.stripe_world.population import add_paying, charge_all
 from usage_tasks.celery import app
 from usage_tasks.coordination.clock import TestClock
-from usage_tasks.coordination.pacer import KEY as PACER_KEY
+from usage_tasks.coordination.pacer import NAME as PACER
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.embedded.processes import free_port
 from usage_tasks.embedded.servers import running_servers
@@ -74,7 +74,7 @@ class Installation:
     @contextmanager
     def worker(self, calls_per_second: int) -> Iterator[None]:
         """One worker process with 16 threads that listens."""
-        self.redis.delete(PACER_KEY)
+        self.redis.delete(f"usage:{PACER}")
         self.metrics_port = free_port()
         command = [sys.executable, "-m", "celery", "-A", "usage_tasks", "worker", "-Q", "billing", "--loglevel=WARNING"]
         command += ["--pool=threads", "--concurrency=16", "--without-gossip", "--without-mingle"]

@@ -17,6 +17,7 @@ import redis
 from tests.chaos.faults import RECOVERY_SECONDS_MAX, TAKEN_OVER_SECONDS_MAX, Line, line
 from tests.chaos.quarter import ACTOR, is_whole
 from tests.chaos.world import BEATS, World, running_world
+from tests.chaos.wrong_installation import wrong_installation
 from tests.worker.redis_faults import (
     Fault,
     disk_full,
@@ -68,7 +69,8 @@ def broker_errors(seconds: float) -> Lines:
             )
         yield partial(installation.survive, "broker flushed empty, two workers", partial(flushed, world), 0)
         yield partial(installation.survive, "failover behind an address", partial(failed_over, world), seconds)
-    # A broker of another installation belongs here: yield from the lines of tests/chaos/wrong_installation.py.
+    with running_world("work", *BEATS) as world:
+        yield partial(wrong_installation, world)
 
 
 @contextmanager

@@ -162,9 +162,11 @@ def away(world: World, *, earlier_beat: bool) -> Line:
             for name, entry in schedule.items():
                 options: dict[str, Any] = {"queue": name.partition(".")[0], "headers": headers, **expired}
                 world.app.send_task(name, kwargs=entry["kwargs"], ignore_result=True, producer=producer, **options)
-    ticks = sum(int(world.redis.llen(list_key(queue))) for queue in queues)
+    ticks = sum(int(world.redis.llen(list_key(world.redis, queue))) for queue in queues)
     world.start("all")
-    seconds = world.wait("the queues", lambda: not any(world.redis.llen(list_key(queue)) for queue in queues))
+    seconds = world.wait(
+        "the queues", lambda: not any(world.redis.llen(list_key(world.redis, queue)) for queue in queues)
+    )
     beat = "an earlier version's beat" if earlier_beat else "beat"
     told = f"{ticks} ticks of {len(schedule)} tasks"
     bound = 2 * WAIT_SECONDS_MAX if earlier_beat else WAIT_SECONDS_MAX  # once, at an upgrade

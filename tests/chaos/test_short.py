@@ -9,6 +9,7 @@ from tests.chaos import faults
 from tests.chaos.__main__ import silencable
 from tests.chaos.quarter import Sample
 from tests.chaos.world import BEATS, World, running_world
+from tests.chaos.wrong_installation import wrong_installation
 
 SAMPLE = Sample(every=200, step=timedelta(days=20))
 pytestmark = pytest.mark.timeout(200)
@@ -32,6 +33,10 @@ def test_everybody_is_healthy_and_says_so(world: World) -> None:
 
 def test_a_flushed_broker_is_filled_by_the_next_ticks(world: World) -> None:
     assert faults.broker_flushed(world).holds
+
+
+def test_a_worker_of_another_installation_is_refused_and_nothing_is_lost(world: World) -> None:
+    assert wrong_installation(world).holds
 
 
 def test_a_worker_with_nothing_to_do_but_ticks_ends_soon(world: World) -> None:

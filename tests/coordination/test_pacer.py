@@ -9,7 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from usage_tasks.coordination.pacer import FAILURES_MAX, KEY, Pacer
+from usage_tasks.coordination.pacer import FAILURES_MAX, NAME, Pacer
 from usage_tasks.domain.errors import NotAdmittedError, PermanentError, RetryableError
 from usage_tasks.embedded.processes import free_port
 
@@ -72,7 +72,7 @@ def test_a_clock_that_is_set_back_makes_nobody_wait_so_much_longer(
     with redis.Redis.from_url(redis_url) as client:
         hour, now = 3600 * 1_000_000, int(client.time()[0]) * 1_000_000
         # What calls of an hour ahead left, half a second before Redis was set right.
-        client.hset(KEY, mapping={"seen_at": now + hour, kept: now + hour + 500_000})
+        client.hset(f"usage:{NAME}", mapping={"seen_at": now + hour, kept: now + hour + 500_000})
     started = time.monotonic()
     with suppress(NotAdmittedError):
         call(pacer)
@@ -146,7 +146,7 @@ def test_ten_failures_open_the_breaker_for_ten_seconds_and_failed_probes_for_up_
         with pytest.raises(NotAdmittedError, match="taken to be away") as refused:
             call(pacer)
         waits.append(round((refused.value.retry_after or timedelta(0)).total_seconds()))
-        client.hset(KEY, "open_until", 1)  # as if that time had passed
+        client.hset(f"usage:{NAME}", "open_until", 1)  # as if that time had passed
         call(pacer, RetryableError("still down"))
     assert waits == [10, 20, 40, 80, 160, 300, 300]
 
@@ -173,7 +173,7 @@ def test_a_flushed_redis_means_a_closed_breaker(make: Callable[..., Pacer], redi
     pacer = make()
     fail(pacer, FAILURES_MAX)
     client = redis.Redis.from_url(redis_url)
-    assert 0 < client.ttl(KEY) <= 2 * 3600
+    assert 0 < client.ttl(f"usage:{NAME}") <= 2 * 3600
     client.flushdb()
     client.script_flush()
     call(pacer)

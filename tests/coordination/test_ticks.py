@@ -15,7 +15,7 @@ def tick(rt: Runtime) -> bool:
     """Do as beat does."""
     sent = may_send(rt.redis, TICK, queue="usage")
     if sent:
-        rt.redis.lpush(list_key("usage"), "a tick")
+        rt.redis.lpush(list_key(rt.redis, "usage"), "a tick")
     return sent
 
 
@@ -33,7 +33,7 @@ def test_a_tick_that_was_begun_makes_room_for_the_next_though_others_wait(rt: Ru
 
 def test_a_tick_that_is_in_no_queue_was_taken_or_lost_and_the_next_one_is_sent(rt: Runtime) -> None:
     assert tick(rt)
-    rt.redis.delete(list_key("usage"))
+    rt.redis.delete(list_key(rt.redis, "usage"))
     assert tick(rt)
 
 

@@ -12,11 +12,13 @@ from sqlalchemy import text
 
 from tests.factories import DAY, HOUR, START, call, record, session_report, stopped_report, team, used
 from usage_tasks.coordination.clock import TestClock
-from usage_tasks.coordination.published_balances import KEY_PREFIX
+from usage_tasks.coordination.published_balances import BALANCE
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.tasks import maintenance
 from usage_tasks.tasks.task import ArgumentsError
 from usage_tasks.tasks.usage import ledger, limits
+
+KEY_PREFIX = f"usage:{BALANCE}"
 
 ASKED = {"attribution_id": team(), "actor": "service:scheduler"}
 NOW = START + DAY

@@ -8,7 +8,7 @@ import redis
 from sqlalchemy import text
 
 from tests.factories import DAY, HOUR, LIMITS, START, SYSTEM, record, session_report, stopped_report, team
-from usage_tasks.coordination.published_balances import KEY_PREFIX, MARKER_KEY, BalanceSnapshots
+from usage_tasks.coordination.published_balances import BALANCE, MARKER, BalanceSnapshots
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.domain.limits import HardLimitGrace
 from usage_tasks.services.ledger.cost_center import open_accounts
@@ -16,6 +16,9 @@ from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.services.limits.publish_balances import OVERLAP, PAGE, SnapshotRun, write_snapshots
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.pricing.prices import publish_prices
+
+KEY_PREFIX = f"usage:{BALANCE}"
+MARKER_KEY = f"usage:{MARKER}"
 
 GRACE: Final = HardLimitGrace(percent=10)
 AT: Final = START + DAY

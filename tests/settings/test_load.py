@@ -152,7 +152,7 @@ def test_without_a_file_the_environment_is_enough() -> None:
         ("USAGE_HEARTBEAT_GRACE", "10m", "heartbeat_grace", timedelta(minutes=10)),
         ("USAGE_MAX_SESSION_LIFETIME", "36h", "max_session_lifetime", timedelta(hours=36)),
         ("USAGE_REDIS__ADDRESS", "other:1", "redis_url", "redis://other:1/0"),
-        ("USAGE_REDIS__URL", "rediss://other/2", "redis_url", "rediss://other/2"),
+        ("USAGE_REDIS__URL", "rediss://other/2", "redis_url", "rediss://other/2?ssl_cert_reqs=required"),
         ("REDIS_URL", "redis://other/3", "redis_url", "redis://other/3"),
         ("REDIS_URL", "", "redis_url", "redis://redis:6379/0"),
         ("USAGE_DATABASE__URL", "postgres://db/x", "database_url", "postgresql://db/x"),

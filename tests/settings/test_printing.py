@@ -94,7 +94,7 @@ def test_the_command_prints_a_file_that_it_takes_itself(tmp_path: Path) -> None:
     assert "hush" not in first
     assert (json.loads(first)["database"], json.loads(first)["redis"]) == (
         {"url": "postgresql://u@db/usage"},
-        {"url": "redis://redis:6379/7"},
+        {"url": "redis://redis:6379/7", "prefix": "usage:"},
     )
     (tmp_path / "second.json").write_text(first)
     assert printed("second.json", DATABASE_URL="", REDIS_URL="") == first

@@ -15,8 +15,9 @@ from tests.factories import START
 from tests.tasks.test_task import as_if_delivered
 from tests.worker.redis_faults import replica
 from usage_tasks.coordination.celery_internals.answers import count_answers_as_lost
-from usage_tasks.coordination.celery_internals.queues import PREFIX, list_key
+from usage_tasks.coordination.celery_internals.queues import list_key
 from usage_tasks.coordination.clock import TestClock
+from usage_tasks.coordination.keyspace import DEFAULT_PREFIX
 from usage_tasks.coordination.ticks import may_send, note_begun
 from usage_tasks.health import check_heartbeats
 from usage_tasks.runtime import Runtime
@@ -34,7 +35,7 @@ def app(rt: Runtime) -> Iterator[Celery]:
     """An application on the test's broker that sends to the queues of ours."""
     made = Celery("beats", broker=rt.settings.redis_url, set_as_current=False)
     made.conf.update(
-        broker_transport_options={"global_keyprefix": PREFIX, "priority_steps": [0]},
+        broker_transport_options={"global_keyprefix": DEFAULT_PREFIX, "priority_steps": [0]},
         task_routes={"usage.*": {"queue": "usage"}},
         beat_max_loop_interval=5,
     )
@@ -52,7 +53,7 @@ def beat(app: Celery, seconds: float, **entries: dict[str, Any]) -> BeatingSched
 
 
 def sent(rt: Runtime) -> list[str]:
-    waiting: Any = rt.redis.lrange(list_key("usage"), 0, -1)
+    waiting: Any = rt.redis.lrange(list_key(rt.redis, "usage"), 0, -1)
     return [json.loads(each)["headers"]["task"] for each in reversed(waiting)]
 
 
@@ -76,7 +77,7 @@ def test_a_worker_that_begins_a_tick_makes_room_for_the_next(rt: Runtime) -> Non
     name = str(ledger.reconcile_usage.name)
     for request, next_one in (({}, False), ({TICK: True}, True)):
         assert may_send(rt.redis, name, queue="usage") or not next_one
-        rt.redis.lpush(list_key("usage"), "another message")
+        rt.redis.lpush(list_key(rt.redis, "usage"), "another message")
         with as_if_delivered(ledger.reconcile_usage, **request):
             ledger.reconcile_usage()
         assert may_send(rt.redis, name, queue="usage") is next_one

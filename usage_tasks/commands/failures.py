@@ -4,6 +4,7 @@
 """
 
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -58,6 +59,8 @@ def _is_refused_by_redis(error: BaseException) -> bool:
         return True
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_NONAME  # an unknown host; by other codes the resolver is away
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return True
     return isinstance(error, _REDIS_REFUSES)
 
 

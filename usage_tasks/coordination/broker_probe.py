@@ -9,7 +9,8 @@ from typing import Any, Final
 import redis
 import structlog
 
-from usage_tasks.coordination.celery_internals.queues import list_key_types
+from usage_tasks.coordination.celery_internals.queues import list_key, list_key_types
+from usage_tasks.coordination.keyspace import key_of
 
 log = structlog.get_logger(__name__)
 
@@ -17,9 +18,9 @@ PAUSE_SECONDS: Final = 0.5
 REPEAT_SECONDS: Final = 60.0
 """A broker that refuses is logged once, and again so often."""
 
-_PROBE: Final = "usage:probe"
+_PROBE: Final = "probe"
 _PROBE_KEPT: Final = timedelta(seconds=10)
-_ASIDE: Final = "usage:wrong_type:"
+_ASIDE: Final = "wrong_type:"
 
 # By the type again: another process may have moved the key meanwhile, and a queue be there now.
 _MOVE: Final = """
@@ -38,8 +39,8 @@ def find_refusal(client: "redis.Redis") -> redis.RedisError | None:
     client.connection_pool.disconnect(inuse_connections=False)
     try:
         with client.pipeline() as pipe:
-            pipe.hset(_PROBE, "probe", 1)
-            pipe.expire(_PROBE, _PROBE_KEPT)
+            pipe.hset(key_of(client, _PROBE), "probe", 1)
+            pipe.expire(key_of(client, _PROBE), _PROBE_KEPT)
             pipe.execute()
     except redis.RedisError as error:
         return error
@@ -52,7 +53,7 @@ def move_wrong_types_aside(client: "redis.Redis", queues: Iterable[str]) -> None
     Whoever overwrote a queue has lost its messages; the sweeps find their work. A key that stays would keep a worker
     from its other queues too, and senders from this one.
     """
-    types = list_key_types(queues)
+    types = list_key_types(client, queues)
     with client.pipeline(transaction=False) as pipe:
         for key in types:
             pipe.type(key)
@@ -60,7 +61,7 @@ def move_wrong_types_aside(client: "redis.Redis", queues: Iterable[str]) -> None
     for (key, wanted), each in zip(types.items(), found, strict=True):
         if each.decode() in {wanted, "none"}:
             continue
-        aside = f"{_ASIDE}{key}:{uuid.uuid4().hex}"
+        aside = key_of(client, f"{_ASIDE}{key}:{uuid.uuid4().hex}")
         if client.eval(_MOVE, 2, key, aside, wanted):
             log.error("broker.wrong_type", key=key, found=each.decode(), wanted=wanted, moved_to=aside)
 
@@ -68,8 +69,8 @@ def move_wrong_types_aside(client: "redis.Redis", queues: Iterable[str]) -> None
 def put_back(client: "redis.Redis", untaken: MutableSequence[tuple[str, str]]) -> None:
     """Put messages back to the end of their queues that is worked off next. Raises RedisError."""
     while untaken:
-        key, message = untaken[-1]
-        client.rpush(key, message)
+        queue, message = untaken[-1]
+        client.rpush(list_key(client, queue), message)
         untaken.pop()
 
 

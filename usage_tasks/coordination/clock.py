@@ -9,9 +9,10 @@ from typing import Final, Protocol
 
 import redis
 
+from usage_tasks.coordination.keyspace import key_of
 from usage_tasks.domain.errors import RetryableError
 
-CLOCK_KEY: Final = "usage:test_clock"
+_KEY: Final = "test_clock"
 
 
 class Clock(Protocol):
@@ -40,18 +41,19 @@ class TestClock:
 
     def __init__(self, client: "redis.Redis") -> None:
         self._client = client
+        self._key = key_of(client, _KEY)
 
     def now(self) -> datetime:
         """See Clock. Raises RetryableError while nobody has set the clock."""
-        held = self._client.get(CLOCK_KEY)
+        held = self._client.get(self._key)
         if not isinstance(held, bytes):
-            raise RetryableError(f"test clock: {CLOCK_KEY} is not set in Redis")
+            raise RetryableError(f"test clock: {self._key} is not set in Redis")
         return datetime.fromisoformat(held.decode())
 
     def advance(self, to: datetime) -> datetime:
         """Move the clock forward to an instant, or leave it where it is further already; answer what it shows."""
-        held = self._client.get(CLOCK_KEY)
+        held = self._client.get(self._key)
         if isinstance(held, bytes):
             to = max(to, datetime.fromisoformat(held.decode()))
-        self._client.set(CLOCK_KEY, to.astimezone(UTC).isoformat())
+        self._client.set(self._key, to.astimezone(UTC).isoformat())
         return to

@@ -14,13 +14,15 @@ from typing import Any, Final
 
 import redis
 
+from usage_tasks.coordination.keyspace import key_of
+
 REDELIVERIES_MAX: Final = 5
 """A message that was redelivered more often than this, and never finished, becomes a dead letter."""
 
 DEAD_LETTERS_MAX: Final = 10_000
 
-_DEAD_LETTERS: Final = "usage:parked"
-_REDELIVERIES: Final = "usage:taken:"
+_DEAD_LETTERS: Final = "parked"
+_REDELIVERIES: Final = "taken:"
 _COUNTED_FOR: Final = timedelta(days=1)
 
 
@@ -38,15 +40,16 @@ class DeadLetter:
 
 def add_dead_letter(client: "redis.Redis", letter: DeadLetter) -> bool:
     """Set a message aside; return False if there are too many already."""
-    if client.hlen(_DEAD_LETTERS) >= DEAD_LETTERS_MAX and not client.hexists(_DEAD_LETTERS, letter.task_id):
+    key = key_of(client, _DEAD_LETTERS)
+    if client.hlen(key) >= DEAD_LETTERS_MAX and not client.hexists(key, letter.task_id):
         return False
-    client.hset(_DEAD_LETTERS, letter.task_id, json.dumps(asdict(letter)))
+    client.hset(key, letter.task_id, json.dumps(asdict(letter)))
     return True
 
 
 def list_dead_letters(client: "redis.Redis") -> list[DeadLetter]:
     """Return all dead letters, the oldest first."""
-    held: Any = client.hvals(_DEAD_LETTERS)
+    held: Any = client.hvals(key_of(client, _DEAD_LETTERS))
     return sorted((_parse(each) for each in held), key=lambda each: each.parked_at)
 
 
@@ -58,21 +61,21 @@ def _parse(text: bytes) -> DeadLetter:
 
 def count_dead_letters(client: "redis.Redis") -> int:
     """Return the number of dead letters."""
-    held: Any = client.hlen(_DEAD_LETTERS)
+    held: Any = client.hlen(key_of(client, _DEAD_LETTERS))
     return int(held)
 
 
 def remove_dead_letter(client: "redis.Redis", task_id: str) -> None:
     """Remove a dead letter and the count of its redeliveries."""
-    client.hdel(_DEAD_LETTERS, task_id)
-    client.delete(_REDELIVERIES + task_id)
+    client.hdel(key_of(client, _DEAD_LETTERS), task_id)
+    client.delete(key_of(client, _REDELIVERIES + task_id))
 
 
 def count_redelivery(client: "redis.Redis", task_id: str) -> int:
     """Count a redelivery after a worker vanished; return the number so far."""
     with client.pipeline() as pipe:
-        pipe.incr(_REDELIVERIES + task_id)
-        pipe.expire(_REDELIVERIES + task_id, _COUNTED_FOR)
+        pipe.incr(key_of(client, _REDELIVERIES + task_id))
+        pipe.expire(key_of(client, _REDELIVERIES + task_id), _COUNTED_FOR)
         return int(pipe.execute()[0])
 
 
@@ -80,11 +83,11 @@ def forgive_redeliveries(client: "redis.Redis", task_ids: Iterable[str]) -> None
     """Take one redelivery of each task off the count, before or after it is counted."""
     with client.pipeline() as pipe:
         for task_id in task_ids:
-            pipe.decr(_REDELIVERIES + task_id)
-            pipe.expire(_REDELIVERIES + task_id, _COUNTED_FOR)
+            pipe.decr(key_of(client, _REDELIVERIES + task_id))
+            pipe.expire(key_of(client, _REDELIVERIES + task_id), _COUNTED_FOR)
         pipe.execute()
 
 
 def forget_redeliveries(client: "redis.Redis", task_id: str) -> None:
     """Begin the count of a task's redeliveries anew."""
-    client.delete(_REDELIVERIES + task_id)
+    client.delete(key_of(client, _REDELIVERIES + task_id))

@@ -12,14 +12,15 @@ from typing import Final
 import redis
 
 from usage_tasks.coordination.flags import forget_overlong
+from usage_tasks.coordination.keyspace import key_of
 
-_KEY: Final = "usage:hint:"
+_KEY: Final = "hint:"
 _LEASE: Final = timedelta(minutes=1)
 
 
 def is_first(client: "redis.Redis", name: str) -> bool:
     """Set the flag of this name; return True if it was not set before. Without Redis every caller is the first."""
-    key = _KEY + name
+    key = key_of(client, _KEY + name)
     try:
         return bool(
             client.set(key, 1, nx=True, ex=_LEASE)
@@ -32,4 +33,4 @@ def is_first(client: "redis.Redis", name: str) -> bool:
 def clear(client: "redis.Redis", name: str) -> None:
     """Clear the flag of this name. The task calls this before it looks for work."""
     with suppress(redis.RedisError):
-        client.delete(_KEY + name)
+        client.delete(key_of(client, _KEY + name))

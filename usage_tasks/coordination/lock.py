@@ -17,6 +17,7 @@ from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
 from usage_tasks.coordination.flags import forget_overlong
+from usage_tasks.coordination.keyspace import key_of
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +28,7 @@ A lock that would last longer is of a Redis whose clock was set back since. It i
 keeps it from writing.
 """
 
-_KEY: Final = "usage:lock:"
+_KEY: Final = "lock:"
 
 
 class LockState(Enum):
@@ -41,9 +42,10 @@ class LockState(Enum):
 @contextmanager
 def held(client: "redis.Redis", name: str, *, lease: timedelta = LEASE) -> Iterator[LockState]:
     """Take a lock for the block, without waiting; renew it until the block ends."""
-    lock = Lock(client, _KEY + name, timeout=lease.total_seconds(), blocking=False, thread_local=False)
+    key = key_of(client, _KEY + name)
+    lock = Lock(client, key, timeout=lease.total_seconds(), blocking=False, thread_local=False)
     try:
-        taken = lock.acquire() or (forget_overlong(client, _KEY + name, lease=max(lease, LEASE)) and lock.acquire())
+        taken = lock.acquire() or (forget_overlong(client, key, lease=max(lease, LEASE)) and lock.acquire())
         state = LockState.HELD if taken else LockState.TAKEN
     except RedisError as error:
         log.warning("lock.unknown", job=name, reason=str(error))

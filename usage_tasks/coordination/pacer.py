@@ -17,12 +17,13 @@ from typing import Any, Final
 import redis
 import structlog
 
+from usage_tasks.coordination.keyspace import key_of
 from usage_tasks.domain.errors import NotAdmittedError, PermanentError, RetryableError
 from usage_tasks.telemetry.metrics import BREAKER_OPENINGS
 
 log = structlog.get_logger(__name__)
 
-KEY: Final = "usage:stripe_pacer"
+NAME: Final = "stripe_pacer"
 FAILURES_MAX: Final = 10
 """So many failures in a row open the breaker."""
 
@@ -125,6 +126,7 @@ class Pacer:
         wait_max: timedelta = WAIT_MAX,
         cool_off: timedelta = COOL_OFF_FIRST,
     ) -> None:
+        self._key = key_of(client, NAME)
         self._interval = timedelta(seconds=1) / calls_per_second
         self._burst = max(timedelta(0), timedelta(seconds=_BURST_SHARE) - self._interval)
         self._wait_max, self._cool_off = wait_max, cool_off
@@ -187,14 +189,14 @@ class Pacer:
 
     def _ask(self, script: str, *arguments: int) -> Any:
         try:
-            return self._scripts[script](keys=[KEY], args=arguments)
+            return self._scripts[script](keys=[self._key], args=arguments)
         except redis.RedisError as error:
             raise NotAdmittedError(f"redis: {type(error).__name__} {error}") from error
 
     def _tell(self, script: str, *arguments: int) -> bool:
         """Say how a call ended. That it can't be said undoes no call: it is logged, and the next one asks anyway."""
         try:
-            return bool(self._scripts[script](keys=[KEY], args=arguments))
+            return bool(self._scripts[script](keys=[self._key], args=arguments))
         except redis.RedisError as error:
             log.warning("stripe.pacer_not_told", reason=type(error).__name__)
             return False

@@ -1,7 +1,8 @@
 """Balances in Redis, for other services to read in one HGETALL. Nobody here ever reads them back.
 
-`usage:balance:<attribution_id>` is a hash of texts. A second key, the marker, says since when everything is there:
-where it is missing (first run, flushed Redis, half an expiry gone by) the next tick writes every account again.
+`usage:balance:<attribution_id>` is a hash of texts; `usage:` is the prefix of the installation (`redis.prefix`). A
+second key, the marker, says since when everything is there: where it is missing (first run, flushed Redis, half an
+expiry gone by) the next tick writes every account again.
 """
 
 from collections.abc import Sequence
@@ -13,13 +14,15 @@ from typing import Final
 import redis
 from redis.typing import EncodableT
 
+from usage_tasks.coordination.keyspace import key_of
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.domain.limits import LimitState
 
-KEY_PREFIX: Final = "usage:balance:"
-MARKER_KEY: Final = "usage:balance_marker"
+BALANCE: Final = "balance:"
+"""The name of an account's key, before its attribution and after the prefix of the installation."""
+MARKER: Final = "balance_marker"
 PIPELINE_MAX: Final = 500
 """How many accounts one transaction of Redis holds: a few milliseconds of its one thread."""
 
@@ -63,12 +66,13 @@ class BalanceSnapshots:
 
     def __init__(self, client: "redis.Redis", *, period: timedelta | None) -> None:
         self._client = client
+        self._marker = key_of(client, MARKER)
         self.expiry = max(_EXPIRY_MIN, _PERIODS_PER_EXPIRY * (period or timedelta(0)))
 
     def find_marker(self) -> datetime | None:
         """Answer since when changes are to be written; None where everything is."""
         try:
-            held = self._client.get(MARKER_KEY)
+            held = self._client.get(self._marker)
         except redis.RedisError as error:
             raise _away(error) from error
         return datetime.fromisoformat(held.decode()) if isinstance(held, bytes) and held != _BEING_WRITTEN else None
@@ -76,7 +80,7 @@ class BalanceSnapshots:
     def begin_rewrite(self) -> None:
         """Say that everything is being written, so that a flush in the middle of it is noticed at its end."""
         try:
-            self._client.set(MARKER_KEY, _BEING_WRITTEN, ex=self.expiry // 2)
+            self._client.set(self._marker, _BEING_WRITTEN, ex=self.expiry // 2)
         except redis.RedisError as error:
             raise _away(error) from error
 
@@ -86,7 +90,7 @@ class BalanceSnapshots:
         It can't where the marker went missing meanwhile, and what was written with it: the next tick writes all.
         """
         try:
-            return bool(self._client.set(MARKER_KEY, since.isoformat(), xx=True, keepttl=True))
+            return bool(self._client.set(self._marker, since.isoformat(), xx=True, keepttl=True))
         except redis.RedisError as error:
             raise _away(error) from error
 
@@ -96,8 +100,9 @@ class BalanceSnapshots:
             for start in range(0, len(snapshots), PIPELINE_MAX):
                 with self._client.pipeline(transaction=True) as pipeline:
                     for each in snapshots[start : start + PIPELINE_MAX]:
-                        pipeline.hset(KEY_PREFIX + each.attribution_id, mapping=each.encode())
-                        pipeline.expire(KEY_PREFIX + each.attribution_id, self.expiry)
+                        key = key_of(self._client, BALANCE + each.attribution_id)
+                        pipeline.hset(key, mapping=each.encode())
+                        pipeline.expire(key, self.expiry)
                     pipeline.execute()
         except redis.RedisError as error:
             raise _away(error) from error

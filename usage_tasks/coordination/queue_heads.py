@@ -24,5 +24,5 @@ def read_heads(client: "redis.Redis", queues: Sequence[str]) -> dict[str, str]:
     """
     if not queues:
         return {}
-    found: Any = client.eval(_READ, len(queues), *map(list_key, queues))
+    found: Any = client.eval(_READ, len(queues), *(list_key(client, queue) for queue in queues))
     return {queue: head.decode() for queue, head in zip(queues, found, strict=True) if head}

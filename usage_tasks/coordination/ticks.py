@@ -13,11 +13,12 @@ from typing import Any, Final
 import redis
 
 from usage_tasks.coordination.celery_internals.queues import list_key
+from usage_tasks.coordination.keyspace import key_of
 
 WAIT_MAX: Final = timedelta(minutes=10)
 """After this long another tick is sent, though one seems to wait."""
 
-_KEY: Final = "usage:tick:"
+_KEY: Final = "tick:"
 
 # A flag that would last longer than it was set for is of a Redis whose clock was set back since.
 _MAY_SEND: Final = """
@@ -31,9 +32,8 @@ _MAY_SEND: Final = """
 def may_send(client: "redis.Redis", task: str, *, queue: str) -> bool:
     """Return True if a tick is to be sent, and set its flag. Without Redis always: the broker is away as well."""
     try:
-        answer: Any = client.eval(
-            _MAY_SEND, 2, _KEY + task, list_key(queue), str(WAIT_MAX // timedelta(milliseconds=1))
-        )
+        keys = [key_of(client, _KEY + task), list_key(client, queue)]
+        answer: Any = client.eval(_MAY_SEND, len(keys), *keys, str(WAIT_MAX // timedelta(milliseconds=1)))
     except redis.RedisError:
         return True
     return bool(answer)
@@ -42,4 +42,4 @@ def may_send(client: "redis.Redis", task: str, *, queue: str) -> bool:
 def note_begun(client: "redis.Redis", task: str) -> None:
     """Clear the flag: a worker has taken the tick."""
     with suppress(redis.RedisError):
-        client.delete(_KEY + task)
+        client.delete(key_of(client, _KEY + task))

@@ -14,12 +14,14 @@ from typing import Any, Final
 
 import redis
 
+from usage_tasks.coordination.keyspace import key_of
+
 KEPT_MAX: Final = 1_000
 KEPT_BYTES_MAX: Final = 64 << 10
 """How much of a message is kept: the rest is known by its length and its digest."""
 
-_MESSAGES: Final = "usage:unreadable"
-_ORDER: Final = "usage:unreadable:order"
+_MESSAGES: Final = "unreadable"
+_ORDER: Final = "unreadable:order"
 
 _KEEP: Final = """
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
@@ -90,33 +92,35 @@ def keep_unreadable(client: "redis.Redis", message: UnreadableMessage) -> int:
     """Keep a message; return the number of the oldest that made room for it."""
     at = datetime.fromisoformat(message.parked_at).timestamp()
     stored = json.dumps(asdict(message))
-    gone: Any = client.eval(_KEEP, 2, _MESSAGES, _ORDER, message.message_id, stored, str(at), str(KEPT_MAX))
+    gone: Any = client.eval(
+        _KEEP, 2, key_of(client, _MESSAGES), key_of(client, _ORDER), message.message_id, stored, str(at), str(KEPT_MAX)
+    )
     return int(gone)
 
 
 def list_unreadable(client: "redis.Redis") -> list[UnreadableMessage]:
     """Return all that are kept, the oldest first."""
-    found: Any = client.hvals(_MESSAGES)
+    found: Any = client.hvals(key_of(client, _MESSAGES))
     return sorted((_parse(text) for text in found), key=lambda each: each.parked_at)
 
 
 def find_unreadable(client: "redis.Redis", message_id: str) -> UnreadableMessage | None:
     """Return a message that is kept."""
-    text: Any = client.hget(_MESSAGES, message_id)
+    text: Any = client.hget(key_of(client, _MESSAGES), message_id)
     return None if text is None else _parse(text)
 
 
 def count_unreadable(client: "redis.Redis") -> int:
     """Return the number of messages that are kept."""
-    held: Any = client.hlen(_MESSAGES)
+    held: Any = client.hlen(key_of(client, _MESSAGES))
     return int(held)
 
 
 def remove_unreadable(client: "redis.Redis", message_id: str) -> None:
     """Remove a message."""
     with client.pipeline() as pipe:
-        pipe.hdel(_MESSAGES, message_id)
-        pipe.zrem(_ORDER, message_id)
+        pipe.hdel(key_of(client, _MESSAGES), message_id)
+        pipe.zrem(key_of(client, _ORDER), message_id)
         pipe.execute()
 
 

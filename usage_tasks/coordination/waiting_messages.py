@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import redis
 
-_WAITING: Final = "usage:waiting"
-_MESSAGES: Final = "usage:waiting:messages"
-_CLAIMS: Final = "usage:waiting:claimed:"
+from usage_tasks.coordination.keyspace import key_of
+
+_WAITING: Final = "waiting"
+_MESSAGES: Final = "waiting:messages"
+_CLAIMS: Final = "waiting:claimed:"
 _LEASE: Final = timedelta(seconds=30)
 _PAGE: Final = 100
 
@@ -57,48 +59,49 @@ class StoredEntry:
 def keep_message(client: "redis.Redis", message: WaitingMessage, content: Mapping[str, Any]) -> None:
     """Store a message and what is needed to send it again; it replaces an earlier state of the same message."""
     with client.pipeline() as pipe:
-        pipe.hset(_MESSAGES, message.task_id, json.dumps(content))
-        pipe.hset(_WAITING, message.task_id, json.dumps(asdict(message) | {"stored": uuid.uuid4().hex}))
-        pipe.delete(_CLAIMS + message.task_id)
+        pipe.hset(key_of(client, _MESSAGES), message.task_id, json.dumps(content))
+        pipe.hset(key_of(client, _WAITING), message.task_id, json.dumps(asdict(message) | {"stored": uuid.uuid4().hex}))
+        pipe.delete(key_of(client, _CLAIMS + message.task_id))
         pipe.execute()
 
 
 def read_page(client: "redis.Redis", cursor: int) -> tuple[int, list[StoredEntry]]:
     """Return some of the list and the cursor of the next page, 0 after the last one. Begin with cursor 0."""
-    found: Any = client.hscan(_WAITING, cursor=cursor, count=_PAGE)
+    found: Any = client.hscan(key_of(client, _WAITING), cursor=cursor, count=_PAGE)
     return int(found[0]), [_parse(text) for text in found[1].values()]
 
 
 def list_waiting(client: "redis.Redis") -> list[WaitingMessage]:
     """Return all that wait, the oldest first."""
-    found: Any = client.hvals(_WAITING)
+    found: Any = client.hvals(key_of(client, _WAITING))
     return sorted((_parse(text).message for text in found), key=lambda each: each.waits_since)
 
 
 def find_waiting(client: "redis.Redis", task_id: str) -> StoredEntry | None:
     """Return a message that waits."""
-    text: Any = client.hget(_WAITING, task_id)
+    text: Any = client.hget(key_of(client, _WAITING), task_id)
     return None if text is None else _parse(text)
 
 
 def count_waiting(client: "redis.Redis") -> int:
     """Return the number of messages that wait."""
-    held: Any = client.hlen(_WAITING)
+    held: Any = client.hlen(key_of(client, _WAITING))
     return int(held)
 
 
 def claim_message(client: "redis.Redis", task_id: str) -> dict[str, Any] | None:
     """Take a message for 30 s, to send it; return its content, or None if another process has taken it."""
-    if not client.set(_CLAIMS + task_id, 1, nx=True, ex=_LEASE):
+    if not client.set(key_of(client, _CLAIMS + task_id), 1, nx=True, ex=_LEASE):
         return None
-    content: Any = client.hget(_MESSAGES, task_id)
+    content: Any = client.hget(key_of(client, _MESSAGES), task_id)
     return None if content is None else dict(json.loads(content))
 
 
 def remove_message(client: "redis.Redis", entry: StoredEntry) -> None:
     """Remove a message, unless a worker has kept it anew meanwhile."""
-    client.eval(_REMOVE, 2, _WAITING, _MESSAGES, entry.message.task_id, entry.text)
-    client.delete(_CLAIMS + entry.message.task_id)
+    keys = [key_of(client, _WAITING), key_of(client, _MESSAGES)]
+    client.eval(_REMOVE, len(keys), *keys, entry.message.task_id, entry.text)
+    client.delete(key_of(client, _CLAIMS + entry.message.task_id))
 
 
 def _parse(text: bytes) -> StoredEntry:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-import redis
 import requests
 from rich.console import Console
 
 from usage_tasks.celery import app
 from usage_tasks.coordination.clock import TestClock
+from usage_tasks.coordination.keyspace import open_redis
 from usage_tasks.demo.stand_in import SECRET_KEY, WEBHOOK_SECRET, StandIn
 from usage_tasks.embedded.processes import StartError, child_process, free_port, log_tail, wait_for_end
 from usage_tasks.embedded.servers import running_servers
+from usage_tasks.settings import load_settings
 from usage_tasks.settings.values import CALLS_PER_SECOND_MAX
 
 # usage prices in credits a minute; the clusters' classes are CPU counts
@@ -125,7 +126,7 @@ def running_installation(
             "DATABASE_URL": servers.database_url,
             "REDIS_URL": servers.redis_url,
         }
-        clock = TestClock(redis.Redis.from_url(servers.redis_url))
+        clock = TestClock(open_redis(load_settings(environment)))
         clock.advance(clock_start)
         installation = Installation(
             directory=directory,

@@ -11,7 +11,7 @@ from usage_tasks.settings.credentials import StripeCredentials, read_directory_k
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.load import load_settings
 from usage_tasks.settings.model import AccountKind, Settings, SpendingLimitSettings, StripePrices
-from usage_tasks.settings.printing import print_settings
+from usage_tasks.settings.printing import print_settings, without_password
 
 __all__ = [
     "AccountKind",
@@ -24,4 +24,5 @@ __all__ = [
     "print_settings",
     "read_directory_key",
     "read_stripe_credentials",
+    "without_password",
 ]

@@ -24,6 +24,8 @@ from usage_tasks.settings.values import (
     LIMIT_CREDITS_MAX,
     DatabaseUrl,
     HostAndPort,
+    InstallationId,
+    KeyPrefix,
     LimitCredits,
     MinimumCredits,
     Networks,
@@ -218,7 +220,13 @@ class Redis(_Section):
     url: RedisUrl | None = Field(
         default=None,
         repr=False,
-        description="a URL such as redis://user:password@host:6379/0, or rediss:// for TLS",
+        description="a URL such as redis://user:password@host:6379/0, or rediss:// for TLS, which verifies the "
+        "server's certificate; ?ssl_ca_certs=FILE names a CA of your own",
+    )
+    prefix: KeyPrefix = Field(
+        default="usage:",
+        description="the beginning of every key, one for each installation on a Redis: up to 64 letters, digits and "
+        "any of ._:- with a colon at the end",
     )
 
     @model_validator(mode="after")
@@ -279,7 +287,10 @@ class Settings(_Section):
     database: DatabaseSettings = Field(
         default_factory=DatabaseSettings, description='an object such as {"url": "postgresql://..."}'
     )
-    redis: Redis = Field(default_factory=Redis, description='an object with either "address" or "url"')
+    redis: Redis = Field(default_factory=Redis, description='an object with either "address" or "url", and "prefix"')
+    installation: InstallationId | None = Field(
+        default=None, description="the id that `usage-tasks installation show` prints, a UUID"
+    )
     server_address: Text | None = Field(default=None, description="host:port of the platform's server")
     gitpod_host: Text | None = Field(default=None, description="the host name of the platform")
     test_clock: bool = Field(

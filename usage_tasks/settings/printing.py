@@ -26,7 +26,8 @@ def print_settings(settings: Settings) -> str:
     Passwords are left out of URLs: `DATABASE_URL` and `REDIS_URL` give them.
     """
     values = settings.model_dump(by_alias=True)
-    values["redis"] = {"address": settings.redis.address} if settings.redis.address else {"url": settings.redis_url}
+    place = {"address": settings.redis.address} if settings.redis.address else {"url": settings.redis_url}
+    values["redis"] = place | {"prefix": settings.redis.prefix}
     off = {path for path, field in list_fields() if timedelta in get_args(field.annotation)}
     return "".join(_render(_to_file(values, (), off), "\n")) + "\n"
 

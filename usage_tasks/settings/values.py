@@ -10,6 +10,7 @@ from decimal import Decimal
 from ipaddress import ip_network
 from typing import Annotated, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
@@ -22,6 +23,7 @@ from usage_tasks.domain.prices import (
     ROUNDING_STEP_MAX,
 )
 from usage_tasks.settings.database_url import PORT_MAX, parse_database_url
+from usage_tasks.settings.redis_url import parse_prefix, parse_redis_url
 
 LIMIT_CREDITS_MAX: Final = 10**12
 CALLS_PER_SECOND_MAX: Final = 10_000
@@ -80,16 +82,8 @@ def _web_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _redis_url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        known = parts.scheme in {"redis", "rediss"} and parts.hostname and parts.port != 0
-    except ValueError:
-        # Raised from nothing: urllib's message repeats what it took for a port, which may be a password.
-        raise ValueError("not a Redis URL") from None
-    if not known:
-        raise ValueError("not a Redis URL")
-    return value
+def _uuid(value: str) -> str:
+    return str(UUID(value))
 
 
 def _host_and_port(value: str) -> str:
@@ -122,6 +116,8 @@ PricesByClass = Annotated[Mapping[Text, CreditsPerMinute], Field(min_length=1)]
 PriceIds = Annotated[Mapping[Currency, Text], Field(min_length=1)]
 Networks = Annotated[Sequence[Text], Field(max_length=100), AfterValidator(_networks)]
 DatabaseUrl = Annotated[str, AfterValidator(parse_database_url)]
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+RedisUrl = Annotated[str, AfterValidator(parse_redis_url)]
+KeyPrefix = Annotated[str, AfterValidator(parse_prefix)]
+InstallationId = Annotated[str, AfterValidator(_uuid)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 WebUrl = Annotated[str, AfterValidator(_web_url)]

@@ -42,8 +42,12 @@ def make_application(configuration: Configuration) -> "Application":
     """Make the application of a configuration. Nothing is connected yet; raises ValueError for a wrong value."""
     receiver = Receiver(
         secrets=Secrets(snapshot=configuration.secrets, thin=configuration.thin_secrets),
-        publisher=Publisher(configuration.broker),
-        limiter=Limiter(configuration.redis_url, refusals_per_minute=configuration.refusals_per_minute),
+        publisher=Publisher(configuration.broker, installation=configuration.installation),
+        limiter=Limiter(
+            configuration.redis_url,
+            refusals_per_minute=configuration.refusals_per_minute,
+            prefix=configuration.prefix,
+        ),
     )
     return Application(receiver, parse_networks(configuration.trusted_proxies))
 

@@ -38,6 +38,8 @@ class Configuration:
     secrets: Sequence[str]
     thin_secrets: Sequence[str]
     redis_url: str
+    prefix: str = "usage:"
+    installation: str | None = None
     refusals_per_minute: int
     trusted_proxies: Sequence[str]
     broker: Broker
@@ -65,12 +67,15 @@ def collect_configuration() -> Configuration:
     from usage_tasks.settings import load_settings, read_stripe_credentials  # noqa: PLC0415
 
     settings = load_settings(os.environ)
+    _check_redis(settings)
     credentials = read_stripe_credentials(settings)
     queue = find_queue(app, RECEIVE_TASK)
     return Configuration(
         secrets=credentials.get_webhook_secrets(),
         thin_secrets=credentials.find_thin_webhook_secrets(),
         redis_url=settings.redis_url,
+        prefix=settings.redis.prefix,
+        installation=settings.installation,
         refusals_per_minute=settings.server.refusals_per_minute,
         trusted_proxies=settings.server.trusted_proxies,
         broker=Broker(
@@ -84,13 +89,28 @@ def collect_configuration() -> Configuration:
     )
 
 
+def _check_redis(settings: Any) -> None:
+    """Raise MisconfiguredError for a Redis Cluster, or a certificate that is not accepted. It may be away."""
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    from usage_tasks.coordination.installation import check_server, refuse_certificate  # noqa: PLC0415
+    from usage_tasks.coordination.keyspace import open_redis  # noqa: PLC0415
+
+    try:
+        with open_redis(settings, socket_timeout=1, socket_connect_timeout=1, retry=None) as client:
+            check_server(client)
+    except RedisError as error:
+        refuse_certificate(error, settings)
+
+
 def main() -> int:
     """Print the configuration; return 2 if the settings can't be used."""
+    from usage_tasks.domain.errors import MisconfiguredError  # noqa: PLC0415
     from usage_tasks.settings import SettingsError  # noqa: PLC0415
 
     try:
         sys.stdout.write(json.dumps(asdict(collect_configuration())))
-    except SettingsError as error:
+    except (SettingsError, MisconfiguredError) as error:
         sys.stderr.write(f"{error}\n")
         return _USAGE_ERROR
     return 0

@@ -11,9 +11,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import KombuError
 
+from usage_tasks.coordination.celery_internals.broker_keys import read_key
 from usage_tasks.coordination.celery_internals.message import publish_arguments
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.stripe_gateway.webhooks import VerifiedEvent
@@ -30,8 +32,17 @@ PAUSE_SECONDS: Final = 1.0
 """After a failure nobody tries for so long: those that queued behind it would each wait as long once more."""
 
 
+_SHOWN_MAX: Final = 120
+
+log = structlog.get_logger(__name__)
+
+
 class BrokerAwayError(RetryableError):
     """The broker did not confirm the message in time; the sender must come again."""
+
+
+class ForeignBrokerError(BrokerAwayError):
+    """The Redis belongs to another installation than `installation` names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +54,8 @@ class _Waiting:
 class Publisher:
     """Hands events to the broker. Its thread starts with the first event, after any fork; one thread may submit."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(self, broker: Broker, *, installation: str | None = None) -> None:
+        self._broker, self._installation = broker, installation
         exchange = Exchange(broker.exchange)
         self._target = Queue(broker.queue, exchange, routing_key=broker.routing_key)
         self._queue: queue.Queue[_Waiting] = queue.Queue(WAITING_MAX)
@@ -81,7 +92,10 @@ class Publisher:
         if time.monotonic() < self._paused_until:
             return False
         try:
-            self._connect().release()
+            with self._connect() as connection:
+                self._check_installation(connection)
+        except BrokerAwayError:
+            return False
         except self._errors:
             return False
         return True
@@ -138,6 +152,7 @@ class Publisher:
         if self._producer is None:
             self._connection = self._connect()
             self._producer = Producer(self._connection)
+        self._check_installation(self._connection)
         with self._producer.batch(len(events)):  # type: ignore[attr-defined]  # the stubs are older than kombu 5.7
             for event in events:
                 message = publish_arguments(
@@ -149,6 +164,15 @@ class Publisher:
                 )
                 stamp(message["headers"])  # as every message of ours, for the age of the queue
                 self._producer.publish(**message)
+
+    def _check_installation(self, connection: Connection | None) -> None:
+        """Raise ForeignBrokerError if the Redis holds another id than the settings; a flushed one holds none."""
+        if self._installation is None or connection is None:
+            return
+        held = read_key(connection, "installation")
+        if held is not None and held.partition("@")[0] != self._installation:
+            log.error("webhook.foreign_redis", wanted=self._installation, found=held[:_SHOWN_MAX])
+            raise ForeignBrokerError("the Redis belongs to another installation")
 
     def _connect(self) -> Connection:
         """Connect once: a broker that is away is known to be so at once."""

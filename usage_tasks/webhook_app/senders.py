@@ -17,7 +17,7 @@ from limits.strategies import FixedWindowRateLimiter
 from redis import RedisError
 
 Network = IPv4Network | IPv6Network
-KEY_PREFIX: Final = "usage:webhook"
+_KEY: Final = "webhook"
 REMEMBERED_MAX: Final = 10_000
 _IPV6_PREFIX: Final = 64
 _PAUSE_SECONDS: Final = 1.0
@@ -79,11 +79,11 @@ class _Storage(RedisStorage):
 class Limiter:
     """Counts refusals by address; 0 a minute switches it off. Safe to use from any number of threads."""
 
-    def __init__(self, redis_url: str, *, refusals_per_minute: int) -> None:
+    def __init__(self, redis_url: str, *, refusals_per_minute: int, prefix: str = "usage:") -> None:
         self._item = RateLimitItemPerMinute(refusals_per_minute) if refusals_per_minute else None
         storage = _Storage(
             redis_url,
-            key_prefix=KEY_PREFIX,
+            key_prefix=prefix + _KEY,
             socket_connect_timeout=_TIMEOUT_SECONDS,
             socket_timeout=_TIMEOUT_SECONDS,
         )

@@ -1,21 +1,31 @@
 """Beat's schedule: periods by a clock that nobody sets, one tick of a task at a time (docs/adr/0027)."""
 
+import os
 import socket
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import redis
+import structlog
 from celery.beat import Scheduler
 from celery.schedules import schedule
 
 from usage_tasks.coordination import ticks
 from usage_tasks.coordination.celery_internals.routing import find_queue
+from usage_tasks.domain.errors import MisconfiguredError, RetryableError
 from usage_tasks.runtime import runtime
 from usage_tasks.telemetry.headers import TICK
 from usage_tasks.worker.broker import await_broker_as
 from usage_tasks.worker.heartbeat import HeartbeatFile
+from usage_tasks.worker.installation import EXIT_CODE, look_or_refuse
 
+_PAUSE_SECONDS: Final = 1.0
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+log = structlog.get_logger(__name__)
 
 
 def steady_now() -> datetime:
@@ -52,11 +62,30 @@ class BeatingScheduler(Scheduler):
 
         Celery's own heap is not used: it orders entries by instants, and theirs are of two clocks.
         """
+        if not self._may_send():
+            self._file.write(self.app, due_at=min(self._unsent.values(), default=None), sent_at=self._sent_at)
+            return _PAUSE_SECONDS
         waits = [self._take_turn(entry) for entry in list(self.schedule.values())]
         next_at = time.monotonic() + min(waits) if waits else None
         due_at = min(self._unsent.values(), default=next_at)
         self._file.write(self.app, due_at=due_at, sent_at=self._sent_at)
         return min([float(self.max_interval or 0), *waits])
+
+    def _may_send(self) -> bool:
+        """Return True if Redis is ours, or away: then nothing can be sent. End with code 2 if it is another's."""
+        try:
+            look_or_refuse()
+        except MisconfiguredError as error:
+            self.close()
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+            os._exit(EXIT_CODE)  # Celery's service turns every SystemExit into a code of 0
+        except RetryableError as error:
+            log.warning("installation.unknown", reason=str(error))
+            return False
+        except redis.RedisError as error:
+            log.info("installation.not_seen", reason=str(error))
+        return True
 
     def _take_turn(self, entry: Any) -> float:
         entry.last_run_at = min(entry.last_run_at, entry.default_now())  # a crontab's clock may have been set back

@@ -10,6 +10,7 @@ from typing import Final
 import redis
 from redis.backoff import NoBackoff
 
+from usage_tasks.coordination.keyspace import open_redis
 from usage_tasks.coordination.redis_retry import DiscardingRetry
 from usage_tasks.runtime import runtime
 
@@ -34,8 +35,8 @@ def broker_redis() -> "redis.Redis":
 
 
 def _connect(seconds_max: float) -> "redis.Redis":
-    return redis.Redis.from_url(
-        runtime().settings.redis_url,
+    return open_redis(
+        runtime().settings,
         socket_timeout=seconds_max,
         socket_connect_timeout=seconds_max,
         retry=DiscardingRetry(NoBackoff(), _RETRIES),

@@ -17,6 +17,6 @@ def send_aged(url: str, task: str, count: int = 1, *, seconds_ago: float) -> Non
         for _ in range(count):
             sender.send_task(task, queue=queue, ignore_result=True)
         for number in range(count):
-            message: Any = json.loads(client.lindex(list_key(queue), number) or b"")
+            message: Any = json.loads(client.lindex(list_key(client, queue), number) or b"")
             message["headers"]["published_at"] = time.time() - seconds_ago
-            client.lset(list_key(queue), number, json.dumps(message))
+            client.lset(list_key(client, queue), number, json.dumps(message))

@@ -309,6 +309,11 @@ def _(it: Installation) -> None:
     it.own_redis().config_set("appendonly", "no")
 
 
+@plants("Redis of another installation")
+def _(it: Installation) -> None:
+    it.rt.redis.set("usage:installation", "11111111-2222-4333-8444-555555555555@1/1")
+
+
 @plants("Redis is a replica")
 def _(it: Installation) -> None:
     it.own_redis().replicaof("127.0.0.1", free_port())

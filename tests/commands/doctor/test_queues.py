@@ -43,7 +43,7 @@ def taking(installation: Installation, queue: str) -> Iterator[None]:
 
     def take() -> None:
         while not ended.wait(0.2):
-            installation.rt.redis.rpop(list_key(queue))
+            installation.rt.redis.rpop(list_key(installation.rt.redis, queue))
 
     thread = threading.Thread(target=take)
     thread.start()
@@ -58,7 +58,7 @@ def test_a_backlog_that_a_consumer_of_the_platform_works_off_is_none(installatio
     send_aged(installation.rt.settings.redis_url, "server.block_user", 100, seconds_ago=LONG)
     with taking(installation, "server"):
         assert to_see_to(installation.examine()) == []
-    assert installation.rt.redis.llen(list_key("server"))
+    assert installation.rt.redis.llen(list_key(installation.rt.redis, "server"))
 
 
 def test_a_backlog_behind_a_message_that_is_worked_on_by_a_worker_that_does_not_answer_is_none(
@@ -88,8 +88,8 @@ def test_a_worker_of_another_queue_does_not_hide_one_without_a_worker(
 def test_a_message_that_was_just_sent_is_no_finding_and_one_without_a_time_is(installation: Installation) -> None:
     send_aged(installation.rt.settings.redis_url, "usage.reconcile", seconds_ago=5)
     assert to_see_to(installation.examine()) == []
-    message: Any = json.loads(installation.rt.redis.lindex(list_key("usage"), 0) or b"")
+    message: Any = json.loads(installation.rt.redis.lindex(list_key(installation.rt.redis, "usage"), 0) or b"")
     del message["headers"]["published_at"]
-    installation.rt.redis.lset(list_key("usage"), 0, json.dumps(message))
+    installation.rt.redis.lset(list_key(installation.rt.redis, "usage"), 0, json.dumps(message))
     (found,) = to_see_to(installation.examine())
     assert (found.verdict, found.found) == (Verdict.LOOK, "usage: 1 message and nobody takes them")

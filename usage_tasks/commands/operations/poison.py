@@ -132,7 +132,7 @@ def _send_bytes(message: UnreadableMessage) -> None:
     if message.queue is None or why is not None:
         raise typer.BadParameter(f"{message.message_id!r} cannot be sent again: {why}", param_hint="TASK_ID")
     client = runtime().redis
-    client.lpush(list_key(message.queue), message.read_content())
+    client.lpush(list_key(client, message.queue), message.read_content())
     unreadable_messages.remove_unreadable(client, message.message_id)
 
 

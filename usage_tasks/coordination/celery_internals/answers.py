@@ -16,12 +16,11 @@ from kombu.utils.json import dumps
 from redis.exceptions import RedisError, ResponseError
 
 from usage_tasks.coordination.celery_internals import is_known
-from usage_tasks.coordination.celery_internals.queues import list_key
 
 _CORRECTED: Final = "usage_tasks_corrected"
 
 UNTAKEN: Final[list[tuple[str, str]]] = []
-"""The keys of queues and the messages that were taken from them and that Redis would not note as taken."""
+"""The queues and the messages that were taken from them and that Redis would not note as taken."""
 
 
 def count_answers_as_lost(version: str = "") -> bool:
@@ -89,7 +88,7 @@ def _keeping(released: Callable[..., Any]) -> Callable[..., Any]:
         except ResponseError:
             delivery = message.delivery_info
             if not delivery["exchange"]:  # sent straight to a queue, as all of ours are
-                UNTAKEN.append((list_key(delivery["routing_key"]), dumps(message._raw)))
+                UNTAKEN.append((delivery["routing_key"], dumps(message._raw)))
             raise
 
     return append

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from celery.worker import state
+from celery.worker.consumer.tasks import Tasks
 from kombu.transport import virtual
 
 _READS_MAX: Final = 10
@@ -83,6 +84,22 @@ def take_unknown_tasks(consumer: Any, take: Callable[[Any, Callable[[], None]], 
         take(message, lambda: discarding(consumer, body, message, error))
 
     consumer.on_unknown_task = on_unknown_task
+
+
+def start_before_tasks(step: Any) -> None:
+    """Let a step of the consumer start before it takes messages.
+
+    Internal: `requires` of `celery.worker.consumer.tasks.Tasks`, Celery 5.7: the step that begins to take messages. A
+    step of one's own can only ask to start after others.
+    """
+    others: tuple[Any, ...] = tuple(Tasks.requires or ())
+    if step not in others:
+        Tasks.requires = (*others, step)
+
+
+def end_worker(exit_code: int) -> None:
+    """Have the worker's loop begin a warm shutdown, with an exit code. Internal: `worker.state.should_stop`, 5.7."""
+    setattr(state, "should_stop", exit_code)  # noqa: B010 - newer than the stubs
 
 
 def _is_set(flag: Any) -> bool:

@@ -7,10 +7,8 @@ from typing import Any, Final
 
 import redis
 
+from usage_tasks.coordination.keyspace import key_of
 from usage_tasks.telemetry.headers import PUBLISHED_AT
-
-PREFIX: Final = "usage:"
-"""The broker's `global_keyprefix`."""
 
 _TAKEN_MAX: Final = 100
 _UNIX_SECONDS_MAX: Final = 1e11
@@ -19,12 +17,12 @@ _CELERYS_EXCHANGES: Final = ("celery.pidbox", "reply.celery.pidbox", "celeryev")
 _BINDINGS: Final = ("binding", "binding_permanent")
 
 
-def list_key(queue: str) -> str:
-    """Return the key of the list in Redis that is a queue.
+def list_key(client: "redis.Redis", queue: str) -> str:
+    """Return the key of the list in Redis that is a queue: the broker's `global_keyprefix` is the client's prefix.
 
     Internal: as in `read_queues`.
     """
-    return PREFIX + queue
+    return key_of(client, queue)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,26 +43,15 @@ def read_queues(client: "redis.Redis", queues: Sequence[str]) -> tuple[list[Queu
     """
     with client.pipeline(transaction=False) as pipe:
         for queue in queues:
-            pipe.llen(list_key(queue))
-            pipe.lindex(list_key(queue), -1)
-        pipe.hlen(f"{PREFIX}unacked")
+            pipe.llen(list_key(client, queue))
+            pipe.lindex(list_key(client, queue), -1)
+        pipe.hlen(key_of(client, "unacked"))
         *pairs, unacked = pipe.execute()
     states = [
         QueueState(queue=queue, depth=depth, oldest_published_at=_published_at(oldest))
         for queue, depth, oldest in zip(queues, pairs[::2], pairs[1::2], strict=True)
     ]
     return states, int(unacked)
-
-
-def read_heads(client: "redis.Redis", queues: Sequence[str]) -> dict[str, bytes | None]:
-    """Return the oldest message of each queue, None of an empty one.
-
-    Internal: as in `read_queues`.
-    """
-    with client.pipeline(transaction=False) as pipe:
-        for queue in queues:
-            pipe.lindex(list_key(queue), -1)
-        return dict(zip(queues, pipe.execute(), strict=True))
 
 
 def list_queues_taken_from(client: "redis.Redis", *, since: float) -> frozenset[str]:
@@ -74,8 +61,8 @@ def list_queues_taken_from(client: "redis.Redis", *, since: float) -> frozenset[
     Internal: as in `read_queues`; `unacked_index` orders the messages of `unacked` by when they were taken. Each is
     JSON: the message, its exchange, and its routing key, which is the name of its queue.
     """
-    tags: Any = client.zrevrangebyscore(f"{PREFIX}unacked_index", "+inf", since, start=0, num=_TAKEN_MAX)
-    held: Any = client.hmget(f"{PREFIX}unacked", tags) if tags else []
+    tags: Any = client.zrevrangebyscore(key_of(client, "unacked_index"), "+inf", since, start=0, num=_TAKEN_MAX)
+    held: Any = client.hmget(key_of(client, "unacked"), tags) if tags else []
     return frozenset(queue for each in held if (queue := _routing_key(each)) is not None)
 
 
@@ -87,7 +74,7 @@ def _routing_key(entry: bytes | None) -> str | None:
         return None
 
 
-def list_key_types(queues: Iterable[str]) -> Mapping[str, str]:
+def list_key_types(client: "redis.Redis", queues: Iterable[str]) -> Mapping[str, str]:
     """Return the type in Redis of each key that a worker of these queues cannot do without.
 
     Internal: as in `read_queues`; `unacked_index` is a sorted set. The sets of `_kombu.binding` list the queues of an
@@ -95,13 +82,9 @@ def list_key_types(queues: Iterable[str]) -> Mapping[str, str]:
     """
     names = list(queues)
     exchanges = [*names, *_CELERYS_EXCHANGES]
-    bindings = [f"{PREFIX}_kombu.{kind}.{exchange}" for kind in _BINDINGS for exchange in exchanges]
-    return {
-        **{list_key(name): "list" for name in names},
-        f"{PREFIX}unacked": "hash",
-        f"{PREFIX}unacked_index": "zset",
-        **dict.fromkeys(bindings, "set"),
-    }
+    bindings = [f"_kombu.{kind}.{exchange}" for kind in _BINDINGS for exchange in exchanges]
+    types = dict.fromkeys(names, "list") | {"unacked": "hash", "unacked_index": "zset"} | dict.fromkeys(bindings, "set")
+    return {key_of(client, name): kind for name, kind in types.items()}
 
 
 def _published_at(message: bytes | None) -> float | None:

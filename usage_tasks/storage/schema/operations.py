@@ -1,9 +1,32 @@
-"""Announcements to the platform, job runs, and the audit of changes."""
+"""The installation's id, announcements to the platform, job runs, and the audit of changes."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from usage_tasks.storage.schema.columns import metadata, moment, required
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("is_only", Boolean, primary_key=True, server_default=text("true")),
+    required("installation_id", Uuid(), default="gen_random_uuid()"),
+    moment("created_at", default_now=True),
+    CheckConstraint("is_only", name="is_only"),
+)
 
 outbox = Table(
     "outbox",

@@ -16,6 +16,7 @@ from usage_tasks.commands.operations.findings import (
     clocks,
     configuration,
     database,
+    installation,
     jobs,
     messages,
     processes,
@@ -73,7 +74,13 @@ PEERS: Final = (
     ),
     Peer(
         name="broker",
-        areas=(broker.ask_broker, broker.look_at_broker, messages.look_at_messages, messages.look_at_queues),
+        areas=(
+            broker.ask_broker,
+            broker.look_at_broker,
+            installation.look_at_installation,
+            messages.look_at_messages,
+            messages.look_at_queues,
+        ),
         verdict=Verdict.WRONG,
         advice="Start it, or correct redis or REDIS_URL; `usage-tasks settings` prints what is in force.",
     ),

@@ -14,8 +14,9 @@ from usage_tasks.commands.operations.findings.finding import (
     wrong,
 )
 from usage_tasks.commands.operations.findings.jobs import STRIPE_QUEUES
-from usage_tasks.coordination.celery_internals.queues import list_queues_taken_from, read_heads, read_queues
+from usage_tasks.coordination.celery_internals.queues import list_queues_taken_from, read_queues
 from usage_tasks.coordination.dead_letters import count_dead_letters
+from usage_tasks.coordination.queue_heads import read_heads
 from usage_tasks.coordination.waiting_messages import list_waiting
 
 QUEUES: Final = ("usage", "billing", "stripe", "directory", "maintenance", "server")
@@ -65,7 +66,7 @@ def look_at_queues(it: Examination) -> Findings:
         time.sleep(SECOND_LOOK.total_seconds())
         after = read_heads(it.rt.redis, left)
         taken = list_queues_taken_from(it.rt.redis, since=time.time() - TAKEN_WITHIN.total_seconds())
-        left = [queue for queue in left if before[queue] == after[queue] and queue not in taken]
+        left = [queue for queue in left if before.get(queue) == after.get(queue) and queue not in taken]
     for each in states:
         if each.queue in left:
             yield _without_worker(each.queue, each.depth, ages[each.queue])

@@ -8,7 +8,7 @@ from alembic import op
 from usage_tasks.storage.migration_steps import create_index
 
 revision: str = "0021"
-down_revision: str | None = "0019"
+down_revision: str | None = "0020"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 compatible_from: str = "0016"
