@@ -50,7 +50,7 @@ def due_again(bench: Bench) -> None:
 
 
 def invoiced(bench: Bench) -> list[str]:
-    """An account whose first month of 12.34 credits is invoiced; return the events, none applied yet."""
+    """An account whose first month of 12.35 credits is invoiced; return the events, none applied yet."""
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, "12.35", until=BEGIN + HOUR)
     bench.sync_and_send(BEGIN + 2 * HOUR)

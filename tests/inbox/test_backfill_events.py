@@ -40,7 +40,7 @@ def all_listed(bench: Bench) -> list[str]:
 
 
 def bill_unheard(bench: Bench) -> int:
-    """Invoice a month of 12.34 credits without a webhook; return how many events were known before."""
+    """Invoice a month of 12.35 credits without a webhook; return how many events were known before."""
     bench.pay(ACCOUNT)
     fill(bench, BEGIN)
     before = len(stored(bench))
