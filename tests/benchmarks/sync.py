@@ -158,7 +158,10 @@ def figure(
 
 
 def bench_all_changed(installation: Installation, rate: int, ceiling: float, *, bounded: bool) -> Iterator[Figure]:
-    """All accounts changed: reported in one statement, then sent by the worker. The bound is the slower ceiling."""
+    """All accounts changed: reported in one statement, then sent by the worker.
+
+    `bounded`: the bound is within 15 % of the slower of rate and ceiling.
+    """
     label = f"{rate} calls/s" if bounded else "no rate to keep"
     statement_seconds = installation.change_all()
     with installation.worker(rate):

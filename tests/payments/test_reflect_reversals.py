@@ -49,7 +49,7 @@ def credit(bench: Bench, invoice: Any, amount: int, **fields: Any) -> Any:
 
 
 def moved(bench: Bench, account: AttributionId = ACCOUNT) -> dict[str, int]:
-    """Return the movements of credit notes, by the account column that the cents went to."""
+    """Return the cents that credit notes moved, by the column of the balance that they went to."""
     rows = bench.rows(
         "SELECT key, credit_cents FROM ledger_entry WHERE attribution_id = :a AND key LIKE '%:credit_note:%'", a=account
     )

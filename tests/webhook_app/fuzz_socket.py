@@ -193,7 +193,7 @@ def _may_be_taken(request: Request, at: int) -> bool:
 
 
 def fuzz(receiver: Receiver, broker_url: str, count: int, *, seed: int, batch: int = BATCH) -> dict[str, Any]:
-    """Send `count` requests to an empty receiver; return the counts. Raises AssertionError on a failure."""
+    """Send `count` requests to a receiver with an empty queue; return the counts. AssertionError if it fails."""
     with Redis.from_url(broker_url) as redis:
         fuzzing, memory, [worker] = Fuzzing(receiver.port, redis, Random(seed)), list[float](), receiver.workers()
         started, done = time.monotonic(), 0
