@@ -46,7 +46,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Whatever a test sets up, as a worker in this process does: other tests look at lines of every level."""
+    """Restore logging after each test: a test may configure it like a worker; others need lines of every level."""
     lines, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     yield
     structlog.configure(**lines)
@@ -56,13 +56,13 @@ def logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clocks_unseen() -> None:
-    """No test goes by the clocks that another one saw: a stand-in's stands still in another year."""
+    """No test uses clock readings of an earlier test: a stand-in's clock may stand still in another year."""
     vars(CLOCKS).update(vars(Clocks()))
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """PostgreSQL and Redis: those that DATABASE_URL and REDIS_URL name, else embedded ones of each test process."""
+    """PostgreSQL and Redis: the servers of DATABASE_URL and REDIS_URL, else embedded servers per test process."""
     logs = tmp_path_factory.mktemp("servers")
     with server_directory() as directory, running_servers(directory, os.environ) as running:
         yield replace(running, redis_url=_own_redis_database(running.redis_url))
@@ -75,7 +75,7 @@ Administer = Callable[..., None]
 
 @pytest.fixture(scope="session")
 def administer(servers: Servers) -> Iterator[Administer]:
-    """Run a statement outside of a transaction. One connection for all: to connect costs the server 3 ms each time."""
+    """Run a statement outside of a transaction. One connection for all: each new connection costs the server 3 ms."""
     server = make_conninfo("", **{**conninfo_to_dict(servers.database_url), "dbname": "postgres"})
     with psycopg.connect(server, autocommit=True) as connection:
 
@@ -129,7 +129,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def shared_database(servers: Servers, administer: Administer, template: str) -> Iterator[Database]:
-    """A database that nobody ever commits to: for tests that are one transaction."""
+    """A database without commits, for tests that are one transaction."""
     name = f"usage_shared_{os.getpid()}"
     administer("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
     opened = Database(_sqlalchemy_url(servers, name))
@@ -140,7 +140,7 @@ def shared_database(servers: Servers, administer: Administer, template: str) -> 
 
 @pytest.fixture
 def connection(request: pytest.FixtureRequest) -> Iterator[Connection]:
-    """A transaction for the whole test, taken back at its end; in the test's own database where it asks for that."""
+    """A transaction for the whole test, rolled back at its end; in the test's own database if it requests that."""
     owns = "database_url" in request.fixturenames
     opened: Database = request.getfixturevalue("database" if owns else "shared_database")
     with opened.transaction() as begun:
@@ -150,7 +150,7 @@ def connection(request: pytest.FixtureRequest) -> Iterator[Connection]:
 
 @pytest.fixture
 def environment(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, str]:
-    """The variables of an installation of its own; Stripe's are for a test to add."""
+    """The variables of a separate installation; a test adds Stripe's."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("USAGE_", "STRIPE_"))}
     return inherited | {
         "DATABASE_URL": database_url,
@@ -164,7 +164,7 @@ def environment(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, 
 
 @pytest.fixture
 def rt(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
-    """This process's runtime, on the test's own servers: tasks that are called here use it."""
+    """This process's runtime, on the test's own servers: tasks called here use it."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     runtime.cache_clear()

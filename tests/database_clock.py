@@ -13,9 +13,9 @@ _CLOCKS = {"clock_timestamp": "VOLATILE", "now": "STABLE"}
 
 
 def set_database_clock(database_url: str, ahead: timedelta) -> None:
-    """Set the clock that statements ask; a session that is open already keeps the first setting's clock, if any.
+    """Set the clock that statements ask. An open session keeps the clock of its first setting, if any.
 
-    Defaults of columns keep PostgreSQL's own clock: they were bound to it when the table was made.
+    Defaults of columns keep PostgreSQL's own clock: they were bound to it when the table was created.
     """
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
@@ -31,6 +31,6 @@ def set_database_clock(database_url: str, ahead: timedelta) -> None:
 
 
 def shift_database_clock(rt: Runtime, ahead: timedelta) -> None:
-    """Set the clock, also for what this process asks from now on."""
+    """Set the clock, also for later reads of this process."""
     set_database_clock(rt.settings.database_url, ahead)
     rt.database.dispose()

@@ -38,7 +38,7 @@ QUIET_TICK: Final = {
     "snapshot": "skipped",
     "snapshots_written": 0,
 }
-"""What the ledger job answers for an instant of its own, where there was nothing to do."""
+"""The result of the ledger job for an explicit instant, when it had nothing to do."""
 
 _NAMESPACE = UUID("5c1d2a52-6c86-4f6e-9f0e-0b8a7cf3d001")
 _numbers = itertools.count(1)
@@ -60,7 +60,7 @@ def user(name: object = "user") -> AttributionId:
 
 
 def session_row(**fields: Any) -> dict[str, Any]:
-    """One report as it travels: JSON, a running session of class small unless told otherwise."""
+    """One report in its wire form: JSON, by default of a running session of class small."""
     row = {
         "instance_id": str(make_id(f"instance {next(_numbers)}")),
         "workspace_id": "ws-1",
@@ -74,7 +74,7 @@ def session_row(**fields: Any) -> dict[str, Any]:
 
 
 def session_report(**fields: Any) -> SessionReport:
-    """One report as services take it: a running session of class small unless told otherwise."""
+    """One report as services take it, by default of a running session of class small."""
     values: dict[str, Any] = {
         "index": 0,
         "instance_id": make_id(f"instance {next(_numbers)}"),
@@ -104,14 +104,14 @@ def account_of(attribution_id: AttributionId) -> Account:
 
 
 def record(connection: Connection, *reports: SessionReport, at: datetime = START) -> RecordedBatch:
-    """Take up well-formed reports as one batch."""
+    """Record well-formed reports as one batch."""
     batch = [replace(report, index=index) for index, report in enumerate(reports)]
     raw = [str(report) for report in batch]
     return record_reports(connection, batch, [], raw=raw, limits=LIMITS, at=at, actor=SYSTEM)
 
 
 def add_version(connection: Connection, workspace_class: str, version: PriceVersion) -> None:
-    """Add a price as it is: a class's first version need not hold from the beginning of time."""
+    """Add a price unchecked: a class's first version need not hold from the beginning of time."""
     connection.execute(
         text(
             "INSERT INTO price_version "
@@ -130,24 +130,24 @@ def add_version(connection: Connection, workspace_class: str, version: PriceVers
 
 
 def used(connection: Connection, attribution_id: AttributionId, credit_cents: int, *, at: datetime) -> None:
-    """Let an account use so many credit cents, posted, the session ending at an instant. Class xlarge: 1 a minute."""
+    """Let an account use credit cents, posted, in a session that ends at an instant. Class xlarge: 1 a minute."""
     record(connection, used_report(attribution_id, credit_cents, at=at), at=at)
     post_batch(connection, at=at)
 
 
 def used_report(attribution_id: AttributionId, credit_cents: int, *, at: datetime) -> SessionReport:
-    """One report of a session that cost so many credit cents, in tens, and ended at an instant."""
+    """One report of a session that cost `credit_cents`, in tens, and ended at an instant."""
     duration = timedelta(seconds=credit_cents * 60 // 100)
     return stopped_report(duration, started_at=at - duration, attribution_id=attribution_id, workspace_class="xlarge")
 
 
 def call(task: Any, **arguments: Any) -> Any:
-    """Call a task with arguments as they come over the wire: JSON values, which its types don't say."""
+    """Call a task with arguments in their wire form: JSON values, which differ from the task's types."""
     return task(**arguments)
 
 
 def see(connection: Connection, source: str, taken_at: datetime, *reports: SessionReport) -> Healed:
-    """Take up a snapshot of well-formed rows."""
+    """Record a snapshot of well-formed rows."""
     rows = [replace(report, index=index, source=source) for index, report in enumerate(reports)]
     raw = [{"instance_id": str(row.instance_id), "row": str(row)} for row in rows]
     snapshot = Snapshot(source=source, taken_at=taken_at, reports=rows, malformed=[], raw=raw)
@@ -155,7 +155,7 @@ def see(connection: Connection, source: str, taken_at: datetime, *reports: Sessi
 
 
 def give(connection: Connection, credit_cents: int, *, at: datetime = START, **terms: Any) -> int:
-    """Grant an account so many cents, under a key of its own; answer the grant's number."""
+    """Grant an account credit cents, under a key of its own; return the grant's number."""
     values: dict[str, Any] = {
         "attribution_id": team(),
         "key": f"grant {next(_numbers)}",
@@ -171,7 +171,7 @@ def give(connection: Connection, credit_cents: int, *, at: datetime = START, **t
 
 
 def stripe_invoice(**fields: Any) -> Invoice:
-    """An open invoice over nothing, of nobody's."""
+    """An open invoice over 0 that belongs to no account."""
     defaults: dict[str, Any] = {
         "invoice_id": StripeInvoiceId("in_1"),
         "customer_id": StripeCustomerId("cus_1"),

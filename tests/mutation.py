@@ -1,6 +1,6 @@
 """`python -m tests.mutation`: how many small changes of the rules their tests notice, from a fresh start.
 
-Killed is what a test failed on. A change that only a time limit stopped, or that no test runs, counts as alive.
+A mutant is killed if a test fails on it. If only a time limit stopped it, or no test runs it, it counts as alive.
 """
 
 import shutil
@@ -19,7 +19,7 @@ PACKAGE: Final = "usage_tasks.domain."
 
 
 def run() -> dict[str, str]:
-    """Make every mutant, try each, and answer its fate by its name."""
+    """Make every mutant, try each, and return its fate by its name."""
     shutil.rmtree(MUTANTS, ignore_errors=True)
     LOG.parent.mkdir(exist_ok=True)
     with LOG.open("w") as log:
@@ -31,7 +31,7 @@ def run() -> dict[str, str]:
 
 
 def show_alive(fates: dict[str, str]) -> None:
-    """Print every change that is alive, and whether its reason is written down."""
+    """Print every mutant that is alive, and whether its reason is written down."""
     reasons = REASONS.read_text()
     for name, fate in sorted(fates.items()):
         if fate != "killed":
@@ -41,7 +41,7 @@ def show_alive(fates: dict[str, str]) -> None:
 
 
 def show_figure(fates: dict[str, str]) -> bool:
-    """Print the figure by module and for all; tell whether enough are killed."""
+    """Print the figure by module and for all. Return True if enough mutants are killed."""
     modules = [name.removeprefix(PACKAGE).partition(".")[0] for name in fates]
     made = Counter(modules)
     killed = Counter(module for module, fate in zip(modules, fates.values(), strict=True) if fate == "killed")
@@ -53,7 +53,7 @@ def show_figure(fates: dict[str, str]) -> bool:
 
 
 def main() -> int:
-    """Answer 1 where fewer than 90 % of the mutants are killed, or none was made."""
+    """Return 1 if fewer than 90 % of the mutants are killed, or none was made."""
     sys.stdout.write(f"This takes some minutes; progress in {LOG}\n")
     sys.stdout.flush()
     fates = run()

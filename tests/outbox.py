@@ -1,4 +1,4 @@
-"""What the outbox holds for the platform, each message checked against its exported schema."""
+"""The outbox's messages to the platform, each checked against its exported schema."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _VALIDATORS = {
 
 
 def list_messages(connection: Connection) -> Sequence[Any]:
-    """List every message, in order; raise where one is not as its schema describes it."""
+    """List every message, in order; raise if a message does not match its schema."""
     rows = fetch(connection, "SELECT key, task, payload FROM outbox ORDER BY outbox_id")
     for row in rows:
         _VALIDATORS[row.task].validate(row.payload)

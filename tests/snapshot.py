@@ -1,4 +1,4 @@
-"""Everything that a database holds, to tell whether something was written."""
+"""All rows of a database, to detect whether something was written."""
 
 from sqlalchemy import Connection, text
 

@@ -1,4 +1,4 @@
-"""The schedule is data: which jobs tick, how often, and that a tick is one that its task takes."""
+"""The schedule is data: which jobs tick, how often, and that each task accepts its tick."""
 
 from collections import Counter
 from datetime import timedelta
@@ -80,6 +80,6 @@ def test_a_message_comes_back_later_than_any_task_or_wait_can_last(rt: Runtime) 
     patience = timedelta(seconds=app.conf.broker_transport_options["visibility_timeout"])
     ours: list[Any] = [task for name, task in app.tasks.items() if name in ARGUMENT_SCHEMAS]
     longest = max(timedelta(seconds=task.time_limit) for task in ours)
-    # A message waits out its retry, then runs: all of it while it counts as taken.
+    # A message waits out its retry, then runs: it counts as taken all that time.
     assert longest + max(DATABASE.longest, timedelta(seconds=LOST_WORKER_DELAY_SECONDS)) < patience
     assert all(0 < task.soft_time_limit < task.time_limit for task in ours)

@@ -1,4 +1,4 @@
-"""No float comes near money: not in what decides about it, not in what stores it."""
+"""No float comes near money: neither in its decisions nor in its storage."""
 
 import ast
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ COLUMNS = "SELECT table_name, column_name, data_type FROM information_schema.col
 def floats_in(source: str) -> Iterator[str]:
     """Find literals with a point, the name `float`, and the built-in `round`, which rounds half to even.
 
-    A field that ends in `_seconds` may be a float: a duration as it is shown, which nobody is billed for.
+    A field that ends in `_seconds` may be a float: a duration for display, which nobody pays for.
     """
     nodes = list(ast.walk(ast.parse(source)))
     shown = {

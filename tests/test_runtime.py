@@ -1,4 +1,4 @@
-"""Which instants a process works with."""
+"""The instants that a process works with."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -10,7 +10,7 @@ LONG_AGO = 10 * ABANDONED_SECONDS_MIN
 
 
 def make_old(path: Path) -> None:
-    """Let a directory be one that nobody has written to for long."""
+    """Make a directory look long unused."""
     then = path.stat().st_mtime - LONG_AGO
     os.utime(path, (then, then))
 

@@ -33,7 +33,7 @@ def run(servers: Servers, directory: Path) -> Iterator[Figure]:
 
 
 def main() -> int:
-    """Print the table; answer 1 where a bound does not hold."""
+    """Print the table; return 1 if a bound does not hold."""
     RESULTS.parent.mkdir(exist_ok=True)
     figures = []
     with (

@@ -14,7 +14,7 @@ from usage_tasks.storage.pricing.prices import publish_prices
 
 @contextmanager
 def fresh(server: str, name: str) -> Iterator[tuple[Database, str]]:
-    """A database with a price list; it goes at the end, and with it what the server would do for it meanwhile."""
+    """A database with a price list. It is dropped at the end, so the server spends no later work on it."""
     with _created(server, name) as url:
         migrate.upgrade(url)
         database = Database(url)
@@ -26,7 +26,7 @@ def fresh(server: str, name: str) -> Iterator[tuple[Database, str]]:
 
 @contextmanager
 def copied(server: str, template: str) -> Iterator[str]:
-    """The URL of a copy of a database that nobody is connected to: each round begins where the first one did."""
+    """The URL of a copy of a database without connections: each round begins in the same state as the first."""
     with _created(server, f"{template}_copy", f'TEMPLATE "{template}" STRATEGY file_copy') as url:
         yield url.replace("postgresql+psycopg://", "postgresql://")
 

@@ -25,7 +25,7 @@ _FINISHED = """
 
 
 def post_everything(database: Database) -> int:
-    """What the ledger job does, without the limits."""
+    """Run the steps of the ledger job, without the limits."""
     entries = 0
     while True:
         with database.transaction() as connection:
@@ -36,7 +36,7 @@ def post_everything(database: Database) -> int:
 
 
 def add_history(database: Database, tag: str, count: int) -> None:
-    """Sessions of long ago, posted."""
+    """Add sessions of long ago, posted."""
     with database.transaction() as connection:
         add_sessions(connection, tag, count=count, accounts=ACCOUNTS, started_at=START, stopped=True)
     post_everything(database)
@@ -44,13 +44,13 @@ def add_history(database: Database, tag: str, count: int) -> None:
 
 
 def vacuum(database: Database) -> None:
-    """Give back what was posted, and fresh statistics, as autovacuum does while a history grows."""
+    """Vacuum the posted rows and refresh statistics, as autovacuum does while a history grows."""
     with database._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM (ANALYZE)"))
 
 
 def analyze(database: Database) -> None:
-    """Fresh statistics, as autovacuum would have made."""
+    """Refresh statistics, as autovacuum would have done."""
     with database.transaction() as connection:
         connection.execute(text("ANALYZE"))
 
@@ -98,7 +98,7 @@ def _ratio(
 
 
 def tick(database: Database) -> None:
-    """A whole tick of the ledger job."""
+    """Run a whole tick of the ledger job."""
     post_everything(database)
     with database.transaction() as connection:
         announce_limits(connection, at=NOW)
@@ -106,7 +106,7 @@ def tick(database: Database) -> None:
 
 @contextmanager
 def rolled_back(database: Database) -> Iterator[Connection]:
-    """A transaction that leaves nothing."""
+    """A transaction that is rolled back."""
     with database.transaction() as connection:
         yield connection
         connection.rollback()

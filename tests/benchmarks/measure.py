@@ -15,7 +15,7 @@ ROUNDS: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measured thing: the median of its rounds, in `unit`, beside what it is to be compared with."""
+    """One measured figure: the median of its rounds, in `unit`, beside the figure to compare it with."""
 
     name: str
     value: float
@@ -28,14 +28,14 @@ class Figure:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long some work took."""
+    """Return how long some work took, in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def cpu_seconds(*processes: int) -> float:
-    """What processes have used of the processors, themselves and for their system calls."""
+    """Return the processor time that processes have used, user and system."""
     ticks = 0
     for process in processes:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -44,7 +44,7 @@ def cpu_seconds(*processes: int) -> float:
 
 
 def median(rounds: list[float]) -> float:
-    """The middle of the rounds."""
+    """Return the middle of the rounds."""
     return statistics.median(rounds)
 
 

@@ -1,7 +1,8 @@
-"""`python -m tests.benchmarks.outbox`: 10,000 accounts are to be stopped at once; how long until the platform hears it.
+"""`python -m tests.benchmarks.outbox`: the time until the platform hears that 10,000 accounts must be stopped.
 
-The floor are the same messages, pushed to Redis by bare pipelines of the same length. Beside it stands the way of
-before 0021: a hundred a run, a run a minute. It and the exporter's look at the jobs are measured in the same run.
+The floor: the same messages, pushed to Redis by bare pipelines of the same length. Beside it stands the method before
+migration 0021: a hundred messages a run, one run a minute. The same run measures this method and the exporter's look at
+the jobs.
 """
 
 import os
@@ -28,9 +29,9 @@ from usage_tasks.storage.operations import jobs, outbox
 
 ANNOUNCEMENTS: Final = 10_000
 BEFORE: Final = 100
-"""The limit of a run, before."""
+"""The former limit of a run."""
 RUNS: Final = 700_000
-"""Of jobs in a year."""
+"""The number of job runs in a year."""
 RESULTS: Final = Path(".data") / "bench-outbox.json"
 QUEUE: Final = "usage:server"
 
@@ -64,7 +65,7 @@ def announce(database: Database) -> None:
 
 
 def dispatch_as_before(database: Database) -> int:
-    """Send a hundred, each for itself, as `maintenance.dispatch_outbox` did; return how many there were."""
+    """Send a hundred messages one by one, as `maintenance.dispatch_outbox` did. Return their number."""
     with database.transaction() as connection:
         claimed = outbox.claim_announcements(connection, limit=BEFORE, lease=LEASE)
     for each in claimed:
@@ -75,13 +76,13 @@ def dispatch_as_before(database: Database) -> int:
 
 
 def drain_as_before(database: Database) -> None:
-    """All the runs that it took, without the minutes between them."""
+    """Do all the runs that the former method took, without the minutes between them."""
     while dispatch_as_before(database):
         pass
 
 
 def push(client: "redis.Redis", bodies: list[bytes]) -> None:
-    """The floor."""
+    """Push the messages: the floor."""
     for first in range(0, len(bodies), BATCH):
         with client.pipeline(transaction=False) as pipe:
             for body in bodies[first : first + BATCH]:
@@ -90,7 +91,7 @@ def push(client: "redis.Redis", bodies: list[bytes]) -> None:
 
 
 def bench_outbox(database: Database, client: "redis.Redis") -> Iterator[Figure]:
-    """One run of the task, in this process, beside the floor and the way of before."""
+    """One run of the task, in this process, beside the floor and the former method."""
     dispatch: Any = app.tasks["maintenance.dispatch_outbox"]
     ours, floor, before = [], [], []
     in_order = True
@@ -130,7 +131,7 @@ def bench_outbox(database: Database, client: "redis.Redis") -> Iterator[Figure]:
 
 
 def bench_last_runs(database: Database) -> Iterator[Figure]:
-    """The exporter's look at the jobs after a year of runs, beside the statements of before."""
+    """The exporter's look at the jobs after a year of runs, beside the former statements."""
     names = ["usage.reconcile", "never", "billing.sync", "usage.reset"]
     with database.transaction() as connection:
         connection.execute(text(_RUNS), {"count": RUNS, "now": NOW})
@@ -156,7 +157,7 @@ def bench_last_runs(database: Database) -> Iterator[Figure]:
 
 
 def main() -> int:
-    """Print the table; answer 1 where a bound does not hold."""
+    """Print the table; return 1 if a bound does not hold."""
     RESULTS.parent.mkdir(exist_ok=True)
     figures = []
     with (

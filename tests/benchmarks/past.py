@@ -1,7 +1,7 @@
-"""`python -m tests.benchmarks.past`: what a look into the past of a large account costs, beside the present one.
+"""`python -m tests.benchmarks.past`: the cost of reading the past of a large account, beside reading its present.
 
-One account has 400,000 sessions over six years; the others have 200,000. The floor is what the server needs to count
-all entries of the account by an index alone.
+One account has 400,000 sessions over six years; the others have 200,000. The floor is the server's time to count all
+entries of the account by an index alone.
 """
 
 import os
@@ -39,11 +39,11 @@ INSTANTS: Final = {
     "in 1970": datetime(1970, 1, 1, tzinfo=UTC),
 }
 COUNT: Final = text("SELECT count(*) FROM ledger_entry WHERE attribution_id = :account AND effective_at > '-infinity'")
-"""The floor; of an index that has both columns."""
+"""The floor: a count by an index that has both columns."""
 
 
 def populate(database: Database) -> AttributionId:
-    """Six years of one account and of a thousand small ones, posted; some sessions of the large one run."""
+    """Post six years of one account and of a thousand small ones; some sessions of the large account still run."""
     with database.transaction() as connection:
         add_years(connection, "others", count=SESSIONS // 2, accounts=1000, years=YEARS)
         account = add_years(connection, "large", count=SESSIONS, accounts=1, years=YEARS)
@@ -56,7 +56,7 @@ def populate(database: Database) -> AttributionId:
 
 
 def bench_past(database: Database, account: AttributionId) -> Iterator[Figure]:
-    """The balance, a day's report, sixty ends of cycles, and what went on costing, which reads all that came later."""
+    """The balance, a day's report, sixty ends of cycles, and accruals since an instant, which read later entries."""
     with database.transaction() as connection:
         present = _rounds(lambda: balances.get_balance(connection, account, at=NOW))
         floor = _rounds(lambda: connection.execute(COUNT, {"account": account}))
@@ -113,7 +113,7 @@ def _beside(name: str, rounds: list[float], floor: list[float], at_most: float |
 
 
 def main() -> int:
-    """Print the table; answer 1 where a bound does not hold."""
+    """Print the table; return 1 if a bound does not hold."""
     RESULTS.parent.mkdir(exist_ok=True)
     figures = []
     with (

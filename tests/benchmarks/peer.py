@@ -1,4 +1,4 @@
-"""The original's algorithm, as a peer: drafts are rows; they and what runs are loaded, compared, saved one by one."""
+"""The original's algorithm, as a peer: drafts are rows; drafts and sessions are loaded, compared, saved singly."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -38,7 +38,7 @@ class Usage(Base):
 
 
 def make_drafts(engine: Engine, since: datetime, at: datetime) -> None:
-    """What the tick before would have left: a draft for every session that ran."""
+    """Insert the drafts that the previous tick would have left: one for every session that ran."""
     Base.metadata.create_all(engine, tables=[Base.metadata.tables["peer_usage"]])
     with engine.begin() as connection:
         connection.execute(text("TRUNCATE peer_usage"))
@@ -52,7 +52,7 @@ def make_drafts(engine: Engine, since: datetime, at: datetime) -> None:
 
 
 def reconcile(engine: Engine, since: datetime, at: datetime) -> int:
-    """Load drafts and what stopped since, price in the process, insert by hundreds, save updates one by one."""
+    """Load drafts and newly stopped sessions, price in the process, insert by hundreds, save updates one by one."""
     with Session(engine) as session:
         drafts = {row.usage_id: row for row in session.scalars(select(Usage).where(Usage.draft))}
         instances = session.scalars(select(Instance).where(Instance.started_at >= since)).all()

@@ -49,7 +49,7 @@ _COST_CENTERS = """
 def add_sessions(
     connection: Connection, tag: str, *, count: int, accounts: int, started_at: datetime, stopped: bool
 ) -> None:
-    """Insert sessions over so many accounts, spread over a day and the four classes."""
+    """Insert `count` sessions over `accounts` accounts, spread over a day and the four classes."""
     connection.execute(
         text(_SESSIONS),
         {"tag": tag, "count": count, "accounts": accounts, "started": started_at, "stopped": stopped},
@@ -71,6 +71,6 @@ def add_years(connection: Connection, tag: str, *, count: int, accounts: int, ye
 
 
 def add_running(connection: Connection, account: AttributionId, *, count: int) -> None:
-    """Insert sessions of one account that run since the day before `NOW`."""
+    """Insert sessions of one account that have run since the day before `NOW`."""
     reports = [session_report(attribution_id=account, started_at=NOW - DAY) for _ in range(count)]
     record(connection, *reports)

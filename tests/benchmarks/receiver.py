@@ -1,7 +1,7 @@
-"""The receiver's throughput, beside what bounds it: bare publishing, the bare server, HMAC and one LPUSH.
+"""The receiver's throughput, beside its bounds: bare publishing, the bare server, HMAC and one LPUSH.
 
 The load tool is wrk (Debian's package): 32 connections, one signed event of 2.3 kB over and over. Half of the ceiling
-is reached by a pause between a connection's requests; the rate that came of it is shown.
+is reached by a pause between a connection's requests; the figure shows the resulting rate.
 """
 
 import json
@@ -48,7 +48,7 @@ BESIDE: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What wrk saw."""
+    """The results of one run of wrk."""
 
     per_second: float
     p99_milliseconds: float
@@ -135,7 +135,7 @@ def load(receiver: Receiver, directory: Path, *, pause_milliseconds: float = 0) 
 
 
 def publish_held(broker: str) -> float:
-    """Publish the same messages by Celery's own way, one after the other over a held producer; answer how many/s."""
+    """Publish the same messages one after the other with Celery's held producer; return the messages per second."""
     celery_app = make_celery(broker)
     arguments = {"event_id": "evt_1", "payload": BODY.decode()}
     with celery_app.producer_pool.acquire(block=True) as producer:
@@ -150,7 +150,7 @@ def publish_held(broker: str) -> float:
 
 
 def publish_batched(broker: str) -> float:
-    """Publish them as the receiver does, in batches of what waits."""
+    """Publish them as the receiver does, in batches of the waiting messages; return the messages per second."""
     publisher = Publisher(configuration(broker).broker)
     event = VerifiedEvent(event_id="evt_1", event_type="x", body=BODY.decode())
     started = time.perf_counter()

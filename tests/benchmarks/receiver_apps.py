@@ -1,4 +1,4 @@
-"""What the receiver is measured beside, under the same server: an answer at once, and HMAC with one bare LPUSH."""
+"""Applications to compare the receiver with, under the same server: an answer at once, and HMAC with one bare LPUSH."""
 
 import hashlib
 import hmac
@@ -14,7 +14,7 @@ _HEADERS = [("content-type", "text/plain; charset=utf-8"), ("content-length", "9
 
 
 class AtOnce:
-    """Answers 200 and looks at nothing but the body's last byte."""
+    """Answers 200 and checks nothing but the body's last byte."""
 
     async def __rsgi__(self, _scope: Any, protocol: Any) -> None:
         await protocol()

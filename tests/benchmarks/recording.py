@@ -24,7 +24,7 @@ from usage_tasks.embedded.servers import Servers
 
 RECORDED = 50_000
 SMALL, LARGE = 100_000, 1_000_000
-# The high-water mark is Linux's; what getrusage says of a child counts its parent's memory too.
+# The high-water mark exists on Linux only; getrusage of a child would include its parent's memory.
 _RUN = """
 import re, sys
 from pathlib import Path
@@ -151,7 +151,7 @@ def _write(path: Path, tag: str, count: int) -> Path:
 
 
 def _import(path: Path, environment: Mapping[str, str]) -> tuple[float, float]:
-    """Run the command; answer its seconds and its largest memory in MB."""
+    """Run the command; return its seconds and its peak memory in MB."""
     command = [sys.executable, "-c", _RUN, "import", str(path)]
     started = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
-"""`python -m tests.benchmarks.sdk`: how many meter events a second one process sends by the unmodified SDK, 16 threads.
+"""`python -m tests.benchmarks.sdk`: meter events per second of one process with the unmodified SDK and 16 threads.
 
-Nothing else is done: no database, no Redis, no pace, no metrics. Under the interpreter's lock the threads share one
-processor: no process that calls Stripe by its official client sends faster, whatever stands around the calls.
+It does nothing else: no database, no Redis, no pace, no metrics. Under the interpreter's lock the threads share one
+processor: no process that calls Stripe by its official client is faster, whatever surrounds the calls.
 """
 
 import sys
@@ -40,7 +40,7 @@ def send(port: int, customers: list[str], numbers: range) -> None:
 
 
 def measure() -> list[float]:
-    """Events a second, round by round, each by a process of its own."""
+    """Events a second, round by round, each in a process of its own."""
     stripe.enable_telemetry = False  # the clients' processes are forked from this one
     with peer.simulator(f"--frozen-time={FROZEN}") as (port, _):
         return peer.rates(send, port, peer.prepare(port), events=EVENTS)

@@ -1,7 +1,8 @@
 """`python -m tests.benchmarks.simulator`: how many meter events a second Stripe's stand-in takes from 16 connections.
 
-The clients are bare sockets in processes of their own, so that the figure is the stand-in's ceiling and not that of
-the SDK. Both share the machine's cores: on a busy machine the stand-in's own CPU time an event says more than the rate.
+The clients are bare sockets in processes of their own, so that the figure is the stand-in's ceiling and not the SDK's.
+Both share the machine's cores: on a busy machine the stand-in's own CPU time per event is a better measure than the
+rate.
 """
 
 import http.client
@@ -32,11 +33,11 @@ _HEADERS = {"Authorization": "Bearer sk_test_benchmark", "Content-Type": "applic
 
 @contextmanager
 def simulator(*arguments: str) -> Iterator[tuple[int, int]]:
-    """The port and the process id of a stand-in of its own."""
+    """The port and the process id of a separate stand-in."""
     port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "usage_tasks.stripe_simulator", f"--port={port}", *arguments])
     try:
-        while process.poll() is None:  # it ends at once where it refuses its arguments
+        while process.poll() is None:  # it ends at once if it refuses its arguments
             try:
                 http.client.HTTPConnection("127.0.0.1", port, timeout=5).request("GET", "/_simulator/health")
                 break
@@ -51,7 +52,7 @@ def simulator(*arguments: str) -> Iterator[tuple[int, int]]:
 
 
 def post(connection: http.client.HTTPConnection, path: str, form: dict[str, str], *, key: str = "") -> str:
-    """Post a form and answer the id of what was made."""
+    """Post a form and return the id of the new object."""
     headers = _HEADERS | ({"Idempotency-Key": key} if key else {})
     connection.request("POST", path, body=urlencode(form), headers=headers)
     response = connection.getresponse()
@@ -100,7 +101,7 @@ def rates(send_some: Sender, port: int, customers: list[str], *, events: int = E
 
 
 def prepare(port: int) -> list[str]:
-    """Make a meter and customers; answer the customers."""
+    """Make a meter and customers; return the customers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     meter = {"display_name": "Usage", "event_name": "usage", "default_aggregation[formula]": "last"}
     post(connection, "/v1/billing/meters", meter)

@@ -1,7 +1,7 @@
-"""`python -m tests.benchmarks.startup`: what `usage-tasks --help` costs before it does anything, beside a bare Python.
+"""`python -m tests.benchmarks.startup`: the cost of `usage-tasks --help` before any work, beside a bare Python.
 
-Of the processor, not of the clock: what others do on the machine matters less there. Side by side, so that what else
-the machine does meets both.
+The cost is processor time, not elapsed time: other programs on the machine disturb it less. Both are measured side by
+side, so that a busy machine slows both.
 """
 
 import resource
@@ -25,7 +25,7 @@ STARTS: Final = {
 
 
 def cpu_seconds_of(arguments: Sequence[str]) -> float:
-    """What a new interpreter used of the processor, for itself and for its system calls."""
+    """Return the processor time of a new interpreter, user and system."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -50,7 +50,7 @@ def figure(name: str, arguments: Sequence[str], ratio_max: int | None) -> Figure
 
 
 def main() -> int:
-    """Print the figures; answer 1 where a bound does not hold."""
+    """Print the figures; return 1 if a bound does not hold."""
     figures = [figure(name, *start) for name, start in STARTS.items()]
     Path(".data").mkdir(exist_ok=True)
     show(figures, Path(".data") / "bench-startup.json")

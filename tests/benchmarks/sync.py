@@ -1,9 +1,9 @@
 """`python -m tests.benchmarks.sync`: 10,000 paying accounts, all changed, by one real worker with 16 threads.
 
-The stand-in is a process of its own. The run at a rate, the settings' default unless BENCH_CALLS_PER_SECOND is set, is
-held against the slower of that rate and the stand-in's own ceiling, which bare sockets measure before. A run without a
-rate shows what a worker can do at most, beside one process that calls by the official SDK from 16 threads and does
-nothing else. Worker, stand-in, database and broker share the machine's cores.
+The stand-in is a separate process. The run at a rate (the settings' default unless BENCH_CALLS_PER_SECOND is set) is
+compared with the slower of that rate and the stand-in's own ceiling, which bare sockets measure first. A run without a
+rate shows a worker's maximum, beside one process that calls by the official SDK from 16 threads and does nothing else.
+Worker, stand-in, database and broker share the machine's cores.
 """
 
 import http.client
@@ -96,7 +96,7 @@ class Installation:
                 process.wait(60)
 
     def change_all(self) -> float:
-        """Charge every account, an hour later than before; answer how long the one statement of reports takes."""
+        """Charge every account, an hour later than before; return how long the one statement of reports takes."""
         self.at += timedelta(hours=1)
         TestClock(self.redis).advance(self.at)
         moved = {"advance_to": int(self.at.timestamp())}
@@ -111,14 +111,14 @@ class Installation:
         return time.perf_counter() - started
 
     def run(self, task: str) -> tuple[Any, float]:
-        """Run a task to its end: its answer or its error, and how long it took."""
+        """Run a task to its end. Return its result or its error, and how long it took."""
         started = time.perf_counter()
         sent = app.send_task(task)
         answer = sent.get(timeout=_RUN_SECONDS_MAX, propagate=False)
         return answer, time.perf_counter() - started
 
     def calls(self, operation: str = "meter_events.create") -> Counter[str]:
-        """What the worker's own metrics count of an operation, by outcome."""
+        """Return the worker's own count of an operation's calls, by outcome."""
         text = requests.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5).text
         found = Counter[str]()
         for name, outcome, count in _CALLS.findall(text):
@@ -158,7 +158,10 @@ def figure(
 
 
 def bench_all_changed(installation: Installation, rate: int, ceiling: float, *, bounded: bool) -> Iterator[Figure]:
-    """All accounts changed: reported in one statement, then sent by the worker; bounded, held against the slower."""
+    """All accounts changed: reported in one statement, then sent by the worker.
+
+    `bounded`: the bound is within 15 % of the slower of rate and ceiling.
+    """
     label = f"{rate} calls/s" if bounded else "no rate to keep"
     statement_seconds = installation.change_all()
     with installation.worker(rate):
@@ -213,7 +216,7 @@ def bench_all_changed(installation: Installation, rate: int, ceiling: float, *, 
 
 
 def bench_failing(installation: Installation, rate: int) -> Iterator[Figure]:
-    """1 % of the customers are gone for good, 5 % of the calls fail for now."""
+    """1 % of the customers are deleted, 5 % of the calls fail temporarily."""
     client = stripe.StripeClient(KEY, base_addresses={"api": installation.url})
     gone = list(installation.customers.values())[::FAILING_EVERY]
     for customer in gone:
@@ -332,7 +335,7 @@ def _make_customers(port: int) -> dict[AttributionId, str]:
 
 
 def main() -> int:
-    """Print the table; answer 1 where a bound does not hold."""
+    """Print the table; return 1 if a bound does not hold."""
     stripe.enable_telemetry = False
     RESULTS.parent.mkdir(exist_ok=True)
     rounds, microseconds = peer.measure(f"--frozen-time={FROZEN}")

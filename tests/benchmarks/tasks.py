@@ -1,14 +1,14 @@
-"""`python -m tests.benchmarks.tasks`: what our task wrapper costs beside a bare task of Celery, through one worker.
+"""`python -m tests.benchmarks.tasks`: the cost of our task wrapper beside a bare task of Celery, in one worker.
 
 Both do nothing, so that no query hides the cost. Both are declared to Celery alike (limits, retries), travel through
 the same queue as the same JSON with the same arguments, are acknowledged late and taken one at a time by the one child
-of the same prefork worker: main process and child take turns, so that nothing that the child does for us hides behind
-the main process either. Ours checks three arguments, admits its actor, binds its ids, counts, times and writes its line
-to a file; the bare one does none of that, and Celery's own lines are off for both. Metrics are those of several
-processes, as in an installation.
+of the same prefork worker. Main process and child take turns, so the main process hides none of the child's work. Our
+task checks three arguments, admits its actor, binds its ids, counts, times and writes its line to a file; the bare task
+does none of that, and Celery's own lines are off for both. Metrics are those of several processes, as in an
+installation.
 
-A round is a whole backlog of either, held by one gate and ended by another; the bound holds for the clock. Of the
-processor counts what the worker used, main process and child: what others do on the machine matters less there.
+A round is a whole backlog of one kind, between two gates; the bound holds for elapsed time. The processor time is that
+of the worker, main process and child: other programs on the machine disturb it less.
 """
 
 import os
@@ -35,12 +35,12 @@ ARGUMENTS: Final[Mapping[str, Any]] = {
 
 
 def spent_by(world: World) -> float:
-    """What the worker has used so far, its main process and its child."""
+    """Return the processor time that the worker has used so far, main process and child."""
     return cpu_seconds(world.pid("work"), *world.children("work"))
 
 
 def await_gate(world: World, mark: str) -> None:
-    """Wait until the worker has come to a gate."""
+    """Wait until the worker has reached a gate."""
     for _ in range(60):
         if world.redis.blpop([f"{mark} reached"], timeout=4):
             return
@@ -67,7 +67,7 @@ def round_of(world: World, task: str) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Print the figures; answer 1 where the bound does not hold."""
+    """Print the figures; return 1 if the bound does not hold."""
     with running_world() as world:
         metrics = world.directory / "metrics"
         metrics.mkdir(mode=0o777)
@@ -80,7 +80,7 @@ def main() -> int:
         world.start("work")
         for task in (BARE, OURS):
             round_of(world, task)
-        # Side by side: each round has both, so that what else the machine does meets both.
+        # Side by side: each round has both, so that a busy machine slows both.
         rounds = [(round_of(world, OURS), round_of(world, BARE)) for _ in range(ROUNDS)]
     figures = []
     for number, (name, bound) in enumerate((("our task", RATIO_MAX), ("of processor", None))):

@@ -1,4 +1,4 @@
-"""The bulk path ends where the task ends."""
+"""The bulk path and the task give the same results."""
 
 import csv
 import gzip
@@ -62,7 +62,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]], header: Sequence[str] = CO
 
 
 def load(rt: Runtime, path: Path) -> tuple[dict[str, int], list[tuple[int, str]]]:
-    """Import a file; answer the counts, and of each refused row the line and the field."""
+    """Import a file; return the counts, and the line and field of each refused row."""
     counts, refused = {"inserted": 0, "updated": 0, "unchanged": 0}, []
     for done in bulk.import_file(rt, path, at=AT, actor=SYSTEM):
         for what in counts:

@@ -1,4 +1,4 @@
-"""Rows of a file are what the csv module reads; those that go to the database as they are, a task would take."""
+"""Rows of a file are the rows that the csv module reads, and a task would accept each row that skips the parser."""
 
 import csv
 import io

@@ -114,7 +114,7 @@ def test_reports_are_confirmed_though_the_worker_is_killed_in_between(
 
 
 def await_lock(url: str) -> None:
-    """Wait until the worker stands in the middle of its transaction."""
+    """Wait until the worker is in the middle of its transaction."""
     with psycopg.connect(url, autocommit=True) as connection:
         for _ in range(1000):
             waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'workspace_instance'::regclass"

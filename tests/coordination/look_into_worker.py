@@ -18,7 +18,7 @@ from usage_tasks.worker.heartbeat import WorkerHeartbeat
 LOOKED: Final = "looked"
 BESIDE: Final = "beside"
 WAITING: Final = 8
-"""More than the prefetch limit, which Celery raises for each message that waits for its time."""
+"""More than the prefetch limit, which Celery raises for each message with an ETA."""
 
 _consumers: list[Any] = []
 
@@ -34,7 +34,7 @@ class Look(bootsteps.StartStopStep):
 
 
 def make_app(broker_url: str) -> Celery:
-    """The application of this worker, and of the one that sends to it."""
+    """The application of this worker and of its sender."""
     app = Celery("looked_into", broker=broker_url, set_as_current=False)
     app.conf.update(task_acks_late=True, worker_prefetch_multiplier=4, worker_redirect_stdouts=False)
     app.steps["consumer"].add(Look)
@@ -47,7 +47,7 @@ def make_app(broker_url: str) -> Celery:
         seen["at_work"] = len(find_unworked(consumer))
         heartbeat = WorkerHeartbeat(consumer)
         heartbeat.check_leak(consumer)
-        # A message that the channel delivered, and that no task of this worker stands for.
+        # A message that the channel delivered and no task of this worker represents.
         message = consumer.task_consumer.channel.basic_get(BESIDE, no_ack=False)
         seen["one_leaked"] = len(find_unworked(consumer))
         seen["checks"] = [_check_leak(heartbeat, consumer) for _ in range(2)]

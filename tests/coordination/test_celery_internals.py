@@ -1,4 +1,4 @@
-"""What we use of Celery's and kombu's internals is there, has the shape we think, and is used in one room only."""
+"""The internals of Celery and kombu that we use exist, have the expected shape, and are used in one room only."""
 
 import ast
 import inspect
@@ -120,7 +120,7 @@ def _messages(redis_url: str, queue: str) -> list[bytes]:
 
 
 def _comparable(message: bytes) -> bytes:
-    """The message as it is, but for the values that each sender and each message has of its own."""
+    """Return the message without the values that differ by sender and by message."""
     envelope = json.loads(message)
     headers, properties = envelope["headers"], envelope["properties"]
     sender, _, host = headers["origin"].partition("@")
@@ -129,7 +129,7 @@ def _comparable(message: bytes) -> bytes:
     assert len(properties["delivery_tag"]) == 36
     for own in (PUBLISHED_AT, REQUEST_ID):
         assert headers.pop(own)
-    # Celery's thread, for results by RPC, which is asked for none here.
+    # Celery's thread for results by RPC; nothing here asks for such results.
     headers["origin"] = properties["delivery_tag"] = properties["reply_to"] = ""
     return json.dumps(envelope, ensure_ascii=False).encode()
 
@@ -189,7 +189,7 @@ def test_what_a_worker_of_any_clock_has_taken_stands_there_by_the_broker_s(
     monkeypatch.setattr(transport, "time", time.time)
     with Redis.from_url(redis_url) as redis:
         clock = BrokerClock(lambda: redis)
-        # A host whose clock is 62 days ahead, which is what counts until the broker has answered.
+        # A host whose clock is 62 days ahead. It counts until the broker has answered.
         clock._ahead += 62 * 86400
         assert judge_by(clock)
         assert not judge_by(clock, "5.8.0")
@@ -223,7 +223,7 @@ def test_a_message_is_taken_up_by_no_time_of_its_sender_s(app: Celery) -> None:
 
 
 def taken_up(app: Celery, task: Any, **options: Any) -> Any:
-    """A message as a worker takes it up."""
+    """Return a message as a worker takes it up."""
     headers = options.pop("headers", {})
     app.send_task(task.name, queue="stripe", headers=headers, **options)
     with app.connection_for_read() as connection:

@@ -37,7 +37,7 @@ def lost() -> Iterator[Connection]:
 
 @pytest.fixture
 def as_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kombu as it was released; what the test does to it is taken back."""
+    """Kombu as released; the test's changes to it are undone."""
     released = vars(Channel)["_connparams"]
     monkeypatch.setattr(Channel, "_connparams", getattr(released, "__wrapped__", released))
 

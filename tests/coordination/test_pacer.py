@@ -27,7 +27,7 @@ def make(redis_url: str) -> Callable[..., Pacer]:
 
 
 def call(pacer: Pacer, error: Exception | None = None) -> float:
-    """When the call was made, by the monotonic clock; its error is what it came for."""
+    """Return when the call was made, by the monotonic clock. The call raises `error`, if given."""
     with pytest.raises(type(error)) if error else nullcontext(), pacer.call():
         made_at = time.monotonic()
         if error is not None:
@@ -71,7 +71,7 @@ def test_a_clock_that_is_set_back_makes_nobody_wait_so_much_longer(
     call(pacer)
     with redis.Redis.from_url(redis_url) as client:
         hour, now = 3600 * 1_000_000, int(client.time()[0]) * 1_000_000
-        # What calls of an hour ahead left, half a second before Redis was set right.
+        # The state after calls an hour ahead, half a second before Redis got the right time.
         client.hset(f"usage:{NAME}", mapping={"seen_at": now + hour, kept: now + hour + 500_000})
     started = time.monotonic()
     with suppress(NotAdmittedError):

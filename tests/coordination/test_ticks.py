@@ -1,4 +1,4 @@
-"""At most one tick of a task waits, and no tick that was lost or forgotten keeps the next one back."""
+"""At most one tick of a task waits, and no lost or forgotten tick delays the next one."""
 
 import pytest
 import redis
@@ -12,7 +12,7 @@ KEY = f"usage:tick:{TICK}"
 
 
 def tick(rt: Runtime) -> bool:
-    """Do as beat does."""
+    """Send a tick as beat does."""
     sent = may_send(rt.redis, TICK, queue="usage")
     if sent:
         rt.redis.lpush(list_key(rt.redis, "usage"), "a tick")

@@ -1,6 +1,6 @@
 """The real quarter billed a second time, by other code: plain fractions over the file, no line of the system's.
 
-Only the demo's plan is repeated here by hand: its prices, who pays how and from when, and the default limits.
+Only the demo's plan is repeated here by hand: its prices, the paying accounts with their start, and the default limits.
 """
 
 import calendar
@@ -38,7 +38,7 @@ def read_runs() -> dict[str, list[Run]]:
 
 
 def cents_until(runs: list[Run], instant: datetime) -> int:
-    """What an account's sessions cost up to an instant: each on its own, half a cent up."""
+    """Return the cost of an account's sessions up to an instant: each session on its own, half a cent up."""
     total = 0
     for started, stopped, rate in runs:
         seconds = Fraction((min(stopped, instant) - started).total_seconds())
@@ -58,7 +58,7 @@ def month_ends(start: datetime) -> list[datetime]:
 
 
 def paying_since(accounts: list[str]) -> dict[str, datetime]:
-    """Who pays through Stripe, and from when."""
+    """Return the accounts that pay through Stripe, each with its start."""
     teams = sorted(account for account in accounts if account.startswith("team"))
     individuals = sorted(account for account in accounts if account.startswith("user"))
     since = dict.fromkeys(teams[:-1], BEGIN)
@@ -67,7 +67,7 @@ def paying_since(accounts: list[str]) -> dict[str, datetime]:
 
 
 def bill(account: str, runs: list[Run], since: datetime | None) -> dict[str, int]:
-    """One account's quarter: allowances while it does not pay, what the upgrade forgives, then invoices."""
+    """One account's quarter: allowances while it does not pay, the amount forgiven by the upgrade, then invoices."""
     covered = forgiven = invoiced = 0
     for end in month_ends(BEGIN):
         if since is None or end <= since:

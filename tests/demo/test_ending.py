@@ -1,4 +1,4 @@
-"""Whatever ends the demo, nothing of it goes on running."""
+"""However the demo ends, none of its processes goes on running."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def processes_of(directory: Path) -> list[str]:
-    """The processes whose environment, command line or log is of the demo's data; Celery may rewrite the first two."""
+    """The processes with the demo's data in environment, command line or log; Celery may rewrite the first two."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -60,7 +60,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process(data: Path, tmp_path: Path
             demo.kill()
             raise
         demo.send_signal(number)
-        # It ends its processes one after another, and gives each some seconds: on a busy machine all of them.
+        # It ends its processes one after another, with some seconds for each: on a busy machine it needs them all.
         assert wait_for_end(demo, seconds_max=90) is not None
     deadline = time.monotonic() + 15
     while processes_of(data) and time.monotonic() < deadline:

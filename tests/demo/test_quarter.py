@@ -17,7 +17,7 @@ SESSIONS = 17_900
 
 
 def run_demo(directory: Path, *arguments: str) -> tuple[list[dict[str, Any]], str]:
-    """Run the demo as a newcomer does, with ticks three days apart; answer what came out, and what it printed."""
+    """Run the demo as a newcomer does, with ticks three days apart. Return its results and its output."""
     outcome = directory / "outcome.json"
     environment = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     with server_directory() as data:
@@ -35,7 +35,7 @@ def run_demo(directory: Path, *arguments: str) -> tuple[list[dict[str, Any]], st
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What came out of two replays, one after the other on the same database."""
+    """The results of two replays, one after the other on the same database."""
     return run_demo(tmp_path_factory.mktemp("twice"), "--replays=2")[0]
 
 

@@ -1,4 +1,4 @@
-"""`directory.*` over the wire: what is told arrives, and of an e-mail nothing but a keyed digest is left anywhere."""
+"""`directory.*` over the wire: reports arrive, and no trace of an e-mail is left but a keyed digest."""
 
 import json
 import time
@@ -44,7 +44,7 @@ def team_row(name: str = "team", members: Sequence[str] = ("ann",), **fields: An
 
 @pytest.fixture
 def keyed(environment: dict[str, str], request: pytest.FixtureRequest) -> Runtime:
-    """An installation that has a key."""
+    """An installation with a key."""
     environment["USAGE_DIRECTORY_KEY"] = KEY
     rt: Runtime = request.getfixturevalue("rt")
     return rt
@@ -143,14 +143,14 @@ def test_without_a_key_only_an_email_is_an_error_that_says_what_to_set(rt: Runti
 def test_what_is_tried_again_hides_its_arguments_too(keyed: Runtime) -> None:
     arguments = {"users": [user_row(email="ann@example.com")], "actor": "service:server"}
     with as_if_delivered(directory.upsert_users, kwargs=arguments), pytest.raises(CeleryRetry) as again:
-        call(directory.upsert_users, **arguments)  # the test clock stands nowhere yet
+        call(directory.upsert_users, **arguments)  # the test clock is not set yet
     assert isinstance(again.value.exc, RetryableError)
     (message,) = keyed.redis.lrange("usage:directory", 0, -1)
     assert_only_the_body_holds(message, "ann@example.com")
 
 
 def assert_only_the_body_holds(message: str | bytes, email: str) -> None:
-    """The search finds it where it must be, so that its silence about the rest says something."""
+    """Check that the search finds the e-mail in the body, so that an empty result elsewhere is proof."""
     envelope = json.loads(message)
     assert email.encode() in b64decode(envelope.pop("body"))
     assert email not in json.dumps(envelope).lower()
@@ -161,7 +161,7 @@ def assert_only_the_body_holds(message: str | bytes, email: str) -> None:
 def test_an_email_is_in_no_table_log_metric_or_header(
     keyed: Runtime, environment: dict[str, str], redis_url: str, tmp_path: Path
 ) -> None:
-    """A real worker, its log at debug with events on: a good report, a bad one, and one that nobody may send."""
+    """A real worker, log at debug, events on: a valid report, an invalid one, and one from a forbidden sender."""
     sender = make_sender(redis_url)
     sender.conf.task_send_sent_event = True
     name = "zaphod.beeblebrox"

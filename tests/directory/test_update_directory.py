@@ -166,7 +166,7 @@ def test_reports_converge_whatever_their_order_their_repeats_and_their_batches(
 def assert_is_the_latest_of_each(
     reports: Sequence[UserReport | TeamReport], found: Sequence[Sequence[tuple[object, ...]]]
 ) -> None:
-    """Check against the plainest way to say what must hold."""
+    """Check against the plainest statement of the rule."""
     last_user = {each.user_id: each for each in sorted_by_order(reports, UserReport)}
     last_team = {each.team_id: each for each in sorted_by_order(reports, TeamReport)}
     assert {row[0]: tuple(row[1:]) for row in found[0]} == {

@@ -36,7 +36,7 @@ def test_a_dispute_that_blocks_an_account_bars_no_other_one() -> None:
 def test_a_blocked_user_is_barred_from_their_own_account_only() -> None:
     assert judge_bar(ANNA, [OF_ANNA], None) is BLOCKED
     assert judge_bar(account_of(user("cyd")), [OF_ANNA], None) is None
-    # A team whose identifier equals a user's is no user.
+    # A team with the identifier of a user is no user.
     assert judge_bar(account_of(team("anna")), [OF_ANNA], None) is None
 
 

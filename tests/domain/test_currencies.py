@@ -1,4 +1,4 @@
-"""Facts of https://docs.stripe.com/currencies, and that what we hold fits them."""
+"""Facts of https://docs.stripe.com/currencies, and that our table agrees with them."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""Durations mean what Go's time.ParseDuration makes of them."""
+"""Durations mean the same as for Go's time.ParseDuration."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from usage_tasks.domain.durations import parse_duration
 GO_DURATION_MAX = timedelta(microseconds=(2**63 - 1) // 1_000)
 
 
-# From Go's own time_test.go, and what the configuration files of the original hold.
+# From Go's own time_test.go, and from the configuration files of the original.
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

@@ -1,4 +1,4 @@
-"""What an explanation says, word for word; tests/pricing holds the words to the ledger."""
+"""The text of an explanation, word for word; tests/pricing holds the text to the ledger."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""Which instants a caller may ask for, and when an act takes effect."""
+"""The instants that a caller may ask for, and when an act takes effect."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

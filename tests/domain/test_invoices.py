@@ -13,7 +13,7 @@ LATER = START + DAY
 
 
 def moved(**fields: Any) -> Sequence[Movement]:
-    """What the ledger holds of an invoice over 7 credits, finalized at START unless told otherwise."""
+    """Return the ledger's movements for an invoice over 7 credits, by default finalized at START."""
     defaults: dict[str, Any] = {
         "attribution_id": team(),
         "invoice_id": StripeInvoiceId("in_1"),

@@ -19,7 +19,7 @@ LIFETIME = Cap(at=SEEN + HOUR, reason=CapReason.LIFETIME)
 HELD = KnownSession(facts=REPORT, last_seen_at=SEEN)
 
 
-# Each pair differs in one field, and what comes after it in the order speaks for the lesser one.
+# Each pair differs in one field, and every later field of the order favours the lesser one.
 @pytest.mark.parametrize(
     ("lesser", "greater"),
     [
@@ -94,7 +94,7 @@ def test_a_greater_report_of_an_earlier_observation_takes_no_proof_of_life_back(
 def test_a_later_sign_of_life_lifts_the_heartbeats_cap(cap: Cap | None, kept: Cap | None) -> None:
     held = replace(HELD, cap=cap)
     assert merge(held, [replace(REPORT, observed_at=SEEN + TICK)]).cap == kept
-    # Greater by its class, and no newer sign of life.
+    # Greater by its class, with no newer proof of life.
     assert merge(held, [replace(REPORT, workspace_class="z")]).cap == cap
 
 

@@ -39,7 +39,7 @@ def span(seconds: int, per_minute: Decimal | str) -> Span:
 
 
 def price(spans: Sequence[Span]) -> int:
-    """The cents of seconds at prices, by the one rounding that there is."""
+    """Return the cents of seconds at prices, rounded once."""
     return to_cents(sum((seconds * Fraction(per_minute) for seconds, per_minute in spans), Fraction(0)))
 
 

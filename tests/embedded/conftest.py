@@ -48,7 +48,7 @@ def used_directory() -> Iterator[Path]:
 
 @pytest.fixture
 def supervise(environ: Mapping[str, str]) -> Iterator[Supervise]:
-    """Start the supervisor script; return it and what it said: pids and ports."""
+    """Start the supervisor script. Return it and its output: pids and ports."""
     with ExitStack() as stack:
 
         def start(directory: Path, *arguments: str, python: str = sys.executable, user: int | None = None) -> object:
@@ -92,7 +92,7 @@ def wait_until_gone(said: Mapping[str, list[int]]) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process lives; one that ended and that nobody waited for does not."""
+    """True if a process is alive. A zombie, which has ended and was not waited for, is not."""
     if not is_alive(pid):
         return False
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout

@@ -1,4 +1,4 @@
-"""A supervisor to send signals to: starts the servers in a directory, says which processes run, and waits.
+"""A supervisor to send signals to: starts the servers in a directory, prints the running processes, and waits.
 
 Handles no signal itself, which is the hardest case. With a second argument it supervises one child that has a child.
 """
@@ -41,7 +41,7 @@ def supervise_family(directory: Path, *, guarded: bool) -> None:
 
 
 def wait() -> None:
-    """Wait for a signal. One that comes just before `signal.pause` begins to wait would not end it."""
+    """Wait for a signal. A signal just before `signal.pause` would not end that call."""
     while True:
         time.sleep(0.1)
 

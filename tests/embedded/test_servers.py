@@ -220,7 +220,7 @@ def test_data_of_another_postgres_is_an_error_that_says_what_to_do(
 def test_a_lock_outlives_its_supervisor_as_long_as_a_process_has_it(directory: Path) -> None:
     with held_directory(directory, name="X") as lock:
         holder = subprocess.Popen(["sleep", "0.4"], pass_fds=[lock])
-    # What a killed supervisor leaves: its id, which nobody has any more, and a server that is ending.
+    # The remains of a killed supervisor: its id, which no process has any more, and a server that is ending.
     ended = subprocess.Popen(["true"])
     ended.wait()
     (directory / "lock").write_text(str(ended.pid))

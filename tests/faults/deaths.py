@@ -1,4 +1,4 @@
-"""Starts processes that die, sees that they did so where they were told to, and what they leave behind."""
+"""Starts processes that die, and checks that they died at the ordered step, and the state that they left."""
 
 import json
 import os
@@ -21,7 +21,7 @@ _CONFIGURED_BY: Final = ("USAGE_", "STRIPE_", "DATABASE_URL", "REDIS_URL")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """What a process has come to: every step, in order, and the calls that it made with a transaction open."""
+    """The life of a process: every step, in order, and the number of its calls with a transaction open."""
 
     steps: list[str]
     calls_in_transaction: int
@@ -32,13 +32,13 @@ class Life:
 
 
 class Mortals:
-    """Runs one process after the other, each on the installation that the environment names at the time."""
+    """Runs one process after the other, each on the installation of the environment at the time."""
 
     def __init__(self) -> None:
         self._parent: subprocess.Popen[str] | None = None
 
     def run(self, bench: Bench, *, at: str = "", **order: Any) -> Life:
-        """Run a process to its end; or to its death `at` a step, which it must come to."""
+        """Run a process to its end, or to its death `at` a step, which it must reach."""
         environment = {name: value for name, value in os.environ.items() if name.startswith(_CONFIGURED_BY)}
         imports = [name for name in sys.modules if name.startswith("stripe.")]  # else each would import them for itself
         told = self._ask({"at": at, "environment": environment, "imports": imports, **order})
@@ -63,7 +63,7 @@ class Mortals:
             self._parent.stdin.flush()
             while "exit" not in told:
                 told |= json.loads(self._parent.stdout.readline())
-        except BaseException:  # a test that was given up: what it did not read is not for the next one
+        except BaseException:  # a cancelled test: the next one must not read the rest of its output
             self._parent.kill()
             self._parent = None
             raise
@@ -71,7 +71,7 @@ class Mortals:
 
 
 def _wait_for_the_end_of(bench: Bench, backends: list[int]) -> None:
-    """The database notices by the closed connection that a client is gone: its locks and what it began go with it."""
+    """Wait until the database notices the closed connections and drops the dead process's locks and transactions."""
     deadline = time.monotonic() + _SECONDS_MAX
     while bench.rows("SELECT pid FROM pg_stat_activity WHERE pid = ANY(CAST(:backends AS int[]))", backends=backends):
         assert time.monotonic() < deadline, "the database holds on to a process that is gone"
@@ -79,7 +79,7 @@ def _wait_for_the_end_of(bench: Bench, backends: list[int]) -> None:
 
 
 def left_behind(bench: Bench, client: "redis.Redis") -> set[str]:
-    """What the dead still hold: leases by table, runs of jobs that never ended, locks in Redis."""
+    """Return the claims of dead processes: leases by table, runs of jobs that never ended, locks in Redis."""
     parts = [f"SELECT 'lease of {name}' AS held FROM {name} WHERE claimed_until > clock_timestamp()" for name in LEASED]  # noqa: S608 - named there
     parts.append("SELECT 'open job_run' FROM job_run WHERE finished_at IS NULL")
     parts.append("SELECT 'advisory lock' FROM pg_locks WHERE locktype = 'advisory'")
@@ -88,6 +88,6 @@ def left_behind(bench: Bench, client: "redis.Redis") -> set[str]:
 
 
 def end_locks(client: "redis.Redis") -> None:
-    """Let the locks in Redis end, as they do by themselves when nobody renews them."""
+    """End the locks in Redis, as if they had expired without renewal."""
     for key in client.scan_iter(LOCKS):
         client.delete(key)

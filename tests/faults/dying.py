@@ -1,9 +1,9 @@
-"""Processes that die: `python -m tests.faults.dying`, told by lines of JSON what to run and at which step to die.
+"""Processes that die: `python -m tests.faults.dying`. Lines of JSON order a task and the step to die at.
 
 For each line a child is forked. It makes its own runtime, as a worker's child does: connections of its own to the
-database, Redis and Stripe. It runs the task and kills itself at a step: the instant before or after a call or a
-commit. As with any SIGKILL nothing is unwound, closed or released. It says where it stands before it goes; its exit
-code is said by its parent, which has imported everything, holds no connection and has no second thread.
+database, Redis and Stripe. It runs the task and kills itself at a step: the instant before or after a call or a commit.
+As with any SIGKILL nothing is unwound, closed or released. It reports its steps before it dies; its parent reports its
+exit code. The parent has imported everything, holds no connection and has no second thread.
 """
 
 import gc
@@ -29,7 +29,7 @@ from usage_tasks.telemetry.logs import configure_logging
 
 
 class Fuse:
-    """Notes each step that this process comes to, and kills it at one of them: `call 2 before`, say.
+    """Notes each step of this process, and kills it at one of them, for example at `call 2 before`.
 
     A call is one operation at Stripe: the fuse stands inside the gateway's admission, around each of them.
     """
@@ -78,7 +78,7 @@ class Fuse:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def tell(self) -> None:
-        """Say what this process has come to."""
+        """Report the steps of this process."""
         told = {
             "steps": self.steps,
             "backends": self.backends,
@@ -101,7 +101,7 @@ class MortalDatabase(Database):
 
 
 def obey(order: dict[str, Any]) -> None:
-    """Run a task, or only send what is due by so many threads; what is refused is an end, too."""
+    """Run a task, or only send the due reports with so many threads. A refusal is an end, too."""
     os.environ.update(order["environment"])
     rt = runtime()
     gateway: Any = rt.stripe
@@ -119,7 +119,7 @@ def obey(order: dict[str, Any]) -> None:
 
 
 def _import_all() -> None:
-    """Import what is else imported at the first call of its kind, which each child would do for itself."""
+    """Import the modules that each child would otherwise import at its first call of a kind."""
     app.loader.import_default_modules()
     app.finalize()
     Database("postgresql+psycopg://nobody@localhost/nobody").dispose()  # not connected

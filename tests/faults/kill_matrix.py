@@ -1,7 +1,7 @@
 """The kill matrix: every task of the queues billing and stripe, killed at each of its steps and run again.
 
-`python -m tests.faults.kill_matrix` runs it and writes the table into docs/fault-matrix.md; the tests check that what
-stands there is true. What a task starts from, its situation, is in killed_tasks.py.
+`python -m tests.faults.kill_matrix` runs it and writes the table into docs/fault-matrix.md; the tests check that the
+table is true. The initial situation of each task is in killed_tasks.py.
 """
 
 import fcntl
@@ -33,13 +33,12 @@ _CUTS: Final = ("cut_before", "cut_after")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A task and what it starts from: `arrange` makes it, and answers the task's arguments.
+    """A task and its initial situation: `arrange` makes it, and returns the task's arguments.
 
-    `effects`: what must be there in the end, by table or type of object of Stripe's, and how many. `noted_again`: the
-    actions that the audit notes before their call, and the events of Stripe's about what is only said again: a second
-    run makes them once more. `then`: the task that takes up what is left open. `bills`: what counts
-    is the invoice once it is final and booked, not its draft. `waits`: the task itself waits
-    and calls again where an answer is lost, so that no answer is lost here.
+    `effects`: the final rows or objects, by table or Stripe's type of object, with their counts. `noted_again`: audit
+    rows written before a call, and Stripe's events about an unchanged object: a second run writes these once more.
+    `then`: the task that finishes open work. `bills`: the final and booked invoice is compared, not its draft. `waits`:
+    the task itself waits and calls again after a lost answer, so that no answer is lost here.
     """
 
     task: str
@@ -54,7 +53,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How often a case was killed around calls and commits, what the dead held, and how many answers were lost."""
+    """How often a case was killed around calls and commits, the claims of the dead, and how many answers were lost."""
 
     calls: int
     commits: int
@@ -64,11 +63,11 @@ class Outcome:
 
 
 def try_case(bench: Bench, rt: Runtime, mortals: Mortals, case: Case, *, whole: bool) -> Outcome:
-    """Run a case, clean at first, then killed at each step and run again; fail where the ends differ.
+    """Run a case, clean at first, then killed at each step and run again; fail if the ends differ.
 
-    Before a step stands what stood after the one before it, and what follows from one state was seen the first time:
-    only the `whole` matrix runs again after all of them. It is also the one that runs again at once, while the dead
-    one's leases and locks still hold.
+    The state before a step is the state after the previous one, and equal states have equal futures: only the `whole`
+    matrix runs again after all of them. It also runs again at once, while the leases and locks of the dead process
+    still hold.
     """
     arguments = case.arrange(bench)
     told = f"{case.task}, {case.situation}"
@@ -124,7 +123,7 @@ class _Trial:
         return self._mortals.run(self._bench, task=self._case.task, arguments=self._arguments)
 
     def die(self, step: str) -> set[str]:
-        """Run the task in a process that is killed at a step; answer what it still holds."""
+        """Run the task in a process that is killed at a step; return its remaining claims."""
         self._begin()
         self._mortals.run(self._bench, task=self._case.task, arguments=self._arguments, at=step)
         return left_behind(self._bench, self._rt.redis)
@@ -139,19 +138,19 @@ class _Trial:
         app.tasks[self._case.task](**self._arguments)
 
     def run_at_once(self) -> None:
-        """Run while somebody seems to be at it: it may refuse, or do what there is to do."""
+        """Run while another process seems to be at work: the task may refuse, or do its work."""
         with suppress(PermanentError, RetryableError):
             self._run()
 
     def again(self) -> None:
-        """Run when leases and locks have ended; what it refuses is an end, too."""
+        """Run when leases and locks have ended; a refusal is an end, too."""
         self._wait()
         with suppress(PermanentError):
             self._run()
         self.finish()
 
     def finish(self) -> None:
-        """Let what is left open be taken up, and a draft become final."""
+        """Finish open work, and let a draft become final."""
         if self._case.then:
             self._wait()
             app.tasks[self._case.then]()
@@ -186,7 +185,7 @@ class _Trial:
 
 
 def _is_new(state: Rows, seen: list[Rows]) -> bool:
-    """Tell whether a state was not met yet, and remember it: what follows from the same state is the same."""
+    """Return True if a state is new, and remember it: equal states have equal futures."""
     if state in seen:
         return False
     seen.append(state)
@@ -199,7 +198,7 @@ def _compare(found: Rows, expected: Rows, told: str) -> None:
 
 
 def row_of(case: Case, outcome: Outcome) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     effects = ", ".join(f"{count} {name.removeprefix('stripe:')}" for name, count in case.effects.items()) or "none"
     again = "".join(f"; `{noted}` perhaps noted twice" for noted in case.noted_again)
     end = "as if never killed" + again + (f"; `{case.then}` takes up what is left" if case.then else "")
@@ -210,7 +209,7 @@ def row_of(case: Case, outcome: Outcome) -> str:
 
 
 def lines_of_document() -> Iterator[str]:
-    """The lines of the table as it stands."""
+    """Yield the lines of the present table."""
     yield from DOCUMENT.read_text().partition(_BEGIN)[2].partition(_END)[0].splitlines(keepends=True)
 
 

@@ -1,4 +1,4 @@
-"""What each task of the queues billing and stripe is killed at: the situations of the kill matrix."""
+"""The situations of the kill matrix: the initial state of each task of the queues billing and stripe."""
 
 import json
 from typing import Any, Final
@@ -139,7 +139,7 @@ def _told(bench: Bench) -> dict[str, Any]:
 
 
 def _drafted(bench: Bench) -> str:
-    """An account whose first month is a draft, of which Stripe knows 9 of 12 credits; answer it."""
+    """An account whose first month is a draft, of which Stripe knows 9 of 12 credits; return the invoice."""
     customer = bench.pay(ACCOUNT)
     bench.world.v1.customers.update(customer, {"invoice_settings": {"default_payment_method": _card(bench, customer)}})
     bench.use(ACCOUNT, 9, until=BEGIN + HOUR)
@@ -155,7 +155,7 @@ def _card(bench: Bench, customer: str) -> str:
 
 
 def _invoiced(bench: Bench) -> str:
-    """The same, finalized and paid over what Stripe was told in time; nothing of it has arrived."""
+    """The same, finalized and paid over the quantity that Stripe got in time; none of its events has arrived."""
     invoice = _drafted(bench)
     bench.world.advance(PERIOD_END)
     bench.sync(PERIOD_END)
@@ -221,7 +221,7 @@ def _dunned(bench: Bench) -> dict[str, Any]:
 
 
 def _arrived(bench: Bench, *types: str) -> dict[str, Any]:
-    """Put Stripe's new events of some types into the inbox, which held none that was not applied."""
+    """Put Stripe's new events of some types into the inbox, which has no other pending event."""
     taken = [event for event in bench.world.new_events() if event.type in types]
     assert {event.type for event in taken} == set(types)
     for event in taken:
@@ -290,7 +290,7 @@ def _alert_arrives(bench: Bench) -> dict[str, Any]:
 
 
 def _complaint_arrives(bench: Bench) -> dict[str, Any]:
-    """Two accounts whose events were taken and not counted: one for good, one for now."""
+    """Two accounts whose events Stripe accepted and did not count: one error is permanent, one passes."""
     bad, late = bench.crowd(2, at=NOON).values()
     bench.world.switch("meters", reject={bad: "meter_event_customer_not_found", late: "archived_meter"})
     bench.send()
@@ -309,7 +309,7 @@ def _events_never_came(bench: Bench) -> dict[str, Any]:
 
 
 def _events_are_gone(bench: Bench) -> dict[str, Any]:
-    """The last whole walk was 40 days ago."""
+    """The last complete pass over the list was 40 days ago."""
     _told(bench)
     since = "INSERT INTO stripe_walk (name, since) VALUES ('events', :since), ('thin events', :since)"
     bench.execute(since, since=bench.now() - 40 * DAY)
@@ -419,4 +419,4 @@ NO_CALL: Final = frozenset(
         "stripe.replay_events",
     }
 )
-"""The tasks that ask nothing of Stripe: killed at their commits only."""
+"""The tasks that call nothing at Stripe: killed at their commits only."""

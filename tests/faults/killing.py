@@ -1,4 +1,4 @@
-"""End the process at each step of a Stripe task, one after the other, and lose each answer of Stripe's on its way."""
+"""End the process at each step of a Stripe task, one after the other, and lose each of Stripe's answers on its way."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ Work = Callable[[Transaction, StripeGateway], Any]
 
 
 class Fuse:
-    """Lets so many steps happen, then ends the process."""
+    """Allows so many steps, then ends the process."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -41,7 +41,7 @@ class Fuse:
 
 
 def killed_at_each_step(bench: Bench, begin: Callable[[int], Work]) -> Iterator[int]:
-    """Make work anew, kill it at its next step, and hand over; at the end nothing is left to kill it at.
+    """Begin new work, kill it at its next step, and yield; at the end no step is left to kill it at.
 
     A step is the instant before or after a call, before or after a commit.
     """
@@ -59,7 +59,7 @@ def killed_at_each_step(bench: Bench, begin: Callable[[int], Work]) -> Iterator[
 
 
 def answers_lost(bench: Bench, begin: Callable[[int], Work], *, kind: str) -> Iterator[int]:
-    """Make work anew, cut its next call off before or after its effect, and hand over."""
+    """Begin new work, cut its next call off before or after its effect, and yield."""
     for number in range(STEPS_MAX):
         work = begin(number)
         faults = f"{bench.world.url}/_simulator/faults"
@@ -77,7 +77,7 @@ def answers_lost(bench: Bench, begin: Callable[[int], Work], *, kind: str) -> It
 
 
 def each_way(bench: Bench, begin: Callable[[int], Work]) -> Iterator[int]:
-    """Both, in one go: numbers of pieces of work that were interrupted and not run again."""
+    """Both, in one go: yield the numbers of works that were interrupted and not run again."""
     yield from killed_at_each_step(bench, begin)
     for offset, kind in ((1000, "cut_before"), (2000, "cut_after")):
         for number in answers_lost(bench, lambda number, offset=offset: begin(offset + number), kind=kind):  # type: ignore[misc]  # mypy can't tell a default's type

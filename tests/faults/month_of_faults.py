@@ -1,9 +1,9 @@
 """`python -m tests.faults.month_of_faults --seed N --accounts K`: a month of the real quarter billed under faults.
 
-The sessions of the quarter's busiest month, moved to where the tests' price list begins, are recorded tick by tick and
-billed through the simulator, which all the while refuses, cuts, delays and complains later, by a seed. Webhooks come
-twice, late, in any order, or never. In the end each account's invoice is held against the price of its sessions, which
-is computed here from the file. No time is waited for: pauses are made to be over.
+The sessions of the quarter's busiest month, moved to the beginning of the tests' price list, are recorded tick by tick
+and billed through the simulator, which meanwhile refuses, cuts, delays and complains later, by a seed. Webhooks come
+twice, late, in any order, or never. In the end each account's invoice is compared with the price of its sessions, which
+is computed here from the file. Nothing waits for real time: pauses are skipped.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from usage_tasks.telemetry.logs import configure_logging
 from usage_tasks.wire.session_reports import parse_reports
 
 MONTH: Final = datetime(2013, 3, 1, tzinfo=UTC)
-"""The quarter's busiest."""
+"""The busiest month of the quarter."""
 
 BEGIN: Final = datetime(2026, 3, 1, tzinfo=UTC)
 END: Final = datetime(2026, 4, 1, tzinfo=UTC)
@@ -61,11 +61,11 @@ FAULTS: Final[Mapping[str, float]] = {
     "cut_after": 0.06,
     "slow": 0.02,
 }
-"""How likely each request fails so."""
+"""The probability of each fault per request."""
 
 _SLOW_SECONDS: Final = 0.02
 _REJECTED: Final = 0.05
-"""How likely an account's events are taken and complained of later, in a tick."""
+"""The probability per tick that an account's events are accepted and get an error later."""
 
 _PASSING, _FINAL = "archived_meter", "meter_event_customer_not_found"
 _DROPPED, _TWICE, _LATE = 0.1, 0.15, 0.3
@@ -76,7 +76,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(kw_only=True)
 class Result:
-    """What was done, what was injected, and what differs in the end, which is nothing."""
+    """The work done, the faults injected, and the differences at the end, which must be none."""
 
     accounts: int
     sessions: int
@@ -88,7 +88,7 @@ class Result:
     differences: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        """A table of it."""
+        """Yield the lines of a table of it."""
         yield f"{'accounts':32}{self.accounts:>10,}"
         yield f"{'sessions':32}{self.sessions:>10,}"
         yield f"{'requests to Stripe':32}{self.requests:>10,}"
@@ -102,7 +102,7 @@ class Result:
 
 
 def sessions_of_month(accounts: int | None) -> Sequence[Session]:
-    """List the month's sessions, those of so many accounts with the most, in the time of the tests' price list."""
+    """List the month's sessions of the busiest accounts, so many or all, in the time of the tests' price list."""
     moved = BEGIN - MONTH
     found = [
         replace(
@@ -119,7 +119,7 @@ def sessions_of_month(accounts: int | None) -> Sequence[Session]:
 
 
 def used_cents(sessions: Sequence[Session]) -> Mapping[str, int]:
-    """Price each account's sessions by the file alone: what ran until the month's end, each rounded half up."""
+    """Price each account's sessions by the file alone: usage until the month's end, each session rounded half up."""
     cents: Counter[str] = Counter()
     for session in sessions:
         seconds = max(int((min(session.stopped_at, END) - session.started_at).total_seconds()), 0)
@@ -171,7 +171,7 @@ class Month:
         return self.result
 
     def _insist(self, call: Callable[[], Answer]) -> Answer:
-        """Call again where the world is busy, as a task is run again."""
+        """Call again after a RetryableError, as a task is run again."""
         for _ in range(_ROUNDS_MAX):
             try:
                 return call()
@@ -213,7 +213,7 @@ class Month:
                 pass
 
     def _send(self, at: datetime, *, whole: bool) -> None:
-        """Send what is due, as often as it takes or not quite; hear what the meter complains of, and deal with it."""
+        """Send the due reports, repeatedly and perhaps not all; receive the meter's errors, and react to them."""
         for _ in range(_ROUNDS_MAX if whole else 2):
             time_passes(self.bench)
             self.bench.send(pause_after=lambda _: timedelta(0))
@@ -236,7 +236,7 @@ class Month:
                 release_account(connection, AttributionId(row.attribution_id), at=at, actor=SYSTEM)
 
     def _receive(self, at: datetime, *, whole: bool) -> None:
-        """Take up Stripe's events: some never, some twice, some late, in any order."""
+        """Receive Stripe's events: some never, some twice, some late, in any order."""
         with self.bench.world.server.simulator.world() as world:
             events = [event for event in world.store.scan("event", oldest_first=True) if event["id"] not in self._seen]
         self._seen |= {event["id"] for event in events}
@@ -260,7 +260,7 @@ class Month:
                 inbox.store_event(connection, arrived)
 
     def _reconcile(self, at: datetime) -> None:
-        """Let the job run until it finds nothing any more."""
+        """Run the job until it finds nothing more."""
         for _ in range(_ROUNDS_MAX):
             time_passes(self.bench)
             done = self._insist(lambda: reconcile_invoices(self.bench.context(at)))
@@ -270,7 +270,7 @@ class Month:
         self.result.differences.append(f"{at}: invoices are never reconciled")
 
     def _compare(self, at: datetime) -> None:
-        """Hold what was billed against what was used, and each against the ledger."""
+        """Compare the billed amounts with the usage, and both with the ledger."""
         bench, result = self.bench, self.result
         used = used_cents(self.sessions)
         for account in self.accounts:
@@ -307,7 +307,7 @@ class Month:
 
 @contextmanager
 def installation() -> Iterator[Bench]:
-    """A database and a simulator of their own."""
+    """A separate database and simulator."""
     with tempfile.TemporaryDirectory() as directory, running_servers(Path(directory), os.environ) as servers:
         url = servers.database_url.replace("postgresql://", "postgresql+psycopg://")
         migrate.upgrade(url)
@@ -320,7 +320,7 @@ def installation() -> Iterator[Bench]:
 
 
 def main() -> int:
-    """Run it as the arguments say; answer 1 where anything differs."""
+    """Run it with the arguments; return 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--accounts", type=int, default=None, help="so many accounts with the most sessions; else all")

@@ -1,4 +1,4 @@
-"""Whatever moment a sending process is killed at: run again, each account's quantity is in once and nothing is lost."""
+"""At whatever moment a sending process is killed: after another run each quantity arrived once and nothing is lost."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""A month billed while Stripe fails in every way: what is invoiced is what was used and what the ledger says."""
+"""A month billed while Stripe fails in every way: invoices, usage and ledger agree."""
 
 from collections.abc import Iterator
 from datetime import timedelta

@@ -1,8 +1,8 @@
 """The whole history of a subscription, delivered in any order, late and more than once, ends in one state.
 
-Every event that Stripe's list has of it is permuted: of its customer, subscription and invoices, one of them paid late
-and one voided, of payments, a credit note that stands and one that is voided, a refund, a dispute that is won and one
-that is lost, a change of address and an alert.
+Every event in Stripe's list is permuted: of the customer, the subscription and its invoices (one paid late, one
+voided), of payments, a valid and a voided credit note, a refund, a won and a lost dispute, a change of address and an
+alert.
 """
 
 import itertools
@@ -32,7 +32,7 @@ _numbers = itertools.count()
 
 
 class History:
-    """One account's life with Stripe: each step says what happens, then what arrives of it is handled."""
+    """One account's life with Stripe: each step makes changes, then handles the events that arrive."""
 
     def __init__(self, bench: Bench, deliveries: list[tuple[int, int, int]]) -> None:
         self.bench, self.account = bench, team(f"any-order-{next(_numbers)}")
@@ -56,7 +56,7 @@ class History:
         self.arrive(self.ends[0] + GRACE)
         self.paid = self.latest()
         self.give_money_back()
-        self.gather()  # Stripe shows no event for longer than thirty days
+        self.gather()  # Stripe lists an event for thirty days only
         world.decline(self.customer)
         self.use(7, self.ends[0] + 2 * HOUR)
         self.arrive(self.ends[1] + GRACE)
@@ -86,7 +86,7 @@ class History:
         self.arrive(self.cancelled_at + DAY)
 
     def give_money_back(self) -> None:
-        """Of the invoice over 10 credits, 0.15: a third by a credit note, some by a refund; then it is disputed."""
+        """Give back a part of 0.15 for 10 credits: a third by a credit note, some by a refund; then dispute it."""
         v1 = self.bench.world.v1
         credit(self.bench, v1.invoices.retrieve(self.paid), 5, out_of_band_amount=5)
         (payment,) = v1.invoice_payments.list({"invoice": self.paid}).data
@@ -106,7 +106,7 @@ class History:
         return str(self.bench.world.invoices(self.customer)[-1].id)
 
     def arrive(self, at: datetime) -> None:
-        """Let time pass; hand over what is due by this step, in the order that was drawn, and handle it."""
+        """Let time pass; deliver the events that are due by this step, in the drawn order, and handle them."""
         self.bench.world.advance(at)
         self.gather()
         due = [each for each in self.waiting if self.step == STEPS or each[0] <= self.step]
@@ -141,7 +141,7 @@ class History:
         for key, kind, cents, effective in entries:
             settled[names[key.split(":")[1]], CONTRA_BY_KIND[EntryKind(kind)], effective] += cents
         return {
-            # Which entries there are depends on what was known when; what they come to at each instant does not.
+            # The entries depend on the order of arrival; their sums at each instant do not.
             "settled": {place: cents for place, cents in settled.items() if cents},
             "invoices": [(names[row.id], row.status, row.credit_cents, row.failed) for row in invoices],
             "cost_center": self.rows(
@@ -155,7 +155,7 @@ class History:
         }
 
     def blocked(self) -> list[str]:
-        """Who is blocked in the end: by a dispute that has not let them go."""
+        """Return the users who are blocked in the end, by a dispute without a release."""
         told = self.bench.rows(
             "SELECT payload->>'user_id' AS who, count(*) FILTER (WHERE task = 'server.block_user') "
             "- count(*) FILTER (WHERE task = 'server.unblock_user') AS times FROM outbox "

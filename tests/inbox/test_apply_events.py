@@ -50,7 +50,7 @@ def due_again(bench: Bench) -> None:
 
 
 def invoiced(bench: Bench) -> list[str]:
-    """An account whose first month of 12.34 credits is invoiced; answer the events that nobody has applied yet."""
+    """An account whose first month of 12.35 credits is invoiced; return the events, none applied yet."""
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, "12.35", until=BEGIN + HOUR)
     bench.sync_and_send(BEGIN + 2 * HOUR)
@@ -146,7 +146,7 @@ def test_what_an_invoice_left_out_is_reported_at_once_when_it_is_booked(bench: B
     bench.sync_and_send(BEGIN + 2 * HOUR)
     bench.use(ACCOUNT, 3, until=PERIOD_END - HOUR)
     bench.world.advance(PERIOD_END)
-    bench.receive_and_apply(PERIOD_END)  # the closing quantity of 15 is told, but never reaches Stripe
+    bench.receive_and_apply(PERIOD_END)  # the closing quantity of 15 is stored, but never reaches Stripe
     bench.world.advance(FINALIZED)
     assert bench.receive_and_apply(FINALIZED).reports == 1
     assert entry(bench).credit_cents == -1200

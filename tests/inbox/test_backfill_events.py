@@ -1,4 +1,4 @@
-"""Stripe's own list of events brings what no webhook brought."""
+"""Stripe's own list of events brings the events that no webhook brought."""
 
 from datetime import timedelta
 from typing import Any
@@ -40,7 +40,7 @@ def all_listed(bench: Bench) -> list[str]:
 
 
 def bill_unheard(bench: Bench) -> int:
-    """A month of 12.34 credits ends in an invoice, and nobody hears of it; answer how many events were known before."""
+    """Invoice a month of 12.35 credits without a webhook; return how many events were known before."""
     bench.pay(ACCOUNT)
     fill(bench, BEGIN)
     before = len(stored(bench))

@@ -1,4 +1,4 @@
-"""The table of docs/stripe-events.md, the handlers, and what was promised: three lists that must be one."""
+"""The table of docs/stripe-events.md, the handlers, and the promised types: three equal lists."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ PROMISED = {
 
 
 def documented() -> set[str]:
-    """The types of the table; `.updated` after a whole name stands for the same thing's other events."""
+    """The types of the table; `.updated` after a full name stands for another event of the same object."""
     types: set[str] = set()
     for row in re.findall(r"(?m)^\| (`[^|]+) \|", TABLE.read_text()):
         first, *others = re.findall(r"`([^`]+)`", row)

@@ -1,4 +1,4 @@
-"""Off for longer than Stripe keeps events: that is reported, and the objects themselves say what happened."""
+"""Off for longer than Stripe keeps events: the gap is reported, and the objects themselves show the changes."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -45,7 +45,7 @@ def fill(bench: Bench, at: datetime, *, stripe: Any = None) -> Backfilled:
 
 
 def look(bench: Bench, at: datetime) -> int:
-    """Look at the objects to the end; answer how many events that brought."""
+    """Look at the objects to the end; return how many events that brought."""
     stored = 0
     while (done := look_at_objects(bench.transaction, bench.stripe, at=at)).unfinished:
         stored += done.stored
@@ -53,7 +53,7 @@ def look(bench: Bench, at: datetime) -> int:
 
 
 def at_work(bench: Bench) -> dict[AttributionId, str]:
-    """Let every account pay, and the system be at work until OFF; answer the customers."""
+    """Let every account pay, and the system be at work until OFF; return the customers."""
     customers = {account: bench.pay(account) for account in ACCOUNTS}
     for number, account in enumerate(ACCOUNTS, start=1):
         bench.use(account, 100 * number, until=BEGIN + HOUR)
@@ -68,7 +68,7 @@ def at_work(bench: Bench) -> dict[AttributionId, str]:
 
 
 def live_on(bench: Bench, customers: dict[AttributionId, str]) -> None:
-    """What happens at Stripe while the system is off: soon after OFF, so that at BACK no event says so any more."""
+    """Change objects at Stripe while the system is off: soon after OFF, so at BACK Stripe has no event of it."""
     bench.world.advance(FINALIZED + HOUR)
     latest = {account: bench.world.invoices(customer)[-1] for account, customer in customers.items()}
     bench.world.v1.invoices.void_invoice(latest[VOIDED].id)
@@ -90,7 +90,7 @@ def off_and_back(bench: Bench) -> dict[AttributionId, str]:
 
 
 def everything(bench: Bench) -> dict[str, list[Any]]:
-    """Every table that a second look must not change."""
+    """Read every table that a second look must not change."""
     statements = {
         "ledger_entry": "SELECT * FROM ledger_entry ORDER BY attribution_id, key",
         "outbox": "SELECT * FROM outbox ORDER BY outbox_id",
@@ -111,7 +111,7 @@ def strategy(bench: Bench, account: str) -> str:
 
 
 def first_month(bench: Bench, account: str) -> list[tuple[str, int]]:
-    """What invoices moved in the month that is billed while nobody listens."""
+    """Return the movements of invoices in the month that is billed while the system is off."""
     found = bench.rows(
         "SELECT kind, credit_cents FROM ledger_entry WHERE attribution_id = :a AND kind <> 'session' "
         "AND credit_cents <> 0 AND effective_at < :until ORDER BY kind, key",
@@ -143,7 +143,7 @@ def test_after_forty_days_all_that_happened_is_found_in_the_objects(bench: Bench
         [("invoice", -10_000 * number)] for number in (1, 3, 4, 5, 6, 8, 9)
     ]
     assert first_month(bench, VOIDED) == [("invoice", -20_000), ("invoice_reversal", 20_000), ("write_off", -20_000)]
-    # Of 700 credits for 10.50 a part of 0.50.
+    # A part of 0.50, of 700 credits for 10.50.
     assert first_month(bench, CREDITED) == [
         ("invoice", -70_000),
         ("invoice_reversal", 3333),
@@ -173,7 +173,7 @@ def test_a_second_run_changes_nothing_and_reports_nothing(bench: Bench) -> None:
     before = everything(bench)
     again = fill(bench, BACK + HOUR)
     assert (again.missed, again.stored, look(bench, BACK + HOUR)) == (0, 0, 0)
-    # And where the whole look is done once more, each object stands as it is known.
+    # If the whole look is done once more, each object is already in its known state.
     bench.execute("UPDATE stripe_walk SET until = since + interval '10 days', cursor = '' WHERE name LIKE 'missed %'")
     look(bench, BACK + HOUR)
     bench.handle_stored(BACK + HOUR)
@@ -245,7 +245,7 @@ def test_a_look_at_an_object_that_is_gone_begins_again(bench: Bench) -> None:
 
 
 class Refusing(Wrapped):
-    """The real gateway, but for one list."""
+    """The real gateway, except that one list fails."""
 
     def list_disputes(self, **_: Any) -> Any:
         raise PermanentError("no such list")

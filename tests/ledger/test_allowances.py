@@ -1,4 +1,4 @@
-"""The free allowance once a user. LIMITS: 500 for teams, 100 for users: it is the 100 that is free once."""
+"""The free allowance, once per user. LIMITS: 500 for teams, 100 for users: the 100 is given once."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -204,7 +204,7 @@ def test_one_team_opened_ten_times_at_once_is_one_cost_center_and_one_claim(data
 
 
 def test_who_loses_the_race_to_open_a_team_uses_no_allowance_up(database: Database) -> None:
-    """One transaction opens a team that it does not know; one that knows it waits, and must not claim for it."""
+    """One transaction opens a team that it does not know. Another knows it, waits, and must not claim for it."""
     with ThreadPoolExecutor(1) as pool:
         with database.transaction() as first:
             assert limit(first, "team") == 500

@@ -24,7 +24,7 @@ TEAMS = range(20)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """The directory, earlier claims, and teams that are opened together. Members who own nothing must not count."""
+    """The directory, earlier claims, and teams opened together. Members who own nothing must not count."""
 
     users: Mapping[UUID, DirectoryUser]
     claims: Sequence[AllowanceClaim]

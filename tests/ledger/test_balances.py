@@ -84,7 +84,7 @@ def seconds(started_at: datetime, until: datetime) -> int:
 
 
 def cents(facts: SessionReport, at: datetime) -> int:
-    """Price what had run by an instant, from the facts alone."""
+    """Price the usage until an instant, from the facts alone."""
     until = min(facts.stopping_at or facts.stopped_at or at, at)
     before, after = PRICES[facts.workspace_class]
     whole = seconds(facts.started_at, until)
@@ -93,7 +93,7 @@ def cents(facts: SessionReport, at: datetime) -> int:
 
 
 def latest(facts: dict[object, SessionReport], report: SessionReport) -> SessionReport:
-    """Of two reports the one that knows of more of the end holds, then the one observed later."""
+    """Return the report that holds: the one with more of the end, then the later one."""
     held = facts.get(report.instance_id)
     return report if held is None or knowledge(report) > knowledge(held) else held
 
@@ -103,7 +103,7 @@ def knowledge(report: SessionReport) -> tuple[bool, bool, datetime]:
 
 
 def distinctly_observed(steps: Sequence[object]) -> Sequence[object]:
-    """Reports are observed at instants of their own; ties are another test's."""
+    """Give reports distinct instants of observation; another test covers ties."""
     seen: set[datetime] = set()
     kept: list[object] = []
     for step in steps:
@@ -225,7 +225,7 @@ def test_of_a_session_that_lost_its_price_what_was_posted_is_what_counts(connect
 
 
 def test_the_server_plans_a_balance_once_and_not_at_each_question(connection: Connection) -> None:
-    # Most of what runs is one account's: a plan for another one looks cheap.
+    # Most running sessions belong to one account: a plan for another account looks cheap.
     runs = [(1, 1500), *((number, 1) for number in range(2, 40))]
     for number, count in runs:
         account = {"attribution_id": team(number)}

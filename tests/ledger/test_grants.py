@@ -1,4 +1,4 @@
-"""Grants among resets, upgrades, limits and workers. What they pay over time is in test_grants_property.py."""
+"""Grants among resets, upgrades, limits and workers. test_grants_property.py covers their payments over time."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -71,7 +71,7 @@ def test_a_grant_that_has_lapsed_pays_nothing_of_what_is_reported_later(connecti
     settle_expired(connection, at=expiry + 2 * DAY)
     assert (settled(connection), remaining(connection)) == (before, [0])
     assert get_balance(connection, team(), at=expiry + 2 * DAY) == 6_000
-    # A grant that is in force pays it, for it pays what is open.
+    # A grant in force pays it, because it pays open usage.
     give(connection, 10_000, at=expiry + 3 * DAY)
     assert get_balance(connection, team(), at=expiry + 3 * DAY) == 0
     assert verify(connection, at=expiry + 3 * DAY, grace=MINUTE).clean

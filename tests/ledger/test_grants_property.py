@@ -26,7 +26,7 @@ LIMIT = 3
 
 END = START + 100 * DAY
 CYCLE_ENDS = [add_months(START, number) for number in (1, 2, 3)]
-# Days on which something falls together: cycles end on days 31, 59 and 90.
+# Days with coincidences: cycles end on days 31, 59 and 90.
 DAYS = st.one_of(st.integers(0, 95), st.sampled_from([30, 31, 32, 59, 60, 90]))
 
 
@@ -56,7 +56,7 @@ class Given:
 
 @dataclass(slots=True, kw_only=True)
 class Model:
-    """What is open and what is left of each grant, moved cent by cent."""
+    """The open usage and the rest of each grant, moved cent by cent."""
 
     grants: Sequence[Given]
     open: int = 0
@@ -134,7 +134,7 @@ def run_model(
         model.open += sum(cents for moment, cents in movements if moment == at)
         if at in CYCLE_ENDS or any(left and grants[number].expires_at == at for number, left in model.left.items()):
             model.settle(at)
-        # What was due is settled before a grant is made, so that it never pays at the instant at which it is.
+        # Due settlements come before a new grant, so that a grant never pays at its own first instant.
         model.left |= {number: grant.cents for number, grant in enumerate(grants) if grant.made_at == at}
         if at in asked:
             shown[at] = model.shown(at)
@@ -157,7 +157,7 @@ def booked(connection: Connection) -> tuple[dict[tuple[int, datetime], int], dic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What happens, in days from the start."""
+    """A history, in days from the start."""
 
     grants: Sequence[Given]
     used: Sequence[tuple[int, int]]
@@ -175,7 +175,7 @@ histories = st.builds(
 
 
 def play(connection: Connection, history: History) -> None:
-    """Day by day: usage and notes, then jobs, then what is given; at last every job."""
+    """Day by day: usage and notes, then jobs, then new grants; at last every job."""
     limits = replace(LIMITS, for_teams=LIMIT)
     open_accounts(connection, [team()], limits=limits, at=START, actor=SYSTEM)
     for day in range(101):

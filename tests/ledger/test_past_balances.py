@@ -1,4 +1,4 @@
-"""Balances weeks ago, in 1970 and to come, against a recomputation from the facts; what such a statement reads."""
+"""Balances weeks ago, in 1970 and to come, against a recomputation from the facts; the rows that a read fetches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ END: Final = START + 60 * DAY
 FAR: Final = [datetime(1970, 1, 1, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)]
 PRICES: Final = {"small": Decimal("0.1"), "large": Decimal("0.5")}
 
-# Many fall into one hour, or beside the start of a week.
+# Many instants fall into one hour, or beside the start of a week.
 INSTANTS = st.one_of(
     st.builds(
         lambda week, near: MONDAY + week * WEEK + near,
@@ -58,7 +58,7 @@ ACCOUNTS = st.sampled_from([ONE, TWO])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priced:
-    """A price from an instant on, with the least that a session which starts under it costs."""
+    """A price from an instant on, with the minimum charge of a session that starts under it."""
 
     effective_from: datetime
     credits_per_minute: Decimal
@@ -67,7 +67,7 @@ class Priced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repriced:
-    """A version that is added by hand."""
+    """A price version added by hand."""
 
     workspace_class: str
     version: Priced
@@ -75,7 +75,7 @@ class Repriced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """Credits that nothing has burned yet."""
+    """Credits without a burn so far."""
 
     attribution_id: AttributionId
     credit_cents: int
@@ -84,7 +84,7 @@ class Grant:
 
 @st.composite
 def reports(draw: st.DrawFn) -> SessionReport:
-    """Running, stopping, stopped, of no length, odd; of few sessions, so that many correct another one."""
+    """Running, stopping, stopped, of no length, odd; of few sessions, so that many correct another report."""
     number = draw(st.integers(0, 3))
     started_at = draw(INSTANTS)
     return session_report(
@@ -100,7 +100,7 @@ def reports(draw: st.DrawFn) -> SessionReport:
 
 @st.composite
 def settlements(draw: st.DrawFn) -> Entry:
-    """Anything that is no usage, dated back or ahead."""
+    """Any entry that is not usage, dated back or ahead."""
     kind = draw(st.sampled_from([EntryKind.INVOICE, EntryKind.RESET, EntryKind.CREDIT_NOTE, EntryKind.WRITE_OFF]))
     return Entry(
         attribution_id=draw(ACCOUNTS),
@@ -134,7 +134,7 @@ STEPS = st.lists(
 
 
 class Model:
-    """The facts, and a price of what had run by an instant that shares nothing with the statements."""
+    """The facts, and a price of the usage until an instant that shares nothing with the statements."""
 
     def __init__(self) -> None:
         first = {
@@ -147,7 +147,7 @@ class Model:
         self._observed: set[tuple[object, datetime]] = set()
 
     def hear(self, report: SessionReport) -> bool:
-        """Take up a report; False for one whose rank is a tie, which is another test's."""
+        """Record a report. Return False for a tie in rank, which another test covers."""
         if (report.instance_id, report.observed_at) in self._observed:
             return False
         self._observed.add((report.instance_id, report.observed_at))

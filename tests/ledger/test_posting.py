@@ -1,4 +1,4 @@
-"""A correction and a posting of the same session at the same moment: whoever comes second sees the other's work."""
+"""A correction and a posting of the same session at the same moment: the second sees the work of the first."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from usage_tasks.storage.pricing.prices import hold_prices
 
 WRONG = stopped_report(2 * HOUR, workspace_class="xlarge")
 RIGHT = stopped_report(HOUR, instance_id=WRONG.instance_id, workspace_class="xlarge", observed_at=START + DAY)
-# Price versions that can be read only by who gets the lock: whoever posts has looked, and has not locked yet.
+# Price versions that only the holder of the lock can read: the posting has looked, and has not locked yet.
 GATE = """
     CREATE SCHEMA gate;
     CREATE VIEW gate.price_version AS

@@ -25,7 +25,7 @@ RANGE = {"start": START.isoformat(), "end": (START + 3 * DAY).isoformat()}
 
 @pytest.fixture
 def installation(rt: Runtime) -> Runtime:
-    """A session over two days that stopped, and one that runs, by the hour."""
+    """A session over two days that stopped, and a running session, by the hour."""
     TestClock(rt.redis).advance(START + 2 * DAY)
     with rt.transaction() as connection:
         record(connection, stopped_report(DAY, started_at=START + 12 * HOUR), session_report(attribution_id=team("b")))

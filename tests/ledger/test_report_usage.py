@@ -61,7 +61,7 @@ def test_a_session_over_midnight_is_split_at_it_and_counted_on_both_days(connect
 
 @pytest.mark.holds("usage.split-range")
 def test_a_range_takes_its_own_part_of_a_session_and_the_parts_sum_to_the_whole(connection: Connection) -> None:
-    # 1 h at 1 cent in 6 s, cut where a cent is not over: rounded one by one the parts would come to more.
+    # 1 h at 1 cent in 6 s, cut in the middle of a cent: rounded one by one the parts would come to more.
     record(connection, stopped_report(HOUR, workspace_class="small"))
     cuts = [START, *(START + timedelta(seconds=3 + 7 * number) for number in range(500)), END]
     parts = [
@@ -131,7 +131,7 @@ def many(connection: Connection) -> Connection:
 
 
 def by_hand(connection: Connection, group_by: Sequence[Group]) -> list[tuple[Any, ...]]:
-    """What is posted, joined to its sessions: no session of this history is cut."""
+    """Sum the posted entries, joined to their sessions: no session of this history is cut."""
     names = [{Group.DAY: "(started_at AT TIME ZONE 'UTC')::date"}.get(group, f"w.{group}") for group in group_by]
     keys = ", ".join(names)
     statement = f"""

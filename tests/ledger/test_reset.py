@@ -90,7 +90,7 @@ def test_usage_that_is_reported_after_its_cycles_reset_is_covered_by_the_next_on
     record(connection, used_report(team(), 6_000, at=START + 10 * DAY), at=MONTH + DAY)
     post_batch(connection, at=MONTH + DAY)
     assert resets(connection) == first == [(team(), -10_000, MONTH)]
-    # The past shows it where it ran; the reset that was made stays as it was, so the rest is open now.
+    # The past shows it at its own time; the past reset stays unchanged, so the rest is open now.
     assert [get_balance(connection, team(), at=at) for at in (MONTH - MINUTE, MONTH, MONTH + DAY)] == [
         16_000,
         6_000,

@@ -21,7 +21,7 @@ END = START + 12 * DAY
 # Few enough instants that starts, ends, prices' edges and cuts coincide, or lie half a second apart.
 NEAR = st.sampled_from([timedelta(0), timedelta(milliseconds=500), timedelta(seconds=1), timedelta(seconds=59)])
 INSTANTS = st.one_of(
-    # Of more than one week: those after the range are left out unless a session reaches back.
+    # Of more than one week: weeks after the range are left out unless a session reaches back.
     st.builds(lambda days, near: START + days * DAY + near, st.sampled_from([-1, 0, 1, 2, 3, 4, 11, 12]), NEAR),
     st.timedeltas(timedelta(days=-1), timedelta(days=3)).map(lambda offset: START + offset),
 )

@@ -29,7 +29,7 @@ DISPUTES = st.builds(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Disputes, and by account its state of dunning."""
+    """Disputes, and each account's state of dunning."""
 
     disputes: Sequence[DisputeBlock]
     dunning: Sequence[DunningState | None]

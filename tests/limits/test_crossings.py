@@ -1,4 +1,4 @@
-"""Announcements against the domain's levels, and once whatever happens."""
+"""Announcements against the domain's levels, and each only once."""
 
 from collections import Counter
 from collections.abc import Sequence

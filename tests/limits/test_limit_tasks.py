@@ -33,7 +33,7 @@ def shown(client: "redis.Redis", account: str = team()) -> Any:
 
 
 def heard(rt: Runtime) -> list[Any]:
-    """What a platform with nothing but Kombu takes from the queue `server`."""
+    """Return the messages that a platform with nothing but Kombu takes from the queue `server`."""
     options = {"global_keyprefix": "usage:"}
     messages = []
     with (

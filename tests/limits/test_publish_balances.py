@@ -38,7 +38,7 @@ def client(redis_url: str) -> Iterator["redis.Redis"]:
 
 
 def shown(client: "redis.Redis", account: str = team()) -> dict[str, str]:
-    """What another service reads: one HGETALL."""
+    """Return the fields that another service reads: one HGETALL."""
     held: Any = client.hgetall(KEY_PREFIX + account)
     return {key.decode(): value.decode() for key, value in held.items()}
 
@@ -56,7 +56,7 @@ def write(
 
 
 def open_quiet(database: Database, *names: object) -> None:
-    """Accounts that nothing happened on for longer than any transaction may take."""
+    """Open accounts without a change for longer than any transaction may take."""
     with database.transaction() as connection:
         accounts = [team(name) for name in names]
         open_accounts(connection, accounts, limits=LIMITS, at=START, actor=SYSTEM)
@@ -109,7 +109,7 @@ def test_after_the_first_run_only_what_changed_or_runs_is_written(database: Data
             ),
             {"new": team("new")},
         )
-    assert write(database, client).written == 2  # what runs, and the new one
+    assert write(database, client).written == 2  # the running ones, and the new one
     assert shown(client, team("new"))["spending_limit"] == "7"
 
 
@@ -189,7 +189,7 @@ def test_a_dead_systems_snapshots_go_away(database: Database, client: "redis.Red
         write(database, client, period=period)
         expiry = client.ttl(KEY_PREFIX + team("x"))
         assert hours * 3600 - 5 <= expiry <= hours * 3600
-        # A whole rewrite is due, and a tick falls between, before the first of them expires.
+        # A full rewrite is due, and a tick comes between, before the first of them expires.
         assert 0 < client.ttl(MARKER_KEY) <= hours * 1800
 
 

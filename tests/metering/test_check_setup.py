@@ -35,7 +35,7 @@ def make_price(world: StripeWorld, **fields: Any) -> str:
 
 
 def check(world: StripeWorld, price_id: str, *, currency: str | None = "usd", event_name: str = EVENT_NAME) -> str:
-    """What is wrong with a price and the meter, or nothing."""
+    """Return the errors of a price and the meter, or an empty text."""
     price = ConfiguredPrice(key="a key", price_id=price_id, currency=currency)
     try:
         check_stripe(world.gateway(), [price], event_name=event_name)

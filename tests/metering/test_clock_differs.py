@@ -1,4 +1,4 @@
-"""Our clock and Stripe's differ: reports wait or are dropped for it, no account is parked, nothing is lost."""
+"""Our clock and Stripe's differ: reports wait or are dropped, no account is parked, nothing is lost."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -33,7 +33,7 @@ OLD_REASON = (
 
 
 def ahead(bench: Bench, accounts: int, by: timedelta = AHEAD) -> dict[str, str]:
-    """Let accounts have a report each whose time is ahead of Stripe's clock, which stands at NOON."""
+    """Give each account a report with a time ahead of Stripe's clock, which stands at NOON."""
     customers = bench.crowd(accounts, at=NOON)
     bench.execute("DELETE FROM meter_report")
     assert bench.sync(NOON + by) == accounts
@@ -80,7 +80,7 @@ def test_one_refusal_shows_stripes_clock_to_the_whole_run(bench: Bench) -> None:
 
 @pytest.mark.holds("stripe.clock-differs")
 def test_while_the_clocks_differ_each_period_is_told_though_late(bench: Bench) -> None:
-    """A report that waits is not given up for the next one, or none of a busy account would ever be sent."""
+    """A waiting report is not dropped for the next one: otherwise a busy account would never send any."""
     ((account, customer),) = ahead(bench, 1).items()
     for minutes in range(0, 60, 10):
         ours = NOON + AHEAD + minutes * MINUTE

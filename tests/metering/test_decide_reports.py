@@ -111,7 +111,7 @@ def test_a_new_period_is_told_its_quantity_even_if_it_equals_the_last_periods(be
     bench.use(ACCOUNT, 5, until=NOON)
     bench.sync(PERIOD_END - HOUR)
     assert bench.sync(PERIOD_END - timedelta(seconds=1)) == 0
-    # Nobody has applied the invoice yet: what it bills is not told again, what is new is.
+    # The invoice is not applied yet: the usage that it bills is not reported again, new usage is.
     assert bench.sync(PERIOD_END) == 0
     bench.use(ACCOUNT, 5, until=PERIOD_END + HOUR)
     assert bench.sync(PERIOD_END + HOUR) == 1

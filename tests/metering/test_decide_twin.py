@@ -134,7 +134,7 @@ def customer_row(account: MeteredAccount) -> dict[str, Any]:
 
 
 def subscription_row(number: int, account: MeteredAccount) -> dict[str, Any]:
-    """An open subscription; one that is not subscribed has ended, or Stripe has not made it yet."""
+    """An open subscription. For an account without one it has ended, or Stripe has not made it yet."""
     unmade = not account.subscribed and number % 2 == 0
     return {
         "attribution_id": account.attribution_id,
@@ -163,12 +163,12 @@ def report_row(account: MeteredAccount, report: MeterReport) -> dict[str, Any]:
 
 
 def other_reason(report: MeterReport) -> str | None:
-    """Another reason, or none: only that of an early report keeps it from being superseded."""
+    """Return another reason, or None: only the reason of an early report keeps it from being superseded."""
     return "busy" if report.quantity % 2 else None
 
 
 def entry_rows(account: MeteredAccount, at: datetime) -> list[dict[str, Any]]:
-    """Entries that come to the balance at an instant, one of them at that very instant, and one after it."""
+    """Entries that make up the balance at an instant, one of them at that very instant, and a later one."""
     invoice = [("invoice", EntryKind.INVOICE, 0, account.latest_invoice_at)] if account.latest_invoice_at else []
     moved = [
         ("before", EntryKind.CREDIT_NOTE, account.balance_cents - 30, at - DAY),

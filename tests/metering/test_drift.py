@@ -35,7 +35,7 @@ def kinds(compared: Compared) -> dict[AttributionId, tuple[DriftKind, int, int, 
 
 
 def lose(bench: Bench, customer: str) -> None:
-    """Let Stripe take a customer's events and not count them."""
+    """Let Stripe accept a customer's events and not count them."""
     bench.world.switch("meters", reject={customer: "meter_event_customer_not_found"})
 
 
@@ -105,7 +105,7 @@ def test_what_is_owed_for_longer_than_a_sync_takes_is_shown_and_reported_on_requ
     bench.send()
     with bench.transaction() as connection:
         charge_all(connection, 250, at=NOON + HOUR)
-    assert compare(bench, NOON + HOUR + timedelta(minutes=59)).drifts == []  # the next sync may still tell it
+    assert compare(bench, NOON + HOUR + timedelta(minutes=59)).drifts == []  # the next sync may still report it
     assert kinds(compare(bench)) == {account: (DriftKind.UNREPORTED, 8, 5, None)}
     assert compare(bench, fix=True).repaired == 1
     bench.world.advance(LATER)

@@ -1,4 +1,4 @@
-"""Grants lower what Stripe bills, and never pay what Stripe bills anyway."""
+"""Grants lower Stripe's bill, and never pay usage that Stripe bills anyway."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -38,7 +38,7 @@ def close(bench: Bench, period_end: datetime = FIRST) -> int:
 
 
 def moved(bench: Bench, at: datetime) -> list[tuple[int, list[tuple[str, int]]]]:
-    """What is left of each grant in cents, the oldest first, and what took the rest."""
+    """Return the rest of each grant in cents, the oldest first, and the movements that took the other part."""
     with bench.transaction() as connection:
         assert verify(connection, at=at).describe() == ""
         held = list_grants(connection, account_of(ACCOUNT), at=at)
@@ -46,7 +46,7 @@ def moved(bench: Bench, at: datetime) -> list[tuple[int, list[tuple[str, int]]]]
 
 
 def finish(bench: Bench, period_end: datetime) -> None:
-    """Let a period end with everybody awake."""
+    """End a period, with every job running in time."""
     bench.world.advance(period_end)
     bench.receive_and_apply(period_end)
     bench.send()
@@ -115,7 +115,7 @@ def test_what_a_period_was_told_is_not_paid_by_a_grant_that_nobody_told_stripe_o
     bench.sync_and_send(FIRST - 2 * HOUR)
     grant(bench, 15, at=FIRST - HOUR)
     bench.use(ACCOUNT, 3, until=FIRST - 30 * MINUTE)
-    bench.world.advance(FIRST + GRACE)  # nobody closes the period: it is billed as it was told
+    bench.world.advance(FIRST + GRACE)  # nobody closes the period: Stripe bills the reported quantity
     bench.receive_and_apply(FIRST + GRACE)
     assert bench.world.billed_credits(customer) == [10]
     assert moved(bench, FIRST + GRACE) == [(1200, [("burn", 300)])]

@@ -21,7 +21,7 @@ SENT_ANEW = {"sent_anew": 1, "dropped": 0, "parked_anew": None}
 
 
 def handle(bench: Bench, event_id: str | None = None) -> MeterErrorsHandled:
-    """Take up the latest thin event."""
+    """Handle the latest thin event."""
     thin = event_id or bench.world.thin_events()[-1]
     return handle_meter_errors(bench.transaction, bench.stripe, thin, at=NOON)
 

@@ -19,7 +19,7 @@ ONE, OTHER = team("one"), team("other")
 
 
 def metered_price(bench: Bench, *, meter_id: str | None = None) -> str:
-    """A further metered price: of nobody's, on our meter or on another."""
+    """Another metered price, not one of ours, on our meter or on another."""
     recurring = {"interval": "month", "usage_type": "metered", "meter": meter_id or bench.world.meter_id}
     price = {"currency": "usd", "unit_amount": 2, "product_data": {"name": "More"}, "recurring": recurring}
     return str(bench.world.v1.prices.create(price).id)
@@ -37,14 +37,14 @@ def subscribe(bench: Bench, customer: str) -> str:
 
 
 def change(bench: Bench, subscription: str, *items: dict[str, Any]) -> list[str]:
-    """Change a subscription's items by hand, and let its event be applied; answer the ids of its items."""
+    """Change a subscription's items by hand, and apply its event; return the ids of its items."""
     changed = bench.world.v1.subscriptions.update(subscription, {"items": list(items), "proration_behavior": "none"})
     bench.handle_all(NOON)
     return [item.id for item in changed["items"].data]
 
 
 def pay(bench: Bench) -> tuple[str, str]:
-    """Let two accounts pay, the second one for comparison; answer the first's customer and subscription."""
+    """Let two accounts pay, the second one for comparison; return the first's customer and subscription."""
     customer = bench.pay(ONE)
     bench.pay(OTHER)
     bench.handle_all(BEGIN)

@@ -31,7 +31,7 @@ NOON = BEGIN + 2 * HOUR
 
 
 def with_reports(bench: Bench, *accounts: AttributionId, credits_used: int = 5) -> dict[AttributionId, str]:
-    """Paying accounts with a report each, in this order; answer their customers."""
+    """Paying accounts with a report each, in this order; return their customers."""
     customers = {account: bench.pay(account) for account in accounts}
     bench.world.advance(NOON)
     for account in accounts:
@@ -50,7 +50,7 @@ def lease_ends(bench: Bench) -> None:
 
 
 class Refusing:
-    """The real gateway, but for one customer's meter events."""
+    """The real gateway, except that one customer's meter events fail."""
 
     def __init__(self, bench: Bench, customer_id: str, refusal: Exception) -> None:
         self._stripe, self._customer_id, self._refusal = bench.stripe, customer_id, refusal
@@ -220,7 +220,7 @@ def test_what_others_do_to_a_report_that_is_put_off_is_noticed(
     def transaction() -> Iterator[Connection]:
         nonlocal opened
         opened += 1
-        if opened == 3:  # the claim, then its end, which puts the report off
+        if opened == 3:  # the claim, then its end, which postpones the report
             meanwhile(bench)
         with bench.transaction() as connection:
             yield connection
@@ -296,7 +296,7 @@ def test_a_worker_that_is_late_does_not_end_the_claim_of_another(bench: Bench) -
                 connection, [ClaimSettlement(report=late, outcome=outcome, error="late")], actor=SYSTEM
             )
     assert bench.rows("SELECT state, claimed_until FROM meter_report") == [("pending", held.claimed_until)]
-    # That Stripe took it is true, whoever says so.
+    # Stripe's acceptance is a fact, whichever worker reports it.
     with bench.transaction() as connection:
         queue.settle_reports(connection, [ClaimSettlement(report=late, outcome=ReportOutcome.ACCEPTED)], actor=SYSTEM)
     assert bench.reports() == [(NOON, 5, "accepted")]

@@ -1,4 +1,4 @@
-"""Whether an account may start a session, while its payments fail or are disputed."""
+"""Whether an account may start a session while its payments fail or are disputed."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Each currency that the settings name a price in: its customers, holds, subscriptions and invoices."""
+"""Each currency with a price in the settings: its customers, holds, subscriptions and invoices."""
 
 from typing import Any
 

@@ -28,7 +28,7 @@ def customer_of(bench: Bench, account: AttributionId = ACCOUNT) -> Any:
 
 
 def in_stripe(bench: Bench, account: AttributionId = ACCOUNT, **metadata: str) -> str:
-    """A customer that only Stripe knows of."""
+    """A customer that only Stripe knows."""
     known = {"attributionId": account, "preferredCurrency": "eur", "billingCreatorUserId": str(make_id("creator"))}
     return str(bench.world.v1.customers.create({"metadata": known | metadata}).id)
 

@@ -18,7 +18,7 @@ FAILED = add_months(BEGIN, 1) + GRACE
 
 
 def failing(bench: Bench) -> str:
-    """An account whose first invoice cannot be collected; answer it."""
+    """An account whose first invoice cannot be collected; return the invoice."""
     bench.world.decline(bench.pay(ACCOUNT))
     bench.use(ACCOUNT, 12, until=BEGIN + HOUR)
     bench.sync_and_send(BEGIN + 2 * HOUR)
@@ -54,7 +54,7 @@ def test_each_step_of_a_failed_payment_is_told_once(bench: Bench) -> None:
             sweep(bench, after)
         told += announced
         assert (state(bench), bench.told(ACCOUNT)) == ([expected], told), after
-    sweep(bench, DAY)  # a sweep that was late moves nothing back
+    sweep(bench, DAY)  # a late sweep moves nothing back
     assert state(bench) == ["suspended"]
     bench.world.decline(bench.world.customers()[0].id, declined=False)
     bench.world.collect(invoice_id)

@@ -21,7 +21,7 @@ def hold(bench: Bench, account: AttributionId = ACCOUNT, **options: Any) -> Hold
 
 
 def confirm(bench: Bench, made: Hold, card: str = "pm_card_visa") -> None:
-    """What the payer does in their browser."""
+    """Confirm a hold, as the payer does in their browser."""
     method = card
     if card == "pm_card_visa":  # with an address, as a form asks for one
         number = {"number": "4242424242424242", "exp_month": 1, "exp_year": 2040, "cvc": "123"}

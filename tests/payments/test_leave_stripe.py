@@ -23,7 +23,7 @@ def center(bench: Bench) -> Any:
 
 
 def cancelled(bench: Bench, **options: Any) -> str:
-    """A paying account that has used 12.35 credits, 3 of them untold, and whose subscription then ends."""
+    """A paying account that has used 12.35 credits, 3 of them unreported, and whose subscription then ends."""
     customer = bench.pay(ACCOUNT)
     bench.use(ACCOUNT, "9.35", until=BEGIN + HOUR)
     bench.sync_and_send(BEGIN + 2 * HOUR)

@@ -1,4 +1,4 @@
-"""Stripe did it and we never heard, or the key is of no more use: what Stripe has is looked at, at once."""
+"""We lost Stripe's answer, or the key is of no more use: Stripe's own objects are looked up, at once."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +50,7 @@ def failing(bench: Bench, kind: str, path: str) -> None:
 
 
 def insist(work: Callable[[], Any], *, attempts: int = 4) -> Any:
-    """Do what a task does: try again after a RetryableError."""
+    """Retry as a task does: call again after a RetryableError."""
     for _ in range(attempts - 1):
         try:
             return work()
@@ -77,7 +77,7 @@ def test_a_customer_deleted_before_its_answer_was_stored_is_never_stored(bench: 
     gone = lose_customer(bench)
     bench.world.v1.customers.delete(gone)
     bench.receive(types="customer.")
-    bench.apply(BEGIN)  # the event comes while nobody knows whose the customer was
+    bench.apply(BEGIN)  # the event comes while nobody knows the customer's account
     made = bench.customer(ACCOUNT)
     assert made != gone
     assert bench.subscription(ACCOUNT)
@@ -189,7 +189,7 @@ def test_a_subscription_of_a_customer_that_was_replaced_is_asked_for_anew(bench:
 
 
 def other_price(bench: Bench) -> str:
-    """Make another price in Stripe, as for a configuration that changes; return its id."""
+    """Make another price in Stripe, as after a change of the configuration; return its id."""
     held = bench.world.v1.prices.retrieve(bench.world.price_by_currency["usd"])
     recurring = {"interval": "month", "usage_type": "metered", "meter": bench.world.meter_id}
     asked = {"currency": "usd", "unit_amount": 2, "product": held.product, "recurring": recurring}
@@ -198,7 +198,7 @@ def other_price(bench: Bench) -> str:
 
 @pytest.mark.holds("stripe.lost-answer")
 def test_a_worker_that_was_overtaken_asks_for_no_second_subscription(bench: Bench) -> None:
-    """It stands still before its call; another one, with other prices, gives its key up and asks under a fresh one."""
+    """It pauses before its call. Another worker, with other prices, replaces its key and calls with the new one."""
     bench.customer(ACCOUNT)
     prices, made = {"usd": other_price(bench)}, []
 
@@ -224,7 +224,7 @@ def test_a_price_that_stripe_takes_no_more_is_replaced_by_the_one_that_is_config
 
 
 def test_what_stripe_refused_is_asked_again_on_the_terms_that_hold_then(bench: Bench) -> None:
-    """The customer can be taxed when it is looked at, and moves away before the subscription is asked for."""
+    """The customer can be taxed at the look, and moves away before the subscription is made."""
     customer = bench.customer(ACCOUNT)
     bench.world.v1.customers.update(customer, {"address": {"country": "DE"}})
 

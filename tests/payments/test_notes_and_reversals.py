@@ -1,6 +1,6 @@
-"""A credit note, and the invoice under it voided, given up or paid after all: whatever is told in whichever order.
+"""A credit note, and its invoice voided, given up or paid after all: the events arrive in every order.
 
-What is invoiced of an invoice that nobody pays is 0, and of one that is paid what its notes leave.
+An unpaid invoice counts 0 as invoiced, a paid one the rest after its notes.
 """
 
 import itertools
@@ -47,7 +47,7 @@ def look_at_note(bench: Bench, note_id: str) -> Look:
 
 
 def looks(bench: Bench, fates: Sequence[str]) -> list[Look]:
-    """Credit a third of an unpaid invoice and let fates befall it; answer what was seen after each, to be told."""
+    """Credit a third of an unpaid invoice and change its state; return a look after each change, to apply later."""
     invoice = billed(bench, card="pm_card_chargeCustomerFail")
     note = credit(bench, invoice, 50)
     seen = [look_at_note(bench, note.id)]
@@ -70,7 +70,7 @@ def looks(bench: Bench, fates: Sequence[str]) -> list[Look]:
 
 
 def invoiced(connection: Connection) -> int:
-    """What the account's invoices bill, where the identity holds."""
+    """Return the invoiced cents of the account, and check the balance's identity."""
     held = fetch_one(connection, "SELECT * FROM account_balance WHERE attribution_id = :account", account=ACCOUNT)
     assert held.used_cents == 10_000 == held.invoiced_cents + held.forgiven_cents
     assert (held.covered_cents, held.carried_cents) == (0, 0)

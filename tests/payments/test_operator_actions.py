@@ -22,7 +22,7 @@ ENDED = BEGIN + 10 * DAY
 
 
 def drafted(bench: Bench) -> StripeInvoiceId:
-    """An account whose first month is a draft, of which Stripe knows 9 of 12 credits; answer it."""
+    """An account whose first month is a draft, of which Stripe knows 9 of 12 credits; return the invoice."""
     bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 9, until=BEGIN + HOUR)
     bench.sync_and_send(BEGIN + 2 * HOUR)
@@ -40,7 +40,7 @@ def cancel(bench: Bench, stripe: Any = None, **options: Any) -> Any:
 
 
 def using(bench: Bench) -> str:
-    """A paying account that has used 12 credits, untold, ten days into its first period; answer its customer."""
+    """A paying account with 12 unreported credits, ten days into its first period; return its customer."""
     customer = bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 12, until=ENDED - HOUR)
     bench.world.advance(ENDED)

@@ -22,7 +22,7 @@ SECOND = add_months(BEGIN, 2) + GRACE
 
 
 def lost(bench: Bench, *accounts: Any) -> list[str]:
-    """Accounts that paid for two months, and not an event of which came; answer the invoices, oldest first."""
+    """Accounts that paid for two months, without an event received; return the invoices, oldest first."""
     for account in accounts:
         bench.customer(account)
         bench.subscription(account)
@@ -37,7 +37,7 @@ def lost(bench: Bench, *accounts: Any) -> list[str]:
 
 
 class Refusing(Wrapped):
-    """The real gateway, but for one invoice that it cannot be asked for."""
+    """The real gateway, except that fetching one invoice fails."""
 
     def __init__(self, bench: Bench, invoice_id: str, error: Exception) -> None:
         super().__init__(bench.stripe)
@@ -72,7 +72,7 @@ def test_every_invoice_whose_event_never_came_is_booked_once_and_in_order(bench:
     )
     assert bench.verified(SECOND).clean
     again = reconcile_invoices(bench.context(SECOND + HOUR))
-    assert (again.fetched, again.entries) == (0, 0)  # nothing differs: one list, no look at an invoice
+    assert (again.fetched, again.entries) == (0, 0)  # nothing differs: one list, no invoice fetched
 
 
 @pytest.mark.holds("stripe.invoice-once")
@@ -116,7 +116,7 @@ def test_a_long_list_is_walked_in_bounded_runs(bench: Bench, monkeypatch: pytest
     monkeypatch.setattr(reconciling, "PAGE", 1)
     runs = [reconcile_invoices(bench.context(SECOND), pages=1) for _ in range(3)]
     assert [(run.finished, run.goes_on) for run in runs] == [(False, True), (False, True), (True, False)]
-    assert bench.invoice_entries(ACCOUNT) == [-1200]  # the newest came first and was put off
+    assert bench.invoice_entries(ACCOUNT) == [-1200]  # the newest came first and was postponed
     reconcile_invoices(bench.context(SECOND), pages=10)
     assert bench.invoice_entries(ACCOUNT) == [-1200, -500]
 
@@ -139,7 +139,7 @@ def test_what_may_still_change_is_looked_at_again(bench: Bench) -> None:
     bench.sync_and_send(BEGIN + 2 * HOUR)
     bench.world.advance(FIRST)
     bench.handle_all(FIRST)
-    bench.world.advance(FIRST + 20 * DAY)  # the walk has long passed it
+    bench.world.advance(FIRST + 20 * DAY)  # the list progress is far behind it
     reconcile_invoices(bench.context(FIRST + 20 * DAY))
     bench.world.v1.invoices.void_invoice(bench.world.invoices()[-1].id)
     assert reconcile_invoices(bench.context(FIRST + 20 * DAY)) == Reconciled()

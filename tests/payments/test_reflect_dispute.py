@@ -23,7 +23,7 @@ ANNA, BERT, CLEO = (make_id(name) for name in ("anna", "bert", "cleo"))
 
 
 def own(bench: Bench, account: AttributionId, owners: Sequence[UUID], members: Sequence[UUID] = ()) -> None:
-    """Tell who is in a team."""
+    """Report the members of a team."""
     roles = {**dict.fromkeys(members, TeamRole.MEMBER), **dict.fromkeys(owners, TeamRole.OWNER)}
     people = tuple(Member(user_id=user_id, role=role) for user_id, role in roles.items())
     report = TeamReport(
@@ -50,7 +50,7 @@ def disputed(bench: Bench, account: AttributionId, **body: Any) -> str:
 
 
 def handle(bench: Bench, *prefixes: str, backwards: bool = False) -> list[str]:
-    """Let the handlers have Stripe's new events of some kinds; answer their outcomes."""
+    """Run the handlers on Stripe's new events of some kinds; return their outcomes."""
     events = [event for event in bench.world.new_events() if event.type.startswith(prefixes)]
     return [apply(bench, event) for event in (reversed(events) if backwards else events)]
 
@@ -64,7 +64,7 @@ def apply(bench: Bench, event: Any) -> str:
 
 
 def told(bench: Bench) -> list[tuple[str, str]]:
-    """What the platform hears, in order: the task's last words, and whom it is about."""
+    """Return the announcements to the platform, in order: the last part of the task's name, and the user or account."""
     rows = bench.messages()
     return [
         (row.task.removeprefix("server."), row.payload.get("user_id", row.payload["attribution_id"])) for row in rows
@@ -80,7 +80,7 @@ def unblock(*users: UUID) -> list[tuple[str, str]]:
 
 
 def dispute_of(bench: Bench, dispute_id: str, status: DisputeStatus | None = None) -> Dispute:
-    """A look at a dispute, as it was when it stood so."""
+    """A look at a dispute, as it was in that state."""
     found = bench.stripe.get_dispute(DisputeId(dispute_id))
     if status is None:
         return found
@@ -100,7 +100,7 @@ def test_a_dispute_blocks_the_teams_owners_and_not_its_members_until_it_is_won(b
     dispute = disputed(bench, account)
     handle(bench, "charge.dispute.", backwards=bool(backwards))
     assert told(bench) == block(ANNA, BERT)
-    own(bench, account, [CLEO])  # whoever owns it by then
+    own(bench, account, [CLEO])  # the owner at that time
     bank(bench, "disputes/step", dispute=dispute, step="respond")
     bank(bench, "disputes/step", dispute=dispute, step="win")
     handle(bench, "charge.dispute.", backwards=bool(backwards))
@@ -197,7 +197,7 @@ def test_disputes_decided_at_once_leave_nobody_free_whom_one_still_blocks(bench:
     at_once(*[lambda look=look: reflect(bench, look) for look in looks * 2])
     heard = [task for task, _ in told(bench)]
     assert heard.count("block_user") == 2
-    # Let go only where the second dispute was not there yet: then its block comes after.
+    # A release is possible only before the second dispute was there: its block comes after it.
     assert heard[-1] == "block_user"
 
 

@@ -18,7 +18,7 @@ SECOND_END = add_months(BEGIN, 2)
 
 
 def unpaid(bench: Bench) -> str:
-    """An account whose first month of 12.35 credits is invoiced and cannot be collected; answer the invoice."""
+    """An account whose first month of 12.35 credits is invoiced and cannot be collected; return the invoice."""
     bench.world.decline(bench.pay(ACCOUNT))
     bench.use(ACCOUNT, "12.35", until=BEGIN + HOUR)
     bench.sync_and_send(BEGIN + 2 * HOUR)
@@ -104,7 +104,7 @@ def test_what_a_revision_replaces_is_waived_until_the_revision_is_booked(bench: 
     invoice_id = unpaid(bench)
     bench.world.v1.invoices.void_invoice(invoice_id)
     bench.world.advance(SECOND_END + GRACE)
-    revision = bench.world.invoices()[-1].id  # the next one stands in for it
+    revision = bench.world.invoices()[-1].id  # the next one replaces it
     bench.world.replace(invoice_id, revision)
     both = [invoice_id, revision] if first == "void" else [revision, invoice_id]
     invoices = [bench.stripe.get_invoice(StripeInvoiceId(each)) for each in both]

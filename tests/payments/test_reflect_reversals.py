@@ -49,7 +49,7 @@ def credit(bench: Bench, invoice: Any, amount: int, **fields: Any) -> Any:
 
 
 def moved(bench: Bench, account: AttributionId = ACCOUNT) -> dict[str, int]:
-    """What credit notes moved, by the account that the cents went to."""
+    """Return the cents that credit notes moved, by the column of the balance that they went to."""
     rows = bench.rows(
         "SELECT key, credit_cents FROM ledger_entry WHERE attribution_id = :a AND key LIKE '%:credit_note:%'", a=account
     )
@@ -76,7 +76,7 @@ def test_a_credit_note_moves_its_share_from_invoiced_to_forgiven_and_no_balance(
     assert (held.used_cents, held.invoiced_cents, held.forgiven_cents, held.carried_cents) == (10_300, 6667, 3333, 300)
     assert [bench.balance(ACCOUNT, at) for at in instants] == before
     assert bench.sync(FINALIZED + 2 * HOUR) == 1
-    assert bench.reports()[-1][1] == 3  # what was credited is not billed again
+    assert bench.reports()[-1][1] == 3  # the credited part is not billed again
     with bench.transaction() as connection:
         assert verify(connection, at=FINALIZED + 2 * HOUR).clean
 

@@ -1,4 +1,4 @@
-"""A row before the call: what reserving answers where the account isn't as the caller believes."""
+"""A row before the call: the result of reserving if the account is not in the caller's expected state."""
 
 import pytest
 from sqlalchemy import Connection

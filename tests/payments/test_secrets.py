@@ -1,4 +1,4 @@
-"""The whole surface through a real worker; then all that it left behind is searched for what may not be there."""
+"""The whole surface through a real worker; then all its traces are searched for forbidden texts."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
 
 @contextmanager
 def working(environment: dict[str, str], log: Path) -> Iterator[None]:
-    """A worker that tells of its tasks, as for Flower, and logs all there is."""
+    """A worker that sends events about its tasks, as for Flower, and logs everything."""
     command = [sys.executable, "-m", "celery", "-A", "usage_tasks", "worker", "-E", f"--queues={SERVICES}"]
     with child_process(
         [*command, "--pool=threads", "--concurrency=2", "--without-mingle", "--without-gossip"],
@@ -55,7 +55,7 @@ def working(environment: dict[str, str], log: Path) -> Iterator[None]:
 
 @contextmanager
 def listening(app: Celery) -> Iterator[list[Any]]:
-    """What Flower would see."""
+    """Collect the events that Flower would see."""
     seen: list[Any] = []
     stop = threading.Event()
 
@@ -84,7 +84,7 @@ def card(bench: Bench, number: str) -> str:
 
 
 class Caller:
-    """Somebody who dispatches tasks by name, and keeps what they were told of failures."""
+    """A caller that dispatches tasks by name, and keeps the errors that it received."""
 
     def __init__(self, redis_url: str) -> None:
         self.app = Celery("somebody", broker=redis_url, backend=redis_url, set_as_current=False)
@@ -92,7 +92,7 @@ class Caller:
         self.raised: list[str] = []
 
     def __call__(self, task: str, **arguments: Any) -> Any:
-        # As docs/guides/people.md asks of whoever sends an e-mail: else the sender's own header shows it to Flower.
+        # As docs/guides/people.md asks of every sender of an e-mail: else the sender's own header shows it to Flower.
         sent = self.app.send_task(task, kwargs=arguments, queue=task.partition(".")[0], kwargsrepr="(hidden)")
         try:
             return sent.get(timeout=30)
@@ -102,7 +102,7 @@ class Caller:
 
 
 def exercise(bench: Bench, call: Caller) -> list[str]:
-    """Use the whole surface, what fails included; answer what may be found nowhere."""
+    """Use the whole surface, including failures; return the texts that must be found nowhere."""
     about = {"attribution_id": ACCOUNT, "actor": ACTOR}
     requests.post(f"{bench.world.url}/_simulator/faults", json={"kind": "server_error", "count": 1}, timeout=5)
     new = {"email": EMAIL, "name": "Some One", "currency": "eur", "billing_creator_user_id": str(make_id("c"))}

@@ -1,4 +1,4 @@
-"""Three months of two paying accounts, day by day: Stripe and the ledger say the same of every credit."""
+"""Three months of two paying accounts, day by day: Stripe and the ledger agree on every credit."""
 
 import random
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def test_what_stripe_bills_is_what_the_ledger_says_was_used(
             for account in ACCOUNTS:
                 bench.use(account, Decimal(usage.randrange(0, 3000)) / 20, until=noon)
             bench.sync_and_send(noon)
-        for account in ACCOUNTS:  # something runs across the edge
+        for account in ACCOUNTS:  # a session runs across the edge
             bench.use(account, Decimal(usage.randrange(0, 600)) / 20 + 70, until=end + HOUR, post=False)
         bench.world.advance(end)
         for account in ACCOUNTS:
@@ -63,7 +63,7 @@ def test_what_stripe_bills_is_what_the_ledger_says_was_used(
             bench.sync_and_send(end + GRACE + HOUR)
     last = bench.now()
     for account in ACCOUNTS:
-        bench.use(account, 1, until=last)  # posts what ran across the last edge
+        bench.use(account, 1, until=last)  # posts the sessions that ran across the last edge
         billed = bench.world.billed_credits(customers[account])
         held = sums(bench, account)
         assert len(billed) == MONTHS
@@ -87,7 +87,7 @@ def test_usage_that_missed_its_invoice_is_on_the_next_once(bench: Bench) -> None
     first, second = add_months(BEGIN, 1), add_months(BEGIN, 2)
     bench.use(ACCOUNTS[0], 10, until=first - DAY)
     bench.sync_and_send(first - HOUR)
-    bench.use(ACCOUNTS[0], 4, until=first - timedelta(minutes=30))  # told after the last sync, and the closing fails
+    bench.use(ACCOUNTS[0], 4, until=first - timedelta(minutes=30))  # used after the last sync, and the closing fails
     bench.world.advance(first + GRACE)
     bench.receive_and_apply(first + GRACE)
     bench.sync_and_send(first + GRACE + HOUR)

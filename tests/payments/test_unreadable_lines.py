@@ -1,4 +1,4 @@
-"""An invoice whose lines lack what they may lack: billed right, or set aside with the reason, never billed as 0."""
+"""An invoice whose lines lack optional fields is billed right, or parked with the reason, never billed as 0."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ END = add_months(BEGIN, 1) + GRACE
 
 
 def invoiced(bench: Bench, change: Callable[[dict[str, Any]], None]) -> tuple[int, list[str]]:
-    """Bill a month of 31 credits by an invoice whose line is changed; return what was parked, and why."""
+    """Bill a month of 31 credits by an invoice with a changed line; return the parked events with their reasons."""
     customer = bench.pay(ACCOUNT)
     bench.use(ACCOUNT, 31, until=BEGIN + HOUR)
     bench.sync_and_send(BEGIN + 2 * HOUR)

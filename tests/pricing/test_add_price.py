@@ -1,4 +1,4 @@
-"""Price versions by hand: what they re-price, what the dry run says of it, and what they leave alone."""
+"""Price versions by hand: the usage that they re-price, the dry run's report of it, and the usage left alone."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +51,7 @@ def entries(connection: Connection) -> list[dict[str, Any]]:
 
 
 def as_rows(change: PriceChange) -> list[dict[str, Any]]:
-    """A plan's sample as `entries` answers what was posted."""
+    """A plan's sample as `entries` returns posted entries."""
     rows = [dict(row) for row in change.repricing.adjustments.sample]
     for row in rows:
         row["effective_at"] = datetime.fromisoformat(str(row["effective_at"]))
@@ -324,7 +324,7 @@ def test_whatever_the_order_of_reports_prices_and_ticks_the_plan_is_what_is_post
             record(connection, step)
         elif isinstance(step, AskedPrice) and step.effective_from not in taken:
             taken.add(step.effective_from)
-            post_batch(connection, at=NOW)  # so that the next posting has nothing but what the price causes
+            post_batch(connection, at=NOW)  # so that the next posting has only the effects of the price
             before = entries(connection)
             planned = plan_price_version(connection, step, actor=SYSTEM)
             assert add_price_version(connection, step, at=NOW, actor=SYSTEM) == planned

@@ -55,7 +55,7 @@ def find(pattern: str, text: str) -> list[str]:
 
 
 def recompute(text: str) -> dict[str, int]:
-    """Do every sum that the words name, from the words alone; each must come out as they say."""
+    """Do every sum in the text, from the text alone. Each result must match the text."""
     ran = int(find(r": (\d+) s\.$", text)[0])
     steps = re.search(r"^Charged in steps of (\d+) s: (\d+) s\.$", text, re.MULTILINE)
     step = int(steps[1]) if steps else 1
@@ -68,7 +68,7 @@ def recompute(text: str) -> dict[str, int]:
     assert (10 * Fraction(total) + 3) // 6 == int(metered)
     least = re.search(r"^The least charge is (\d+) credit cents\.$", text, re.MULTILINE)
     cents, in_credits = find(r"^It costs (\d+) credit cents \((.+) credits\)\.$", text)
-    # A runtime of nothing costs nothing, and no least charge is spoken of.
+    # A runtime of 0 costs nothing, and no minimum charge is mentioned.
     assert int(cents) == max(int(metered), int(least[1]) if least else 0)
     assert Decimal(in_credits) * 100 == int(cents)
     posted = 0

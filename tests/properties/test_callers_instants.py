@@ -1,8 +1,8 @@
-"""Callers ask for any instant, of the far past and of the future: nothing that they cause takes effect later than now.
+"""Callers ask for any instant, of the far past and of the future: none of their effects takes effect later than now.
 
 Each step is a task as it comes over the wire, by a user or by a service, at an instant that is drawn, on accounts whose
-cycles and grants end near now. Whatever was asked for, the ledger's future is empty, verify is clean, and an account
-that only users asked about was not opened in the past. At the end the sessions stop, and cost what they ran.
+cycles and grants end near now. After any requests the ledger's future is empty, verify is clean, and an account about
+which only users asked was not opened in the past. At the end the sessions stop, and cost their runtime.
 """
 
 import itertools
@@ -33,7 +33,7 @@ OFFSETS = st.one_of(
     st.timedeltas(-400 * DAY, 62 * DAY),
     st.timedeltas(timedelta(days=-20_000), timedelta(days=20_000)),
 )
-"""How far from now a caller asks: near it, some months, or a lifetime away."""
+"""The distance from now of a caller's instant: near it, some months, or a lifetime away."""
 
 Ask = Callable[[AttributionId, str, datetime], Any]
 
@@ -60,7 +60,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(sorted(BY_ANYONE)), st.booleans(), OF
 
 
 def prepare(rt: Runtime, account: AttributionId, *, ends_in: timedelta) -> list[dict[str, Any]]:
-    """Open an account whose cycle, and whose grant, end soon, and let two sessions run; answer their reports."""
+    """Open an account whose cycle and grant end soon, and start two sessions; return their reports."""
     now = rt.now()
     with rt.transaction() as connection:
         opened_at = add_months(now + ends_in, -1)
@@ -72,7 +72,7 @@ def prepare(rt: Runtime, account: AttributionId, *, ends_in: timedelta) -> list[
 
 
 def ask(name: str, account: AttributionId, actor: str, at: datetime) -> None:
-    """Ask for an instant; one that may not be asked for is refused, and has done nothing."""
+    """Ask for an instant. A forbidden one is refused without an effect."""
     with suppress(InvalidInputError):
         BY_ANYONE[name](account, actor, at)
 
@@ -91,7 +91,7 @@ def check_nothing_is_of_the_future(rt: Runtime) -> None:
 
 
 def used_cents(rt: Runtime, account: AttributionId, rows: Sequence[dict[str, Any]]) -> int:
-    """Stop an account's sessions that ran for an hour, post them, and answer what the account has used."""
+    """Stop an account's sessions after an hour, post them, and return the account's usage."""
     stopped = [row | {"stopped_at": (datetime.fromisoformat(row["started_at"]) + HOUR).isoformat()} for row in rows]
     call(sessions.record_instances, instances=stopped, actor=SYSTEM)
     call(ledger.reconcile_usage)

@@ -1,9 +1,9 @@
 """Any interleaving, repetition and crash ends in the balances of one calm run, and verify is clean at each step.
 
 A scenario is a set of sessions on one account, with corrections, price changes and ends of billing cycles in between.
-The calm run hears each report once, in order, and ticks once an edge. The other one hears the same reports of each
-stretch of time in any order, some of them again and again, ticks and resets when it likes, and crashes between
-statements. What was reported before an edge is heard before it: usage that is reported later counts later, by rule.
+The calm run takes each report once, in order, and ticks once at an edge. The other run takes the reports of each
+stretch of time in any order, some of them repeatedly, ticks and resets at random, and crashes between statements.
+Reports before an edge are taken before it: usage that is reported later counts later, by rule.
 """
 
 import itertools
@@ -80,7 +80,7 @@ class World:
         return team(self.name)
 
     def step(self, work: Callable[[Connection], object]) -> None:
-        """Do the work in a transaction; where it crashes in the middle, do it again."""
+        """Do the work in a transaction; if it crashes in the middle, do it again."""
         try:
             with crashing(next(self.crash_after)), self.database.transaction() as connection:
                 work(connection)
@@ -150,7 +150,7 @@ def minute(number: int) -> datetime:
 
 @contextmanager
 def crashing(after: int | None) -> Iterator[None]:
-    """End the process, as far as the database can tell, before the so-manieth statement."""
+    """End the process, as the database sees it, before the statement of this number (0: the first)."""
     if after is None:
         yield
         return
@@ -170,7 +170,7 @@ def crashing(after: int | None) -> Iterator[None]:
 def stretches(
     told: list[Told], prices: list[tuple[int, Decimal]]
 ) -> Iterator[tuple[datetime, list[Told], Decimal | None]]:
-    """Cut time at each end of a cycle and each change of price: the edge, what is seen until then, the new price."""
+    """Cut time at each end of a cycle and each change of price: the edge, the reports until then, the new price."""
     changes = {minute(at): price for at, price in prices}
     ends = {START + 31 * DAY, START + 59 * DAY, minute(MINUTES_MAX)}
     before = START - HOUR

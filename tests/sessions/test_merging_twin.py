@@ -1,4 +1,4 @@
-"""What the database makes of batches of reports is what the domain makes of them, session by session."""
+"""The database merges batches of reports exactly as the domain does, session by session."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ SESSIONS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One session: the reports of a first batch, a cap that stands then, and the reports of a second batch."""
+    """One session: the reports of a first batch, a cap set after it, and the reports of a second batch."""
 
     first: Sequence[SessionReport]
     cap_reason: CapReason | None

@@ -1,4 +1,4 @@
-"""Refused reports are released through the very path that records, once, or dropped; by task and command line."""
+"""Refused reports are released through the same path that records, once, or dropped; by task and command line."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ NOW = START + 3 * DAY
 
 
 def stopped(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """A session of an hour, of a class that has no price unless told otherwise."""
+    """A session of an hour, by default of a class without a price."""
     told = {
         "instance_id": str(make_id(f"refused {number}")),
         "workspace_class": "gold",

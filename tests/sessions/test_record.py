@@ -209,7 +209,7 @@ def reports(draw: st.DrawFn) -> SessionReport:
 
 
 def outcome(connection: Connection, order: Sequence[SessionReport], ticks: Sequence[bool]) -> object:
-    """Take up reports one by one, the ledger job running where a tick is true, and once more at the end."""
+    """Record reports one by one, the ledger job running where a tick is true, and once more at the end."""
     savepoint = connection.begin_nested()
     for report, tick in zip(order, ticks, strict=True):
         record(connection, report)

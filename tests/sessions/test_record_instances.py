@@ -196,7 +196,7 @@ def test_a_session_costs_nothing_before_it_starts(rt: Runtime) -> None:
         ]
 
     assert balances(0, 2, 3, 4) == [0, 0, 0, 6000]
-    # One that was stopped before it started ran for no time at all.
+    # A session with its stop before its start ran for no time at all.
     stopped = row | {"stopped_at": START + HOUR, "observed_at": START + HOUR}
     assert record(stopped, at=START + HOUR)["updated"] == 1
     assert balances(1, 3, 5) == [0, 0, 0]

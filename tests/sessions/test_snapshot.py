@@ -1,4 +1,4 @@
-"""Snapshots of what runs: what they renew, take up and end, and that they converge with reports in any order."""
+"""Source snapshots: the sessions that they renew, add and end, and that they converge with reports in any order."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -272,7 +272,7 @@ def outcome(connection: Connection, order: Sequence[SessionReport | Taken], tick
 
 
 def expected_stops(observations: Sequence[SessionReport | Taken]) -> dict[object, datetime | None]:
-    """Say from all that was ever observed who ended where nobody reported it: nothing of the statements is used."""
+    """Return the sessions that end without a stop report, from all observations: nothing of the statements is used."""
     seen: list[tuple[object, datetime, str | None, bool]] = []
     for each in observations:
         if isinstance(each, Taken):

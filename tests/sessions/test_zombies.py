@@ -1,4 +1,4 @@
-"""Zombies: what caps them, what lifts a cap, and that balances follow at any instant."""
+"""Zombies: the causes of a cap, the causes that lift it, and that balances follow at any instant."""
 
 from datetime import datetime, timedelta
 from typing import Any

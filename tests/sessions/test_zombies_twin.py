@@ -1,4 +1,4 @@
-"""Caps and ends of sessions in SQL are the domain's: what a tick caps, moves and lifts, and what a release does."""
+"""Caps and ends of sessions in SQL are the domain's: the caps that a tick sets, moves and lifts, and a release."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The URL of the database: one form that libpq and SQLAlchemy read alike, and what is refused, by name."""
+"""The URL of the database: one form that libpq and SQLAlchemy read alike, and the refused forms, by name."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The configuration files that the documentation shows are ones that load."""
+"""The configuration files that the documentation shows can be loaded."""
 
 import re
 from datetime import timedelta

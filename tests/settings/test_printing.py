@@ -1,4 +1,4 @@
-"""What `usage-tasks settings` prints is a configuration file that loads to the same settings, without passwords."""
+"""The output of `usage-tasks settings` is a configuration file that loads to the same settings, without passwords."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a newer release left behind does not keep an older one from starting; a typing error in the file does."""
+"""Settings of a newer release do not keep an older one from starting; a typing error in the file does."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What a schema is made of, as the server shows it."""
+"""The parts of a schema, as the server shows them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, LiteralString

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, event, text
 
-# A scan counts on an empty table too. A new table has no rows, and nobody waits for it: it is not among those before.
+# A scan counts on an empty table too. A new table has no rows and no waiters: it is not among the earlier tables.
 _TABLES: Final = """
     SELECT c.oid, c.relname, c.relfilenode FROM pg_class AS c
     WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname <> 'alembic_version'
@@ -19,12 +19,12 @@ _LOCKED: Final = """
 _SCANNED: Final = "SELECT relid FROM pg_stat_xact_user_tables WHERE seq_scan > 0"
 
 
-# Else the server counts the scans of several transactions together. They are counted from the end of this one.
+# Otherwise the server counts the scans of several transactions together. They are counted from the end of this one.
 _COUNT_ANEW: Final = "SELECT pg_stat_force_next_flush()"
 
 
 class LongLocks:
-    """What was found: a line a fault."""
+    """The faults found: one line each."""
 
     def __init__(self, connection: Connection) -> None:
         self.found: list[str] = []
@@ -55,7 +55,7 @@ def _commits_itself(connection: Connection) -> bool:
 
 @contextmanager
 def watched_locks(connection: Connection) -> Iterator[LongLocks]:
-    """Look at each transaction of the connection before it commits, and at the statements that are none's."""
+    """Look at each transaction of the connection before it commits, and at the statements outside transactions."""
     locks = LongLocks(connection)
 
     def on_commit(committing: Connection) -> None:

@@ -1,4 +1,4 @@
-"""A connection that is refused: its SQLSTATE is found, though libpq gives only the server's words."""
+"""A refused connection: its SQLSTATE is found, though libpq gives only the server's words."""
 
 import os
 import socket
@@ -42,7 +42,7 @@ def connect(url: str) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No refusal has been met yet in this process."""
+    """This process has not met a refusal yet."""
     monkeypatch.setattr(connecting, "_known", {})
 
 
@@ -67,7 +67,7 @@ def role_with_password(server: str, role: str) -> Iterator[None]:
 
 
 def reload(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Wait until the server has read its files again: who connects from then on meets the new rules."""
+    """Wait until the server has read its files again: new connections meet the new rules."""
     (before,) = connection.execute("SELECT pg_conf_load_time()").fetchone() or (None,)
     connection.execute("SELECT pg_reload_conf()")
     while connection.execute("SELECT pg_conf_load_time()").fetchone() == (before,):

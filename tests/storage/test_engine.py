@@ -1,4 +1,4 @@
-"""Faults of a real server that pass by: the next attempt succeeds, on a new connection if the old one is to blame."""
+"""Passing faults of a real server: the next attempt succeeds, on a new connection if the old one is the cause."""
 
 import time
 import traceback
@@ -63,7 +63,7 @@ def name_of(database_url: str) -> str:
 
 @contextmanager
 def read_only(database: Database, database_url: str, administer: Administer) -> Iterator[None]:
-    """As after a failover behind an address that stays: whoever connects now is read-only until the session ends."""
+    """As after a failover behind a fixed address: every new session is read-only until it ends."""
     name = name_of(database_url)
     administer("ALTER DATABASE {} SET default_transaction_read_only = on", name)
     database.dispose()
@@ -77,7 +77,7 @@ def test_a_read_only_server_is_left_and_the_next_attempt_is_on_a_new_connection(
     with read_only(probed, database_url, administer):
         old = pid(probed)
         assert pid(probed) == old
-    # The session stays read-only, as one with an old primary does.
+    # The session stays read-only, like a session with an old primary.
     with pytest.raises(RetryableError, match="25006"):
         run(probed, WRITE)
     run(probed, WRITE)

@@ -1,4 +1,4 @@
-"""Leases and waits that a clock gave which has been set right since."""
+"""Leases and waits set by a clock that was wrong and has been corrected since."""
 
 from datetime import timedelta
 from typing import Any

@@ -62,7 +62,7 @@ def test_the_ledger_is_not_read_again_by_the_migrations_that_change_its_kinds(em
 
 
 def run(connection: Connection, *steps: Callable[[], object] | str) -> list[str]:
-    """Run the steps as one migration would, and return what is found."""
+    """Run the steps as one migration would, and return the findings."""
     context = MigrationContext.configure(connection, opts={"transaction_per_migration": True})
     with (
         watched_locks(connection) as locks,

@@ -1,4 +1,4 @@
-"""`migrate` beside others: nobody waits long for it, and it waits for nobody without an end and a name."""
+"""`migrate` beside other sessions: nobody waits long for it, and its own waits are bounded and name the blocker."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ HELD = """
 """
 A_WHILE = timedelta(seconds=2)
 READER_SECONDS_MAX = 4
-"""A lock of a migration may keep a reader for a second; the rest is for a busy machine. Before, it had no end."""
+"""A lock of a migration may keep a reader for a second; the rest is for a busy machine. Formerly it had no end."""
 
 
 def plain(url: str) -> str:

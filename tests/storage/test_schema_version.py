@@ -1,4 +1,4 @@
-"""The schema of the database and the one that the code needs: who may go on, and the message that names both."""
+"""The database's schema and the schema that the code needs: the processes that may go on, and the error with both."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ def with_driver(url: str) -> str:
 
 
 def move(database: Database, revision: str, *, compatible_from: str | None = None) -> None:
-    """Have the database as a version with other migrations leaves it."""
+    """Put the database in the state that a version with other migrations leaves."""
     with database.transaction() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
         connection.execute(text("COMMENT ON TABLE alembic_version IS NULL"))

@@ -172,7 +172,7 @@ class Pooler(Wire):
     """Gives its clients process ids that the server does not know, as poolers do."""
 
     def forward(self, data: bytes) -> bytes:
-        """Change the message that has the process id."""
+        """Change the message with the process id."""
         return re.sub(rb"K\0\0\0\x0c....", b"K\0\0\0\x0c\x7f\0\0\x01", data, flags=re.DOTALL)
 
 

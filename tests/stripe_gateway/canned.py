@@ -1,4 +1,4 @@
-"""A tiny HTTP server that answers what a test tells it to, for what the simulator never does."""
+"""A tiny HTTP server with the answers that a test gives it, for behaviour that the simulator never shows."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ Answer = tuple[int, Any]
 
 @dataclass(slots=True)
 class Canned:
-    """What came in, and where to send it."""
+    """The received requests, and the server's URL."""
 
     url: str = ""
     asked: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ def error(message: str = "no", *, kind: str = "invalid_request_error", code: str
 
 @contextmanager
 def answering(answer: Callable[[str], Answer] | Answer, headers: Mapping[str, str] | None = None) -> Iterator[Canned]:
-    """Answer every request with one answer, or with what a function of its path says; text is sent as it is."""
+    """Answer every request with one answer, or with the result of a function of its path; text is sent unchanged."""
     canned = Canned()
 
     class Handler(BaseHTTPRequestHandler):

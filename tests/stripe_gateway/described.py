@@ -21,7 +21,7 @@ def schemas() -> Json:
 
 
 def example(name: str, **fields: Any) -> Json:
-    """An object of a kind with every field that Stripe describes, and those of a test."""
+    """An object of a kind with every field that Stripe describes, and the given fields."""
     return {**_object(schemas()[name], depth=0), **fields}
 
 
@@ -87,7 +87,7 @@ def _lacks(schema: Json, value: Any, path: Place) -> Iterator[tuple[Place, str]]
 
 
 def _resolved(schema: Json, value: Any) -> Json:
-    """The schema that describes a value: of several the one whose kind of object it is."""
+    """Return the schema that describes a value; of several, the schema of the value's kind of object."""
     options = [_referred(one) for one in schema.get("anyOf", [schema])]
     if not isinstance(value, dict):
         return next((one for one in options if one.get("type") == "array"), {})

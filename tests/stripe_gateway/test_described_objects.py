@@ -1,7 +1,7 @@
 """Every object that the client reads, with every nullable field null and every optional one absent, one at a time.
 
-What an object may lack is generated from Stripe's description. The reading is the same as of the whole object, or it
-differs as the table says, or a PermanentError names the field.
+The fields that may be missing are generated from Stripe's description. The reading is the same as of the whole object,
+or it differs as the table states, or a PermanentError names the field.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +40,7 @@ NEW = NewCustomer(attribution_id=ACCOUNT, email="a@b", name="A", currency="usd",
 
 
 WHEN = {"fetched_at", "listed_at"}
-"""When an answer came: different each time."""
+"""The time of an answer: different each time."""
 
 
 def listed(*data: Json) -> Json:
@@ -151,9 +151,9 @@ def _line_changes(place: str) -> Mapping[str, Mapping[str, Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A call of the client, the kind of object that it reads, and what the reading becomes without a field.
+    """A call of the client, the kind of object that it reads, and the reading without a field.
 
-    `changes`: by field, the parts of the reading that differ, where it lacks it. `refused`: the fields that it needs.
+    `changes`: by missing field, the parts of the reading that differ. `refused`: the required fields.
     """
 
     kind: str
@@ -235,7 +235,7 @@ READINGS: dict[str, Reading] = {
         call=lambda client: client.list_recent_customers(ACCOUNT),
         path="/v1/customers",
         wrap=listed,
-        changes={"metadata": {"0": None}},  # not found: nobody said whose it is
+        changes={"metadata": {"0": None}},  # not found: its account is unknown
     ),
     "new customer": Reading(
         kind="customer",
@@ -417,7 +417,7 @@ def difference(whole: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge(reading: Reading, client: LiveGateway, whole: dict[str, Any], lack: Lack) -> str | None:
-    """Return what is wrong with the reading of an object that lacks a field."""
+    """Return the fault in the reading of an object that lacks a field."""
     try:
         found = difference(whole, flat(reading.call(client)))
     except PermanentError as error:

@@ -1,4 +1,4 @@
-"""Which of Stripe's errors pass, which never do, and which are a reason to look; each says what and why in words."""
+"""Which of Stripe's errors pass, which never do, and which need a look; each message names the cause in words."""
 
 from typing import Any
 

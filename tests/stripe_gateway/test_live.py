@@ -401,7 +401,7 @@ def test_an_error_holds_no_secret_and_nothing_personal_not_even_in_its_traceback
 
 
 def every_call(client: LiveGateway) -> dict[str, Callable[[], Any]]:
-    """Each call that the gateway has, so that none is left out of what all must hold."""
+    """Each call of the gateway, so that no general rule misses one."""
     customer_id, account = StripeCustomerId("cus_1"), NEW.attribution_id
     subscription_id, intent = StripeSubscriptionId("sub_1"), PaymentIntentId("pi_1")
     found: dict[str, Callable[[], Any]] = {
@@ -493,7 +493,7 @@ def test_each_call_leaves_a_line_with_its_request_ids(world: StripeWorld) -> Non
         ("customers.create", "ok", "info", 1),
         ("prices.retrieve", "permanent", "info", 1),
         ("customers.create", "ok", "info", 1),
-        ("customers.retrieve", "ok", "info", 1),  # the key is known: what it made may be gone
+        ("customers.retrieve", "ok", "info", 1),  # the key is known: its object may be gone
         ("meter_events.create", "ok", "debug", 1),
     ]
     assert all(line["request_ids"][0].startswith("req_") for line in lines)

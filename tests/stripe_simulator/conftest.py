@@ -32,7 +32,7 @@ def unix(text: str) -> int:
 
 
 EXERCISED: set[str] = set()
-"""The operations that the test in hand has had a good answer from."""
+"""The operations with a successful answer in the present test."""
 START = unix("2026-01-31T10:00:00")
 FIRST_END = unix("2026-02-28T10:00:00")
 SECOND_END = unix("2026-03-31T10:00:00")
@@ -61,7 +61,7 @@ class Account:
     v1: Any
 
     def switch(self, route: str, **options: Any) -> dict[str, Any]:
-        """Change what an admin route below /_simulator/ has: faults, webhooks, meters, search."""
+        """Change the state of an admin route below /_simulator/: faults, webhooks, meters, search."""
         reply = requests.post(f"{self.url}/_simulator/{route}", json=options, timeout=5)
         assert reply.status_code == 200, reply.text
         changed: dict[str, Any] = reply.json()
@@ -154,7 +154,7 @@ def account(simulator: Server) -> Account:
 
 @dataclass(slots=True)
 class Receiver:
-    """A webhook endpoint: what it got, and what it is to answer next (200 once the answers are used up)."""
+    """A webhook endpoint: the received requests, and its next answers (200 once they are used up)."""
 
     answers: list[int] = field(default_factory=list)
     pause_seconds: float = 0

@@ -120,7 +120,7 @@ def _tree(text: str) -> Json:
 
 
 def _typed(value: Any, schema: Json) -> Any:
-    """Give form values the types that the schema asks for; what doesn't fit stays text and fails there."""
+    """Give form values the types of the schema. A value that doesn't fit stays text and fails there."""
     options = schema.get("anyOf", [schema])
     if isinstance(value, dict):
         for option in options:

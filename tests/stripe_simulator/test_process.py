@@ -141,7 +141,7 @@ def _no_write(_data: bytes) -> None:
 
 
 def raw(account: Account, request: bytes) -> bytes:
-    """What a bare socket gets back until the connection is closed."""
+    """Return the bytes that a bare socket receives until the connection is closed."""
     host, _, port = account.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(request)

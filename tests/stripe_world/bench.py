@@ -1,4 +1,4 @@
-"""The moves of a test that bills: use credits, let the services run, look at what came of it."""
+"""The moves of a test that bills: use credits, let the services run, look at the results."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +65,7 @@ class Bench:
     def use(
         self, account: AttributionId, credits_used: Decimal | int | str, *, until: datetime, post: bool = True
     ) -> None:
-        """Record a session that costs so much and stops at an instant, at a credit a minute; post it if asked to."""
+        """Record a session of this cost that stops at an instant, at a credit a minute; post it if requested."""
         lasted = timedelta(seconds=int(Decimal(credits_used) * 60))
         report = session_report(
             attribution_id=account,
@@ -126,14 +126,14 @@ class Bench:
         )
 
     def pay(self, account: AttributionId) -> str:
-        """Make an account pay through Stripe; answer its customer."""
+        """Make an account pay through Stripe; return its customer."""
         customer = self.customer(account)
         self.subscription(account)
         self.receive_and_apply(self.now())
         return customer
 
     def crowd(self, count: int, *, at: datetime, cents: int = 500) -> dict[AttributionId, str]:
-        """Let many accounts pay since an instant, each with a charge and a report of it; answer their customers."""
+        """Let many accounts pay since an instant, each with a charge and a report of it; return their customers."""
         names = [team(f"crowd {number}") for number in range(count)]
         customers = {name: str(self.world.v1.customers.create({"name": name}).id) for name in names}
         with self.database.transaction() as connection:
@@ -144,7 +144,7 @@ class Bench:
         return customers
 
     def now(self) -> datetime:
-        """What the simulator's clock shows."""
+        """Return the time of the simulator's clock."""
         with self.world.server.simulator.world() as world:
             return datetime.fromtimestamp(world.now()).astimezone()
 
@@ -163,7 +163,7 @@ class Bench:
         self.send()
 
     def receive(self, *, types: str = "invoice.") -> list[str]:
-        """Put Stripe's new events into the inbox; answer the ids of those of a kind."""
+        """Put Stripe's new events into the inbox; return the ids of the events of a kind."""
         events = [event for event in self.world.new_events() if event.type.startswith(types)]
         for event in events:
             self.store(event)
@@ -187,7 +187,7 @@ class Bench:
         return apply_events(self.transaction, stripe or self.stripe, terms=terms, at=at, limit=100)
 
     def terms(self, **options: Any) -> BillingTerms:
-        """What the configuration of an installation with this Stripe would say."""
+        """Return the terms that the configuration of an installation with this Stripe would give."""
         given: dict[str, Any] = {"our_prices": self.world.our_prices, "limits": LIMITS, "dunning": DUNNING} | options
         return BillingTerms(**given)
 
@@ -208,12 +208,12 @@ class Bench:
         return [(row.as_of, row.quantity, row.state) for row in found]
 
     def handle_all(self, at: datetime, stripe: StripeGateway | None = None) -> Applied:
-        """Take up every new event of Stripe's, and apply what is due or put off until nothing changes."""
+        """Receive every new event of Stripe's, and apply due and postponed events until nothing changes."""
         self.receive(types="")
         return self.handle_stored(at, stripe)
 
     def handle_stored(self, at: datetime, stripe: StripeGateway | None = None) -> Applied:
-        """Apply what the inbox holds, or has put off, until nothing changes."""
+        """Apply the events in the inbox, postponed ones too, until nothing changes."""
         while True:
             self.execute("UPDATE stripe_event SET next_attempt_at = clock_timestamp() WHERE state = 'pending'")
             done = self.apply(at, stripe)
@@ -221,7 +221,7 @@ class Bench:
                 return done
 
     def moves(self, account: AttributionId) -> list[tuple[str, int]]:
-        """What the ledger holds of an account but sessions: kind and cents, in the order of effect."""
+        """Return the ledger's entries of an account except sessions: kind and cents, in the order of effect."""
         found = self.rows(
             "SELECT kind, credit_cents FROM ledger_entry WHERE attribution_id = :account AND kind <> 'session' "
             "AND credit_cents <> 0 ORDER BY effective_at, kind, key",
@@ -230,12 +230,12 @@ class Bench:
         return [(row.kind, row.credit_cents) for row in found]
 
     def told(self, account: AttributionId) -> list[str]:
-        """What the platform hears of an account, in order, without the prefix."""
+        """Return the announcements about an account, in order, without the prefix."""
         found = [row for row in self.messages() if row.payload["attribution_id"] == account]
         return [row.task.removeprefix("server.") for row in found]
 
     def messages(self, name: str | None = None) -> list[Any]:
-        """List the messages to the platform, in order; those of one name, if given."""
+        """List the messages to the platform, in order; only those with the name, if given."""
         with self.database.transaction() as connection:
             return [row for row in list_messages(connection) if name in (None, row.task)]
 
@@ -244,7 +244,7 @@ class Bench:
             return verify(connection, at=at)
 
     def invoice_entries(self, account: AttributionId) -> list[int]:
-        """What invoices took off the balance, in cents, without those over nothing."""
+        """Return the cents that invoices took off the balance, without those over nothing."""
         found = self.rows(
             "SELECT credit_cents FROM ledger_entry WHERE attribution_id = :account AND kind = 'invoice' "
             "AND credit_cents <> 0 ORDER BY effective_at",
@@ -254,7 +254,7 @@ class Bench:
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """Start calls in threads at once; answer what each returned."""
+    """Start calls in threads at once; return their results."""
     with ThreadPoolExecutor(len(calls)) as pool:
         return [future.result(timeout=30) for future in [pool.submit(call) for call in calls]]
 
@@ -278,7 +278,7 @@ def crashing(transaction: Transaction, nth: int, *, committed: bool) -> Transact
 
 
 class Wrapped:
-    """The real gateway with something that happens before or after a call, or only one whose name begins so."""
+    """The real gateway with an action before or after each call, or only calls whose name begins with `only`."""
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ def broker(redis_url: str, rt: object) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mortals() -> Iterator[Mortals]:
-    """Who starts processes that die; started itself when it is first asked to."""
+    """The starter of processes that die; it is started itself at its first use."""
     started = Mortals()
     yield started
     started.close()

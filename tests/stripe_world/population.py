@@ -38,5 +38,5 @@ def add_paying(connection: Connection, customers: Mapping[AttributionId, str], *
 
 
 def charge_all(connection: Connection, cents: int, *, at: datetime) -> None:
-    """Charge every customer's account so much."""
+    """Charge every customer's account `cents`."""
     connection.execute(text(_CHARGE), {"cents": cents, "at": at})

@@ -1,4 +1,4 @@
-"""The whole state of a database and of a simulator: kept, put back, and read as what may be compared."""
+"""The whole state of a database and of a simulator: kept, restored, and read in a comparable form."""
 
 import itertools
 import json
@@ -29,21 +29,21 @@ _SEQUENCES: Final = """
 LEASED: Final = ("meter_report", "outbox", "payment_hold", "stripe_action", "stripe_event")
 _PUT_OFF: Final = ("meter_report", "stripe_event")
 _RUNS: Final = frozenset({"job_epoch", "job_run"})
-"""What keeps jobs apart counts runs, and one that died is a run."""
+"""The tables that keep jobs apart count runs, and a run that died counts too."""
 
 _TRIES: Final = frozenset({"attempts", "claimed_until", "next_attempt_at", "outcome"})
-"""How often and when it was tried, and what an event says that it did: of two for one fact the first one did it."""
+"""When and how often it was tried, and an event's outcome: of two events for one fact only the first acts."""
 
 _NOW: Final = "clock_timestamp()"
 _SERIAL: Final = re.compile(r'"[a-z]+_id": \d+')
 _RANDOM: Final = re.compile(r"_(?:[0-9a-f]{16,})|\b[0-9A-F]{8}\b")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00")
 _REAL: Final = timedelta(days=3)
-"""A time as near to now as this is of the machine's clock; billing time stands somewhere else."""
+"""A time closer to now than this comes from the machine's clock; billing time stands somewhere else."""
 
 
 class Whole:
-    """What stood when it was made; `restore` puts it back, also what no one may change or delete."""
+    """The state at its creation; `restore` puts it back, including rows that nobody may change or delete."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
@@ -83,9 +83,9 @@ class Whole:
         self.close()
 
     def read(self, *, leases: bool = False) -> Rows:
-        """Every row and every object, by table and type, without what chance or the machine's clock has made.
+        """Read every row and every object, by table and type, without random values and times of the machine's clock.
 
-        With `leases` also how often it was tried, and whether somebody is at it.
+        With `leases`, the attempts and the claims too.
         """
         without = "" if leases else f" - ARRAY{sorted(_TRIES)}"
         parts = [
@@ -112,7 +112,7 @@ class Whole:
 
 
 def time_passes(bench: Bench) -> None:
-    """Let every lease end, and what was put off be due."""
+    """Let every lease end, and every postponed row be due."""
     ends = [f"UPDATE {name} SET claimed_until = {_NOW} WHERE claimed_until > {_NOW}" for name in LEASED]  # noqa: S608 - named above
     due = f"next_attempt_at = {_NOW} WHERE state = 'pending' AND next_attempt_at > {_NOW}"
     bench.execute("; ".join([*ends, *(f"UPDATE {name} SET {due}" for name in _PUT_OFF)]))  # noqa: S608 - named above

@@ -1,4 +1,4 @@
-"""Stripe as a test sees it: the simulator over HTTP, its clock, and what it holds by now."""
+"""Stripe as a test sees it: the simulator over HTTP, its clock, and its present objects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,12 +44,12 @@ class StripeWorld:
         return LiveGateway(secret_key=KEY, meter_event_name=EVENT_NAME, api_base=self.url)
 
     def advance(self, to: datetime) -> None:
-        """Let everything happen that is due until then."""
+        """Advance the clock; everything due until then happens."""
         reply = requests.post(f"{self.url}/_simulator/clock", json={"advance_to": int(to.timestamp())}, timeout=30)
         assert reply.status_code == 200, reply.text
 
     def switch(self, route: str, **options: Any) -> None:
-        """Change what an admin route below /_simulator/ has."""
+        """Change the state of an admin route below /_simulator/."""
         reply = requests.post(f"{self.url}/_simulator/{route}", json=options, timeout=5)
         assert reply.status_code == 200, reply.text
 
@@ -70,12 +70,12 @@ class StripeWorld:
         self.v1.customers.update(customer_id, {"metadata": {"simulate_decline": str(declined).lower()}})
 
     def collect(self, invoice_id: str) -> None:
-        """Let Stripe try once more to be paid, also for an invoice that was given up."""
+        """Let Stripe try the payment once more, also for an invoice that was given up."""
         with self.server.simulator.world() as world:
             collecting.collect(world, world.get("invoice", invoice_id), at=world.now())
 
     def replace(self, invoice_id: str, revision: str) -> None:
-        """Let an invoice be one that a revision replaces."""
+        """Mark an invoice as replaced by a revision."""
         with self.server.simulator.world() as world:
             world.store.put({**world.get("invoice", invoice_id), "latest_revision": revision})
 
@@ -91,7 +91,7 @@ class StripeWorld:
         return list(reversed(list(self.v1.invoices.list(asked).auto_paging_iter())))
 
     def billed_credits(self, customer_id: str) -> list[Decimal]:
-        """What each finalized invoice bills of our prices, oldest first, without those over nothing."""
+        """Return the credits that each finalized invoice bills at our prices, oldest first, without zero invoices."""
         quantities = [
             sum(
                 (
@@ -107,13 +107,13 @@ class StripeWorld:
         return [quantity for quantity in quantities if quantity]
 
     def meter_events(self, customer_id: str | None = None) -> list[tuple[int, int]]:
-        """What the meter took, as (Unix time, value), in the order it arrived."""
+        """Return the events that the meter accepted, as (Unix time, value), in the order of arrival."""
         with self.server.simulator.world() as world:
             rows = world.store.rows("SELECT timestamp, value, customer FROM meter_event ORDER BY seq")
         return [(at, int(value)) for at, value, customer in rows if customer_id in {None, customer}]
 
     def flat_price(self) -> str:
-        """A price of nobody's: a seat."""
+        """Make a price that is not ours: a seat."""
         recurring = {"interval": "month"}
         price = {"currency": "usd", "unit_amount": 900, "product_data": {"name": "Seat"}, "recurring": recurring}
         return str(self.v1.prices.create(price).id)

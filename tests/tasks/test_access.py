@@ -1,4 +1,4 @@
-"""Who may do what, at the tasks' door: every task that takes an actor, and every role."""
+"""Access to tasks: every task that takes an actor, and every role."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,7 +34,7 @@ CUSTOMER: Final = {
     "billing_creator_user_id": str(make_id("o")),
 }
 
-# Each task that takes an actor: the least that may call it for a team on strategy other, and arguments that would do.
+# Each task that takes an actor: the least role that may call it for a team on strategy other, and valid arguments.
 NEEDED: Final[dict[str, tuple[Role, dict[str, Any]]]] = {
     "usage.record_instances": (Role.ADMINISTRATOR, {"instances": [], "at": NOW}),
     "usage.report_running": (Role.ADMINISTRATOR, {"source": "eu", "instances": [], "at": NOW}),
@@ -83,7 +83,7 @@ OF_NO_ACCOUNT: Final = {name for name, (_, arguments) in NEEDED.items() if "attr
 
 @pytest.fixture
 def lived_in(rt: Runtime) -> Runtime:
-    """A team with an owner, a member, a session of each, and one of the member's that runs."""
+    """A team with an owner, a member, a session of each, and a running session of the member's."""
     with rt.transaction() as connection:
         tell(connection, team_report(ann="member", bob="owner"), user_report("administrator", administrator=True))
         tell(connection, team_report("other", cyd="owner"), user_report("gone", administrator=True, deleted=True))
@@ -219,7 +219,7 @@ def test_a_member_has_their_own_sessions_explained_and_no_other_entry(lived_in: 
 
 
 def test_an_explanation_of_two_things_at_once_opens_no_door(lived_in: Runtime) -> None:
-    """A team of one's own beside a foreign session, and the other way round: what is refused is never explained."""
+    """A team of one's own beside a foreign session, and the other way round: a refused request gets no explanation."""
     foreign, own = str(make_id("foreign")), {"attribution_id": team()}
     with pytest.raises((AccessError, InvalidInputError)):
         ask("usage.explain", OWNER, instance_id=foreign, **own)
@@ -249,7 +249,7 @@ def test_on_stripe_an_owner_sets_the_limit_and_leaving_it_is_an_administrators(l
 
 
 def test_a_cost_center_is_judged_as_it_is_when_it_changes(lived_in: Runtime) -> None:
-    """It leaves stripe while its owner's call is under way: by then it is no longer theirs to set."""
+    """The account leaves stripe during its owner's call: then the owner may not set it any more."""
     with lived_in.transaction() as connection:
         put(connection, STRIPE, at=START + HOUR)
     with ThreadPoolExecutor(1) as pool:

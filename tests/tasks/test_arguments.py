@@ -1,4 +1,4 @@
-"""What every task refuses in its arguments, whatever the task: found by its schema, so that a new one is tried too."""
+"""The arguments that every task refuses, found by its schema, so that a new task is tested too."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ Place = tuple[str | int, ...]
 
 NO_FLAGS: Final[tuple[Any, ...]] = (0, 1, 1.0, "off", "no", "false", "true", "", "x" * 5_000, [], {})
 JSON_TEXT: Final = ("stripe.receive_event", ("payload",))
-"""An event as Stripe sent it: what is no JSON is refused when it is read."""
+"""An event as Stripe sent it: text that is not JSON is refused when it is read."""
 
 
 @pytest.fixture

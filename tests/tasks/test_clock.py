@@ -1,4 +1,4 @@
-"""No task writes anything that takes effect later than now, whatever a caller, a host or a sender takes for now."""
+"""No task writes anything that takes effect later than now, even if a caller, a host or a sender has another time."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -164,7 +164,7 @@ def test_an_administrator_acts_now(real_rt: Runtime) -> None:
 @pytest.mark.holds("clocks.host-wrong")
 @pytest.mark.parametrize("days", [62, -62])
 def test_jobs_go_by_the_databases_clock(real_rt: Runtime, days: int) -> None:
-    """As seen from the database, this host's clock is wrong by so many days."""
+    """From the database's view, this host's clock is wrong by `days` days."""
     shift_database_clock(real_rt, -timedelta(days=days))
     open_account(real_rt, real_rt.now() - 20 * DAY - timedelta(days=max(0, -days)))
     assert call(ledger.reset_usage) == {"cycles": 0 if days > 0 else 2}

@@ -179,7 +179,7 @@ def test_an_event_that_meets_an_error_that_passes_waits_and_is_not_parked(
                 "WHEN (NEW.state = 'applied') EXECUTE FUNCTION fail()"
             )
         )
-    with as_if_delivered(events.apply_events), suppress(PermanentError):  # it reports what it parked
+    with as_if_delivered(events.apply_events), suppress(PermanentError):  # it reports its parked events
         call(events.apply_events)
     with rt.transaction() as connection:
         row = connection.execute(text("SELECT state, attempts, outcome FROM stripe_event")).one()

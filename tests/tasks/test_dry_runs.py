@@ -1,4 +1,4 @@
-"""A dry run answers what a run then writes, and writes nothing itself."""
+"""A dry run returns the rows that a run then writes, and writes nothing itself."""
 
 import csv
 import json
@@ -64,7 +64,7 @@ def entries(rt: Runtime, *kinds: str) -> list[dict[str, Any]]:
 
 
 def shown(sample: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A sample's entries as `entries` answers them."""
+    """A sample's entries as `entries` returns them."""
     rows = [{name: row[name] for name in COLUMNS} for row in sample]
     return [row | {"effective_at": datetime.fromisoformat(row["effective_at"])} for row in rows]
 
@@ -145,7 +145,7 @@ def test_a_dry_run_holds_up_no_report_and_no_posting(rt: Runtime) -> None:
         record(connection, report)
     with rt.transaction() as connection:
         assert post_batch(connection, at=START + DAY).entries == 1
-        # Would wait for the posting's locks, and for ever, if it took any.
+        # It would wait for the posting's locks, and for ever, if it took any.
         assert (
             call(ledger.reconcile_usage, at=(START + DAY).isoformat(), dry_run=True)["dry_run"]["entries"]["rows"] == 1
         )

@@ -105,7 +105,7 @@ def test_while_a_failed_run_is_repeated_its_due_time_is_taken(rt: Runtime) -> No
 
 
 def take_slot(rt: Runtime, slot: datetime, *, outcome: str | None = "done") -> None:
-    """Take a due time as a worker would whose clock showed it."""
+    """Take a due time as a worker with that time on its clock would."""
     with rt.transaction() as connection:
         statement = "INSERT INTO job_run (job, slot, outcome) VALUES ('a job', :slot, :outcome)"
         connection.execute(text(statement), {"slot": slot, "outcome": outcome})
@@ -173,7 +173,7 @@ def test_without_redis_a_run_that_never_ended_is_given_up_after_its_lease(rt: Ru
 def test_a_lock_of_a_redis_whose_clock_was_set_back_holds_nobody_up(rt: Runtime) -> None:
     with held(rt.redis, "a job"):
         assert run(rt) == Skipped()
-        rt.redis.pexpire("usage:lock:a job", HOUR)  # so long it would last, were its clock set back by an hour
+        rt.redis.pexpire("usage:lock:a job", HOUR)  # it would last that long if its clock were set back by an hour
         assert run(rt) == START
 
 

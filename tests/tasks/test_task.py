@@ -69,7 +69,7 @@ BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
 
 @contextmanager
 def as_if_delivered(task: Any, **request: Any) -> Iterator[None]:
-    """What the block calls runs as if a worker had taken it from the queue."""
+    """Calls in the block run as if a worker had taken them from the queue."""
     delivered = {"id": "a-task", "called_directly": False, "retries": 0, "args": [], "kwargs": {}}
     task.push_request(**(delivered | request))
     try:
@@ -102,7 +102,7 @@ def test_a_refused_value_is_not_tried_again(rt: Runtime) -> None:
 
 
 def test_what_may_succeed_later_is_tried_again_under_the_same_id(rt: Runtime) -> None:
-    arguments = {"instances": [session_row()], "actor": "service:tests"}  # the test clock stands nowhere yet
+    arguments = {"instances": [session_row()], "actor": "service:tests"}  # the test clock is not set yet
     with as_if_delivered(sessions.record_instances, kwargs=arguments), pytest.raises(CeleryRetry) as again:
         call(sessions.record_instances, **arguments)
     assert isinstance(again.value.exc, RetryableError)

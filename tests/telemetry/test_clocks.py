@@ -1,4 +1,4 @@
-"""What a process says of the clocks around it, read from a real database and a real Redis."""
+"""A process's readings of the clocks around it, from a real database and a real Redis."""
 
 import json
 import time

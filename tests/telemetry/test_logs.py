@@ -1,4 +1,4 @@
-"""What a process writes to its log: one line of JSON an event, one line a task's outcome."""
+"""The log of a process: one line of JSON per event, one line per task outcome."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a worker shows Prometheus: where, of which processes, and beside files that cannot be read."""
+"""A worker's metrics for Prometheus: the address, the processes included, and the effect of unreadable files."""
 
 import os
 import socket

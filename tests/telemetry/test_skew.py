@@ -26,7 +26,7 @@ def test_a_clock_that_shows_whole_seconds_is_within_half_of_one() -> None:
         ({"database": 3600.0, "redis": 3600.0, "stripe": 3600.0}, ["host"]),
         ({"database": 3600.0, "redis": 3600.0}, ["host"]),
         ({"database": 0.0, "redis": 5.0, "stripe": 0.0}, ["redis"]),
-        ({"database": 5.0}, ["database", "host"]),  # nobody can say which
+        ({"database": 5.0}, ["database", "host"]),  # undecidable: either may be wrong
         ({"database": 1.0}, []),
         ({"database": 3600.0, "redis": 3600.0, "stripe": 0.0}, ["database", "host", "redis", "stripe"]),
     ],

@@ -22,7 +22,7 @@ from tests.webhook_app.receiver import QUEUE, SECRETS, THIN_SECRETS, make_celery
 from usage_tasks.embedded.processes import child_process, free_port
 from usage_tasks.embedded.redis import running_redis
 
-OBJECT_ID = "in_of_the_payload"  # what no other id has in it by chance
+OBJECT_ID = "in_of_the_payload"  # no other id contains it by chance
 
 RUN = (
     "import sys; from usage_tasks.webhook_app.serving import run_server; "
@@ -32,7 +32,7 @@ RUN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the receiver said."""
+    """The receiver's answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -82,7 +82,7 @@ class Receiver:
         return self.request(path="/webhook/thin", body=body, headers={"Stripe-Signature": sign(body, secret=secret)})
 
     def workers(self) -> list[int]:
-        """The processes below the supervisor: those that serve."""
+        """The serving processes: the children of the supervisor."""
         return children(self.process.pid)
 
 
@@ -181,7 +181,7 @@ def drain(broker_url: str) -> list[Any]:
 
 
 def wait_until(condition: Callable[[], bool], *, seconds_max: float) -> bool:
-    """Poll until the condition holds; False when it does not in time."""
+    """Poll until the condition holds. Return False if it does not in time."""
     give_up_at = time.monotonic() + seconds_max
     while not (held := condition()) and time.monotonic() < give_up_at:
         time.sleep(0.02)

@@ -1,10 +1,10 @@
-"""`python -m tests.webhook_app.fault_run`: events at a steady rate while what stands behind the receiver is killed.
+"""`python -m tests.webhook_app.fault_run`: events at a steady rate while the servers behind the receiver are killed.
 
 Real servers, a real receiver, a real worker. The simulator holds a number of finalized invoices and a list of events,
-each tenth of them about one of the invoices, so that many distinct events tell the same fact. Each event is sent as
-Stripe would send it: signed, and again until it is answered with 200. Meanwhile the worker is killed twice, the broker
+every tenth of them about one of the invoices, so that many distinct events report the same fact. Each event is sent as
+Stripe would send it: signed, and again until the answer is 200. Meanwhile the worker is killed twice, the broker
 restarted once and the database once. At the end every event must be in the inbox and applied, and each invoice in the
-ledger once. What a killed worker or broker lost is found by stripe.backfill_events, and counted.
+ledger once. stripe.backfill_events finds the events that a killed worker or broker lost, and the run counts them.
 """
 
 import argparse
@@ -55,7 +55,7 @@ _OK: Final = 200
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What came of it; `whole` is the verdict."""
+    """The results of the run; `whole` is the verdict."""
 
     events: int
     seconds_sending: float = 0
@@ -139,7 +139,7 @@ class Installation:
         self.stop("worker")
 
     def watch_worker(self) -> None:
-        """What a supervisor does: start the worker anew where it has ended."""
+        """Act as a supervisor: start the worker again after its end."""
         if self._worker.poll() is not None:
             self.stop("worker")
             self.start("worker")
@@ -221,7 +221,7 @@ def installed(directory: Path) -> Iterator[Installation]:
 
 
 def bill(installation: Installation, database: Database, invoices: int) -> list[str]:
-    """Let so many accounts end a month in an invoice of which nobody has heard; answer the invoices' ids."""
+    """Let so many accounts end a month in an invoice whose events have not arrived; return the invoices' ids."""
     world = installation.world
     bench = Bench(database=database, world=world, stripe=world.gateway())
     with database.transaction() as connection:
@@ -241,7 +241,7 @@ def bill(installation: Installation, database: Database, invoices: int) -> list[
 
 
 def make_events(world: StripeWorld, invoice_ids: list[str], count: int) -> list[bytes]:
-    """Put so many events on Stripe's list, one in ten of a finalized invoice; answer them as they are sent."""
+    """Put so many events on Stripe's list, one in ten of a finalized invoice; return them in their sent form."""
     at = int(FINALIZED.timestamp())
     with world.server.simulator.world() as inside:
         for number in range(count):
@@ -255,7 +255,7 @@ def make_events(world: StripeWorld, invoice_ids: list[str], count: int) -> list[
 
 
 def run(events: int, rate: int, invoices: int, directory: Path, *, say: Callable[[str], None]) -> Outcome:
-    """Do it all once."""
+    """Do the whole run once."""
     outcome = Outcome(events=events)
     with installed(directory) as installation:
         database = Database(load_settings(installation.environment()).sqlalchemy_url)
@@ -287,7 +287,7 @@ def _send(
                 time.sleep(max(0.0, started + number / rate - time.monotonic()))
                 pool.submit(sender.send, body)
 
-        # Faults are of this thread: a child ends with the thread that started it.
+        # Faults run in this thread: a child ends with the thread that started it.
         pacing = pacer.submit(pace)
         while not pacing.done() or faults:
             if faults and sender.started >= faults[0][0]:
@@ -338,7 +338,7 @@ def _settle(installation: Installation, outcome: Outcome, *, ids: list[str]) -> 
 
 
 def main() -> int:
-    """Print the outcome as JSON; answer 1 where anything is missing or doubled."""
+    """Print the outcome as JSON; return 1 if anything is missing or doubled."""
     parser = argparse.ArgumentParser(prog="python -m tests.webhook_app.fault_run", description=__doc__)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--rate", type=int, default=500, help="events a second")

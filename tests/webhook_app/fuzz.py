@@ -1,13 +1,13 @@
-"""`python -m tests.webhook_app.fuzz --count 1000000`: requests that nobody meant, against the receiver and a broker.
+"""`python -m tests.webhook_app.fuzz --count 1000000`: mutated requests against the receiver and a broker.
 
-Atheris changes the bytes that tests/webhook_app/mutations.py draws from, led by what the receiver's code then does;
-half of all inputs are drawn anew, so that every kind goes on to be met. Each request goes through the application as
+Atheris changes the bytes that tests/webhook_app/mutations.py draws from, guided by the coverage of the receiver's code;
+half of all inputs are drawn at random, so that every kind keeps coming. Each request goes through the application as
 its server calls it: the head, the limit, the body, signature and JSON, the log, the publishing thread, and a real
-broker that confirms. The socket alone is left out; tests/webhook_app/fuzz_socket.py has it.
+broker that confirms. Only the socket is left out; tests/webhook_app/fuzz_socket.py covers it.
 
-Requests are sent BATCH at once, then the queue is emptied and compared. The verdict has two sides: a request is taken,
-with exactly its body under exactly its id, if tests/webhook_app/oracle.py says so, and only then. No answer of 500 or
-above, no exception, no traceback in the log.
+Requests are sent BATCH at once, then the queue is emptied and compared. The verdict has two sides: a request is
+accepted, with exactly its body under exactly its id, if and only if tests/webhook_app/oracle.py accepts it. No answer
+of 500 or above, no exception, no traceback in the log.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from usage_tasks.webhook_app.application import make_application
 BATCH: Final = 64
 INPUT_BYTES: Final = 512
 LED_BY: Final = (senders, application, receiver, webhooks)
-"""Whose branches lead atheris."""
+"""The modules whose branches guide atheris."""
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
 
@@ -85,20 +85,20 @@ class Protocol:
 
 
 class Watched(io.TextIOBase):
-    """The log, at the level that production has: counted, and looked through for what must not be in it."""
+    """The log at production's level: counted, and searched for forbidden texts."""
 
     def __init__(self) -> None:
         self.lines = 0
 
     def take_over(self) -> None:
-        """Have all logging come here, and what fails in it raised instead of printed."""
+        """Receive all logging here, and raise errors inside it instead of printing them."""
         with redirect_stderr(self):
             configure_logging()
         for handler in logging.getLogger().handlers:
             handler.handleError = _raise  # type: ignore[method-assign,assignment]
 
     def write(self, written: str) -> int:
-        """Take a line; AssertionError where something went wrong behind an answer."""
+        """Take a line; AssertionError if something went wrong behind an answer."""
         self.lines += written.count("\n")
         assert "Traceback" not in written, written
         return len(written)
@@ -109,7 +109,7 @@ def _raise(_record: logging.LogRecord) -> None:
 
 
 class Fuzzed:
-    """The application with a real broker behind it, and what was seen of them."""
+    """The application with a real broker behind it, and the observations of both."""
 
     def __init__(self, broker_url: str) -> None:
         self.counts: Counter[tuple[str, str, int, bool]] = Counter()
@@ -120,7 +120,7 @@ class Fuzzed:
         self._app.__rsgi_init__(self._loop)
 
     def check(self, requests: Sequence[Request], at: int) -> None:
-        """Send requests at once; AssertionError, or whatever was raised, where one does not end as it must."""
+        """Send requests at once. Raises AssertionError, or the original error, if one does not end as it must."""
         answers = self._loop.run_until_complete(self._send_all(requests))
         expected: Counter[tuple[str, str]] = Counter()
         for request, status in zip(requests, answers, strict=True):
@@ -147,7 +147,7 @@ class Fuzzed:
 
 
 def take_all(redis: Any) -> Counter[tuple[str, str]]:
-    """Empty the queue; answer the event ids and payloads of its messages, which are the task's."""
+    """Empty the queue; return the event ids and payloads of its messages, which are the task's."""
     found: Counter[tuple[str, str]] = Counter()
     messages, _ = redis.pipeline().lrange(QUEUE, 0, -1).delete(QUEUE).execute()
     for message in messages:
@@ -160,14 +160,14 @@ def take_all(redis: Any) -> Counter[tuple[str, str]]:
 
 
 def resident_mebibytes(pid: int | str = "self") -> float:
-    """What a process holds."""
+    """Return the resident memory of a process."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) / 1024
 
 
 def lead(count: int, check: Callable[[bytes], None], *, seed: int, directory: Path) -> None:
-    """Have atheris call `check` with so many inputs; ends the process."""
+    """Let atheris call `check` with so many inputs; ends the process."""
     atheris: Any = import_module("atheris")  # not there for every platform, and needed by this run alone
 
     def changed(data: bytes, size_max: int, number: int) -> bytes:
@@ -226,7 +226,7 @@ def work(count: int, seed: int, broker_url: str, directory: Path) -> None:
 
 
 def main() -> int:
-    """Run it in so many processes, each with a database of the broker's own; print what was met. 1 where one failed."""
+    """Run it in so many processes, each with its own broker database; print the counts. Return 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.webhook_app.fuzz", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=1)
@@ -247,14 +247,14 @@ def main() -> int:
             running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         told = [(process.communicate()[0], process.returncode) for process in running]
     if any(code for _, code in told):
-        sys.stderr.writelines(outcome for outcome, _ in told)  # where atheris tells what was raised
+        sys.stderr.writelines(outcome for outcome, _ in told)  # atheris reports raised errors there
         return 1
     report([json.loads(outcome) for outcome, _ in told], time.monotonic() - started)
     return 0
 
 
 def report(told: Sequence[Any], seconds: float) -> None:
-    """Print what was met, by kind of body and of signature."""
+    """Print the counts, by kind of body and of signature."""
     verdicts: Counter[str] = Counter()
     by: dict[str, Counter[str]] = {"answers": Counter(), "bodies": Counter(), "signatures": Counter()}
     for each in told:

@@ -1,11 +1,11 @@
-"""`python -m tests.webhook_app.fuzz_socket --count 100000`: mutated requests, and HTTP that is none, over the socket.
+"""`python -m tests.webhook_app.fuzz_socket --count 100000`: mutated requests and invalid HTTP, over the socket.
 
 The receiver runs as in production, with a real broker behind it. More than half of the requests are well-formed HTTP
-around a mutated event: they go in bursts over connections that are kept, with a length or in chunks, and each must end
-as tests/webhook_app/oracle.py says. The others are malformed (tests/webhook_app/wire.py), each on a connection of its
-own, which the sender then ends, so that some answers are lost: whatever the server makes of one, no answer is of 500
-or above, what was answered as accepted is in the queue, and whatever is in the queue was signed. In the end the
-process that served is the one that began, its log holds no traceback, and its memory is where it was.
+around a mutated event: they go in bursts over kept connections, with a length or in chunks, and each must end as
+tests/webhook_app/oracle.py decides. The others are malformed (tests/webhook_app/wire.py), each on its own connection,
+which the sender then ends, so that some answers are lost. For these, no answer is 500 or above, every accepted event is
+in the queue, and everything in the queue was signed. In the end the same process still serves, its log holds no
+traceback, and its memory has not grown.
 """
 
 import argparse
@@ -36,24 +36,24 @@ from usage_tasks.embedded.redis import running_redis
 
 BATCH: Final = 256
 KEPT: Final = 8
-"""How many connections are kept, each for so many requests at once as fall to it."""
+"""The number of kept connections, each with its share of the requests in flight."""
 WELL_FORMED: Final = 0.6
 SILENCE_SECONDS_MAX: Final = 20
 FIRST_SECONDS: Final = 0.5
-"""How long a malformed request may take to be answered before its sender says that this was all."""
+"""The seconds to wait for an answer to a malformed request before its sender ends its side."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True)
 class Connection:
-    """One that is kept, and opened again where the server has closed it."""
+    """A kept connection, opened again after the server has closed it."""
 
     port: int
     reader: asyncio.StreamReader | None = None
     writer: asyncio.StreamWriter | None = None
 
     async def exchange(self, requests: Sequence[Request], random: Random) -> list[Reply]:
-        """Send requests in one go; answer the replies. What a closing server has not looked at is sent again."""
+        """Send requests in one go; return the replies. Requests that a closing server has not read are sent again."""
         replies: list[Reply] = []
         while len(replies) < len(requests):
             left = requests[len(replies) :]
@@ -97,13 +97,13 @@ async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 
 
 async def alone(port: int, sent: bytes) -> bytes:
-    """Send bytes on a connection of their own; answer all that comes, the last after saying that there are no more."""
+    """Send bytes on a separate connection, half-close it, and return all bytes that come back."""
     reader, writer = await connect(port)
     received = b""
     try:
         async with asyncio.timeout(SILENCE_SECONDS_MAX):
             writer.write(sent)
-            # The server drops what it is at when it hears of the end.
+            # The server drops its current request when it sees the end.
             with suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_SECONDS):
                     received = await reader.read(65_536)
@@ -113,7 +113,7 @@ async def alone(port: int, sent: bytes) -> bytes:
     except TimeoutError:
         raise
     except OSError:
-        pass  # the server had heard enough
+        pass  # the server had read enough
     finally:
         writer.close()
     return received
@@ -121,7 +121,7 @@ async def alone(port: int, sent: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Fuzzing:
-    """A receiver, its queue, and what was seen of them."""
+    """A receiver, its queue, and the observations of both."""
 
     port: int
     redis: Any
@@ -131,7 +131,7 @@ class Fuzzing:
     kept: list[Connection] = field(default_factory=list)
 
     async def batch(self, count: int) -> None:
-        """Send so many; AssertionError where one does not end as it must."""
+        """Send `count` requests. Raises AssertionError if one does not end as it must."""
         self.kept = self.kept or [Connection(self.port) for _ in range(KEPT)]
         at = int(time.time())
         requests = [_as_sent(make_request(self.random, at)) for _ in range(count)]
@@ -154,7 +154,7 @@ class Fuzzing:
         at = int(time.time())
         small = [each for each in requests if len(each.body) < MEBIBYTE]
         replies = await connection.exchange(small, self.random)
-        # Who sends too much may be cut off before all is sent, and then hears nothing, or before the answer is read.
+        # The sender of too much may be cut off before all is sent, without an answer, or before it reads the answer.
         for each in requests:
             if len(each.body) >= MEBIBYTE:
                 small.append(each)
@@ -180,7 +180,7 @@ class Fuzzing:
 
 
 def _as_sent(request: Request) -> Request:
-    """A request with its header values as HTTP means them: without blanks around them."""
+    """Return a request with its header values as HTTP means them: without blanks around them."""
     return replace(request, headers={name: value.strip(" \t") for name, value in request.headers.items()})
 
 
@@ -193,7 +193,7 @@ def _may_be_taken(request: Request, at: int) -> bool:
 
 
 def fuzz(receiver: Receiver, broker_url: str, count: int, *, seed: int, batch: int = BATCH) -> dict[str, Any]:
-    """Send so many to a receiver whose queue is empty; answer what was seen. AssertionError where it fails."""
+    """Send `count` requests to a receiver with an empty queue; return the counts. AssertionError if it fails."""
     with Redis.from_url(broker_url) as redis:
         fuzzing, memory, [worker] = Fuzzing(receiver.port, redis, Random(seed)), list[float](), receiver.workers()
         started, done = time.monotonic(), 0
@@ -222,7 +222,7 @@ def fuzz(receiver: Receiver, broker_url: str, count: int, *, seed: int, batch: i
 
 
 def main() -> int:
-    """Run it against a receiver and a broker of its own; print what was met."""
+    """Run it against a separate receiver and broker; print the counts."""
     parser = argparse.ArgumentParser(prog="python -m tests.webhook_app.fuzz_socket", description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)

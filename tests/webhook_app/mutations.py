@@ -1,7 +1,7 @@
-"""Requests that nobody meant: an event of Stripe's, with its body, its signature and what stands around it mutated.
+"""Mutated requests: an event of Stripe's with changes of its body, its signature and its surroundings.
 
-Everything is drawn from the `Random` that is given: a seeded one, one of Hypothesis, or the bytes that a fuzzer changes
-(`ByteRandom`). What must become of a request is said by tests/webhook_app/oracle.py, which knows nothing of the kinds.
+Everything is drawn from the given `Random`: a seeded one, one of Hypothesis, or the bytes that a fuzzer changes
+(`ByteRandom`). tests/webhook_app/oracle.py decides the expected outcome of a request; it knows nothing of the kinds.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ METHODS: Final = ("POST",) * 30 + ("GET", "PUT", "HEAD", "post", "OPTIONS", "DEL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One mutated request, and what was done to it."""
+    """One mutated request, and its mutations."""
 
     method: str
     path: str
@@ -34,14 +34,14 @@ class Request:
 
 
 class ByteRandom(Random):
-    """Draws from bytes, so that a fuzzer that changes a byte changes a choice; goes on seeded by them at their end."""
+    """Draws from bytes, so that a fuzzer that changes a byte changes a choice; at their end a seeded random goes on."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._place, self._more = data, 0, Random(zlib.crc32(data))
         super().__init__(0)
 
     def getrandbits(self, k: int, /) -> int:
-        """Take as many bytes as hold so many bits."""
+        """Take enough bytes for `k` bits."""
         size = (k + 7) // 8
         taken = self._data[self._place : self._place + size]
         self._place += size
@@ -123,11 +123,11 @@ def value(random: Random, depth: int = 2) -> Any:  # noqa: PLR0911 - a table of 
     return {text(random): value(random, depth - 1) for _ in range(random.randrange(4))}
 
 
-# Bodies: each takes the event and answers what is sent in its place.
+# Bodies: each takes the event and returns the bytes sent in its place.
 
 
 def odd_event(random: Random, event: dict[str, Any]) -> bytes:  # noqa: PLR0911 - a table of cases
-    """An event that must be taken, though Stripe never sent one like it."""
+    """An event that must be accepted, though Stripe never sent one like it."""
     plain = dumps(event)
     match random.randrange(10):
         case 0:
@@ -153,7 +153,7 @@ def odd_event(random: Random, event: dict[str, Any]) -> bytes:  # noqa: PLR0911 
 
 
 def edited(random: Random, event: dict[str, Any]) -> bytes:
-    """A few bytes changed, cut out, put in, said twice, or all that follows cut off."""
+    """A few bytes changed, cut out, inserted, doubled, or the rest cut off."""
     body = dumps(event)
     for _ in range(random.randrange(1, 4)):
         place, size = random.randrange(len(body) + 1), random.randrange(1, 9)
@@ -175,7 +175,7 @@ def edited(random: Random, event: dict[str, Any]) -> bytes:
 
 
 def field(random: Random, event: dict[str, Any]) -> bytes:
-    """A field that is missing, or is something else."""
+    """A missing field, or a field of another value."""
     name = random.choice((*event, "id", "object", "type", "context", "reason", "new"))
     if random.randrange(4) == 0:
         return dumps({key: held for key, held in event.items() if key != name})
@@ -183,7 +183,7 @@ def field(random: Random, event: dict[str, Any]) -> bytes:
 
 
 def not_utf8(random: Random, event: dict[str, Any]) -> bytes:
-    """Bytes that no text has, in a string or anywhere."""
+    """Bytes that are not valid UTF-8, in a string or anywhere."""
     body = dumps(event)
     place = random.choice((body.index(b"evt_"), random.randrange(len(body))))
     bad = random.choice((b"\xff", b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"))
@@ -199,7 +199,7 @@ def deep(random: Random, event: dict[str, Any]) -> bytes:
 
 
 def number(random: Random, event: dict[str, Any]) -> bytes:
-    """A number that is none, or has more digits than Python reads."""
+    """An invalid number, or a number with more digits than Python reads."""
     bad = random.choice((b"NaN", b"Infinity", b"-Infinity", b"01", b"+1", b"1.", b".5", b"0x1", b"9" * 4_400, b"1_0"))
     return dumps(event)[:-1] + b', "amount": ' + bad + b"}"
 
@@ -225,12 +225,12 @@ _WEIGHTS: Final = {"as it was": 100, "odd event": 200, "edited": 180, "field": 1
 BODY_KINDS: Final = tuple(kind for kind in BODIES for _ in range(_WEIGHTS.get(kind, 40)))
 
 
-# Signatures: each answers the header, or None for none.
+# Signatures: each returns the header, or None for no header.
 
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """What there is to sign: what is sent, and what it was made of."""
+    """The material to sign: the sent bytes, and their source."""
 
     body: bytes
     original: bytes
@@ -247,7 +247,7 @@ class Signing:
         return f"t={self.at if at is None else at},v1={self.v1(secret, at=at, body=body)}"
 
     def good(self, random: Random) -> str:
-        """A header that is right, by either secret."""
+        """A correct header, by either secret."""
         return self.header(random.choice(ENDPOINTS[self.endpoint]))
 
 
@@ -262,7 +262,7 @@ def _other_time(random: Random, signing: Signing) -> str:
 
 
 def _replayed(random: Random, signing: Signing) -> str:
-    """Signed a day ago, and dated anew: what an eavesdropper could send."""
+    """Signed a day ago, with a new date: a replay by an eavesdropper."""
     return f"t={signing.at},v1={signing.v1(random.choice(ENDPOINTS[signing.endpoint]), at=signing.at - 86_400)}"
 
 
@@ -276,14 +276,14 @@ def _several(random: Random, signing: Signing) -> str:
 
 
 def _more(random: Random, signing: Signing) -> str:
-    """The right header with an item that stands in no book, before it or behind."""
+    """The correct header with an undocumented item before or after it."""
     good = signing.good(random)
     extra = random.choice((f"t={signing.at}", "t=", "v1", "t", ",", "=", "t=1=2", "t=1", "é=1", f"t= {signing.at}"))
     return f"{extra},{good}" if random.randrange(2) else f"{good},{extra}"
 
 
 def _form(random: Random, signing: Signing) -> str:
-    """The right words in another form."""
+    """The correct words in another form."""
     good, v1 = signing.good(random), signing.v1(ENDPOINTS[signing.endpoint][0])
     turned = (
         good.replace("v1=", random.choice(("v0=", "v2=", "V1=", " v1=", "v1 =", "v1:"))),

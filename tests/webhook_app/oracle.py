@@ -1,7 +1,7 @@
-"""What must become of a request to the receiver: said again, apart from its code, in the words of docs/semantics.md.
+"""The expected outcome of a request to the receiver, without its code, in the words of docs/semantics.md.
 
-The HMAC is computed by the rule that Stripe publishes and the JSON read by the standard library. Whether a thin event
-is one is the official SDK's to say.
+The HMAC is computed by the rule that Stripe publishes and the JSON read by the standard library. The official SDK
+decides whether an event is a thin event.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _SECONDS_MAX: Final = 300
 
 
 class Verdict(StrEnum):
-    """EITHER: rightly signed, but by a header that no book describes; to refuse it is as safe as to take it."""
+    """EITHER: correctly signed, but by an undocumented header; to refuse it is as safe as to accept it."""
 
     TAKE = "take"
     REFUSE = "refuse"
@@ -30,7 +30,7 @@ class Verdict(StrEnum):
 
 
 def judge(request: Request, at: int) -> Verdict:
-    """What must become of a request that arrives at an instant."""
+    """Return the expected outcome of a request that arrives at an instant."""
     secrets = ENDPOINTS.get(request.path)
     if request.method != "POST" or secrets is None or len(request.body) > MEBIBYTE:
         return Verdict.REFUSE
@@ -41,7 +41,7 @@ def judge(request: Request, at: int) -> Verdict:
 
 
 def is_signed(body: bytes, header: str, secrets: tuple[str, ...], at: int) -> bool:
-    """Whether any of the secrets has signed the body at the first time of the header, within five minutes."""
+    """True if one of the secrets has signed the body at the first time of the header, within five minutes."""
     items = header.split(",")
     stated = next((item[2:] for item in items if item.startswith("t=")), "")
     if not re.fullmatch("[0-9]{1,12}", stated) or abs(int(stated) - at) > _SECONDS_MAX:
@@ -52,7 +52,7 @@ def is_signed(body: bytes, header: str, secrets: tuple[str, ...], at: int) -> bo
 
 
 def event_of(path: str, body: bytes) -> Mapping[str, Any] | None:
-    """The event that a body holds, when it is one of the kind that the endpoint is for."""
+    """Return the event in a body, if it is of the endpoint's kind, or None."""
     try:
         event = json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError):
@@ -76,7 +76,7 @@ def _no_number(word: str) -> None:
 
 
 def _is_by_the_book(header: str) -> bool:
-    """Whether each item is a name, one equals sign and a value, in ASCII, and one of them is the time."""
+    """True if each item is a name, one equals sign and a value, in ASCII, and one of them is the time."""
     items = [item.split("=") for item in header.split(",")]
     whole = header.isascii() and all(len(item) == 2 for item in items)
     return whole and [item[0] for item in items].count("t") == 1

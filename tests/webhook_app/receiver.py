@@ -15,7 +15,7 @@ PROXY = "127.0.0.1"
 
 
 def make_celery(broker_url: str) -> Celery:
-    """A Celery app that knows where the receiver's task goes, and no more."""
+    """A Celery app that knows the route of the receiver's task, and no more."""
     celery_app = Celery("receiver", broker=broker_url, set_as_current=False)
     celery_app.conf.task_routes = {"stripe.*": {"queue": QUEUE}}
     return celery_app

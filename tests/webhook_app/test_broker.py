@@ -1,4 +1,4 @@
-"""When the broker is away, Stripe hears it soon and comes again."""
+"""If the broker is away, Stripe gets an error soon and tries again."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ STOP_SECONDS_MAX = 5
 
 @pytest.fixture
 def black_hole() -> Iterator[str]:
-    """The URL of a broker that takes connections and never says a word."""
+    """The URL of a broker that accepts connections and never sends a byte."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
         yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
 
@@ -52,7 +52,7 @@ def test_a_broker_that_refuses_is_a_503_at_once(tmp_path: Path) -> None:
 def test_a_broker_that_is_a_black_hole_is_a_503_within_bounds(tmp_path: Path, black_hole: str) -> None:
     with running_receiver(tmp_path, black_hole) as receiver, ThreadPoolExecutor(128) as senders:
         started = time.monotonic()
-        # More at once than there are threads: those behind must not wait once more each.
+        # More at once than there are threads: the waiting ones must not wait a second time each.
         answers = senders.map(receiver.post, [make_event()] * 128)
         assert {answer.status for answer in answers} == {503}
         assert time.monotonic() - started < ANSWER_SECONDS_MAX

@@ -1,4 +1,4 @@
-"""A little of the long runs (tests/webhook_app/fuzz.py, fuzz_socket.py); the first one drawn by Hypothesis."""
+"""A small part of the long runs (tests/webhook_app/fuzz.py, fuzz_socket.py); the first one drawn by Hypothesis."""
 
 import time
 from random import Random

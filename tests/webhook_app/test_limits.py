@@ -1,4 +1,4 @@
-"""Who sends what is refused is answered no further for a while; who is slow stalls nobody."""
+"""Senders of refused requests get no more answers for a while; slow senders stall nobody."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The receiver as a process: what it holds, what it tells of itself, how it ends, and on a connection that is kept."""
+"""The receiver as a process: its memory, its logs and metrics, its end, and its kept connections."""
 
 import http.client
 import os

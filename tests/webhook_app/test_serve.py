@@ -1,4 +1,4 @@
-"""The receiver as it is installed: settings, secrets and Celery app from the environment."""
+"""The receiver as installed: settings, secrets and Celery app from the environment."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""HTTP as bytes: a request as it should be sent, and as nobody should; the answers that came back.
+"""HTTP as bytes: well-formed requests, malformed requests, and the received answers.
 
-`malformed` draws from the `Random` that is given, as tests/webhook_app/mutations.py does.
+`malformed` draws from the given `Random`, as tests/webhook_app/mutations.py does.
 """
 
 import re
@@ -23,24 +23,24 @@ class Reply:
 
     @property
     def accepted(self) -> bool:
-        """Whether it says that an event was taken."""
+        """True if the answer accepts an event."""
         return self.status == 200 and self.body == b"accepted\n"
 
 
 def may_be_sent(request: Request) -> bool:
-    """Whether HTTP has a form for it: its header values hold no control character."""
+    """True if HTTP has a form for it: its header values hold no control character."""
     return all(_FIELD.fullmatch(value) for value in request.headers.values())
 
 
 def head_of(request: Request, *more: str) -> bytes:
-    """The head but for its end, with what frames the body."""
+    """The head without its end, with the framing of the body."""
     lines = [f"{request.method} {request.path} HTTP/1.1", "Host: receiver"]
     lines += [f"{name}: {value}" for name, value in request.headers.items()]
     return "\r\n".join([*lines, *more]).encode("latin-1", "replace")
 
 
 def framed(request: Request, *, chunk_bytes: int = 0) -> bytes:
-    """The request as it should be sent: with its length, or in chunks of so many bytes."""
+    """The well-formed request: with its length, or in chunks of so many bytes."""
     if not chunk_bytes:
         return head_of(request, f"Content-Length: {len(request.body)}") + b"\r\n\r\n" + request.body
     pieces = [request.body[start : start + chunk_bytes] for start in range(0, len(request.body), chunk_bytes)]
@@ -48,12 +48,12 @@ def framed(request: Request, *, chunk_bytes: int = 0) -> bytes:
 
 
 def chunked(pieces: Sequence[bytes]) -> bytes:
-    """Pieces as chunks, without the last one that ends them."""
+    """Pieces as chunks, without the final empty one."""
     return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
 
 
 def parse(received: bytes, methods: Sequence[str]) -> tuple[list[Reply], bytes]:
-    """The whole answers among what was received, to requests of these methods; and what is left."""
+    """Return the complete answers among the received bytes, to requests of these methods, and the rest."""
     replies: list[Reply] = []
     while True:
         head, end, rest = received.partition(b"\r\n\r\n")
@@ -73,7 +73,7 @@ def parse(received: bytes, methods: Sequence[str]) -> tuple[list[Reply], bytes]:
         received = rest[size:]
 
 
-# What nobody should send
+# Malformed requests
 
 
 def _flipped(random: Random, request: Request) -> bytes:
