@@ -18,8 +18,8 @@ _TICK_LONGEST = timedelta(minutes=1)
 
 
 def make_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Answer Celery's beat_schedule for an installation."""
-    # What a lost message would have done is in a table; a sweep gets to it all the same.
+    """Return Celery's beat_schedule for an installation."""
+    # The work of a lost message is in a table; a sweep finds it there.
     sweeps = (
         "billing.send_meter_events",
         "billing.release_holds",

@@ -25,7 +25,7 @@ except (SettingsError, MisconfiguredError) as error:
 
 broker_url = _settings.redis_url
 result_backend = _settings.redis_url
-broker_use_ssl = read_tls(_settings.redis_url) or False  # the URL says the same; Flower reads it here alone
+broker_use_ssl = read_tls(_settings.redis_url) or False  # as in the URL; Flower reads it here alone
 
 # Names are protocol: the prefix of a task's name is its queue, and no other queue comes into being by a typing error.
 # Each has an exchange of its name: without one, all six would be bound to the default queue's, by its key, and a
@@ -54,7 +54,7 @@ task_acks_on_failure = True
 task_acks_on_timeout = True  # False would loop for ever
 
 # Longer than the longest task (10 minutes) and the longest wait for a retry (1 minute) together, for it is not renewed:
-# a second copy would run beside the first. Whom it keeps waiting, a sweep finds within a minute.
+# a second copy would run beside the first. A sweep finds waiting work within a minute.
 broker_transport_options = {
     "visibility_timeout": 900,
     "unacked_restore_interval": 5,  # else lost work comes back only after about 100 s

@@ -118,7 +118,7 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
 
 
 class LazyGroup(TyperGroup):
-    """Lists and suggests commands from the table, and imports the one that is run."""
+    """Lists and suggests commands from the table, and imports only the command that runs."""
 
     def __init__(self, **attributes: Any) -> None:
         attributes["commands"] = {name: _listed(name) for name in COMMANDS}

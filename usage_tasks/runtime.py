@@ -1,4 +1,4 @@
-"""What a process works with: settings, database, Redis, Stripe and the time, each built on first use.
+"""The resources of a process: settings, database, Redis, Stripe and the time, each built on first use.
 
 Built in the child, after the fork: no connection is ever shared between processes.
 """
@@ -38,11 +38,11 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stripe_checked_at: float | None = None
-        """When this process last found Stripe set up as the settings say, by its monotonic clock."""
+        """When this process last found Stripe set up like the settings, by its monotonic clock."""
         self._epoch: Epoch | None = None
 
     def fenced(self, epoch: Epoch) -> "Runtime":
-        """Answer the same connections for one run of a job: no transaction commits once another run has begun."""
+        """Return the same connections for one run of a job: no transaction commits once another run has begun."""
         _ = self.database, self.redis, self.clock  # built before they are shared
         fenced = copy(self)
         fenced._epoch = epoch
@@ -129,7 +129,7 @@ class Runtime:
         return self.clock.now()
 
     def instant(self, at: datetime | None, actor: Actor | None = None) -> datetime:
-        """Return the instant as of which a call is answered: the one that its caller asks for, or the present one.
+        """Return the instant as of which a call is answered: the requested instant, or the present one.
 
         Raises InvalidInputError for an instant that has not come, and for a user's that is too long ago
         (domain/instants.py). An installation with a test clock may look ahead, and back without a bound.
@@ -165,5 +165,5 @@ def _is_user(actor: Actor | None) -> bool:
 
 @cache
 def runtime() -> Runtime:
-    """Answer this process's runtime. Raises SettingsError where the configuration is wrong."""
+    """Return this process's runtime. Raises SettingsError if the configuration is wrong."""
     return Runtime(load_settings(os.environ))

@@ -50,7 +50,7 @@ def find_refusal(client: "redis.Redis") -> redis.RedisError | None:
 def move_wrong_types_aside(client: "redis.Redis", queues: Iterable[str]) -> None:
     """Rename each key of the broker's that holds something else than the broker keeps there. Raises RedisError.
 
-    Whoever overwrote a queue has lost its messages; the sweeps find their work. A key that stays would keep a worker
+    The messages of an overwritten queue are lost; the sweeps find their work. A key that stays would keep a worker
     from its other queues too, and senders from this one.
     """
     types = list_key_types(client, queues)

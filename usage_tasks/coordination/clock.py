@@ -1,4 +1,4 @@
-"""What time it is: the database's, or a test clock's; every process of an installation shares either (docs/adr/0024).
+"""The time: the database's, or a test clock's; every process of an installation shares it (docs/adr/0024).
 
 A host's own clock serves time-outs only: it may be wrong by days, and what a wrong clock writes cannot be undone.
 """

@@ -1,6 +1,6 @@
-"""Dead letters: messages that nobody works on any more, set aside in Redis for an operator to list and replay.
+"""Dead letters: messages that no worker takes any more, kept in Redis for an operator to list and replay.
 
-Most killed their workers; others were refused to a sender who waited (docs/adr/0025).
+Most killed their workers; others were refused to a waiting sender (docs/adr/0025).
 
 They come from the broker and stay beside it. Losing one loses no work: the work is a row in a table, and a sweep finds
 the row without the message.
@@ -89,5 +89,5 @@ def forgive_redeliveries(client: "redis.Redis", task_ids: Iterable[str]) -> None
 
 
 def forget_redeliveries(client: "redis.Redis", task_id: str) -> None:
-    """Begin the count of a task's redeliveries anew."""
+    """Restart the count of a task's redeliveries."""
     client.delete(key_of(client, _REDELIVERIES + task_id))

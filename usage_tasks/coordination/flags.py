@@ -1,4 +1,4 @@
-"""Keys in Redis that say something for a while: a lock, a hint that a task is enqueued."""
+"""Flags: keys in Redis that hold for a while, such as a lock, or the mark that a task is enqueued."""
 
 from datetime import timedelta
 from typing import Any, Final

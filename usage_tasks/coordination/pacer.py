@@ -33,13 +33,13 @@ PROBE_TIME: Final = timedelta(seconds=15)
 """A probe that has not been heard of for so long is given up: longer than a call can take."""
 
 WAIT_MAX: Final = timedelta(seconds=10)
-"""Whose turn would come later is refused and asks again."""
+"""A caller whose turn would come later is refused and asks again."""
 
 _BURST_SHARE: Final = 0.1
 """After a silence so much of a second's calls may come at once."""
 
 _LOOK_AGAIN: Final = timedelta(milliseconds=100)
-"""Who slept longer than this asks whether a pause was called for meanwhile."""
+"""A caller who slept longer than this asks whether a pause began meanwhile."""
 
 _KEY_EXPIRY: Final = timedelta(hours=1)
 
@@ -77,7 +77,7 @@ _ADMIT: Final = f"""
 
 _PAUSED: Final = f"{_PRELUDE} return math.max(0, held('paused_until') - now)"
 
-# What an earlier caller says while the breaker is open is old news: only the probe decides.
+# The result of an earlier caller is old news while the breaker is open: only the probe decides.
 _FAILED: Final = f"""
     {_PRELUDE}
     local probe = ARGV[1] == '1'
@@ -194,7 +194,7 @@ class Pacer:
             raise NotAdmittedError(f"redis: {type(error).__name__} {error}") from error
 
     def _tell(self, script: str, *arguments: int) -> bool:
-        """Say how a call ended. That it can't be said undoes no call: it is logged, and the next one asks anyway."""
+        """Report the result of a call. A failed report undoes no call: it is logged, and the next call asks anyway."""
         try:
             return bool(self._scripts[script](keys=[self._key], args=arguments))
         except redis.RedisError as error:

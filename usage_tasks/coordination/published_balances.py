@@ -1,8 +1,8 @@
 """Balances in Redis, for other services to read in one HGETALL. Nobody here ever reads them back.
 
 `usage:balance:<attribution_id>` is a hash of texts; `usage:` is the prefix of the installation (`redis.prefix`). A
-second key, the marker, says since when everything is there: where it is missing (first run, flushed Redis, half an
-expiry gone by) the next tick writes every account again.
+second key, the marker, holds the time since when everything is there: if it is missing (first run, flushed Redis, half
+an expiry gone by) the next tick writes every account again.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _BEING_WRITTEN: Final = b""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BalanceSnapshot:
-    """What others may know of an account as of an instant: limit in credits, the burn rate in cents per hour."""
+    """The public facts of an account as of an instant: limit in credits, burn rate in cents per hour."""
 
     attribution_id: AttributionId
     balance_cents: CreditCents
@@ -70,7 +70,7 @@ class BalanceSnapshots:
         self.expiry = max(_EXPIRY_MIN, _PERIODS_PER_EXPIRY * (period or timedelta(0)))
 
     def find_marker(self) -> datetime | None:
-        """Answer since when changes are to be written; None where everything is."""
+        """Return since when changes must be written, or None if every account must be."""
         try:
             held = self._client.get(self._marker)
         except redis.RedisError as error:
@@ -85,9 +85,9 @@ class BalanceSnapshots:
             raise _away(error) from error
 
     def move_marker(self, since: datetime) -> bool:
-        """Say that all is there but for what changes after `since`; tell whether it could be said.
+        """Note that every change up to `since` is written. Return True if it could be noted.
 
-        It can't where the marker went missing meanwhile, and what was written with it: the next tick writes all.
+        It cannot if the marker went missing meanwhile, and the written balances with it: the next tick writes all.
         """
         try:
             return bool(self._client.set(self._marker, since.isoformat(), xx=True, keepttl=True))

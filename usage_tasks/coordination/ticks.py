@@ -1,6 +1,6 @@
 """Ticks: at most one waits of each task, however long no worker takes it and however many beats there are.
 
-No message says until when it is good: beat's clock and a worker's need not agree. Instead beat sets a flag in Redis
+No message has an expiry: beat's clock and a worker's need not agree. Instead beat sets a flag in Redis
 with each tick and sends no other one while the flag is set and the queue is not empty; the worker clears the flag when
 it begins. An empty queue shows that the tick was taken or lost, and so the next one is sent. If a tick is lost from a
 queue that is never empty, its flag expires. Source: docs/adr/0027.

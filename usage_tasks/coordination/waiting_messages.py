@@ -98,7 +98,7 @@ def claim_message(client: "redis.Redis", task_id: str) -> dict[str, Any] | None:
 
 
 def remove_message(client: "redis.Redis", entry: StoredEntry) -> None:
-    """Remove a message, unless a worker has kept it anew meanwhile."""
+    """Remove a message, unless a worker has kept it again meanwhile."""
     keys = [key_of(client, _WAITING), key_of(client, _MESSAGES)]
     client.eval(_REMOVE, len(keys), *keys, entry.message.task_id, entry.text)
     client.delete(key_of(client, _CLAIMS + entry.message.task_id))

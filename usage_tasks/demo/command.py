@@ -27,7 +27,7 @@ _MIDDLE: Final = datetime.fromisoformat("2013-03-01T00:00:00Z")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoPlan:
-    """What a run of the demo is to do. Without a directory the data is in a temporary one."""
+    """The plan of a run of the demo. Without a directory the data is in a temporary one."""
 
     directory: Path | None
     tick: timedelta

@@ -43,7 +43,7 @@ class ForeignDatabaseError(Exception):
 
 @dataclass(kw_only=True)
 class Installation:
-    """What runs, and where: addresses to look at, and the handles to stop and start a worker."""
+    """The running processes: their addresses, and the handles to stop and start a worker."""
 
     directory: Path
     environment: dict[str, str]
@@ -83,7 +83,7 @@ class Installation:
         self.addresses[f"metrics {queue}"] = f"http://127.0.0.1:{metrics_port}/metrics"
 
     def kill_worker(self, queue: str, signal_number: int) -> None:
-        """Send the worker of a queue a signal, such as SIGKILL, and start it anew."""
+        """Send the worker of a queue a signal, such as SIGKILL, and start it again."""
         self._processes[queue].send_signal(signal_number)
         self._workers.pop(queue).close()
         self.start_worker(queue)

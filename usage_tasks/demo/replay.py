@@ -33,7 +33,7 @@ _LAST_TEAM_UPGRADES_AT: Final = datetime(2013, 2, 15, 6, tzinfo=UTC)
 
 @dataclass(kw_only=True)
 class Totals:
-    """What the tasks answered over the whole replay."""
+    """The sum of the tasks' answers over the whole replay."""
 
     sums: dict[str, int] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class Totals:
 
 
 def upgrades(sessions: Sequence[Session]) -> Mapping[str, datetime]:
-    """Tell which accounts begin to pay through Stripe, and when."""
+    """Return the accounts that begin to pay through Stripe, and when."""
     accounts = sorted({session.attribution_id for session in sessions})
     teams = [account for account in accounts if account.startswith("team:")]
     individuals = [account for account in accounts if account.startswith("user:")]

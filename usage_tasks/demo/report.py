@@ -1,4 +1,4 @@
-"""What came out: per account where its credits went, the invoices on both sides, and whether all of it holds."""
+"""The result: per account the use of its credits, the invoices on both sides, and whether all of it holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ _COUNTS = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOutcome:
-    """What the tables and the stand-in say at the end."""
+    """The final state of the tables and of the stand-in."""
 
     accounts: Sequence[Mapping[str, Any]]
     ledger_invoices: Sequence[Mapping[str, Any]]
@@ -140,7 +140,7 @@ def _table(title: str) -> Table:
 
 
 def _short(account: str) -> str:
-    """The kind and the first group of the UUID: enough to tell the demo's accounts apart."""
+    """Return the kind and the first group of the UUID: enough to distinguish the demo's accounts."""
     return account.partition("-")[0]
 
 

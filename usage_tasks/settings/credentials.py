@@ -21,7 +21,7 @@ DIRECTORY_KEY_LENGTH_MIN: Final = 32
 
 
 class StripeCredentials(BaseModel):
-    """What a process may know of Stripe's secrets: the receiver needs no key, a worker no webhook secret."""
+    """The Stripe secrets that a process may know: the receiver needs no key, a worker no webhook secret."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,9 +87,9 @@ def read_stripe_credentials(settings: Settings, environ: Mapping[str, str] = os.
 
 
 def read_directory_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> SecretStr:
-    """The key under which e-mails are digested, from the environment, else from the file that the settings name.
+    """Return the key for digests of e-mails, from the environment, else from the file that the settings name.
 
-    Raises SettingsError, which says what to set and never repeats a key.
+    Raises SettingsError, which names the setting and never repeats a key.
     """
     name = settings.directory_key_file
     if key := environ.get(DIRECTORY_KEY_VARIABLE, "").strip():

@@ -1,4 +1,4 @@
-"""What is said when settings can't be used: every problem at once, and never a secret."""
+"""The error of unusable settings: every problem at once, and never a secret."""
 
 import json
 import re

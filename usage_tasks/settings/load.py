@@ -22,10 +22,10 @@ _SECRETS: Final[frozenset[KeyPath]] = frozenset({("database", "url"), ("redis", 
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings of the file that USAGE_CONFIG names, overridden by the environment.
+    """Return the settings of the file that USAGE_CONFIG names, overridden by the environment.
 
-    Without USAGE_CONFIG the environment alone must say what is required. With USAGE_ALLOW_UNKNOWN_KEYS=true an unknown
-    key is a warning: the file is that of a newer release.
+    Without USAGE_CONFIG the environment alone must give the required keys. With USAGE_ALLOW_UNKNOWN_KEYS=true an
+    unknown key is a warning: the file is that of a newer release.
     Raises SettingsError, which lists every problem with its origin, key, value and what is allowed.
     """
     tree, problems, complete = _read(environ)
@@ -104,7 +104,7 @@ def _path(loc: tuple[int | str, ...]) -> tuple[KeyPath, bool]:
 
 
 def _reason(item: Any, path: KeyPath) -> str:
-    # Only our own validators' messages say more than what is allowed does, and a secret's could repeat it.
+    # Only our own validators' messages add to the description of the allowed values, and a secret's could repeat it.
     error = item.get("ctx", {}).get("error")
     shown = isinstance(error, UnknownOptionError) or (isinstance(error, ValueError) and path not in _SECRETS)
     return f"{error}; " if shown else ""

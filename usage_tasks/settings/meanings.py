@@ -1,4 +1,4 @@
-"""What each key and each variable is for, for docs/reference/settings.md; settings/model.py has types and defaults.
+"""The purpose of each key and each variable, for docs/reference/settings.md; settings/model.py has types and defaults.
 
 `tests/docs/test_reference.py` fails if a key or a variable has no line here.
 """

@@ -1,6 +1,6 @@
 """The settings as a value: the mission's JSON keys in camelCase, Python attributes in snake_case.
 
-A field's description says what is allowed; error messages end with it.
+A field's description states the allowed values; error messages end with it.
 """
 
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ class _Section(BaseModel):
 
 
 class ClassRule(_Section):
-    """What a workspace class charges beside its price: at least so much, and time in steps charged whole."""
+    """The rules of a workspace class beside its price: a minimum charge, and steps of time that are charged whole."""
 
     minimum_credits: MinimumCredits = Decimal(0)
     rounding_step: RoundingStep = timedelta(seconds=1)
@@ -139,7 +139,7 @@ class StripePrices(_Section):
         return frozenset(price for one, many in forms for price in (one, *many.values()) if price is not None)
 
     def by_key(self) -> Mapping[str, tuple[str, str | None]]:
-        """Every price of ours by the key that names it: its id, and its currency where the key says one."""
+        """Return every price of ours by its key: its id, and its currency if the key names one."""
         found: dict[str, tuple[str, str | None]] = {}
         for kind in get_args(AccountKind):
             one, by_currency = self._of(kind)
@@ -321,7 +321,7 @@ class Settings(_Section):
 
     @property
     def job_schedules(self) -> Mapping[str, timedelta | None]:
-        """Every periodic job's task with its period, None for one that is switched off."""
+        """Return every periodic job's task with its period, None for a job that is switched off."""
         return {
             "usage.reconcile": self.controller_schedule,
             "usage.reset": self.reset_usage_schedule,

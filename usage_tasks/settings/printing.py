@@ -43,7 +43,7 @@ def without_password(url: str) -> str:
 
 
 def _to_file(value: object, path: KeyPath, off: set[KeyPath]) -> object:
-    """Return a value as the file spells it. What has none is left out; a schedule that is off is an empty text."""
+    """Return a value as the file spells it. A key without a value is left out; a schedule that is off is empty text."""
     if isinstance(value, Mapping):
         children = {key: _to_file(child, (*path, key), off) for key, child in value.items()}
         return {key: child for key, child in children.items() if child is not None and child != {}}

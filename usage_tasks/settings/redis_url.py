@@ -1,7 +1,7 @@
 """The URL of Redis, brought into the one form that redis-py, Kombu, Celery's result backend and Flower read alike.
 
 Over TLS (`rediss://`) each of them has a default and a spelling of its own: Kombu verifies no certificate unless the
-URL asks for it, and the result backend refuses a URL that does not. So the URL always says it here.
+URL asks for it, and the result backend refuses a URL that does not. So the URL always contains it here.
 """
 
 import re

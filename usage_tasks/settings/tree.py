@@ -10,7 +10,7 @@ from typing import Final
 KeyPath = tuple[str, ...]
 
 FILE_BYTES_MAX: Final = 1024 * 1024
-# Two keys for one thing: setting one drops what a lower layer says by the other.
+# Two keys for one thing: setting one drops a lower layer's value of the other.
 _RIVALS: Final[Mapping[KeyPath, KeyPath]] = {
     ("redis", "address"): ("redis", "url"),
     ("redis", "url"): ("redis", "address"),
@@ -23,7 +23,7 @@ _RIVALS: Final[Mapping[KeyPath, KeyPath]] = {
 
 @dataclass(slots=True, kw_only=True)
 class Tree:
-    """What file and environment say together; only the model knows the types."""
+    """The values of file and environment together; only the model knows the types."""
 
     values: dict[str, object] = field(default_factory=dict)
     origin: str
@@ -37,7 +37,7 @@ class Tree:
         return self.origin
 
     def lay_over(self, layer: Mapping[KeyPath, tuple[str, object]]) -> None:
-        """Set each path to its value, said to come from its origin; wider paths first."""
+        """Set each path to its value and note its origin; wider paths first."""
         for path in sorted(layer, key=len):
             origin, value = layer[path]
             self._drop_rivals(path, layer)
@@ -64,7 +64,7 @@ class Tree:
         for key in path[:-1]:
             child = node.setdefault(key, {})
             if not isinstance(child, dict):
-                # The lower layer is wrong there; validation says so, and this value would hide it.
+                # The lower layer is wrong there; validation reports it, and this value would hide it.
                 return False
             node = child
         node[path[-1]] = value
@@ -95,7 +95,7 @@ def _object(pairs: list[tuple[str, object]]) -> _Object:
 
 
 def decode(text: str) -> object:
-    """JSON with exact decimals; ValueError says where it is none."""
+    """Return JSON with exact decimals. Raises ValueError with the place of a syntax error."""
     try:
         # NaN and Infinity, which only Python takes for JSON, become decimals that validation refuses.
         return json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_object)

@@ -27,7 +27,7 @@ Needs = Role | Judge
 def guard(name: str, function: Callable[Parameters, Result], needs: Needs | None) -> Callable[Parameters, Result]:
     """Let a task's function run only for an actor that may; raise AccessError for another.
 
-    Raises TypeError, when the task is declared, where one that takes an actor or an account does not say what it needs.
+    Raises TypeError at the declaration of a task that takes an actor or an account and does not declare its needs.
     """
     signature = inspect.signature(function)
     acts, concerns = "actor" in signature.parameters, "attribution_id" in signature.parameters

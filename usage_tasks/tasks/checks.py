@@ -1,4 +1,4 @@
-"""Is Stripe set up as the settings say? Asked when a Stripe worker starts, and again before it sends."""
+"""Check that Stripe is set up like the settings: at the start of a Stripe worker, and again before it sends."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ _HOLDS_FOR: Final = timedelta(minutes=5)
 
 
 def check_now(rt: Runtime) -> None:
-    """Ask Stripe; raise MisconfiguredError that says each price and meter that is not as it must be."""
+    """Ask Stripe. Raises MisconfiguredError with each wrong price and meter."""
     prices = [
         ConfiguredPrice(key=key, price_id=price_id, currency=currency)
         for key, (price_id, currency) in rt.settings.stripe_prices.by_key().items()
@@ -44,7 +44,7 @@ def forget(rt: Runtime) -> None:
 
 
 def check_at_start(rt: Runtime) -> None:
-    """Ask Stripe when a worker starts. That Stripe is away keeps none from starting: it asks before it sends."""
+    """Ask Stripe when a worker starts. The worker starts even if Stripe is away: it asks again before it sends."""
     if not rt.settings.stripe_prices.by_key():
         return
     try:
@@ -55,7 +55,7 @@ def check_at_start(rt: Runtime) -> None:
 
 @signals.celeryd_after_setup.connect
 def _check_worker(instance: Any, **_: object) -> None:
-    """Refuse to start a Stripe worker whose prices or meter are not what the settings say: one error, exit code 2."""
+    """Refuse to start a Stripe worker whose prices or meter differ from the settings: one error, exit code 2."""
     if STRIPE_QUEUES.isdisjoint(list_consumed_queues(instance.app)):
         return
     try:

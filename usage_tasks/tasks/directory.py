@@ -1,6 +1,6 @@
-"""`directory.*`: who is in which team, told by the platform's server. Ledger tasks: no network.
+"""`directory.*`: the members of teams, reported by the platform's server. Ledger tasks: no network.
 
-An e-mail is digested here, at the door; what goes on is the digest. No message about an e-mail repeats it.
+An e-mail is digested here, on arrival; only the digest goes on. No error about an e-mail repeats it.
 """
 
 from datetime import datetime, timedelta
@@ -123,7 +123,7 @@ def upsert_users(
 def upsert_teams(
     teams: Annotated[list[TeamArguments], Field(max_length=TEAMS_MAX)], actor: ActorText, at: Moment | None = None
 ) -> Upserted:
-    """Take up teams with all their members; who is not in a report leaves. Safe to send again, and in any order."""
+    """Store teams with all their members; a missing member has left. Safe to send again, and in any order."""
     rt = runtime()
     now = rt.instant(at)
     members = sum(len(each.members) for each in teams)

@@ -1,7 +1,7 @@
 """Periodic jobs: one run at a time, and a due time once, however many beats tick and workers listen (docs/adr/0018).
 
-A beat's tick says `scheduled`; the worker computes the due time it stands for and takes its row. A call by hand runs
-whatever the schedule says: every job is idempotent. A lock in Redis keeps others from trying while a run lives; an
+A beat's tick has `scheduled`; the worker computes its due time and takes the row. A call by hand runs
+independently of the schedule: every job is idempotent. A lock in Redis keeps others from trying while a run lives; an
 epoch in PostgreSQL, checked in each of its transactions, keeps a run that lost the lock from writing. A dry run takes
 nothing.
 """
@@ -45,7 +45,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun(Generic[Planned]):
-    """What a run would have written. It stands one level down, so that no metric counts it as done."""
+    """The planned writes of a run, one level down, so that no metric counts them as done."""
 
     dry_run: Planned
 
@@ -100,7 +100,7 @@ def run_job(
         with rt.transaction() as connection:
             if slot is not None and at is None:
                 _look_at_slots(rt, connection, job, now)
-            # Who holds the lock knows that whoever began and never ended is gone, or has lost it.
+            # The holder of the lock knows that a run that began and never ended is gone, or has lost the lock.
             lease = timedelta(0) if state is LockState.HELD else LEASE
             attempt = None if slot is None else jobs.claim_slot(connection, job, slot, lease=lease)
             if slot is not None and attempt is None:

@@ -99,7 +99,7 @@ NEVER: Final = Retry(attempts_max=0, first=timedelta(0), longest=timedelta(0))
 _DIGEST_LENGTH: Final = 12
 _UNKNOWN: Final = frozenset({"unexpected_keyword_argument", "unexpected_positional_argument", "extra_forbidden"})
 _MISSING: Final = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
-"""The types of pydantic's errors: an argument, or a field of one, that is not in the schema; one that is needed."""
+"""The types of pydantic's errors: an unknown argument or field, and a missing argument."""
 
 _ANSWER_LENGTH_MAX: Final = 1024
 _HIDDEN: Final[Mapping[str, Any]] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
@@ -136,9 +136,9 @@ def task(
 ) -> Callable[[Callable[Parameters, Result]], "Task[Parameters, object]"]:
     """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
 
-    One that takes an actor or an account must say what it `needs`; others are the installation's own. An answer that
-    is not shown goes to the caller only, not into the worker's log or Flower. If it `announces` something, that is sent
-    as soon as it ends, however it does.
+    A task that takes an actor or an account must declare its `needs`; others are the installation's own. A hidden
+    answer goes to the caller only, not into the worker's log or Flower. If it `announces` something, that is sent as
+    soon as it ends, however it does.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
     """
@@ -256,7 +256,7 @@ def _refuse(request: Any, name: str, error: PermanentError) -> None:
         ACCESS_REFUSED.labels(name).inc()
     if isinstance(error, ArgumentsError) and error.unknown and is_refused_in_vain(request):
         set_aside(request.id, name, request.args, request.kwargs, str(error))
-    # Who calls directly, as a command does, gets the error itself and shows it.
+    # A direct caller, such as a command, gets the error itself and shows it.
     log.log(logging.INFO if request.called_directly else logging.WARNING, "task.refused", reason=str(error))
 
 
@@ -275,7 +275,7 @@ def _set_aside_unnoticed(request: Any, name: str, reason: str) -> None:
 def _bind(request: Any, name: str, kwargs: Mapping[str, object]) -> Mapping[str, Token[Any]]:
     """Bind into every line of the task's log: its ids, its sender's request, the account that it is about.
 
-    Answers what undoes it.
+    Returns the tokens that undo it.
     """
     account = kwargs.get("attribution_id")
     return structlog.contextvars.bind_contextvars(
@@ -291,7 +291,7 @@ def _checked_call(checked: Callable[..., object], args: tuple[object, ...], kwar
     try:
         return checked(*args, **kwargs)
     except ValidationError as error:
-        # Texts are left out, but for those that a choice or a validator shows: an argument may hold a secret.
+        # Texts are left out, except in errors of a choice or a validator: an argument may hold a secret.
         found = error.errors(include_url=False)
         problems = "; ".join(
             f"`{'.'.join(map(str, each['loc'])) or 'arguments'}`: {describe(each, hidden=True)}" for each in found
@@ -303,7 +303,7 @@ def _checked_call(checked: Callable[..., object], args: tuple[object, ...], kwar
 
 
 def _count_rows(name: str, summary: object) -> dict[str, int]:
-    """Count what a summary's whole numbers say was done, by their own names."""
+    """Return the whole numbers of a summary by name: counts of work done."""
     if not isinstance(summary, dict):
         return {}
     counts = {key: value for key, value in summary.items() if isinstance(value, int) and not isinstance(value, bool)}

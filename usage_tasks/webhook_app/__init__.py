@@ -16,7 +16,7 @@ from typing import Any
 
 @cache
 def _application() -> Any:
-    # Imported in the process that serves: the one that only watches over it stays small.
+    # Imported in the serving process only: the process that watches it stays small.
     from usage_tasks.telemetry.logs import configure_logging  # noqa: PLC0415
     from usage_tasks.webhook_app.application import make_application  # noqa: PLC0415
     from usage_tasks.webhook_app.configuration import read_configuration  # noqa: PLC0415

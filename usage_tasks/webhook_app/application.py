@@ -62,7 +62,7 @@ class Application:
 
     def __rsgi_init__(self, _loop: object) -> None:
         """Get ready in the process that serves: nothing is connected across a fork."""
-        # The public address shows no metrics: they have a port of their own, on loopback unless told otherwise.
+        # The public address shows no metrics: they have a port of their own, on loopback unless configured otherwise.
         serve_as_configured()
         self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="helper")
 

@@ -29,7 +29,7 @@ ANSWER_SECONDS_MAX: Final = 5.0
 # A broker that is a black hole costs the time to connect and one silence.
 BROKER_TIMEOUTS: Final = {"socket_connect_timeout": 1, "socket_timeout": 2}
 PAUSE_SECONDS: Final = 1.0
-"""After a failure nobody tries for so long: those that queued behind it would each wait as long once more."""
+"""After a failure no other try is made for this long: every waiting event would wait as long once more."""
 
 
 _SHOWN_MAX: Final = 120

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What is known of a request before its body: `remote` is who it is counted for."""
+    """The parts of a request before its body. `remote` is the address that it is counted for."""
 
     method: str
     path: str
@@ -43,7 +43,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What is sent back; `outcome` is what the metric calls it."""
+    """The reply; `outcome` is its label in the metric."""
 
     status: HTTPStatus
     text: str
@@ -63,7 +63,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
-    """What Stripe signs with, by endpoint: several while one is rolled; no thin one, no thin endpoint."""
+    """Stripe's signing secrets by endpoint: several during a rotation; without a thin secret no thin endpoint."""
 
     snapshot: Sequence[str]
     thin: Sequence[str] = ()
@@ -75,7 +75,7 @@ class Secrets:
 
 
 class Receiver:
-    """Answers requests, all of them from one event loop: its publisher takes events from one thread only."""
+    """Handles requests, all of them in one event loop: its publisher takes events from one thread only."""
 
     def __init__(self, *, secrets: Secrets, publisher: Publisher, limiter: Limiter) -> None:
         self.publisher, self._limiter = publisher, limiter
@@ -84,7 +84,7 @@ class Receiver:
         )
 
     def answer_early(self, head: Head) -> Answer | None:
-        """Answer what needs no body and no broker; None where an event is to be received, or readiness looked up."""
+        """Return the reply to a request that needs neither body nor broker; None for an event or a readiness check."""
         match head.path, head.method:
             case path, "POST" if path in self._endpoints:
                 return self._refuse_early(head)
@@ -118,7 +118,7 @@ class Receiver:
         return Answer(status=HTTPStatus.SERVICE_UNAVAILABLE, text="broker away", outcome="not_ready")
 
     def verify(self, head: Head, body: bytes) -> VerifiedEvent | Answer:
-        """Answer the event that a body brings, or why it is refused."""
+        """Return the event in a body, or the reply that refuses it."""
         if len(body) > BODY_BYTES_MAX:
             return too_large()
         verify = verify_thin_event if head.path == THIN_PATH else verify_event
@@ -130,7 +130,7 @@ class Receiver:
             return refusal(str(refused))
 
     def note(self, head: Head, answer: Answer, started: float, event: VerifiedEvent | None = None) -> None:
-        """Log and measure an answer. Before it is sent, so that whoever has the answer finds it noted."""
+        """Log and measure a reply, before it is sent: a client that has the reply finds it in the log."""
         endpoint = {SNAPSHOT_PATH: "snapshot", THIN_PATH: "thin"}.get(head.path, "other")
         WEBHOOK_SECONDS.labels(endpoint, answer.outcome).observe(time.perf_counter() - started)
         if event is not None:
@@ -160,7 +160,7 @@ TOO_SLOW: Final = Answer(
 
 
 def refusal(reason: str) -> Answer:
-    """Refuse a request for a reason that is safe to tell."""
+    """Refuse a request for a reason that is safe to show."""
     return Answer(status=HTTPStatus.BAD_REQUEST, text=reason, outcome="refused")
 
 

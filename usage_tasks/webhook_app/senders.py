@@ -32,10 +32,11 @@ def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
 
 
 def address_of(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
-    """The address that a request is counted for: the nearest one that is no trusted proxy.
+    """Return the address that a request is counted for: the nearest address that is no trusted proxy.
 
-    `peer` is the other end of the connection, with or without a port; `forwarded` all of X-Forwarded-For. What stands
-    left of the first stranger is the stranger's own word. Of IPv6 it is the network, which a sender has whole.
+    `peer` is the other end of the connection, with or without a port; `forwarded` is all of X-Forwarded-For. Entries
+    left of the first untrusted address are that address's own claim. For IPv6 it is the network, for a sender has all
+    of its network.
     """
     nearest = _parse(peer)
     if nearest is None:
@@ -72,7 +73,7 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
 
 
 class _Storage(RedisStorage):
-    # The library imports every client that it could use: this one is the one that is used.
+    # The library imports every client that it could use; only this one is used.
     DEPENDENCIES: Any = {"redis": cast("dict[str, Any]", RedisStorage.DEPENDENCIES)["redis"]}  # noqa: RUF012 - as the library declares it
 
 
@@ -103,7 +104,7 @@ class Limiter:
         return int(left) + 1
 
     def count_refusal(self, remote: str) -> None:
-        """Count one refused request; from the one that reaches the limit on the address is limited."""
+        """Count one refused request. The address is limited from the request on that reaches the limit."""
         if self._item is None or time.monotonic() < self._paused_until:
             return
         try:

@@ -36,7 +36,7 @@ CHECK_SECONDS: Final = 2
 
 
 class HeartbeatFile:
-    """The heartbeat of this process, where USAGE_HEARTBEAT_DIR says; nothing is written where it is not set.
+    """The heartbeat of this process, in USAGE_HEARTBEAT_DIR; nothing is written if it is not set.
 
     A directory that cannot be written is a line of the log: the process works all the same.
     """
@@ -89,7 +89,7 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         self._consumer: Any = None
 
     def check_leak(self, consumer: Any) -> None:
-        """Raise ConnectionResetError, so that the worker connects anew, if a message stays held and not worked on.
+        """Raise ConnectionResetError, so that the worker connects again, if a message stays held without a request.
 
         A message whose acknowledgement was lost in a network that hung counts against the prefetch limit for ever. A
         worker at its limit takes no other message: it would be alive, connected, and idle until killed. The same
@@ -123,7 +123,7 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         self._file.write(self._consumer.app, database=_databases(), busy_until=busy_until)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
-        """End, each time that the worker has lost its connection or is told to stop."""
+        """End, each time that the worker has lost its connection or must stop."""
         for entry in self._entries:
             entry.cancel()
         self._entries = []

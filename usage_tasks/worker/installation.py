@@ -114,7 +114,7 @@ class InstallationCheck(bootsteps.StartStopStep):
             log.info("installation.not_seen", reason=str(error))
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
-        """End, each time that the worker has lost its connection or is told to stop."""
+        """End, each time that the worker has lost its connection or must stop."""
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None

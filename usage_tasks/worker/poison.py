@@ -1,6 +1,6 @@
-"""Messages that kill their workers: bounded, then set aside as dead letters.
+"""Messages that kill their workers: bounded, then kept as dead letters.
 
-A task that kills its child is tried again as often as its policy says, then Celery gives it up in the parent process.
+A task that kills its child is tried again by its policy, then Celery gives it up in the parent process.
 A task that takes the whole worker along is redelivered by the broker; these redeliveries are counted. A worker that
 cuts a task short by itself, because it was stopped or lost its broker, takes its redelivery off the count: no number of
 deployments parks a healthy task.
@@ -61,7 +61,7 @@ def forgive_interrupted() -> None:
 
 
 def forget_redeliveries(request: Any) -> None:
-    """Begin the count anew after an attempt that ended and is tried again: its message killed nobody."""
+    """Restart the count after an attempt that ended and is tried again: its message killed no worker."""
     if (request.delivery_info or {}).get("redelivered"):
         with suppress(RedisError):
             dead_letters.forget_redeliveries(runtime().redis, request.id)

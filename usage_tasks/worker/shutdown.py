@@ -1,4 +1,4 @@
-"""The shutdown of a worker: it takes nothing more, finishes its tasks, and hands on those that take too long.
+"""The shutdown of a worker: it takes no more messages, finishes its tasks, and hands on tasks that take too long.
 
 Celery's warm shutdown waits without limit. Its soft one always waits to the end of its time, in a signal's handler, if
 any task is under way: with a beat that ticks each second, nearly always. Here the warm shutdown ends with the tasks,

@@ -1,4 +1,4 @@
-"""What a worker does with a message that it cannot read: keep its bytes, answer its sender, take the next one.
+"""The worker's handling of a message that it cannot read: keep its bytes, answer its sender, take the next one.
 
 Source: docs/adr/0030.
 """

@@ -38,7 +38,7 @@ class Upkeep(bootsteps.StartStopStep):
         self._waiting.look(consumer.app)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
-        """End, each time that the worker has lost its connection or is told to stop."""
+        """End, each time that the worker has lost its connection or must stop."""
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None

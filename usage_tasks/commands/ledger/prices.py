@@ -64,7 +64,7 @@ def add_price(
 
 
 def _whole_seconds(step: str) -> int:
-    """Read a rounding step; a BadParameter names one that is no whole seconds."""
+    """Return a rounding step. Raises BadParameter if it is not whole seconds."""
     try:
         duration = parse_duration(step)
     except ValueError as error:

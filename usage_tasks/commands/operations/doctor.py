@@ -1,4 +1,4 @@
-"""`usage-tasks doctor`: looks a whole installation over, and says of each finding what to do."""
+"""`usage-tasks doctor`: examines a whole installation, and gives advice for each finding."""
 
 import os
 import sys

@@ -32,7 +32,7 @@ QUEUES: Final = ("usage", "billing", "stripe", "directory", "maintenance", "serv
 
 
 class BacklogCollector(Collector):
-    """Reads the broker and the database; what cannot be read is left out, and `usage_exporter_up` says so."""
+    """Reads the broker and the database; unreadable parts are left out, and `usage_exporter_up` shows it."""
 
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
@@ -42,7 +42,7 @@ class BacklogCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Answer every metric."""
+        """Yield every metric."""
         self._readings: dict[str, float] = {}
         up = GaugeMetricFamily("usage_exporter_up", "1 where the part could be read.", labels=["part"])
         for part, read, away in (("broker", self._broker, RedisError), ("database", self._database, RetryableError)):
@@ -160,7 +160,7 @@ def _set_back(ahead: timedelta) -> Metric:
 
 
 def registry_of(rt: Runtime) -> CollectorRegistry:
-    """Answer a registry that holds the exporter's metrics alone."""
+    """Return a registry that holds the exporter's metrics alone."""
     registry = CollectorRegistry()
     registry.register(BacklogCollector(rt))
     return registry

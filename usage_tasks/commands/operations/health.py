@@ -1,4 +1,4 @@
-"""`usage-tasks health`: the probe of usage_tasks/health.py, for those who ask for its options here."""
+"""`usage-tasks health`: the probe of usage_tasks/health.py, with its options in the command's help."""
 
 from typing import Annotated
 

@@ -29,7 +29,7 @@ _LINE = ("task_id", "task", "args", "kwargs", "reason")
 
 @poison.command("list")
 def list_poison() -> None:
-    """List what is set aside, the oldest first, as JSON lines; arguments by their names only.
+    """List dead letters and waiting messages, the oldest first, as JSON lines; arguments by their names only.
 
     `waits`: a worker of a newer version takes the message by itself. `unreadable`: no task was begun; such a line has
     the queue and the length in bytes, and `task_id` is an id of the message.

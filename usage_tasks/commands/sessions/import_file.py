@@ -19,7 +19,7 @@ from usage_tasks.runtime import runtime
 _SHOWN_MAX: Final = 100
 """How many refused rows of a file are shown; all of them are in quarantine."""
 _GARBAGE_AFTER: Final = 50_000
-"""An import makes many rows and no cycles: the collector, which looks after each 700 by itself, would look in vain."""
+"""An import makes many rows and no cycles: the collector, which runs after each 700 objects, would find nothing."""
 
 
 def import_reports(

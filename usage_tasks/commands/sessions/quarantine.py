@@ -65,7 +65,7 @@ def drop(
     everything: Everything = False,
     apply: Apply = False,
 ) -> None:
-    """Remove refused reports for good: what they told of sessions is then told by nobody."""
+    """Remove refused reports for good. Their facts about sessions are lost."""
     ask: Any = tasks.drop_quarantined
     answer = ask(actor=OPERATOR, ids=ids or None, field=field, reason=reason, everything=everything, dry_run=not apply)
     sys.stdout.write(json.dumps(answer, indent=2) + "\n")

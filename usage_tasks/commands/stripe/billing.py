@@ -43,7 +43,7 @@ def list_parked() -> None:
 def release_parked(
     attribution: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>, as `parked list` shows it")],
 ) -> None:
-    """Let a parked account's reports be sent anew, and its sync go on; exit code 1 where it is parked anew."""
+    """Release a parked account: its reports are sent again, and its sync goes on; exit code 1 if it is parked again."""
     release: Any = metering.release_parked  # called as over the wire, so that one validation serves both
     released = release(attribution_id=attribution, actor=OPERATOR)
     Console().print_json(json.dumps(released))

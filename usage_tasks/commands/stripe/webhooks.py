@@ -28,7 +28,7 @@ _TWINS_MAX: Final = 100
 
 
 class State(StrEnum):
-    """What became of an event."""
+    """The state of an event."""
 
     PENDING = "pending"
     APPLIED = "applied"
@@ -44,7 +44,7 @@ def list_events(
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
     in_json: AsJson = False,
 ) -> None:
-    """List events, newest first: those that are parked unless told otherwise."""
+    """List events, newest first: by default the parked ones."""
     with runtime().transaction() as connection:
         rows = stored.list_events(
             connection, state=None if every or state is None else state.value, kind=kind, limit=limit
@@ -68,7 +68,7 @@ def _show_table(rows: Sequence[EventRow]) -> None:
 
 @webhooks.command("show")
 def show_event(event_id: Annotated[str, typer.Argument(help="evt_...")], in_json: AsJson = False) -> None:
-    """Show one event, and others that tell the same fact; exit code 1 where there is none."""
+    """Show one event, and others of the same fact; exit code 1 if there is none."""
     with runtime().transaction() as connection:
         row = stored.find_event(connection, event_id)
         twins = [] if row is None else stored.list_twins(connection, row, limit=_TWINS_MAX)
@@ -87,7 +87,7 @@ def show_event(event_id: Annotated[str, typer.Argument(help="evt_...")], in_json
 
 @webhooks.command("replay")
 def replay(ids: Ids = None, all_parked: AllParked = False, apply: Apply = False) -> None:
-    """Have events applied anew; what they have done before is not done twice."""
+    """Apply events again; their effects are never doubled."""
     ask: Any = tasks.replay_events
     answer = ask(actor=OPERATOR, ids=ids or None, all_parked=all_parked, dry_run=not apply)
     sys.stdout.write(json.dumps(answer, indent=2) + "\n")

@@ -21,8 +21,8 @@ _CORRECTED: Final = "usage_tasks_corrected"
 def correct_channel(version: str = "") -> bool:
     """Correct the Redis channel of this process, once; return True if this version of kombu needs it.
 
-    Internal: `kombu.transport.redis.Channel._connparams`, kombu 5.7. Another series is left alone, until the test says
-    that it needs the correction too.
+    Internal: `kombu.transport.redis.Channel._connparams`, kombu 5.7. Another series is left alone, until the test
+    shows that it needs the correction too.
     """
     if not is_known("kombu", version):
         return False

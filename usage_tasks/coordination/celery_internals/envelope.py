@@ -1,7 +1,7 @@
 """A message as it lies in Redis, read with suspicion: whoever can write to the broker can write anything.
 
-kombu and Celery believe what a message says of itself, and much of what is wrong with one raises far from the place
-that reads it, some of it for ever. Here the whole envelope is checked before either of them sees it, so that what they
+kombu and Celery trust the fields of a message, and many wrong fields raise far from the place that reads them, some of
+them again and again. Here the whole envelope is checked before either of them sees it, so that what they
 get is what a sender of theirs would have written.
 
 Source: https://docs.celeryq.dev/en/stable/internals/protocol.html (versions 1 and 2 of the protocol). Internal: the
@@ -88,7 +88,7 @@ def unpack_body(envelope: dict[str, Any]) -> bytes:
 
 
 def parse_json(text: bytes) -> Any:
-    """Return what an item says, within its bounds. Raises UnreadableError."""
+    """Return the content of an item, within its bounds. Raises UnreadableError."""
     check_size(text, ITEM_BYTES_MAX)
     try:
         return json.loads(text.decode())  # UTF-8 and nothing else: json would take UTF-16 too, and kombu does not

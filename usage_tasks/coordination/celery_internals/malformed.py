@@ -51,7 +51,7 @@ class Unread(Protocol):
     def take_message(self, consumer: Any, message: Any, payload: object, item: bytes, reason: str) -> None:
         """Keep a message that is unacknowledged, and acknowledge it; give it back if it cannot be kept.
 
-        `payload` is what its body said, or None of a body that could not be read.
+        `payload` is the content of its body, or None if the body could not be read.
         """
 
     def drop_broadcast(self, reason: str) -> None:
@@ -202,7 +202,7 @@ def guard_consumer(consumer: Any, unread: Unread) -> None:
 
     Internal: `on_decode_error`, `on_invalid_task`, `on_unknown_message` and `create_task_handler` of
     `celery.worker.consumer.Consumer`, 5.7. They are read after the consumer's steps are made, and before it takes
-    anything. What they do otherwise is to log the message and to discard it.
+    anything. By default they log the message and discard it.
     """
     make_handler = type(consumer).create_task_handler
 

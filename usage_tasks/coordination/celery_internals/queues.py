@@ -27,7 +27,7 @@ def list_key(client: "redis.Redis", queue: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """The number of messages that wait, and when the oldest was sent, in Unix seconds; None if it does not say."""
+    """The number of waiting messages, and when the oldest was sent, in Unix seconds; None if its headers lack it."""
 
     queue: str
     depth: int
@@ -67,7 +67,7 @@ def list_queues_taken_from(client: "redis.Redis", *, since: float) -> frozenset[
 
 
 def _routing_key(entry: bytes | None) -> str | None:
-    """Return the routing key of an entry of `unacked`; None of one that is gone or that cannot be read."""
+    """Return the routing key of an entry of `unacked`; None if it is gone or cannot be read."""
     try:
         return str(json.loads(entry or b"")[2])
     except (LookupError, TypeError, ValueError, RecursionError):
@@ -88,7 +88,7 @@ def list_key_types(client: "redis.Redis", queues: Iterable[str]) -> Mapping[str,
 
 
 def _published_at(message: bytes | None) -> float | None:
-    """Return what the oldest message says; it may be anything, for whoever can write to the broker wrote it."""
+    """Return the time in the oldest message's headers, or None: they may hold anything, from any writer to the broker."""
     try:
         published_at: Any = json.loads(message or b"{}")["headers"][PUBLISHED_AT]
     except (LookupError, TypeError, ValueError, RecursionError):

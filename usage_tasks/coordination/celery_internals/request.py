@@ -15,7 +15,7 @@ class SkewedRequest(Request):
     """A request of a sender whose clock may show another time than ours.
 
     A retry's ETA is an instant by its sender's clock, and so is `published_at`: their difference is how long it is to
-    wait, by any clock. A tick of beat does not expire: a beat of an earlier version still says when it would.
+    wait, by any clock. A tick of beat does not expire, even if a beat of an earlier version set a time.
 
     Internal: `_eta` and `_expires` of `celery.worker.request.Request`, and beat's header `celery_beat_task`; Celery
     5.7. The attribute `Request` of a task, by which Celery takes this class, is documented.

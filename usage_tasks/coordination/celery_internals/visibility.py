@@ -1,9 +1,9 @@
 """How long a message has been taken, by one clock for all workers.
 
-kombu notes with each message that a worker has taken the time of that worker's host, and any worker gives back to the
-queue those that its own host calls older than the visibility timeout. A worker whose clock is ahead by more than that
-gives back, every few seconds, what all others are working on: it is done again and again, and after some redeliveries
-taken for poison.
+kombu notes with each taken message the time of the worker's host, and any worker gives back to the queue the messages
+that are older than the visibility timeout by its own host's clock. A worker whose clock is ahead by more than that
+gives back, every few seconds, the messages that all others are working on: they run again and again, and after some
+redeliveries count as poison.
 """
 
 from collections.abc import Callable

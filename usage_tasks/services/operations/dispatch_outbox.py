@@ -33,7 +33,7 @@ class Dispatched:
 
 
 def dispatch(transaction: Transaction, publish: Publish, *, alone: bool, longest: timedelta) -> Dispatched:
-    """Send announcements until none is left or `longest` is over; one that can't be sent keeps no other waiting.
+    """Send announcements until none is left or `longest` is over; an announcement that cannot be sent delays no other.
 
     `alone`: nobody else sends now, so that a lease is of a process that died. Its announcements come first: they are
     older. Raises RetryableError if the broker is away; what it took before is marked, the rest stays.

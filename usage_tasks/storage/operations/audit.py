@@ -1,6 +1,6 @@
-"""Who changed what: one row a change of an account, or of what concerns every account; never edited.
+"""The audit: one row per change of an account, or of a fact that concerns every account; never edited.
 
-Every INSERT of one is made here. A statement that audits what it changes itself takes `auditing` as a part.
+Every INSERT of a row is made here. A statement that audits its own change takes `auditing` as a part.
 """
 
 from collections.abc import Mapping

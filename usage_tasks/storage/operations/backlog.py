@@ -1,4 +1,4 @@
-"""What waits in the tables, in one look: for metrics, so every count is bounded by an index of what is open."""
+"""The waiting rows of the tables, in one look: for metrics, so every count is bounded by an index of open rows."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from usage_tasks.storage.rows import fetch_one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """Counts of what waits and what was set aside, and the instants of the oldest; None where nothing is."""
+    """Counts of waiting and parked rows, and the instants of the oldest, None if there are none."""
 
     events_pending: int
     events_parked: int
@@ -30,7 +30,7 @@ class Backlog:
 def read_backlog(connection: Connection, *, at: datetime) -> Backlog:
     """Answer what waits at an instant. Unposted is what had stopped by then and is not in the ledger.
 
-    Seconds are those of sessions of which nothing is in the ledger: of a correction nobody can say which ones it adds.
+    Seconds are those of sessions of which nothing is in the ledger: the seconds that a correction adds are unknown.
     """
     statement = """
         SELECT

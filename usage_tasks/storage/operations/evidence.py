@@ -1,4 +1,4 @@
-"""What shows how an installation is: rows that nobody takes, connections that are used, secrets that are needed.
+"""Evidence of the state of an installation: rows that nobody takes, connections that are used, secrets that are needed.
 
 For an operator who looks now: every statement reads an index of what is open, or stops at the first row.
 """
@@ -27,7 +27,7 @@ class StuckRows:
 
 
 def read_stuck(connection: Connection, *, after: timedelta) -> StuckRows:
-    """Count what has waited for longer than `after`; of the reports, those that Stripe has refused to take so far.
+    """Count what has waited for longer than `after`; of the reports, the ones that Stripe has not accepted so far.
 
     Reports that wait for Stripe's clock are not among them.
     """

@@ -44,11 +44,11 @@ def hold_epoch(connection: Connection, epoch: Epoch) -> None:
 
 
 def claim_slot(connection: Connection, job: str, slot: datetime, *, lease: timedelta) -> int | None:
-    """Take a due time; answer which attempt at it this is, None where it is not free.
+    """Take a due time. Return the number of this attempt at it, or None if the slot is not free.
 
-    A slot up to which runs were pruned is not free. One whose run failed is free at once, for its retry; so is one
-    that no run has taken (`note_scheduled`). One that was taken and never finished is free after the lease, or if it
-    would last longer than any lease: then the database's clock was set back.
+    A slot is not free if runs were pruned up to it. After a failed run it is free at once, for the retry; so is a slot
+    that no run has taken (`note_scheduled`). After a run that never finished it is free after the lease, or if the
+    lease would last longer than any may: then the database's clock was set back.
     """
     statement = """
         INSERT INTO job_run AS held (job, slot) VALUES (:job, :slot)

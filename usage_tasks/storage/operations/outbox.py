@@ -62,7 +62,7 @@ def payload_of(message: type[Announcement], values: Mapping[str, str] = MappingP
 def claim_announcements(
     connection: Connection, *, limit: int, lease: timedelta, leased_too: bool = False, excluding: Sequence[int] = ()
 ) -> Sequence[OutboxRow]:
-    """Lease up to `limit` announcements that are not sent yet, oldest first; `leased_too`: whoever has leased them."""
+    """Lease up to `limit` announcements that are not sent yet, oldest first; `leased_too`: also leased ones."""
     statement = f"""
         UPDATE outbox AS held SET claimed_until = clock_timestamp() + :lease
         FROM (

@@ -70,7 +70,7 @@ _PRUNE_OUTBOX: Final = f"""
 
 
 def list_jobs(connection: Connection) -> Sequence[str]:
-    """List every job that has ever run, also one that no version runs any more."""
+    """List every job that has ever run, also jobs that no version runs any more."""
     return [row.job for row in fetch(connection, "SELECT job FROM job_epoch ORDER BY job")]
 
 

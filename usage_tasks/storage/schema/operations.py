@@ -40,7 +40,7 @@ outbox = Table(
     moment("dispatched_at", nullable=True),
     UniqueConstraint("key"),
     Index("outbox_undispatched_idx", "outbox_id", postgresql_where=text("dispatched_at IS NULL")),
-    # What may be pruned, by the name of the message.
+    # Rows that may be pruned, by the name of the message.
     Index("outbox_sent_idx", "task", "dispatched_at", postgresql_where=text("dispatched_at IS NOT NULL")),
 )
 

@@ -38,7 +38,7 @@ def create_stripe_customer(
     billing_creator_user_id: UuidText,
     at: Moment | None = None,
 ) -> CustomerAnswer:
-    """Make an account's customer in Stripe, or answer the one that it has.
+    """Create an account's customer in Stripe, or return the existing one.
 
     A sender by name hides the arguments, which hold the e-mail: `argsrepr="(hidden)", kwargsrepr="(hidden)"`.
     """
@@ -72,7 +72,7 @@ class CustomerInformation:
 
 @task(name="billing.get_stripe_customer", time_limit=timedelta(minutes=1), needs=Role.OWNER)
 def get_stripe_customer(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> CustomerInformation:
-    """Return an account's customer as Stripe has it now; one that is only in Stripe is found there and stored."""
+    """Return an account's customer as Stripe has it now. A customer that exists only in Stripe is found and stored."""
     rt = runtime()
     account = parse_attribution(attribution_id).attribution_id
     who = parse_actor(actor)
@@ -134,7 +134,7 @@ def create_stripe_subscription(
 def update_customer_subscriptions_tax_state(
     attribution_id: Attribution, actor: ActorText, at: Moment | None = None
 ) -> TaxUpdate:
-    """Let an account's subscriptions tell tax where Stripe can place the customer, and not where it can't."""
+    """Switch tax on for an account's subscriptions if Stripe can locate the customer, and off if it cannot."""
     rt = runtime()
     account = parse_attribution(attribution_id).attribution_id
     who = parse_actor(actor)

@@ -30,10 +30,10 @@ InvoiceId = Annotated[str, StringConstraints(strict=True, pattern=r"^in_[A-Za-z0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileInvoicesAnswer:
-    """What the invoice job did: invoices and subscriptions fetched, entries booked, credits invoiced, reports added.
+    """The result of the invoice job: invoices and subscriptions fetched, entries booked, credits invoiced, reports.
 
-    `retried` are left to the next run; `actions` of operators were taken up again; `unfinished` is 1 where the walk
-    goes on in the next run.
+    `retried` are left to the next run; `actions` of operators were taken up again; `unfinished` is 1 if the walk goes
+    on in the next run.
     """
 
     fetched: int
@@ -86,7 +86,7 @@ def reconcile_invoices(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionAnswer:
-    """What came of it in words, and how many entries were booked at once."""
+    """The outcome in words, and the number of entries booked at once."""
 
     outcome: str
     entries: int
@@ -96,7 +96,7 @@ class ActionAnswer:
 def finalize_invoice(
     attribution_id: Attribution, actor: ActorText, stripe_invoice_id: InvoiceId, at: Moment | None = None
 ) -> ActionAnswer:
-    """Finalize an account's draft in Stripe now, its closing quantity first; one that is final is only booked."""
+    """Finalize an account's draft in Stripe now, its closing quantity first; a final invoice is only booked."""
     who = parse_actor(actor)
     effect = operator_actions.finalize_invoice(
         _desk(runtime().effective_instant(at, who)),
@@ -125,7 +125,7 @@ def advance_dunning(
     scheduled: Flag = False,  # noqa: FBT002 - a wire argument
     dry_run: Flag = False,  # noqa: FBT002 - a wire argument
 ) -> Dunned | Skipped | DryRun[Dunned]:
-    """Take every step that is due for accounts whose payment failed; off where the settings say so."""
+    """Take every due dunning step of accounts whose payment failed; off if the settings switch it off."""
     rt = runtime()
     if dry_run:
         now = rt.instant(at)

@@ -1,4 +1,4 @@
-"""`billing.*` for who watches: is the meter right, who is set aside, and how they come back."""
+"""`billing.*` for operators: drift of the meter, parked accounts, and their release."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,9 +75,10 @@ def drift_report(
     scheduled: Flag = False,  # noqa: FBT002 - a wire argument
     after: Attribution | None = None,
 ) -> DriftAnswer | Skipped:
-    """Compare each paying account's ledger, what was sent and what Stripe counted; fails where any is astray.
+    """Compare each paying account's ledger, the sent quantity and Stripe's count. Fails if any account has drift.
 
-    With `fix` what Stripe did not count is sent anew and what is owed is reported. `after` goes on behind an account.
+    With `fix`, reports that Stripe did not count are sent again and owed usage is reported. `after` continues behind an
+    account.
     """
     rt = runtime()
 
@@ -123,7 +124,7 @@ def _describe(answer: DriftAnswer) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoubtsAnswer:
-    """How many accounts that Stripe had complained of in general were looked up, and how many are sent anew."""
+    """How many accounts with doubted reports were looked up, and how many reports are sent again."""
 
     accounts: int
     repaired: int
@@ -131,7 +132,7 @@ class DoubtsAnswer:
 
 @task(name="billing.settle_doubts", time_limit=timedelta(minutes=10), retry=NEVER, announces=True)
 def settle_doubts() -> DoubtsAnswer:
-    """Look up the reports that Stripe may not have counted, and send those anew that it did not."""
+    """Look up the reports that Stripe may not have counted, and send the uncounted ones again."""
     rt = runtime()
     done = compare(rt, at=rt.now(), fix=True, doubted=True, actor=_ACTOR, after="")
     return DoubtsAnswer(accounts=done.accounts, repaired=done.repaired)
@@ -156,9 +157,10 @@ def list_parked(actor: ActorText, limit: ListLimit = 100, after: Attribution | N
 
 @task(name="billing.release_parked", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR, announces=True)
 def release_parked(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> ReleasedAccounts:
-    """Let a parked account's reports be sent anew, and its sync go on; nothing where none is parked.
+    """Release a parked account: its reports are sent again, and its sync goes on; nothing happens if it is not parked.
 
-    One that is parked for how it is subscribed is looked at in Stripe first: `parked_anew` says why it stays parked.
+    If it was parked for its subscription, that is checked in Stripe first: `parked_anew` has the reason if it stays
+    parked.
     """
     rt = runtime()
     who = parse_actor(actor)

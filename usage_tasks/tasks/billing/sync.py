@@ -27,7 +27,7 @@ SEND_THREADS: Final = 16
 
 
 _PATIENCE: Final = timedelta(seconds=20)
-"""What was put off for no longer than this, the first four times, is waited for."""
+"""The run waits for reports that were postponed for no longer than this, the first four times."""
 
 
 _LONGEST: Final = timedelta(minutes=3)
@@ -38,7 +38,7 @@ _SENDING: Final = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncAnswer:
-    """What the billing sync job decided: meter reports added."""
+    """The result of the billing sync job: meter reports added."""
 
     reports: int
 

@@ -48,9 +48,9 @@ def have_applied(rt: Runtime) -> None:
 
 @task(name="stripe.apply_events", time_limit=timedelta(minutes=4), announces=True)
 def apply_events() -> applying.Applied:
-    """Apply the events of the inbox that are due; fails at the end if any was set aside.
+    """Apply the due events of the inbox. Fails at the end if any was parked.
 
-    docs/stripe-events.md says what each type does.
+    docs/stripe-events.md lists the effect of each type.
     """
     rt = runtime()
     debounce.clear(rt.redis, APPLY_HINT)

@@ -83,7 +83,7 @@ def replay_events(
     dry_run: Flag = True,  # noqa: FBT002 - a wire argument
     at: Moment | None = None,
 ) -> Reviewed | DryRun[Reviewed]:
-    """Have events applied anew: those named, of any state, or all that are parked. A dry run unless told otherwise."""
+    """Apply events again: the named ones, of any state, or all parked ones. A dry run by default."""
     rt = runtime()
     chosen, who = _chosen(ids, all_parked=all_parked), parse_actor(actor)
     now = rt.effective_instant(at, who)
@@ -104,7 +104,7 @@ def drop_events(
     dry_run: Flag = True,  # noqa: FBT002 - a wire argument
     at: Moment | None = None,
 ) -> Reviewed | DryRun[Reviewed]:
-    """Give up events that are parked or pending, with a reason. A dry run unless told otherwise."""
+    """Drop parked or pending events, with a reason. A dry run by default."""
     rt = runtime()
     chosen, who = _chosen(ids, all_parked=all_parked), parse_actor(actor)
     now = rt.effective_instant(at, who)

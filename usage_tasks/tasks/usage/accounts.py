@@ -103,7 +103,7 @@ def set_cost_center(
 ) -> CostCenterAnswer:
     """Set an account's strategy, which may not be left out, and its limit in credits.
 
-    What is, or comes to be, on strategy other is an administrator's to set.
+    Only an administrator may change an account that is, or becomes, on strategy other.
     """
     rt = runtime()
     account, strategy = parse_attribution(attribution_id), BillingStrategy(billing_strategy)

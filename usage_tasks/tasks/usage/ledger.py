@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileAnswer:
-    """What the ledger job did: entries posted and their sum, grants' expiries, announced limits, balances in Redis.
+    """The result of the ledger job: entries posted and their sum, grants' expiries, announced limits, balances shown.
 
-    `zombies` counts sessions capped anew, `zombies_lifted` caps whose cause was switched off. The snapshot is
+    `zombies` counts newly capped sessions, `zombies_lifted` caps whose cause was switched off. The snapshot is
     "written", "failed" (Redis is away: the next tick makes up for it), or "skipped" by a run for an instant of its
     own: it shows the present.
     """
@@ -128,7 +128,7 @@ def _publish_balances(rt: Runtime, *, at: datetime) -> tuple[SnapshotOutcome, in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetAnswer:
-    """What the reset job did: cycles ended."""
+    """The result of the reset job: cycles ended."""
 
     cycles: int
 

@@ -34,9 +34,9 @@ def report_usage(
     limit: StrictInt = report.LIMIT_DEFAULT,
     at: Moment | None = None,
 ) -> UsageReport:
-    """Sum usage in [start, end) by groups, by day unless told, of one account; a member of a team sees their own part.
+    """Sum usage in [start, end) by groups, by default by day, of one account; a member of a team sees their own part.
 
-    Without an account it is that of all, for services and administrators. A page's token goes on as of the first
+    Without an account it covers all accounts, for services and administrators. A page's token goes on as of the first
     page's instant.
     """
     rt = runtime()

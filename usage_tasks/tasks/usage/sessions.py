@@ -23,7 +23,7 @@ from usage_tasks.wire.values import ActorText, Flag, Moment, Name, UuidText
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordAnswer:
-    """What became of each report: counts, and the refused ones by their place in the batch."""
+    """The outcome of the reports: counts, and the refused ones by their place in the batch."""
 
     inserted: int
     updated: int
@@ -65,9 +65,9 @@ def record_instances(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotAnswer:
-    """What a snapshot healed: sessions taken up, sessions ended for they were missing, and what became of the rest.
+    """The result of a snapshot: sessions recorded, sessions ended because they were missing, and the refused rows.
 
-    Where it is not `complete`, a row did not even say whose session it is, and so nothing was ended.
+    If it is not `complete`, a row did not even name its session, and so nothing was ended.
     """
 
     inserted: int
@@ -81,7 +81,7 @@ class SnapshotAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotPlan:
-    """What a snapshot would do, as a SnapshotAnswer says it, and which sessions it would end."""
+    """The planned result of a snapshot, as a SnapshotAnswer, and the sessions that it would end."""
 
     inserted: int
     updated: int
@@ -138,7 +138,7 @@ def _counts(recorded: RecordedBatch) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseAnswer:
-    """What was lifted: the reason and the instant up to which the session had accrued; null where it had no cap."""
+    """The lifted cap: its reason and the instant up to which the session had accrued; null if there was no cap."""
 
     instance_id: str
     released: str | None

@@ -8,7 +8,7 @@ from usage_tasks.telemetry.skew import find_wrong
 def look_at_clocks(it: Examination) -> Findings:
     """Compare the clocks that were read.
 
-    Stripe's, if it was asked for something, helps to say which is wrong; stripe.py has its line.
+    Stripe's clock, if Stripe was asked, helps to find the wrong one; stripe.py has its line.
     """
     seen = it.clocks.fresh()
     readings = {peer: each for peer, each in CLOCKS.fresh().items() if peer == STRIPE} | dict(seen)

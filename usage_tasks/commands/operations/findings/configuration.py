@@ -1,4 +1,4 @@
-"""What this process can see without asking anybody: variables, files, the kind of the Stripe key, connections."""
+"""Checks of this process that ask no other: variables, files, the kind of the Stripe key, connections."""
 
 import os
 import stat

@@ -40,7 +40,7 @@ def _advice(use: ConnectionUse) -> str:
 
 
 def look_at_prices(it: Examination) -> Findings:
-    """Compare the prices of the settings with those that were last published."""
+    """Compare the prices of the settings with the last published ones."""
     settings = it.rt.settings
     with it.rt.transaction() as connection:
         pending = prices.list_unpublished(

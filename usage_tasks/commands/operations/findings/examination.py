@@ -47,7 +47,7 @@ _AWAY: Final = (UsageError, SettingsError, RedisError, OperationalError, OSError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """What is asked of one peer. Unless the first area ends with all fine, the others are not asked."""
+    """The questions to one peer. Unless the first area ends with all fine, the others are not asked."""
 
     name: str
     areas: Sequence[Callable[[Examination], Findings]]

@@ -1,4 +1,4 @@
-"""The processes of this machine, by their heartbeats. What runs elsewhere is judged by the jobs and the queues."""
+"""The processes of this machine, by their heartbeats. Processes elsewhere are judged by the jobs and the queues."""
 
 from pathlib import Path
 
