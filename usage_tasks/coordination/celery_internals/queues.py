@@ -88,7 +88,7 @@ def list_key_types(client: "redis.Redis", queues: Iterable[str]) -> Mapping[str,
 
 
 def _published_at(message: bytes | None) -> float | None:
-    """Return the time in the oldest message's headers, or None: they may hold anything, from any writer to the broker."""
+    """Return the time in the oldest message's headers, or None: any writer to the broker may have made them."""
     try:
         published_at: Any = json.loads(message or b"{}")["headers"][PUBLISHED_AT]
     except (LookupError, TypeError, ValueError, RecursionError):
