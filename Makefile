@@ -9,6 +9,8 @@ INSTALL_CHECKOUT = $(PIP) install --quiet --no-deps --no-build-isolation --edita
 DEMO_ARGS ?=
 # Test processes; each has servers of its own.
 TEST_PROCESSES ?= 3
+# A file's tests stay in one process, which starts what they share once; tests/conftest.py puts the longest files first.
+SPREAD := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test coverage traceability reference english bench mutate chaos lint check pins clean
 .DELETE_ON_ERROR:
@@ -50,14 +52,14 @@ demo: $(VENV)/.runtime
 	$(BIN)/usage-tasks demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+	$(BIN)/python -m pytest $(SPREAD)
 
 # The whole suite, with branches and in every process; fails below the figure in pyproject.toml. docs/testing.md
 # The receiver is held to 60 MiB; the measuring itself takes 5 of them.
 COVERAGE_LEAVES_OUT := --deselect tests/webhook_app/test_process.py::test_as_installed_each_process_stays_below_60_mebibytes
 coverage: $(VENV)/.dev
 	rm -rf .data/coverage
-	$(BIN)/coverage run -m pytest -n $(TEST_PROCESSES) -o timeout=300 $(COVERAGE_LEAVES_OUT)
+	$(BIN)/coverage run -m pytest $(SPREAD) -o timeout=300 $(COVERAGE_LEAVES_OUT)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from tests.chaos.faults import Line, line, works
+from tests.chaos.faults import Line, begin, line, works
 from tests.chaos.quarter import ACTOR, is_whole
 from tests.chaos.world import World, running_world
 from tests.database_clock import set_database_clock
@@ -73,35 +73,39 @@ def clocks_world(clocks: Mapping[str, timedelta]) -> Iterator[World]:
 
 def skewed_ticks(world: World) -> Line:
     """Beat and workers are up to 62 days apart: jobs run all the same."""
+    fault = begin("ticks between clocks 124 days apart")
     before = _runs(world)
     seconds = world.wait("3 runs", lambda: _runs(world) >= before + 3, seconds=WAIT_SECONDS_MAX)
-    return line("ticks between clocks 124 days apart", "3 due times run", seconds, WAIT_SECONDS_MAX)
+    return line(fault, "3 due times run", seconds, WAIT_SECONDS_MAX)
 
 
 def skewed_retries(world: World) -> Line:
     """Two workers whose clocks differ by 62 days take each other's retries, which are to wait for a second."""
+    fault = begin("retries between clocks 62 days apart")
     marks = [f"busy {next(_numbers)}" for _ in range(RETRIES)]
     started = time.monotonic()
     sent = [world.send("maintenance.chaos_busy", mark=mark) for mark in marks]
     done = [world.await_answer(each or "", seconds=WAIT_SECONDS_MAX) is not None for each in sent]
     assert all(done), f"{sum(done)} of {RETRIES} retries came back"
     told = f"{RETRIES} of {RETRIES} done, each after its second"
-    return line("retries between clocks 62 days apart", told, time.monotonic() - started, WAIT_SECONDS_MAX)
+    return line(fault, told, time.monotonic() - started, WAIT_SECONDS_MAX)
 
 
 def skewed_redelivery(world: World) -> Line:
     """A worker whose clock is ahead does not take back what another one is working on."""
+    fault = begin("taken messages, clocks 62 days apart")
     marks = [f"nap {next(_numbers)}" for _ in range(2)]  # one for each worker
     for mark in marks:
         world.send("maintenance.chaos_nap", mark=mark, seconds=7)
     seconds = world.wait("the naps", lambda: all(world.redis.exists(f"{mark} ended") for mark in marks))
     begun = [int(world.redis.get(f"{mark} begun") or 0) for mark in marks]
     assert begun == [1, 1], f"begun {begun} times"
-    return line("taken messages, clocks 62 days apart", "each begun once", seconds, WAIT_SECONDS_MAX)
+    return line(fault, "each begun once", seconds, WAIT_SECONDS_MAX)
 
 
 def jumping_beat(world: World) -> Line:
     """A beat's clock is set back by 62 days, then forward by 124; its ticks go on."""
+    fault = begin("a beat's clock jumps back and forward")
     counted = {}
     for name, ahead in (("back", -AHEAD), ("forward", AHEAD)):
         world.set_clock("beat 1", ahead)
@@ -110,11 +114,12 @@ def jumping_beat(world: World) -> Line:
         counted[name] = _runs(world) - before
     told = ", ".join(f"{runs} runs in {TICKS_SECONDS} s after {name}" for name, runs in counted.items())
     assert all(runs >= TICKS_SECONDS // 2 for runs in counted.values()), told
-    return line("a beat's clock jumps back and forward", told, TICKS_SECONDS, TICKS_SECONDS)
+    return line(fault, told, TICKS_SECONDS, TICKS_SECONDS)
 
 
 def storm(world: World, *, seconds: float, seed: int) -> Line:
     """Sessions are reported while the clocks of all hosts jump; each is billed once, and nothing is of the future."""
+    fault = begin("hosts' clocks jump by up to 124 days under load")
     chance = random.Random(seed)
     hosts, sent, jumps = list(world.running()), 0, 0
     runs, started = _runs(world), time.monotonic()
@@ -131,11 +136,12 @@ def storm(world: World, *, seconds: float, seed: int) -> Line:
     assert counted == (0, 0, 0, 0), f"entries, cycles and slots of the future, and resets: {counted}"
     assert is_whole(world, _now(world)), "verify found something"
     told = f"{sent} sessions billed once, {jumps} jumps, {_runs(world) - runs} runs in {seconds:g} s; 0 of the future"
-    return line("hosts' clocks jump by up to 124 days under load", told, recovery, WAIT_SECONDS_MAX)
+    return line(fault, told, recovery, WAIT_SECONDS_MAX)
 
 
 def database_set_back(world: World) -> Line:
     """The database's own clock is set back by an hour, then right again: jobs run on, and a worker says so."""
+    fault = begin("the database's clock is set back by an hour")
     for each in world.running():
         world.set_clock(each, timedelta(0))
     waits = []
@@ -146,11 +152,13 @@ def database_set_back(world: World) -> Line:
         if ahead:
             said = world.wait("a warning", lambda: "database" in _warned(world), seconds=NOTICED_SECONDS_MAX)
     told = f"runs after {waits[0]:.1f} s, after it was right again {waits[1]:.1f} s; said after {said:.0f} s"
-    return line("the database's clock is set back by an hour", told, max(waits), WAIT_SECONDS_MAX)
+    return line(fault, told, max(waits), WAIT_SECONDS_MAX)
 
 
 def away(world: World, *, earlier_beat: bool) -> Line:
     """No worker for six hours; then the ticks that waited are worked off. A beat of an earlier version leaves all."""
+    beat = "an earlier version's beat" if earlier_beat else "beat"
+    fault = begin(f"6 hours without a worker, {beat}")
     schedule = make_beat_schedule(load_settings(world.environment))
     each_has = AWAY // (timedelta(minutes=1) if earlier_beat else WAIT_MAX)
     headers: dict[str, Any] = {"celery_beat_task": True} | ({} if earlier_beat else {TICK: True})
@@ -167,10 +175,9 @@ def away(world: World, *, earlier_beat: bool) -> Line:
     seconds = world.wait(
         "the queues", lambda: not any(world.redis.llen(list_key(world.redis, queue)) for queue in queues)
     )
-    beat = "an earlier version's beat" if earlier_beat else "beat"
     told = f"{ticks} ticks of {len(schedule)} tasks"
     bound = 2 * WAIT_SECONDS_MAX if earlier_beat else WAIT_SECONDS_MAX  # once, at an upgrade
-    return line(f"6 hours without a worker, {beat}", told, seconds, bound)
+    return line(fault, told, seconds, bound)
 
 
 def _runs(world: World) -> int:

@@ -1,7 +1,8 @@
 """`python -m tests.commands.forked`: run many command lines, each in a fork of a process that has imported everything.
 
-Reads a JSON list of command lines from standard input; writes a list of exit code and standard error of each. What a
-command does is what `usage-tasks` does in a process of its own, without a second of imports for each.
+Reads lines of JSON from standard input, each an object of `environment` and `commands`, a list of command lines, and
+answers each line with a list of exit code and standard error of each command. A command does what `usage-tasks` does in
+a process of its own with that environment, without a second of imports.
 """
 
 import json
@@ -17,14 +18,16 @@ from usage_tasks import cli
 SECONDS_MAX: Final = 60
 
 
-def run(arguments: list[str]) -> tuple[int, str]:
-    """Run one command line; SIGALRM ends one that does not end by itself."""
+def run(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Run one command line with these variables and no others; SIGALRM ends one that does not end by itself."""
     with tempfile.TemporaryFile("w+") as errors:
         if (child := os.fork()) == 0:
             signal.alarm(SECONDS_MAX)
             os.dup2(os.open(os.devnull, os.O_RDWR), 0)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(errors.fileno(), 2)
+            os.environ.clear()
+            os.environ.update(environment)
             _become(arguments)
         _, status = os.waitpid(child, 0)
         errors.seek(0)
@@ -49,4 +52,8 @@ def _become(arguments: list[str]) -> None:
 if __name__ == "__main__":
     for entry in cli.COMMANDS.values():
         import_module(f"usage_tasks.commands.{entry.place.partition(':')[0]}")
-    json.dump([run(each) for each in json.load(sys.stdin)], sys.stdout)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        done = [run(each, asked["environment"]) for each in asked["commands"]]
+        sys.stdout.write(f"{json.dumps(done)}\n")
+        sys.stdout.flush()

@@ -1,10 +1,11 @@
 """Every command of `cli.py` where the installation is not whole: one line and the exit code that is documented."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -169,27 +170,42 @@ CONDITIONS: Final = (
 )
 
 
-def run_all(environment: Mapping[str, str], commands: list[tuple[str, ...]]) -> list[tuple[int, str]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.commands.forked"],
-        input=json.dumps(commands),
-        env=dict(environment),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [(code, said) for code, said in json.loads(done.stdout)]
+@pytest.fixture(scope="module")
+def warm() -> Iterator["subprocess.Popen[str]"]:
+    """A process that has imported every command, without the variables of any installation."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("USAGE_", "STRIPE_"))}
+    command = [sys.executable, "-m", "tests.commands.forked"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=bare, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+def run_all(
+    warm: "subprocess.Popen[str]", environment: Mapping[str, str], commands: list[tuple[str, ...]]
+) -> list[tuple[int, str]]:
+    """Run each command line with these variables; return the exit code of each and what it wrote to standard error."""
+    assert warm.stdin is not None
+    assert warm.stdout is not None
+    warm.stdin.write(f"{json.dumps({'environment': dict(environment), 'commands': commands})}\n")
+    warm.stdin.flush()
+    return [(code, said) for code, said in json.loads(warm.stdout.readline())]
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda each: each.__name__)
 def test_a_command_ends_in_words_and_with_its_exit_code(
-    environment: dict[str, str], redis_url: str, tmp_path: Path, condition: Any, subtests: pytest.Subtests
+    environment: dict[str, str],
+    tmp_path: Path,
+    condition: Any,
+    warm: "subprocess.Popen[str]",
+    subtests: pytest.Subtests,
 ) -> None:
     row = session_row()
     file = tmp_path / "reports.csv"
     file.write_text(f"{','.join(row)}\n{','.join(map(str, row.values()))}\n")
     commands = [tuple(str(file) if part == "FILE" else part for part in each) for each in COMMANDS]
-    for command, (code, said) in zip(commands, run_all(condition(environment), commands), strict=True):
+    for command, (code, said) in zip(commands, run_all(warm, condition(environment), commands), strict=True):
         with subtests.test(" ".join(command)):
             assert "Traceback" not in said, said
             assert code in {0, WRONG, USAGE_ERROR, TRY_AGAIN}, (code, said)

@@ -1,4 +1,4 @@
-"""The upkeep of messages in a worker's loop: tasks that it cut short, and messages of a newer version."""
+"""The upkeep of a worker's loop: tasks that it cut short, messages of a newer version, time limits of ended tasks."""
 
 import random
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Any, Final
 from celery import bootsteps
 
 from usage_tasks.coordination.celery_internals.consumer import list_active_requests, take_unknown_tasks
+from usage_tasks.coordination.celery_internals.timer import forget_cancelled
 from usage_tasks.worker.poison import forgive_interrupted
 from usage_tasks.worker.requests import WatchedRequest
 from usage_tasks.worker.unreadable import UNREAD
@@ -33,6 +34,7 @@ class Upkeep(bootsteps.StartStopStep):
         # At odd times: at the same instant of each second, the broker would hand the message that this worker sends
         # again to the same idle worker, perhaps the older one, each time.
         self._entry = consumer.timer.call_after(random.uniform(*_AFTER_SECONDS), self._work, (consumer,))
+        forget_cancelled(consumer.timer)
         forgive_interrupted()
         UNREAD.keep_held()
         self._waiting.look(consumer.app)
