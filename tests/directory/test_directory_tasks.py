@@ -135,7 +135,7 @@ def test_without_a_key_only_an_email_is_an_error_that_says_what_to_set(rt: Runti
     before = snapshot(rt.database)
     with pytest.raises(SettingsError) as refused:
         call(directory.upsert_users, users=[user_row("cyd", email="cyd@example.com")], **ASKED)
-    assert "directoryKeyFile: missing, and so is USAGE_DIRECTORY_KEY" in str(refused.value)
+    assert "`directoryKeyFile`: must be given for e-mails (got nothing), or USAGE_DIRECTORY_KEY" in str(refused.value)
     assert "cyd" not in str(refused.value)
     assert snapshot(rt.database) == before
 

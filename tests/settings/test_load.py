@@ -112,7 +112,7 @@ def test_a_single_price_is_for_every_currency(load: Load) -> None:
 @pytest.mark.parametrize(("kind", "currency"), [("team", "gbp"), ("individual", "eur")])
 def test_a_price_that_is_not_configured_is_an_error_that_names_it(load: Load, kind: str, currency: str) -> None:
     prices = load(stripePrices={"teamUsagePriceIds": {"eur": "price_e"}}).stripe_prices
-    with pytest.raises(ValueError, match=f"{kind} for the currency '{currency}'"):
+    with pytest.raises(ValueError, match=f"got kind {kind}, currency '{currency}'"):
         prices.price_id("team" if kind == "team" else "individual", currency)
 
 

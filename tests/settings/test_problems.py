@@ -27,11 +27,12 @@ def test_every_problem_is_listed_with_its_origin_key_value_and_what_is_allowed(
     file = tmp_path / "usage.json"
     assert lines[0] == "settings can't be used:"
     assert sum(line.startswith("- ") for line in lines) == len(lines) - 1 == 5
-    assert f'{file}: controllerSchedule = "1 minute": ' in message
-    assert f'{file}: server.port = "3000": must be a port from 1 to 65535' in message
-    assert f"{file}: defaultSpendingLimit.forUsers: missing" in message
-    assert f"{file}: spendingLimits: unknown key; known here: billingSyncSchedule" in message
-    assert 'environment variable USAGE_REDIS__ADDRESS: redis.address = "redis": ' in message
+    assert f"{file}: `controllerSchedule`: must be a duration" in message
+    assert '(got "1 minute")' in message or '(got "1 minute": ' in message
+    assert f'{file}: `server.port`: must be a port from 1 to 65535 (got "3000")' in message
+    assert f"{file}: `defaultSpendingLimit.forUsers`: must be " in message
+    assert f"{file}: `spendingLimits`: no such key; known here: billingSyncSchedule" in message
+    assert 'environment variable USAGE_REDIS__ADDRESS: `redis.address`: must be host:port (got "redis"' in message
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_every_problem_is_listed_with_its_origin_key_value_and_what_is_allowed(
         ({RULES: {"default": {"roundingStep": "1500ms"}}}, f'{RULES}.default.roundingStep = "1500ms": out of range'),
         ({RULES: {"default": {"roundingStep": "25h"}}}, f'{RULES}.default.roundingStep = "25h": out of range'),
         ({RULES: {"default": {"roundingStep": 60}}}, f"{RULES}.default.roundingStep = 60: must be rules"),
-        ({RULES: {"default": {"step": 60}}}, f"{RULES}.default.step: unknown key; must be rules of classes"),
+        ({RULES: {"default": {"step": 60}}}, f"`{RULES}.default.step`: no such key; must be rules of classes"),
         ({"defaultSpendingLimit": {"forTeams": -1, "forUsers": 1}}, "defaultSpendingLimit.forTeams = -1: "),
         ({"defaultSpendingLimit": {"forTeams": 1.0, "forUsers": 1}}, "defaultSpendingLimit.forTeams = 1.0: "),
         ({"defaultSpendingLimit": {"forTeams": "1", "forUsers": 1}}, 'defaultSpendingLimit.forTeams = "1": '),
@@ -90,14 +91,21 @@ def test_every_problem_is_listed_with_its_origin_key_value_and_what_is_allowed(
             "teamUsagePriceId and teamUsagePriceIds exclude each other",
         ),
         ({"testClock": "true"}, 'testClock = "true": '),
-        ({"controller_schedule": "1m"}, "controller_schedule: unknown key"),
+        ({"controller_schedule": "1m"}, "`controller_schedule`: no such key"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_by_name(
     problems: Problems, keys: dict[str, Any], expected: str
 ) -> None:
+    """`expected`: a part of the message, or `path = got: reason; what it must be`."""
     message = problems(**keys)
-    assert expected in message
+    path, is_value, rest = expected.partition(" = ")
+    if is_value:
+        got, *parts = rest.split(": ", 1)
+        for part in (f"`{path}`: must be ", f"(got {got}", *(parts[0].split("; ") if parts else [])):
+            assert part in message
+    else:
+        assert expected in message
     assert message.count("\n- ") == 1
 
 
@@ -164,7 +172,7 @@ def test_without_file_and_environment_what_is_required_is_named() -> None:
 )
 def test_the_password_of_a_refused_database_url_is_not_shown(problems: Problems, url: str) -> None:
     for message in (problems(database={"url": url}), problems(environ={"DATABASE_URL": url})):
-        assert "database.url = " in message
+        assert "`database.url`: must be a URL" in message
         assert "hush" not in message
 
 

@@ -35,13 +35,13 @@ class StripeCredentials(BaseModel):
     def get_secret_key(self) -> str:
         """The key to call Stripe with."""
         if self.secret_key is None:
-            raise SettingsError([f"{self.origin}: secretKey: missing ({SECRET_KEY_VARIABLE} sets it too)"])
+            raise SettingsError([_missing(self.origin, "secretKey", SECRET_KEY_VARIABLE)])
         return self.secret_key.get_secret_value()
 
     def get_webhook_secrets(self) -> tuple[str, ...]:
         """The secrets that webhooks may be signed with, at least one."""
         if not self.webhook_keys:
-            raise SettingsError([f"{self.origin}: webhookKey: missing ({WEBHOOK_SECRET_VARIABLE} sets it too)"])
+            raise SettingsError([_missing(self.origin, "webhookKey", WEBHOOK_SECRET_VARIABLE)])
         return tuple(secret.get_secret_value() for secret in self.webhook_keys)
 
     def find_thin_webhook_secrets(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def read_stripe_credentials(settings: Settings, environ: Mapping[str, str] = os.
         file, origin = _File(), "environment"
     elif name is None:
         variables = f"{SECRET_KEY_VARIABLE} and {WEBHOOK_SECRET_VARIABLE}"
-        raise SettingsError([f"stripeCredentialsFile: missing, and so are {variables}"])
+        raise SettingsError([f"`stripeCredentialsFile`: must be given (got nothing), or {variables}"])
     elif (key or webhook) and not Path(name).exists():
         file, origin = _File(), f"{name} (no such file)"
     else:
@@ -95,13 +95,19 @@ def read_directory_key(settings: Settings, environ: Mapping[str, str] = os.envir
     if key := environ.get(DIRECTORY_KEY_VARIABLE, "").strip():
         origin = f"environment variable {DIRECTORY_KEY_VARIABLE}"
     elif name is None:
-        raise SettingsError([f"directoryKeyFile: missing, and so is {DIRECTORY_KEY_VARIABLE}: an e-mail needs a key"])
+        raise SettingsError(
+            [f"`directoryKeyFile`: must be given for e-mails (got nothing), or {DIRECTORY_KEY_VARIABLE}"]
+        )
     else:
         origin, key = name, _read_key(Path(name))
     if len(key) < DIRECTORY_KEY_LENGTH_MIN:
-        allowed = f"at least {DIRECTORY_KEY_LENGTH_MIN} random characters, such as `openssl rand -hex 32` prints"
-        raise SettingsError([f"{origin}: {len(key)} characters are not allowed: {allowed}"])
+        allowed = f"at least {DIRECTORY_KEY_LENGTH_MIN} random characters, as of `openssl rand -hex 32`"
+        raise SettingsError([f"{origin}: must be {allowed} (got {len(key)} characters)"])
     return SecretStr(key)
+
+
+def _missing(origin: str, key: str, variable: str) -> str:
+    return f"{origin}: `{key}`: must be given (got nothing); {variable} sets it too"
 
 
 def _read_key(path: Path) -> str:
@@ -130,8 +136,6 @@ def _read(name: str) -> _File:
         file = _File.model_validate(values)
     except ValidationError as error:
         keys = sorted({str(item["loc"][0]) for item in error.errors(include_input=False)})
-        allowed = (
-            "publishableKey and secretKey are strings, webhookKey and thinWebhookKey a string or a list of strings"
-        )
-        raise SettingsError([f"{name}: {key}: not allowed; {allowed}" for key in keys]) from None
+        rule = "must be text, or for webhookKey and thinWebhookKey a list of texts (got a value that is not shown)"
+        raise SettingsError([f"{name}: `{key}`: {rule}" for key in keys]) from None
     return file

@@ -46,9 +46,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 def _allows_unknown_keys(environ: Mapping[str, str]) -> bool:
     value = environ.get(ALLOW_UNKNOWN_VARIABLE) or "false"
     if value not in {"true", "false"}:
-        raise SettingsError(
-            [f"environment variable {ALLOW_UNKNOWN_VARIABLE} = {show(value, secret=False)}: must be true or false"]
-        )
+        shown = show(value, secret=False)
+        raise SettingsError([f"environment variable `{ALLOW_UNKNOWN_VARIABLE}`: must be true or false (got {shown})"])
     return value == "true"
 
 
@@ -61,9 +60,8 @@ def _leave_out_unknown_keys(tree: Tree) -> None:
             if item["type"] == "extra_forbidden":
                 path, _ = _path(item["loc"])
                 tree.leave_out(path)
-                warn(
-                    f"{tree.origin_of(path)}: {'.'.join(path)}: unknown key; left out, as {ALLOW_UNKNOWN_VARIABLE} says"
-                )
+                place = f"{tree.origin_of(path)}: `{'.'.join(path)}`"
+                warn(f"{place}: no such key; left out because of {ALLOW_UNKNOWN_VARIABLE}")
 
 
 def _read(environ: Mapping[str, str]) -> tuple[Tree, list[str], bool]:
@@ -80,18 +78,18 @@ def _describe(found: Iterable[Any], tree: Tree) -> list[str]:
     problems: list[str] = []
     for item in found:
         path, in_key = _path(item["loc"])
-        where = f"{tree.origin_of(path)}: {'.'.join(path)}"
+        where = f"{tree.origin_of(path)}: `{'.'.join(path)}`"
         known_path = next((path[:n] for n in range(len(path), 0, -1) if path[:n] in allowed), ())
         match item["type"]:
             case "extra_forbidden":
                 siblings = sorted(key[-1] for key in fields if key[:-1] == path[:-1])
                 known = f"known here: {', '.join(siblings)}" if siblings else f"must be {allowed[known_path]}"
-                problem = f"{where}: unknown key; {known}; {ALLOW_UNKNOWN_VARIABLE}=true leaves out a newer release's"
+                problem = f"{where}: no such key; {known}; {ALLOW_UNKNOWN_VARIABLE}=true leaves out a newer release's"
             case "missing":
-                problem = f"{where}: missing ({variable_name(path)} sets it too); must be {allowed[known_path]}"
+                problem = f"{where}: must be {allowed[known_path]} (got nothing); {variable_name(path)} sets it too"
             case _:
                 shown = "name not allowed" if in_key else show(item["input"], secret=path in _SECRETS)
-                problem = f"{where} = {shown}: {_reason(item, path)}must be {allowed[known_path]}"
+                problem = f"{where}: must be {allowed[known_path]} (got {shown}{_reason(item, path)})"
         if problem not in problems:
             problems.append(problem)
     return problems
@@ -107,4 +105,4 @@ def _reason(item: Any, path: KeyPath) -> str:
     # Only our own validators' messages add to the description of the allowed values, and a secret's could repeat it.
     error = item.get("ctx", {}).get("error")
     shown = isinstance(error, UnknownOptionError) or (isinstance(error, ValueError) and path not in _SECRETS)
-    return f"{error}; " if shown else ""
+    return f": {error}" if shown else ""

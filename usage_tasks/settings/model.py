@@ -125,7 +125,7 @@ class StripePrices(_Section):
         found = one or by_currency.get(currency.lower())
         if found is None:
             known = f"there are {', '.join(sorted(by_currency))}" if by_currency else "none is configured"
-            raise SettingsError([f"stripePrices: no price of kind {kind} for the currency {currency!r}: {known}"])
+            raise SettingsError([f"`stripePrices`: no such price (got kind {kind}, currency {currency!r}): {known}"])
         return found
 
     def by_currency(self, kind: AccountKind) -> Mapping[str, str]:
