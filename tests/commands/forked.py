@@ -1,7 +1,7 @@
 """`python -m tests.commands.forked`: run many command lines, each in a fork of a process that has imported everything.
 
-Reads a JSON list of command lines from standard input; writes a list of exit code and standard error of each. What a
-command does is what `usage-tasks` does in a process of its own, without a second of imports for each.
+Reads a JSON list of command lines from standard input; writes a list of exit code and standard error of each. A
+command does the same as `usage-tasks` in a process of its own, without a second of imports for each.
 """
 
 import json
@@ -18,7 +18,7 @@ SECONDS_MAX: Final = 60
 
 
 def run(arguments: list[str]) -> tuple[int, str]:
-    """Run one command line; SIGALRM ends one that does not end by itself."""
+    """Run one command line; SIGALRM ends it after a while."""
     with tempfile.TemporaryFile("w+") as errors:
         if (child := os.fork()) == 0:
             signal.alarm(SECONDS_MAX)

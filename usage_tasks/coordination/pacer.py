@@ -194,7 +194,7 @@ class Pacer:
             raise NotAdmittedError(f"redis: {type(error).__name__} {error}") from error
 
     def _tell(self, script: str, *arguments: int) -> bool:
-        """Report the result of a call. A failed report undoes no call: it is logged, and the next call asks anyway."""
+        """Report the result of a call. A failure here undoes no call: it is logged, and the next call asks anyway."""
         try:
             return bool(self._scripts[script](keys=[self._key], args=arguments))
         except redis.RedisError as error:

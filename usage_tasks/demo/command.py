@@ -63,7 +63,7 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
 def _replay_and_compare(
     installation: Installation, sessions: Sequence[Session], plan: DemoPlan, console: Console
 ) -> list[str]:
-    """Replay as often as planned; answer what does not hold, a later replay that adds an entry included."""
+    """Replay as often as planned; return the problems, a later replay that adds an entry included."""
     problems: list[str] = []
     outcomes: list[report.DemoOutcome] = []
     for number in range(1, plan.replays + 1):

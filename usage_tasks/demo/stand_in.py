@@ -71,7 +71,7 @@ class StandIn:
         answer.raise_for_status()
 
     def await_deliveries(self, *, seconds_max: float = 60) -> int:
-        """Wait until every webhook has been taken by the receiver; answer how many were."""
+        """Wait until the receiver has taken every webhook; return their number."""
         give_up_at = time.monotonic() + seconds_max
         while True:
             state = self._get("/_simulator/deliveries", {})

@@ -97,7 +97,7 @@ class TooOldError(PermanentError):
 
 
 class AccessDeniedError(PermanentError):
-    """The remote side refuses us, whatever we ask: no account is to blame, so none is parked for it."""
+    """The remote side refuses all our calls: no account is to blame, so none is parked for it."""
 
 
 class MisconfiguredError(PermanentError):

@@ -12,7 +12,7 @@ _PAUSES: Final = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 
 # Nobody's account is at fault: the meter is missing or was switched off.
 _PASSING: Final = frozenset({"no_meter", "archived_meter"})
-# Nor is it where our clock is ahead of Stripe's: that passes by itself, however long it takes.
+# The same holds if our clock is ahead of Stripe's: that passes by itself, however long it takes.
 _TOO_EARLY: Final = "timestamp_in_future"
 _TOO_LATE: Final = "timestamp_too_far_in_past"
 

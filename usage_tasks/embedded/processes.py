@@ -138,7 +138,7 @@ def scratch_directory(prefix: str) -> Iterator[Path]:
 
 
 def is_alive(pid: int) -> bool:
-    """Is there a process with this id, whoever owns it?"""
+    """Return True if a process with this id exists, of any owner."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -3,7 +3,7 @@
 `USAGE_` and the key in upper snake case, `__` between a key and what lies in it:
 `USAGE_CONTROLLER_SCHEDULE`, `USAGE_REDIS__ADDRESS`, `USAGE_DEFAULT_SPENDING_LIMIT__FOR_TEAMS`. Every key can
 be set so, also a key with an object: its value is then JSON and takes the place of the whole object. In a
-map (prices by class, price ids by currency) a name that exists already is found whatever its case and
+map (prices by class, price ids by currency) an existing name is found without regard to case and
 punctuation, as variables have neither (`..._BY_WORKSPACE_CLASS__G1_LARGE` sets `g1-large`); a new one is added
 in lower case.
 Another variable with our prefix is a warning: a newer release may know it, and an older release must start.

@@ -23,7 +23,7 @@ from usage_tasks.storage.silent_peer import WatchedConnection
 from usage_tasks.storage.sqlstates import Treatment, find_rule
 
 REFUSED: Final = "08004"
-"""The SQLSTATE of a connection that fails because of its settings, whatever the cause."""
+"""The SQLSTATE of a connection that fails because of its settings, for any cause."""
 
 _ASK_SECONDS: Final = 5
 _TRACE_BYTES_MAX: Final = 1 << 16

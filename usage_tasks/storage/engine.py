@@ -100,7 +100,7 @@ class Database:
 
 @contextmanager
 def rehearsal(connection: Connection) -> Iterator[None]:
-    """Undo at the end whatever is done inside: a dry run of the real statements. Sequences do not go back."""
+    """Undo at the end all that was done inside: a dry run of the real statements. Sequences do not go back."""
     savepoint = connection.begin_nested()
     try:
         yield

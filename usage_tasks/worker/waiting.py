@@ -48,7 +48,7 @@ def may_wait(request: Any) -> bool:
 
 
 def is_refused_in_vain(request: Any) -> bool:
-    """True if the message of a refused call is to be kept: it came in a message and its sender gets the refusal."""
+    """True if the message of a refused call must be kept: it came in a message and its sender gets the refusal."""
     return request.delivery_info is not None and not request.called_directly
 
 
@@ -171,7 +171,7 @@ def _content_of(app: Any, message: Any) -> dict[str, Any] | None:
 
 
 def _texts(header: Any) -> list[str]:
-    """Return the texts of a header that should be a list of them; whoever sends a message writes its headers."""
+    """Return the texts of a header that should be a list of texts: any sender writes its headers itself."""
     return [each for each in header if isinstance(each, str)] if isinstance(header, list) else []
 
 

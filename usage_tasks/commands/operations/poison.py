@@ -1,4 +1,4 @@
-"""`usage-tasks poison`: messages that were set aside, listed, shown, sent again, dropped."""
+"""`usage-tasks poison`: dead letters and unreadable messages, listed, shown, sent again, dropped."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A message as it lies in Redis, read with suspicion: whoever can write to the broker can write anything.
+"""A message as it lies in Redis, read with suspicion: a process that can write to the broker can write anything.
 
 kombu and Celery trust the fields of a message, and many wrong fields raise far from the place that reads them, some of
 them again and again. Here the whole envelope is checked before either of them sees it, so that what they
@@ -35,7 +35,7 @@ def read_envelope(item: bytes, queue: str) -> dict[str, Any]:
     """Return the envelope of an item of a queue; delivery tag and delivery info are ours. Raises UnreadableError.
 
     The sender's tag is not used: two messages with one tag would stand for one another in the list of the
-    unacknowledged. Nor is its routing: a message goes back to the queue that it came from.
+    unacknowledged. Its routing is not used either: a message goes back to the queue that it came from.
     """
     envelope = check_envelope(parse_json(item))
     properties = dict(envelope.get("properties") or {})

@@ -85,7 +85,7 @@ def send_reports(
     longest: timedelta = timedelta(hours=1),
     pause_after: Callable[[int], timedelta] = pause_after,
 ) -> Sent:
-    """Send up to about `limit` due reports, the earliest due first. A failed report delays no other account.
+    """Send up to about `limit` due reports, the earliest due first. A report that fails delays no other account.
 
     A report that fails for now is postponed by `pause_after(attempts)`. The run waits for reports that are due again
     within `patience`, and claims nothing more once `longest` is over.

@@ -69,7 +69,7 @@ def create_hold(
 
 
 def _find(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, at: datetime, actor: Actor) -> Hold | None:
-    """Return an open row's hold as it is now; None where there is none, and a new one is to be asked for.
+    """Return an open row's hold as it is now; None if there is none and a new one must be asked for.
 
     Nobody can confirm a hold whose answer was lost, so it holds nothing and may be given up.
     """

@@ -178,7 +178,7 @@ def list_movements(
 ) -> Mapping[int, Sequence[GrantMovement]]:
     """List the decreases of each grant of an account by an instant, oldest first, by the grant's number.
 
-    The cycle of a burn is the last one that had started before it.
+    The cycle of a burn is the last cycle that started before it.
     """
     statement = f"""
         SELECT {keys.grant_number_of("e.key")}::int AS number, e.effective_at AS at, 'burn' AS what,

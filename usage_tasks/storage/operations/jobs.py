@@ -26,7 +26,7 @@ class Epoch:
 
 
 def begin_epoch(connection: Connection, job: str) -> Epoch:
-    """End the epoch of whoever ran before, once what it is writing is written, and begin one."""
+    """Start a new epoch. Waits for an open transaction of the previous run; its later transactions fail."""
     statement = """
         INSERT INTO job_epoch AS held (job, epoch) VALUES (:job, 1)
         ON CONFLICT (job) DO UPDATE SET epoch = held.epoch + 1

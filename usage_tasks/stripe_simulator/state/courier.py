@@ -150,7 +150,7 @@ class Courier:
         self._store.execute(sql, oldest=at - tried_seconds)
 
     def _send(self, event: JsonObject) -> str | None:
-        """Try once; answer what went wrong."""
+        """Try once; return the problem, or None."""
         target, thin, mail = self._targets[event["object"]], event["object"] == THIN_EVENT, self._switches.mail
         # The object of a thin event is fetched, not sent.
         body = encode({name: value for name, value in event.items() if name != "data"} if thin else event)

@@ -39,7 +39,7 @@ class HoldAnswer:
     answer_shown=False,
 )
 def create_hold_payment_intent(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> HoldAnswer:
-    """Ask for a small hold in the customer's currency, or answer the open one; it is released whatever happens.
+    """Ask for a small hold in the customer's currency, or return the open hold; it is released in any case.
 
     Stripe.js confirms it in the payer's browser with `client_secret`.
     """

@@ -22,7 +22,7 @@ PageToken = Annotated[StrictStr, Field(max_length=_TOKEN_LENGTH_MAX), PRINTABLE]
 GroupBy = Annotated[list[Group], Field(min_length=1, max_length=len(Group))]
 
 
-# Never tried again by itself: what took too long would take as long, and whoever asked can ask for less.
+# Never retried: it would take too long again, and the caller can ask for less.
 @task(name="usage.report", time_limit=timedelta(minutes=4), retry=NEVER, needs=Role.MEMBER)
 def report_usage(
     actor: ActorText,
