@@ -30,7 +30,7 @@ class DatabaseClock:
         self._read = read
 
     def now(self) -> datetime:
-        """See Clock. Raises RetryableError where the database is away."""
+        """See Clock. Raises RetryableError if the database is away."""
         return self._read().astimezone(UTC)
 
 

@@ -39,7 +39,7 @@ return #gone
 class UnreadableMessage:
     """A message that could not be read; `parked_at` is ISO 8601, aware.
 
-    `message_id`: made from its bytes, so that the same bytes are kept once. `queue`: where it was, or None of what was
+    `message_id`: made from its bytes, so that the same bytes are kept once. `queue`: where it was, or None if it was
     in no queue. `task_id` and `task`: its own claim, as far as that is usable. `length`: of the whole message,
     in bytes. `sha256`: of the whole message. `content`: its first 64 kB, as a text or, where it is none, in base64.
     """

@@ -78,7 +78,7 @@ class DemoOutcome:
         }
 
     def problems(self, sessions: Sequence[Session]) -> list[str]:
-        """Say everything that does not hold; nothing if all does."""
+        """List everything that does not hold; nothing if all does."""
         booked = {entry["invoice_id"] for entry in self.ledger_invoices}
         finalized = {invoice.invoice_id for invoice in self.stand_in_invoices}
         checks = {

@@ -34,7 +34,7 @@ class StandIn:
         self._session.headers["Authorization"] = f"Bearer {SECRET_KEY}"
 
     def make_prices(self) -> dict[str, dict[str, str]]:
-        """Make the meter and a metered price for teams and individuals in each currency; answer their ids."""
+        """Make the meter and a metered price for teams and individuals in each currency; return their ids."""
         meter = self._post(
             "/v1/billing/meters",
             {

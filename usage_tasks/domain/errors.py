@@ -70,7 +70,7 @@ class DeclinedError(PermanentError):
 
 
 class SpentKeyError(PermanentError):
-    """An idempotency key is of no more use: look at what the remote side has, then go on with a fresh key.
+    """An idempotency key is spent: look at what the remote side has, then go on with a fresh key.
 
     `answered`: the answer under the key is final. Otherwise a call with it may still run, and a look comes too early.
     """

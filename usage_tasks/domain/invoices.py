@@ -91,7 +91,7 @@ def _given_up(known: KnownInvoice) -> Sequence[Movement]:
 
 
 def _voided(known: KnownInvoice) -> Sequence[Movement]:
-    """A void invoice is waived, once; where a revision that is booked bills in its stead, nothing is waived."""
+    """A void invoice is waived, once; if a booked revision bills instead, nothing is waived."""
     voided = known.voided_at
     if voided is None:
         return ()

@@ -1,6 +1,6 @@
 """Where an account stands against its spending limit, what of that is announced, and whether it may start a session.
 
-The same levels stand once more as set-based SQL in storage/limits/crossings.py; a property test holds the two equal.
+The same levels are written as set-based SQL in storage/limits/crossings.py; a property test holds the two equal.
 Source: docs/semantics.md, Limits and access; docs/adr/0010.
 """
 

@@ -28,7 +28,7 @@ class MeterErrorVerdict(StrEnum):
 
 
 def judge_meter_error(code: str, *, resends: int) -> tuple[MeterErrorVerdict, timedelta]:
-    """Say what becomes of a report by the error's code, and how long to wait. Unknown codes need somebody to look."""
+    """Return the verdict on a report by the error's code, and the wait. Reports with unknown codes are parked."""
     if code == _TOO_LATE:
         return MeterErrorVerdict.DROP, timedelta(0)
     if code == _TOO_EARLY:

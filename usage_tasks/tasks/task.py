@@ -240,7 +240,7 @@ def _as_retryable(error: Exception) -> RetryableError:
 def _try_again(task: "Task[Any, Any]", error: RetryableError, retry: Retry) -> BaseException:
     """Send the next attempt, and return what ends this one.
 
-    Where the broker does not take it, Celery would drop the message: it goes back to its queue instead, or stays
+    If the broker does not take it, Celery would drop the message: it goes back to its queue instead, or stays
     unacknowledged if the broker takes nothing at all.
     """
     wait = retry.countdown_seconds(task.request.retries, asked=error.retry_after)

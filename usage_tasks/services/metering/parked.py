@@ -82,7 +82,7 @@ def release(
 
 
 def release_for_clock(connection: Connection, *, at: datetime) -> int:
-    """Let accounts go that are parked for a timestamp that Stripe refused, as an older version did; return how many."""
+    """Release the accounts that an older version parked for a timestamp that Stripe refused; return how many."""
     accounts = queue.list_parked_for_clock(connection, limit=_REPORTS_MAX)
     for account in accounts:
         release_account(connection, account, at=at, actor=_ACTOR)

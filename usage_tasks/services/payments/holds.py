@@ -171,7 +171,7 @@ def release_due(transaction: Transaction, stripe: StripeGateway, *, at: datetime
 
 
 def _release(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, at: datetime) -> None:
-    """Let go of one; where the answer to its call was lost, the same key answers once more."""
+    """Release a hold; if the answer to its call was lost, the same key gets it again."""
     try:
         if row.payment_intent_id is None:
             hold = _ask(transaction, stripe, row, at=at, actor=_SWEEP)

@@ -93,7 +93,7 @@ def resume_open(context: StripeContext) -> tuple[int, int, list[tuple[str, str]]
 
 
 def perform(context: StripeContext, action: Action) -> Effect:
-    """Make an open action's call and settle it; raise RetryableError where another worker is at it."""
+    """Make an open action's call and settle it; raise RetryableError if another worker is at it."""
     try:
         _prepare(context, action)
     except PermanentError as error:

@@ -49,7 +49,7 @@ class HeldGrant:
 
 
 def find_grant(connection: Connection, attribution_id: AttributionId, key: str) -> HeldGrant | None:
-    """Return the grant of a caller's key; None where there is none."""
+    """Return the grant of a caller's key; None if there is none."""
     statement = f"SELECT number, {_TERMS} FROM credit_grant WHERE attribution_id = :account AND key = :key"
     rows = fetch(connection, statement, account=attribution_id, key=key)
     return _held(rows[0]) if rows else None

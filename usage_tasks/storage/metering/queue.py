@@ -128,7 +128,7 @@ def read_early(connection: Connection) -> EarlyReports:
 
 
 def wake_early(connection: Connection, *, only: AttributionId | None = None) -> None:
-    """Let the reports that wait for Stripe's clock be tried now: whichever clock was wrong may have been set right.
+    """Make the reports that wait for Stripe's clock due now: the wrong clock may have been set right.
 
     The first that is refused shows Stripe's clock to its run, which calls for no other.
     """

@@ -36,7 +36,7 @@ def begin_epoch(connection: Connection, job: str) -> Epoch:
 
 
 def hold_epoch(connection: Connection, epoch: Epoch) -> None:
-    """Make sure that no other run begins before this transaction ends. Raises StaleEpochError where one has begun."""
+    """Make sure that no other run begins before this transaction ends. Raises StaleEpochError if one has begun."""
     statement = "SELECT epoch FROM job_epoch WHERE job = :job FOR SHARE"
     current = fetch_one(connection, statement, job=epoch.job).epoch
     if current != epoch.number:

@@ -176,7 +176,7 @@ def cancel(world: World, intent: JsonObject, *, reason: str | None, at: int) -> 
 
 
 def expire(world: World, identifier: str, *, at: int) -> None:
-    """Let go of what was held for a week."""
+    """Release the amounts that were held for a week."""
     intent = world.get("payment_intent", identifier)
     if intent["status"] == "requires_capture":
         cancel(world, intent, reason="automatic", at=at)

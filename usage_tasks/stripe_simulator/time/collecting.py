@@ -13,7 +13,7 @@ PAYMENT = "invoice_payment"
 
 
 def collect(world: World, invoice: JsonObject, *, at: int, method: str | None = None) -> JsonObject:
-    """Try to get an open invoice paid; answer its payment intent, or nothing where nothing is due."""
+    """Try to get an open invoice paid; return its payment intent, empty if nothing is due."""
     if invoice["amount_remaining"] <= 0:
         invoice["attempted"] = True
         mark_paid(world, invoice, at=at)

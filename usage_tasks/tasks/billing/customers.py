@@ -103,7 +103,7 @@ def create_stripe_subscription(
     hold_payment_intent_id: IntentId | None = None,
     at: Moment | None = None,
 ) -> SubscriptionAnswer:
-    """Subscribe an account's customer to our metered price, or answer its open subscription; it is on stripe then.
+    """Subscribe an account's customer to our metered price, or return its open subscription; it is on stripe then.
 
     With a confirmed hold its card becomes the customer's default first, and the hold is released.
     """

@@ -72,7 +72,7 @@ def reconcile_usage(
             posted, cents = posted + batch.entries, cents + batch.credit_cents
             if batch.entries < post_usage.BATCH:
                 break
-        settled = take_batches(rt, reset.settle_expired, at=now)  # before limits: what expired pays no more
+        settled = take_batches(rt, reset.settle_expired, at=now)  # before limits: an expired grant no longer pays
         with rt.transaction() as connection:
             reached = post_usage.announce_limits(connection, at=now, policy=rt.limit_policy)
         outcome: SnapshotOutcome = "skipped"

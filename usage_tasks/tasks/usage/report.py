@@ -41,7 +41,7 @@ def report_usage(
     """
     rt = runtime()
     place = None if page_token is None else report.parse_token(page_token)
-    # The first page was as of now where its caller's clock was ahead; the caller still asks for what it asked for then.
+    # The first page was as of now where its caller's clock was ahead; the caller still sends the same `at`.
     if place is not None and at is not None and not place.at <= at <= place.at + AHEAD_MAX:
         raise InvalidInputError(
             "at", at.isoformat(), f"{place.at.isoformat()}, the instant of the first page, or left out"
