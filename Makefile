@@ -18,7 +18,7 @@ SPREAD := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 help:
 	@echo "make demo          replay a real quarter through a whole installation (about 3 minutes)"
 	@echo "make test          the whole test suite, on embedded servers"
-	@echo "make lint          ruff, mypy, basedpyright, import-linter, the shape of the package, migrations, the reference"
+	@echo "make lint          ruff, mypy, basedpyright, import-linter, the English, the shape of the package, migrations, the reference"
 	@echo "make check         lint, then test"
 	@echo "make reference     write docs/reference from the code"
 	@echo "make traceability  write docs/traceability.md from the markers of the tests"
@@ -98,12 +98,12 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports
-# Not yet: $(BIN)/python -m tests.english --check
+	$(BIN)/python -m tests.english --check
 	$(BIN)/python -m pytest tests/test_house.py tests/test_one_room.py tests/storage/test_migrations.py tests/docs/test_reference.py
 
 check: lint test
 
-# Pins are made anew only by hand: `make pins` after a change of dependencies. requirements.txt is for production, the
+# Pins are made again only by hand: `make pins` after a change of dependencies. requirements.txt is for production, the
 # next adds the servers of the demo, the last what the tests need. Our own distributions are in none of them.
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-package usage-tasks --no-emit-package usage-tasks-client

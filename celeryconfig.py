@@ -40,7 +40,7 @@ task_routes = {
 task_default_queue = "maintenance"
 task_create_missing_queues = False
 
-# JSON only: whoever can write to the broker must not be able to run code.
+# JSON only: a process that can write to the broker must not be able to run code.
 task_serializer = "json"
 result_serializer = "json"
 accept_content = ["json"]
@@ -69,7 +69,7 @@ broker_transport_options = {
 }
 result_backend_transport_options = {
     "global_keyprefix": _settings.redis.prefix,
-    # Whatever Redis answers instead of taking a result: it is tried again for 20 s (docs/adr/0029).
+    # Any error answer of Redis to a result: it is tried again for 20 s (docs/adr/0029).
     "additional_connection_errors": ["redis.exceptions.ResponseError"],
 }
 redis_socket_timeout = 3

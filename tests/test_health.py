@@ -26,7 +26,7 @@ def only_file(directory: Path) -> Path:
 
 
 def rewrite(directory: Path, **values: object) -> Path:
-    """Change what a heartbeat says; None takes a value out."""
+    """Change the values of a heartbeat file; None removes a value."""
     file = only_file(directory)
     heartbeat = json.loads(file.read_text()) | values
     file.write_text(json.dumps({name: value for name, value in heartbeat.items() if value is not None}))

@@ -73,7 +73,7 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
         ),
         "webhook": CommandEntry(
             "operations.webhook:webhook",
-            "Run the webhook receiver; `server` in the configuration file says where it listens.",
+            "Run the webhook receiver; `server` in the configuration file has its address and port.",
         ),
         "flower": CommandEntry(
             "operations.flower:flower",

@@ -293,7 +293,7 @@ def _find(pid: int, started: int | None) -> Presence:
 
 
 def _read_start(pid: int) -> int | None:
-    """Return when a process began, in ticks since the machine started; None where the system does not show it."""
+    """Return when a process began, in ticks since the machine started; None if the system does not show it."""
     fields = _read_state(pid)
     return int(fields[19]) if fields else None
 

@@ -15,7 +15,7 @@ from usage_tasks.domain.errors import MisconfiguredError
 
 @contextmanager
 def translated(setting: str, address: str, port: int) -> Iterator[None]:
-    """Raise MisconfiguredError, which names the setting, where a server cannot listen."""
+    """Raise MisconfiguredError, which names the setting, if a server cannot listen."""
     try:
         yield
     except OSError as error:
@@ -39,7 +39,7 @@ def hold_port(setting: str, address: str, port: int) -> socket.socket | None:
     """Be the only server of ours at an address and port, as long as the returned socket is open.
 
     `check_port` sees a server that listens; of two that start at once neither does yet. On Linux a socket's name
-    decides, which ends with its process. Raises MisconfiguredError where another process holds it.
+    decides, which ends with its process. Raises MisconfiguredError if another process holds it.
     """
     if sys.platform != "linux":
         return None

@@ -82,7 +82,7 @@ def drain_as_before(database: Database) -> None:
 
 
 def push(client: "redis.Redis", bodies: list[bytes]) -> None:
-    """Push the messages: the floor."""
+    """Send the messages to Redis: the floor."""
     for first in range(0, len(bodies), BATCH):
         with client.pipeline(transaction=False) as pipe:
             for body in bodies[first : first + BATCH]:

@@ -27,7 +27,7 @@ class Instance(Base):
 
 
 class Usage(Base):
-    """A usage record, a draft until its session has stopped."""
+    """The usage of a session, a draft until the session has stopped."""
 
     __tablename__ = "peer_usage"
     usage_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)

@@ -32,7 +32,7 @@ def number(name: str, default: int) -> int:
 
 
 def servers() -> Iterator[Callable[[], Line]]:
-    """What a worker depends on goes away and comes back."""
+    """The servers that a worker depends on go away and come back."""
     with running_world("work", *BEATS) as world:
         faults.works(world)
         yield lambda: faults.broker_restart(world)
@@ -66,7 +66,7 @@ def broker_errors() -> Iterator[Callable[[], Line]]:
 
 
 def stopping() -> Iterator[Callable[[], Line]]:
-    """A worker is told to end."""
+    """A worker gets SIGTERM."""
     with running_world("work") as quiet:
         yield lambda: faults.terminated(quiet)
     with running_world("work", *BEATS) as world:

@@ -115,7 +115,7 @@ def failed_over(world: World) -> Iterator[None]:
         world.redis.replicaof("NO", "ONE")
         another.replicaof("127.0.0.1", str(world.ports["redis"]))
         world.wire.retarget(world.ports["redis"])
-        time.sleep(1)  # whoever is connected must notice, and leave
+        time.sleep(1)  # a connected process must notice, and leave
 
 
 class Installation:

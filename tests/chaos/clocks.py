@@ -1,7 +1,7 @@
 """Clocks that are wrong and clocks that jump: what a worker, a beat, a retry, a job and the ledger then do.
 
 Each process has a host's clock of its own (tests/chaos/host_clock.py). The database's is right but where a fault sets
-it (tests/database_clock.py); Redis's is right. The lines say in their outcome what was counted.
+it (tests/database_clock.py); Redis's is right. The outcome of a line has what was counted.
 """
 
 import itertools
@@ -140,7 +140,7 @@ def storm(world: World, *, seconds: float, seed: int) -> Line:
 
 
 def database_set_back(world: World) -> Line:
-    """The database's own clock is set back by an hour, then right again: jobs run on, and a worker says so."""
+    """The database's own clock is set back by an hour, then right again: jobs run on, and a worker logs it."""
     fault = begin("the database's clock is set back by an hour")
     for each in world.running():
         world.set_clock(each, timedelta(0))

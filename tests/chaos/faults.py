@@ -1,4 +1,4 @@
-"""Every fault: done to a running world, and timed until work goes on. An AssertionError says what did not hold."""
+"""Every fault: done to a running world, and timed until work goes on. An AssertionError names what did not hold."""
 
 import itertools
 import os
@@ -24,7 +24,7 @@ SHORT: Final = Sample(every=60, step=timedelta(days=12))
 FULL: Final = Sample(every=1, step=timedelta(days=3))
 RECOVERY_SECONDS_MAX: Final = 15
 GRACE_SECONDS: Final = 5
-"""What tests/chaos/celeryconfig.py says; a task that is longer must end within the 10 s after which it runs twice."""
+"""As in tests/chaos/celeryconfig.py; a task that is longer must end within the 10 s after which it runs twice."""
 
 MEMORY_STEP: Final = 1_000
 MEMORY_MOST_KIB: Final = 128 * 1024

@@ -1,9 +1,9 @@
 """A process whose host shows another time: `python -m tests.chaos.host_clock FILE celery -A ...`.
 
 FILE holds the seconds by which its clock is ahead; a new number in it is a jump. The clocks of the database, of Redis
-and of monotonic time stay as they are. What a module has imported as `time.time` or `datetime` is replaced in the
-modules of Celery, kombu and this package, and in those that ask `time` by its name; children of a worker are forks of
-it and inherit that. No package is needed for it, as libfaketime would be.
+and of monotonic time stay as they are. `time.time` and `datetime` are replaced in the modules of Celery, kombu and this
+package that have imported them, and in the module `time`; children of a worker are forks of it and inherit that. It
+needs no further package, such as libfaketime.
 """
 
 import importlib

@@ -53,7 +53,7 @@ class Sample:
 
 
 def batches(sample: Sample) -> list[tuple[datetime, list[list[dict[str, str | None]]]]]:
-    """What is reported at each instant."""
+    """The session reports of each instant."""
     found, sessions, before = [], sample.sessions(), BEGIN
     for instant in sample.instants():
         reports = reports_between(sessions, before, instant)
@@ -96,7 +96,7 @@ def calm(url: str, sample: Sample) -> list[tuple[Any, ...]]:
 
 
 def walk(world: World, sample: Sample, *, at_instant: Callable[[int], None] = lambda _: None) -> list[tuple[Any, ...]]:
-    """Record, reconcile and reset by tasks, whatever happens to those who run them; answer the totals."""
+    """Record, reconcile and reset by tasks, whatever happens to their workers; return the totals."""
     for number, (instant, parts) in enumerate(batches(sample)):
         at_instant(number)
         at = instant.isoformat()

@@ -27,7 +27,7 @@ def poison(mark: str) -> None:
 
 @task(name="maintenance.chaos_nap", time_limit=timedelta(minutes=1))
 def nap(mark: str, seconds: float) -> str:
-    """Take a while, and say when it began and ended."""
+    """Take a while; count its begin and its end in Redis."""
     runtime().redis.incr(f"{mark} begun")
     time.sleep(seconds)
     runtime().redis.incr(f"{mark} ended")
@@ -106,7 +106,7 @@ def bare(attribution_id: str, actor: str, at: str) -> dict[str, int]:
 
 @shared_task(name="maintenance.chaos_gate")
 def gate(mark: str) -> None:
-    """Say that the queue is worked off up to here, and hold it until told to go on."""
+    """Report that the queue is worked off up to here, and hold it until a test opens the gate."""
     client = runtime().redis
     client.rpush(f"{mark} reached", 1)
     for _ in range(120):

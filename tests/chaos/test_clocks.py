@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(200)
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """A worker whose clock is right, and one whose clock is far ahead, as is beat's the other way."""
+    """Two workers, one with a right clock and one with a clock far ahead, and a beat with a clock far behind."""
     with clocks_world({"work": AHEAD * 0, "work 2": AHEAD, "beat 1": -AHEAD}) as running:
         yield running
 

@@ -239,7 +239,7 @@ class World:
             return connection.execute(statement, values).fetchall()
 
     def unhealthy(self, *, live: bool = False) -> Mapping[str, str]:
-        """What the probes find wrong."""
+        """The problems that the probes find, by process."""
         heartbeats = self.directory / "heartbeats"
         found = [*check_heartbeats(heartbeats, "worker", live=live), *check_heartbeats(heartbeats, "beat", live=live)]
         return {name: problem for name, problem in found if problem}

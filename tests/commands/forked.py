@@ -1,7 +1,7 @@
 """`python -m tests.commands.forked`: run many command lines, each in a fork of a process that has imported everything.
 
 Reads lines of JSON from standard input, each an object of `environment` and `commands`, a list of command lines, and
-answers each line with a list of exit code and standard error of each command. A command does what `usage-tasks` does in
+writes for each line a list of exit code and standard error of each command. A command does what `usage-tasks` does in
 a process of its own with that environment, without a second of imports.
 """
 
@@ -19,7 +19,7 @@ SECONDS_MAX: Final = 60
 
 
 def run(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run one command line with these variables and no others; SIGALRM ends one that does not end by itself."""
+    """Run one command line with these variables and no others; SIGALRM ends it after a while."""
     with tempfile.TemporaryFile("w+") as errors:
         if (child := os.fork()) == 0:
             signal.alarm(SECONDS_MAX)

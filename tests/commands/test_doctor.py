@@ -125,7 +125,7 @@ def test_what_is_away_hides_nothing_else(whole: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("USAGE_TEST_CLOCK", "false")
     code, found = examined()
     assert code == 1
-    # By the system's clock the jobs have waited for months: that is told too.
+    # By the system's clock the jobs have waited for months: doctor reports that too.
     assert {each.partition(":")[0] for each in wrong(found)} - set(load_settings(os.environ).job_schedules) == {
         "broker"
     }
@@ -134,7 +134,7 @@ def test_what_is_away_hides_nothing_else(whole: Path, monkeypatch: pytest.Monkey
 
 
 def of(found: list[dict[str, Any]], check: str, part: str) -> list[str]:
-    """The verdicts of a check's findings that say something."""
+    """The verdicts of a check's findings with a part in their text."""
     return [each["verdict"] for each in found if each["check"] == check and part in each["found"]]
 
 

@@ -1,4 +1,4 @@
-"""What a spreadsheet would make of the lines that are written for it."""
+"""The lines that are written for a spreadsheet, as it would read them."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What is read of a message before a worker begins with it: bounds, codecs, shapes, and what is kept of the rest."""
+"""A message is checked before a worker begins with it: bounds, codecs, shapes; an unreadable one is kept."""
 
 import base64
 import bz2

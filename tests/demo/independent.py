@@ -48,7 +48,7 @@ def cents_until(runs: list[Run], instant: datetime) -> int:
 
 
 def month_ends(start: datetime) -> list[datetime]:
-    """The ends of the billing months that began at an instant, up to the end of the replay."""
+    """The ends of the months that began at an instant, up to the end of the replay."""
     ends = []
     for months in range(1, 12):
         year, month = divmod(start.year * 12 + start.month - 1 + months, 12)

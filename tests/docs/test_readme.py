@@ -146,7 +146,7 @@ def test_its_example_records_asks_and_hears_of_a_limit_and_destroys_no_other_ann
     # It runs on while it is asked for: a credit cent in 1.2 seconds.
     assert re.search(r"'balance_cents': 600\d\d\b.*'limit_state': 'reached'", balance), balance
     printed = running.start(hears, name="platform")
-    # What beat asks for each minute.
+    # Beat asks for these each minute.
     sender.send_task("usage.reconcile", queue="usage").get(timeout=30)
     sender.send_task("maintenance.dispatch_outbox", queue="maintenance").get(timeout=30)
     wait_until(lambda: "server.usage_limit_reached for team:7e1d3a52" in printed(), printed)

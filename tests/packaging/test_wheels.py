@@ -1,4 +1,4 @@
-"""What each distribution brings, by its files and its dependencies."""
+"""The files and the dependencies of each distribution."""
 
 import re
 import tomllib

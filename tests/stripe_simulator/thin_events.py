@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 
 def check_event(event: Json, *, notification: bool = False) -> None:
-    """Hold an event against the SDK's class for it; a notification has all of it except its data."""
+    """Hold an event against the SDK's class for it; `notification`: as it is sent, without its data."""
     kind = get_v2_event_class(event["type"])
     fields = _fields(kind)
     if notification:

@@ -9,7 +9,7 @@ from usage_tasks.tasks.task import task
 
 
 class NewerShape(BaseModel):
-    """What the newer version takes."""
+    """The argument of the newer version."""
 
     model_config = ConfigDict(extra="forbid", title="Shape")
     corners: int

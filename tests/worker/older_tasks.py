@@ -9,7 +9,7 @@ from usage_tasks.tasks.task import task
 
 
 class OlderShape(BaseModel):
-    """What the older version takes."""
+    """The argument of the older version."""
 
     model_config = ConfigDict(extra="forbid", title="Shape")
     corners: int

@@ -1,4 +1,4 @@
-"""What a Redis that runs and can be reached may answer instead of doing what it is asked: each for a block."""
+"""The error answers that a Redis may give while it runs and can be reached: each for a block."""
 
 import threading
 from collections.abc import Callable, Iterator

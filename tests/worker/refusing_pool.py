@@ -6,7 +6,7 @@ from celery.concurrency.solo import TaskPool
 
 
 class RefusingPool(TaskPool):
-    """Takes each task but those that are marked."""
+    """A pool that takes each task except the marked ones."""
 
     def apply_async(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Raise TypeError before the task begins."""

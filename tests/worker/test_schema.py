@@ -1,4 +1,4 @@
-"""A worker and the schema: it waits for an older one, and refuses one that is too new for its code."""
+"""A worker and the schema: it waits if the schema is older, and refuses a schema that is too new for its code."""
 
 import subprocess
 import sys

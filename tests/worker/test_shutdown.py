@@ -1,4 +1,4 @@
-"""A real worker that is told to stop while it works."""
+"""A real worker that gets SIGTERM while it works."""
 
 import signal
 import time

@@ -34,7 +34,7 @@ def send_news(workers: Workers, **options: Any) -> dict[str, str]:
 
 
 def listed() -> dict[str, dict[str, Any]]:
-    """What `usage-tasks poison list` shows, by the ids."""
+    """The messages that `usage-tasks poison list` shows, by id."""
     done = CliRunner().invoke(cli, ["poison", "list"])
     assert done.exit_code == 0, done.output
     return {each["task_id"]: each for each in map(json.loads, done.stdout.splitlines())}

@@ -1,6 +1,6 @@
 """How a command ends that failed: its line and its exit code.
 
-2 is for whoever typed the command or wrote the settings; 75 is for a server that may be back later.
+2 is a mistake in the command or in the settings; 75 is a server that may be back later.
 """
 
 import socket

@@ -14,5 +14,5 @@ def utc(moment: datetime) -> datetime:
 
 
 def utc_or_none(moment: datetime | None) -> datetime | None:
-    """Return the same, or None where nothing was given."""
+    """Return the same, or None if nothing was given."""
     return None if moment is None else utc(moment)

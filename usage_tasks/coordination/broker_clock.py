@@ -11,7 +11,7 @@ ASK_AGAIN_SECONDS: Final = 5.0
 
 
 def read_redis_clock(client: "redis.Redis") -> float:
-    """Return Unix seconds by Redis's clock. Raises RedisError where it is away."""
+    """Return Unix seconds by Redis's clock. Raises RedisError if it is away."""
     answer: Any = client.time()
     return float(answer[0] + answer[1] / 1_000_000)
 

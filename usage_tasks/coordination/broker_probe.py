@@ -1,4 +1,4 @@
-"""Does the broker take what a worker writes? Asked before a worker or a beat connects, and while it waits."""
+"""A probe of the broker: it must take a write. Sent before a worker or a beat connects, and while it waits."""
 
 import time
 import uuid
@@ -34,7 +34,7 @@ _MOVE: Final = """
 def find_refusal(client: "redis.Redis") -> redis.RedisError | None:
     """Write a key as a worker notes a message, in a transaction; return the answer if it is an error.
 
-    Over a new connection each time: an old one may lead to a server that is the primary no more.
+    Over a new connection each time: an old one may lead to a server that is no longer the primary.
     """
     client.connection_pool.disconnect(inuse_connections=False)
     try:
@@ -75,7 +75,7 @@ def put_back(client: "redis.Redis", untaken: MutableSequence[tuple[str, str]]) -
 
 
 def await_broker(client: "redis.Redis", *, pause: Callable[[float], object], waits: Callable[[str], object]) -> None:
-    """Wait until the broker takes what is written. Log what it answers once a minute; `waits` is called once.
+    """Wait until the broker takes a write. Log its answer once a minute; `waits` is called once.
 
     `pause` waits for so many seconds; `waits` takes the name of the error.
     """

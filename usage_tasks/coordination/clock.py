@@ -30,7 +30,7 @@ class DatabaseClock:
         self._read = read
 
     def now(self) -> datetime:
-        """See Clock. Raises RetryableError where the database is away."""
+        """See Clock. Raises RetryableError if the database is away."""
         return self._read().astimezone(UTC)
 
 
@@ -51,7 +51,7 @@ class TestClock:
         return datetime.fromisoformat(held.decode())
 
     def advance(self, to: datetime) -> datetime:
-        """Move the clock forward to an instant, or leave it where it is further already; answer what it shows."""
+        """Move the clock forward to an instant, or leave it if it is later already; return its time."""
         held = self._client.get(self._key)
         if isinstance(held, bytes):
             to = max(to, datetime.fromisoformat(held.decode()))

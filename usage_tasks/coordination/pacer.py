@@ -3,7 +3,7 @@
 The bucket hands out turns: a caller gets the time to wait for its own, so that sixteen threads ask sixteen times and
 not sixteen times a turn. The breaker opens after a number of failures in a row, refuses while it cools off, then lets
 one probe through. Both are one hash, changed by one script in Redis's time; if it is lost, the bucket is full and the
-breaker closed. If Redis's clock was set back since the last call, what is kept moves back with it.
+breaker closed. If Redis's clock was set back since the last call, the kept times move back with it.
 Source: docs/adr/0016, 0027.
 """
 
@@ -136,7 +136,7 @@ class Pacer:
     def call(self) -> Iterator[None]:
         """Wait for this caller's turn, let it call inside the block, and learn from how the call ended.
 
-        Raises NotAdmittedError where there is no turn within `wait_max` or the breaker is open. An error with a
+        Raises NotAdmittedError if there is no turn within `wait_max` or the breaker is open. An error with a
         `retry_after` is an answer, not an outage: everybody pauses that long, and the breaker doesn't count it.
         """
         admission = self._admit()
@@ -194,7 +194,7 @@ class Pacer:
             raise NotAdmittedError(f"redis: {type(error).__name__} {error}") from error
 
     def _tell(self, script: str, *arguments: int) -> bool:
-        """Report the result of a call. A failed report undoes no call: it is logged, and the next call asks anyway."""
+        """Report the result of a call. A failure here undoes no call: it is logged, and the next call asks anyway."""
         try:
             return bool(self._scripts[script](keys=[self._key], args=arguments))
         except redis.RedisError as error:

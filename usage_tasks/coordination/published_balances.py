@@ -61,7 +61,7 @@ class BalanceSnapshots:
     """Writes snapshots that expire, so that a dead system's go away.
 
     The marker lives half as long, and the expiry is at least four ticks: a full rewrite comes before any expires.
-    Every method raises RetryableError where Redis is away.
+    Every method raises RetryableError if Redis is away.
     """
 
     def __init__(self, client: "redis.Redis", *, period: timedelta | None) -> None:
@@ -78,7 +78,7 @@ class BalanceSnapshots:
         return datetime.fromisoformat(held.decode()) if isinstance(held, bytes) and held != _BEING_WRITTEN else None
 
     def begin_rewrite(self) -> None:
-        """Say that everything is being written, so that a flush in the middle of it is noticed at its end."""
+        """Mark that everything is being written, so that a flush in the middle of it is noticed at its end."""
         try:
             self._client.set(self._marker, _BEING_WRITTEN, ex=self.expiry // 2)
         except redis.RedisError as error:

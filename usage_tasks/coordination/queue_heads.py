@@ -18,7 +18,7 @@ _READ: Final = """
 
 
 def read_heads(client: "redis.Redis", queues: Sequence[str]) -> dict[str, str]:
-    """Return a digest of the message that is to be taken next, by queue; no empty queues. Raises RedisError.
+    """Return a digest of the next message, by queue; no empty queues. Raises RedisError.
 
     A message carries its task's id, so no two are equal. Redis makes the digest: a message may be large.
     """

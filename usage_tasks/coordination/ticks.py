@@ -30,7 +30,7 @@ _MAY_SEND: Final = """
 
 
 def may_send(client: "redis.Redis", task: str, *, queue: str) -> bool:
-    """Return True if a tick is to be sent, and set its flag. Without Redis always: the broker is away as well."""
+    """Return True if a tick must be sent, and set its flag. Without Redis always: the broker is away as well."""
     try:
         keys = [key_of(client, _KEY + task), list_key(client, queue)]
         answer: Any = client.eval(_MAY_SEND, len(keys), *keys, str(WAIT_MAX // timedelta(milliseconds=1)))

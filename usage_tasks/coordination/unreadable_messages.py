@@ -1,7 +1,7 @@
-"""Unreadable messages: what no worker could begin with, set aside in Redis with its bytes (docs/adr/0030).
+"""Unreadable messages: no worker could begin with them; kept in Redis with their bytes (docs/adr/0030).
 
-A hash holds them, a sorted set their order. Only so many are kept: the oldest make room, for whoever sends nonsense may
-send much of it, and what lies here takes no effect.
+A hash holds them, a sorted set their order. Only so many are kept, and the oldest make room: a faulty
+sender may send many, and a kept message takes no effect.
 """
 
 import base64
@@ -39,7 +39,7 @@ return #gone
 class UnreadableMessage:
     """A message that could not be read; `parked_at` is ISO 8601, aware.
 
-    `message_id`: made from its bytes, so that the same bytes are kept once. `queue`: where it was, or None of what was
+    `message_id`: made from its bytes, so that the same bytes are kept once. `queue`: where it was, or None if it was
     in no queue. `task_id` and `task`: its own claim, as far as that is usable. `length`: of the whole message,
     in bytes. `sha256`: of the whole message. `content`: its first 64 kB, as a text or, where it is none, in base64.
     """
@@ -68,7 +68,7 @@ class UnreadableMessage:
 def make_unreadable(
     item: bytes, *, queue: str | None, reason: str, at: datetime, task_id: str | None = None, task: str | None = None
 ) -> UnreadableMessage:
-    """Return what is to be kept of a message."""
+    """Return the part of a message that is kept."""
     digest, kept = hashlib.sha256(item).hexdigest(), item[:KEPT_BYTES_MAX]
     try:
         content, is_base64 = kept.decode(), False

@@ -1,4 +1,4 @@
-"""Waiting messages: what a worker cannot do because a newer version sent it, kept in Redis until a worker can.
+"""Waiting messages: no worker can do them, as a newer version sent them; kept in Redis until a worker can.
 
 A hash lists them, small enough to be read often; a second one holds the messages, as large as they were in their
 queues. There is no bound on their number, as there is none on a queue: a message that waits here has left its queue.
@@ -57,7 +57,7 @@ class StoredEntry:
 
 
 def keep_message(client: "redis.Redis", message: WaitingMessage, content: Mapping[str, Any]) -> None:
-    """Store a message and what is needed to send it again; it replaces an earlier state of the same message."""
+    """Store a message and the fields needed to send it again; it replaces an earlier state of the same message."""
     with client.pipeline() as pipe:
         pipe.hset(key_of(client, _MESSAGES), message.task_id, json.dumps(content))
         pipe.hset(key_of(client, _WAITING), message.task_id, json.dumps(asdict(message) | {"stored": uuid.uuid4().hex}))

@@ -38,7 +38,7 @@ class DemoPlan:
 
 
 def run_demo(plan: DemoPlan, console: Console) -> int:
-    """Run the whole demo; answer 0 only if everything that must hold does."""
+    """Run the whole demo; return 0 only if everything that must hold does."""
     # An orderly end on SIGTERM too: what was started ends with its block.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
@@ -63,7 +63,7 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
 def _replay_and_compare(
     installation: Installation, sessions: Sequence[Session], plan: DemoPlan, console: Console
 ) -> list[str]:
-    """Replay as often as planned; answer what does not hold, a later replay that adds an entry included."""
+    """Replay as often as planned; return the problems, a later replay that adds an entry included."""
     problems: list[str] = []
     outcomes: list[report.DemoOutcome] = []
     for number in range(1, plan.replays + 1):
@@ -85,7 +85,7 @@ def _replay_and_compare(
 def _replay_once(
     installation: Installation, sessions: Sequence[Session], *, tick: timedelta, kill_worker: bool, console: Console
 ) -> None:
-    """Replay the quarter under a progress bar; where output is no terminal, with a line a month."""
+    """Replay the quarter under a progress bar; if output is no terminal, with a line a month."""
     steps = len(instants(upgrades(sessions), tick))
     month, started = 0, time.perf_counter()
     columns = (

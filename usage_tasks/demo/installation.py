@@ -113,7 +113,7 @@ def running_installation(
 ) -> Iterator[Installation]:
     """Run servers, stand-in, receiver, a worker for each queue, beat and Flower until the block ends.
 
-    Raises StartError where something does not start, ForeignDatabaseError rather than touch somebody's data.
+    Raises StartError if something does not start, ForeignDatabaseError rather than touch somebody's data.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

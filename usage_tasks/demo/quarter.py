@@ -44,7 +44,7 @@ def load_quarter() -> Sequence[Session]:
 def reports_between(sessions: Sequence[Session], after: datetime, until: datetime) -> list[dict[str, str | None]]:
     """List what a platform reports in (after, until]: each session that started, and each that stopped, by then.
 
-    A stop before the start is reported with the start, as whoever watched the cluster would have seen it.
+    A stop before the start is reported with the start, as an observer of the cluster would have seen it.
     """
     reports = []
     for session in sessions:

@@ -56,7 +56,7 @@ class DemoOutcome:
     findings: Sequence[Mapping[str, Any]]
 
     def differences(self) -> dict[str, int]:
-        """Answer, per invoice that either side knows, the stand-in's credit cents less the ledger's."""
+        """Return, for each invoice that either side knows, the stand-in's credit cents less the ledger's."""
         found = {invoice.invoice_id: invoice.credits * 100 for invoice in self.stand_in_invoices}
         for entry in self.ledger_invoices:
             found[entry["invoice_id"]] = found.get(entry["invoice_id"], 0) - int(entry["credit_cents"])
@@ -78,7 +78,7 @@ class DemoOutcome:
         }
 
     def problems(self, sessions: Sequence[Session]) -> list[str]:
-        """Say everything that does not hold; nothing if all does."""
+        """List everything that does not hold; nothing if all does."""
         booked = {entry["invoice_id"] for entry in self.ledger_invoices}
         finalized = {invoice.invoice_id for invoice in self.stand_in_invoices}
         checks = {

@@ -34,7 +34,7 @@ class StandIn:
         self._session.headers["Authorization"] = f"Bearer {SECRET_KEY}"
 
     def make_prices(self) -> dict[str, dict[str, str]]:
-        """Make the meter and a metered price for teams and individuals in each currency; answer their ids."""
+        """Make the meter and a metered price for teams and individuals in each currency; return their ids."""
         meter = self._post(
             "/v1/billing/meters",
             {
@@ -71,7 +71,7 @@ class StandIn:
         answer.raise_for_status()
 
     def await_deliveries(self, *, seconds_max: float = 60) -> int:
-        """Wait until every webhook has been taken by the receiver; answer how many were."""
+        """Wait until the receiver has taken every webhook; return their number."""
         give_up_at = time.monotonic() + seconds_max
         while True:
             state = self._get("/_simulator/deliveries", {})

@@ -82,7 +82,7 @@ def _role_in(account: Account, user_id: UUID, team_role: TeamRole | None) -> Rol
 
 
 def check_role(actor: Actor, account: Account | None, role: Role, *, needed: Role) -> None:
-    """Raise AccessError where a role is less than what is needed."""
+    """Raise AccessError if a role is less than what is needed."""
     if role < needed:
         where = "the installation" if account is None else account.attribution_id
         raise AccessError(f"access: {actor} may not do this with {where}: {_NEEDED[needed]} is needed")

@@ -28,7 +28,7 @@ def accrued(
     """Return the price of a session if it had stopped at an instant, or at its own end if that is earlier.
 
     It is 0 up to the start, never falls after it, and ends at the session's price. A minimum accrues with the first
-    second, a step as it begins. Raises ValueError where no version covers the start.
+    second, a step as it begins. Raises ValueError if no version covers the start.
     """
     rating = rate(started_at, until if ended_at is None else min(until, ended_at), versions)
     return Accrued(credit_cents=rating.credit_cents, seconds=rating.runtime_seconds)

@@ -102,14 +102,14 @@ class UnblockUser(UserDisputed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockAccount(AccountDisputed):
-    """Block whoever owns the account: a dispute stands against it, and the directory names no owner."""
+    """Block the owners of the account: it has an open dispute, and the directory names no owner."""
 
     name: ClassVar[str] = "server.block_account"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnblockAccount(AccountDisputed):
-    """Unblock whoever owns the account: no dispute blocks it any more."""
+    """Unblock the owners of the account: no dispute blocks it any more."""
 
     name: ClassVar[str] = "server.unblock_account"
 

@@ -64,9 +64,9 @@ class StripeCustomer:
 
 
 def find_obstacle(subscriptions: Sequence[HeldSubscription], our_prices: Set[str]) -> str | None:
-    """Say why one quantity can't bill a customer; None where it can, or where there is no subscription to bill.
+    """Return why one quantity can't bill a customer; None if it can, or if there is no subscription to bill.
 
-    A meter bills every item that hangs on it: a second one would bill the same credits once more, under whichever
+    A meter bills every item that hangs on it: a second one would bill the same credits again, under any
     price. Items of other prices that are not on our meter are none of ours.
     """
     if not subscriptions:

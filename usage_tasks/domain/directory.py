@@ -61,7 +61,7 @@ class TeamReport:
 
     @property
     def order(self) -> tuple[datetime, str]:
-        """Which of two reports holds: the later, whatever came first."""
+        """The order in which reports hold: the later observation, in any order of arrival."""
         return self.observed_at, self.digest
 
 

@@ -103,7 +103,7 @@ def judge_failing(since: datetime, *, at: datetime, policy: DunningPolicy) -> Du
 def advance_account(
     held: HeldDunning | None, since: datetime | None, *, at: datetime, policy: DunningPolicy | None
 ) -> DunningStep | None:
-    """Return the step that an account takes at `at`, or None where its place stays as it is.
+    """Return the step that an account takes at `at`, or None if its place stays as it is.
 
     `since` is the account's `failing_since`. A sweep that was late moves no place back in time. The course ends at
     once when nothing is unpaid any more, or there is no policy: invoices are known as they are now, not as of `at`.

@@ -70,7 +70,7 @@ class DeclinedError(PermanentError):
 
 
 class SpentKeyError(PermanentError):
-    """An idempotency key is of no more use: look at what the remote side has, then go on with a fresh key.
+    """An idempotency key is spent: look at what the remote side has, then go on with a fresh key.
 
     `answered`: the answer under the key is final. Otherwise a call with it may still run, and a look comes too early.
     """
@@ -97,7 +97,7 @@ class TooOldError(PermanentError):
 
 
 class AccessDeniedError(PermanentError):
-    """The remote side refuses us, whatever we ask: no account is to blame, so none is parked for it."""
+    """The remote side refuses all our calls: no account is to blame, so none is parked for it."""
 
 
 class MisconfiguredError(PermanentError):

@@ -34,7 +34,7 @@ class EventNotice:
 class EventPage:
     """One page of a list, newest first; `cursor` is where the next begins, None at the end.
 
-    `listed_at` is by Stripe's clock, None where it did not show it.
+    `listed_at` is by Stripe's clock, None if it did not show it.
     """
 
     events: Sequence[EventNotice]

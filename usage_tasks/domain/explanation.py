@@ -128,12 +128,12 @@ def explain_session(
 
 
 def session_in_words(it: SessionExplanation) -> str:
-    """Say how a session's price comes about, a line a step."""
+    """Return how a session's price comes about, a line a step."""
     return "\n".join([_ran(it), *_priced(it), *_posted(it)])
 
 
 def settlement_in_words(it: SettlementExplanation) -> str:
-    """Say what an entry that is no usage did to the balance."""
+    """Return what an entry that is no usage did to the balance."""
     times = f"effective {_instant(it.entry.effective_at)}, posted {_instant(it.entry.posted_at)}"
     lines = [
         f"{it.entry.description}: {_amount(it.entry.credit_cents)} on {it.attribution_id}, {times} as {it.entry.key}.",

@@ -41,7 +41,7 @@ class KnownInvoice:
 
     @property
     def reversed_at(self) -> datetime | None:
-        """Since when the ledger takes nothing of it for invoiced; None where it is to be paid or was."""
+        """The instant since which the ledger counts nothing of it as invoiced; None if it is payable or paid."""
         if self.uncollectible_at is not None:
             recovered = self.paid_at is not None and self.paid_at >= self.uncollectible_at
             return None if recovered else self.uncollectible_at
@@ -91,7 +91,7 @@ def _given_up(known: KnownInvoice) -> Sequence[Movement]:
 
 
 def _voided(known: KnownInvoice) -> Sequence[Movement]:
-    """A void invoice is waived, once; where a revision that is booked bills in its stead, nothing is waived."""
+    """A void invoice is waived, once; if a booked revision bills instead, nothing is waived."""
     voided = known.voided_at
     if voided is None:
         return ()

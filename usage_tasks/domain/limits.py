@@ -1,6 +1,6 @@
 """Where an account stands against its spending limit, what of that is announced, and whether it may start a session.
 
-The same levels stand once more as set-based SQL in storage/limits/crossings.py; a property test holds the two equal.
+The same levels are written as set-based SQL in storage/limits/crossings.py; a property test holds the two equal.
 Source: docs/semantics.md, Limits and access; docs/adr/0010.
 """
 
@@ -32,7 +32,7 @@ class Crossing(StrEnum):
 
     THRESHOLD = "threshold"  # some percent of the limit, for people to be warned
     LIMIT = "limit"  # all of the limit
-    HARD_LIMIT = "hard_limit"  # the limit and its grace: nothing starts any more, what runs is to be stopped
+    HARD_LIMIT = "hard_limit"  # the limit and its grace: nothing may start, and running sessions must be stopped
 
 
 class EntitlementReason(StrEnum):
@@ -130,7 +130,7 @@ def reached_levels(
 
 
 def judge(balance: CreditCents, spending_limit: int, grace: HardLimitGrace) -> EntitlementReason:
-    """Decide whether an account with this balance may start a session, whoever settles it."""
+    """Decide whether an account with this balance may start a session, on any billing strategy."""
     if balance >= hard_limit_cents(spending_limit, grace):
         return EntitlementReason.HARD_LIMIT_REACHED
     if balance >= limit_cents(spending_limit):

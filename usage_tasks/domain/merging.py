@@ -48,7 +48,7 @@ def merge(
     """Return a session after a batch of its reports, one at least; `seen_at` is the instant of their snapshot.
 
     A report without a stop proves life at its observation, but not later than it arrived, and at the snapshot that
-    lists it: a sender's clock that is ahead keeps no session alive. A later sign of life
+    lists it: a sender's clock that is ahead keeps no session alive. A later proof of life
     lifts the heartbeat's cap, a reported end every cap. A session that has stopped changes by a greater report only.
     """
     greatest = max(reports, key=rank)

@@ -12,7 +12,7 @@ _PAUSES: Final = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 
 # Nobody's account is at fault: the meter is missing or was switched off.
 _PASSING: Final = frozenset({"no_meter", "archived_meter"})
-# Nor is it where our clock is ahead of Stripe's: that passes by itself, however long it takes.
+# The same holds if our clock is ahead of Stripe's: that passes by itself, however long it takes.
 _TOO_EARLY: Final = "timestamp_in_future"
 _TOO_LATE: Final = "timestamp_too_far_in_past"
 
@@ -28,7 +28,7 @@ class MeterErrorVerdict(StrEnum):
 
 
 def judge_meter_error(code: str, *, resends: int) -> tuple[MeterErrorVerdict, timedelta]:
-    """Say what becomes of a report by the error's code, and how long to wait. Unknown codes need somebody to look."""
+    """Return the verdict on a report by the error's code, and the wait. Reports with unknown codes are parked."""
     if code == _TOO_LATE:
         return MeterErrorVerdict.DROP, timedelta(0)
     if code == _TOO_EARLY:

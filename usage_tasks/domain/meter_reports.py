@@ -85,7 +85,7 @@ class NewReport:
 
 
 def unbooked_periods(cycle: Cycle, *, as_of: datetime) -> list[Cycle]:
-    """List the billing months from an account's cycle to the month that holds `as_of`; none before the cycle."""
+    """List the billing cycles of an account from a cycle to the one at `as_of`; none if `as_of` is before it."""
     periods = []
     while cycle.started_at <= as_of:
         periods.append(cycle)
@@ -94,7 +94,7 @@ def unbooked_periods(cycle: Cycle, *, as_of: datetime) -> list[Cycle]:
 
 
 def last_reported(period: Cycle, reports: Sequence[MeterReport], *, as_of: datetime) -> int:
-    """Return the quantity of a period's last report up to `as_of`; 0 where it has none. Dropped ones never counted."""
+    """Return the quantity of a period's last report up to `as_of`; 0 if it has none. Dropped ones never counted."""
     known = [
         (report.as_of, report.quantity)
         for report in reports
@@ -145,10 +145,10 @@ def can_be_reported(account: MeteredAccount, *, at: datetime, as_of: datetime) -
 
 
 def decide_report(account: MeteredAccount, *, at: datetime, as_of: datetime, closing: bool) -> NewReport | None:
-    """Return the report to be added for an account, or None where Stripe knows the quantity or must not get one.
+    """Return the report to be added for an account, or None if Stripe knows the quantity or must not get one.
 
     `as_of` is `at` in whole seconds, or the second before it for a `closing` report. A closing report may be older than
-    others; any other report is the latest. An account has one report a second, whatever became of it.
+    others; any other report is the latest. An account has one report a second, in any state.
     """
     quantity = judge_quantity(account.cycle, account.balance_cents, account.reports, as_of=as_of)
     if quantity is None or not can_be_reported(account, at=at, as_of=as_of):

@@ -97,7 +97,7 @@ class MeterErrorReport:
 class InvoiceLine:
     """One line of an invoice; `quantity` is credits where the price is one of ours, `amount` currency cents.
 
-    `amount` is None where Stripe gives none. `unreadable` is why the line can't be billed, where it can't.
+    `amount` is None if Stripe gives none. `unreadable` is why the line can't be billed, if it can't.
     """
 
     price_id: str | None
@@ -178,7 +178,7 @@ class ListedInvoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoicePage:
-    """One page of a list of invoices, newest first; `listed_at` is by Stripe's clock, None where it did not show it."""
+    """One page of a list of invoices, newest first; `listed_at` is by Stripe's clock, None if it did not show it."""
 
     invoices: Sequence[ListedInvoice]
     more: bool

@@ -1,6 +1,6 @@
 """The price of a session: seconds under each price in force, added exactly, rounded once.
 
-The same rule stands once more as set-based SQL in storage/pricing/rating_sql.py; a property test holds the two equal.
+The same rule is written as set-based SQL in storage/pricing/rating_sql.py; a property test holds the two equal.
 Source: docs/adr/0001-money-and-rating.md; steps and minimums docs/adr/0009-price-rules.md.
 """
 
@@ -75,7 +75,7 @@ def to_cents(exact: Fraction) -> CreditCents:
 
 
 def elapsed_seconds(started_at: datetime, until: datetime) -> int:
-    """Count whole seconds from a start to an instant, to the nearest, half up; 0 where the instant is earlier."""
+    """Count whole seconds from a start to an instant, to the nearest, half up; 0 if the instant is earlier."""
     return max(timedelta(0), until - started_at + _HALF_SECOND) // SECOND
 
 
@@ -84,7 +84,7 @@ def rate(started_at: datetime, ended_at: datetime, versions: Sequence[PriceVersi
 
     Where the price changed the runtime is cut. Each edge is rounded as an elapsed time from the start, so that no
     second is lost or counted twice, then up to a whole step: a step is charged at the price in force as it begins.
-    Raises ValueError where no version covers the start.
+    Raises ValueError if no version covers the start.
     """
     if not versions or versions[0].effective_from > started_at:
         raise ValueError(f"prices: no version is in force at {started_at.isoformat()}")

@@ -36,7 +36,7 @@ class InvoicePreview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedObject:
-    """As much of a dispute, refund or credit note as a list shows that matters: whether it is to be fetched."""
+    """The fields of a listed dispute, refund or credit note that decide if it must be fetched."""
 
     object_id: str
     customer_id: StripeCustomerId | None

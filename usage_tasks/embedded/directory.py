@@ -21,7 +21,7 @@ ORPHAN_SECONDS_MAX: Final = 15
 def held_directory(directory: Path, *, name: str) -> Iterator[int]:
     """Make the directory and hold its lock; yield the lock's descriptor, for the server to keep open.
 
-    The lock belongs to everyone who has the descriptor. A server that inherits it, and hands it on to its own
+    Every process with the descriptor holds the lock. A server that inherits it, and hands it on to its own
     children, keeps others out until the last of them is gone, even if the supervisor dies.
     """
     if len(os.fsencode(directory)) > PATH_BYTES_MAX:

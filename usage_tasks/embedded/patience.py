@@ -25,7 +25,7 @@ _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Patience:
-    """Waits for a process and its descendants; `is_over` is to be asked again and again."""
+    """Waits for a process and its descendants; call `is_over` again and again."""
 
     def __init__(self, pid: int, *, seconds_max: float) -> None:
         self._pid, self._seconds_max = pid, seconds_max

@@ -89,7 +89,7 @@ def _server(cluster: _Cluster, port: int) -> AbstractContextManager[object]:
         "max_connections": "200",
         "timezone": "UTC",
         "log_timezone": "UTC",
-        # Speed instead of durability: nobody's money is in here.
+        # Speed instead of durability: no real money is in here.
         "fsync": "off",
         "full_page_writes": "off",
         "synchronous_commit": "off",

@@ -115,7 +115,7 @@ def enter_on_free_port(
 
 
 def wait_for_end(process: subprocess.Popen[bytes], *, seconds_max: float) -> int | None:
-    """Return the exit status of a process; None where it has not ended in so much of its own time."""
+    """Return the exit status of a process; None if it has not ended in so much of its own time."""
     patience = Patience(process.pid, seconds_max=seconds_max)
     while (status := process.poll()) is None and not patience.is_over():
         time.sleep(POLL_SECONDS)
@@ -138,7 +138,7 @@ def scratch_directory(prefix: str) -> Iterator[Path]:
 
 
 def is_alive(pid: int) -> bool:
-    """Is there a process with this id, whoever owns it?"""
+    """Return True if a process with this id exists, of any owner."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,9 +1,9 @@
 """The environment variables of the settings' keys.
 
-`USAGE_` and the key in upper snake case, `__` between a key and what lies in it:
+`USAGE_` and the key in upper snake case, `__` between a key and a key inside it:
 `USAGE_CONTROLLER_SCHEDULE`, `USAGE_REDIS__ADDRESS`, `USAGE_DEFAULT_SPENDING_LIMIT__FOR_TEAMS`. Every key can
 be set so, also a key with an object: its value is then JSON and takes the place of the whole object. In a
-map (prices by class, price ids by currency) a name that exists already is found whatever its case and
+map (prices by class, price ids by currency) an existing name is found without regard to case and
 punctuation, as variables have neither (`..._BY_WORKSPACE_CLASS__G1_LARGE` sets `g1-large`); a new one is added
 in lower case.
 Another variable with our prefix is a warning: a newer release may know it, and an older release must start.
@@ -65,7 +65,7 @@ class _Target:
 
 
 def list_fields(model: type[BaseModel] = Settings, path: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
-    """Every key of the settings, an object before what lies in it."""
+    """Yield every key of the settings, an object before its own keys."""
     for field in model.model_fields.values():
         key = (*path, str(field.alias))
         yield key, field
@@ -85,7 +85,7 @@ def variable_name(path: KeyPath) -> str:
 
 
 def apply_environment(tree: Tree, environ: Mapping[str, str]) -> list[str]:
-    """Lay the environment over the tree; return what is wrong with it. Warn of a variable that is no setting."""
+    """Lay the environment over the tree; return its problems. Warn of a variable that is no setting."""
     fields = {variable_name(path): (path, field) for path, field in list_fields()}
     targets = {name: _Target(path=path, text=_is_text(field.annotation)) for name, (path, field) in fields.items()}
     maps = {f"{name}__": (path, field) for name, (path, field) in fields.items() if _is_map(field)}
@@ -145,7 +145,7 @@ def _decoded(text: str) -> object:
     try:
         return decode(text)
     except ValueError:
-        # Left as text, which validation refuses with what is allowed.
+        # Left as text: validation refuses it and names the allowed values.
         return text
 
 

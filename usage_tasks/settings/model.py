@@ -171,7 +171,7 @@ class DunningSettings(_Section):
 
     @property
     def policy(self) -> DunningPolicy | None:
-        """The same as spans of time; None where it is off."""
+        """The same as spans of time; None if it is off."""
         if not self.enabled:
             return None
         return DunningPolicy(

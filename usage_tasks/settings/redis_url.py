@@ -29,7 +29,7 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9._:-]{1,63}:")
 
 
 def parse_redis_url(value: str) -> str:
-    """Return the URL; over TLS it says that the certificate is verified, unless it asks for `ssl_cert_reqs=none`.
+    """Return the URL; over TLS with the option to verify the certificate, unless it has `ssl_cert_reqs=none`.
 
     Raises UnknownOptionError with the name of an option of TLS that not all clients understand; ValueError, without a
     part of the URL, for anything else.

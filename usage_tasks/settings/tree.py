@@ -30,7 +30,7 @@ class Tree:
     overridden_by: dict[KeyPath, str] = field(default_factory=dict)
 
     def origin_of(self, path: KeyPath) -> str:
-        """The file, or the environment variable that set this key or what it lies in."""
+        """Return the file, or the environment variable that set this key or a key around it."""
         for length in range(len(path), 0, -1):
             if (found := self.overridden_by.get(path[:length])) is not None:
                 return found
@@ -114,7 +114,7 @@ def repeated_keys(value: object, path: KeyPath = ()) -> list[KeyPath]:
 
 
 def read_object(path: Path) -> tuple[dict[str, object] | None, list[str]]:
-    """The JSON object in a file, and what is wrong with it: None when it can't be had."""
+    """Return the JSON object in a file, and its problems; None if it can't be read."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)

@@ -1,8 +1,8 @@
 """Connect to PostgreSQL so that a refused connection has a SQLSTATE.
 
 libpq reports why a connection failed in words only, and those of the server are in the server's language. But libpq can
-trace the messages of the server, and the SQLSTATE is among them. So a refused connection is asked for once more, with a
-trace, the first time that its words are met.
+trace the messages of the server, and the SQLSTATE is among them. So the first time that its words are met, a
+refused connection is tried again with a trace.
 """
 
 import os
@@ -23,7 +23,7 @@ from usage_tasks.storage.silent_peer import WatchedConnection
 from usage_tasks.storage.sqlstates import Treatment, find_rule
 
 REFUSED: Final = "08004"
-"""The SQLSTATE of a connection that fails because of its settings, whatever the cause."""
+"""The SQLSTATE of a connection that fails because of its settings, for any cause."""
 
 _ASK_SECONDS: Final = 5
 _TRACE_BYTES_MAX: Final = 1 << 16
@@ -80,7 +80,7 @@ def _find_sqlstate(error: psycopg.Error, options: Mapping[str, Any]) -> str | No
 
 
 def _ask(words: str, options: Mapping[str, Any]) -> str | None:
-    """Connect once more and return the SQLSTATE of the refusal; None if it is another one this time."""
+    """Connect again and return the SQLSTATE of the refusal; None if it is another one this time."""
     if sys.platform != "linux" or len(_known) >= _KNOWN_MAX:  # libpq's trace is for Linux only
         return None
     names = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}

@@ -87,7 +87,7 @@ class Database:
     def read_clock(self) -> datetime:
         """Return the server's present time, aware and UTC. Not inside a transaction: it takes a connection of its own.
 
-        Raises RetryableError where the database is busy or away.
+        Raises RetryableError if the database is busy or away.
         """
         with translated(), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
@@ -100,7 +100,7 @@ class Database:
 
 @contextmanager
 def rehearsal(connection: Connection) -> Iterator[None]:
-    """Undo at the end whatever is done inside: a dry run of the real statements. Sequences do not go back."""
+    """Undo at the end all that was done inside: a dry run of the real statements. Sequences do not go back."""
     savepoint = connection.begin_nested()
     try:
         yield

@@ -1,8 +1,8 @@
 """Whether a row is free: its lease is over, or could not have been given by the clock that the database shows now.
 
 Leases and waits end at instants of the database's clock. If that was ahead when they were given and has been set right
-since, they would last until time comes to them. No lease is longer than LEASE_MAX, and no wait than WAIT_MAX: whatever
-ends later than that from now counts as over. At worst a second worker works at a row, which the row's key allows for.
+since, they would last until that time. No lease is longer than LEASE_MAX, and no wait than WAIT_MAX: one with a later
+end than that from now counts as over. At worst a second worker works at a row, which the row's key allows for.
 """
 
 from datetime import timedelta

@@ -55,6 +55,6 @@ def execute(connection: Connection, statement: str, **parameters: object) -> int
 
 
 def execute_many(connection: Connection, statement: str, rows: Iterable[Mapping[str, object]]) -> None:
-    """Run one statement once a row, in one round trip; nothing where there is no row."""
+    """Run one statement once a row, in one round trip; nothing if there is no row."""
     if parameters := [dict(row) for row in rows]:
         connection.execute(_parsed(statement), parameters)

@@ -119,7 +119,7 @@ class _Silence:
         self.end()
 
     def end(self) -> None:
-        """Begin anew: something came, or could be sent."""
+        """Begin again: something came, or could be sent."""
         self._began_at = self._known_at = time.monotonic()
         self._ask_at = self._began_at + ASK_AFTER_SECONDS
         self._suspected = False

@@ -77,7 +77,7 @@ _WRITTEN = keys.revision_of("key")
 _REVISION = f"CASE WHEN {_WRITTEN} ~ '^[1-9][0-9]{{0,8}}$' THEN {_WRITTEN}::int END"
 
 # A session is open or has entries. They stand on its account, are numbered by revision without a gap, and add up to
-# what is posted of it where it is open once more.
+# its posted cents if it is open again.
 _ENTRIES_OF_SESSIONS = f"""
     SELECT instance_id::text AS offender
     FROM (

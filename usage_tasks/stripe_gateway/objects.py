@@ -48,7 +48,7 @@ def read_invoice(invoice: Fields, lines: Sequence[Fields], *, fetched_at: dateti
 
 
 def read_listed_invoice(invoice: Fields) -> ListedInvoice:
-    """Read of an invoice in a list as much as decides whether it is to be fetched."""
+    """Read the fields of a listed invoice that decide if it must be fetched."""
     first_lines = invoice.find_object("lines")
     lines = [] if first_lines is None else first_lines.objects("data", "line_item")
     transitions = invoice.object("status_transitions")

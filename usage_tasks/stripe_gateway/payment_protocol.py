@@ -27,7 +27,7 @@ class PaymentGateway(Protocol):
     def list_recent_customers(self, attribution_id: AttributionId) -> Sequence[StripeCustomerId]:
         """Find an account's customers among the newest ones, which a search may not know yet.
 
-        Raises RetryableError where there are so many new customers that both may miss ours.
+        Raises RetryableError if there are so many new customers that both may miss ours.
         """
         ...
 
@@ -38,7 +38,7 @@ class PaymentGateway(Protocol):
     def create_hold(self, customer_id: StripeCustomerId, *, amount: int, currency: str, idempotency_key: str) -> Hold:
         """Ask for a hold of `amount` minor units that the payer is to confirm.
 
-        The same key answers with the same hold as it is now; SpentKeyError where there is none to answer with.
+        The same key answers with the same hold as it is now; SpentKeyError if there is none to answer with.
         """
         ...
 

@@ -25,8 +25,8 @@ from usage_tasks.stripe_gateway.payment_protocol import PaymentGateway
 class StripeGateway(PaymentGateway, Protocol):
     """Every call may raise RetryableError (call again with the same key) or PermanentError (never succeeds).
 
-    A call with a key raises SpentKeyError where the key is of no more use: it was used with other arguments, or Stripe
-    stored an error under it, or what it made is gone.
+    A call with a key raises SpentKeyError if the key is spent: it was used with other arguments, or Stripe
+    stored an error under it, or its object is gone.
     """
 
     def create_customer(self, customer: NewCustomer, *, idempotency_key: str) -> StripeCustomerId:
@@ -80,7 +80,7 @@ class StripeGateway(PaymentGateway, Protocol):
         ...
 
     def find_usage_price(self, price_id: str) -> UsagePrice | None:
-        """Fetch what a price charges by; None where there is none of this id."""
+        """Fetch what a price charges by; None if there is none of this id."""
         ...
 
     def get_metered_quantity(

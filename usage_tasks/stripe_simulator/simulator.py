@@ -110,7 +110,7 @@ class Simulator:
         self.courier.wake()
 
     def advance(self, until: int | None = None) -> int:
-        """Do what is due on the common clock, by `until` or by now; answer the time it shows then.
+        """Do what is due on the common clock, by `until` or by now; return the time that it shows then.
 
         Others may be answered in between: a long jump is many transactions.
         """

@@ -1,4 +1,4 @@
-"""Have the platform hear soon of what was just announced: the sweep alone would let it wait for up to a minute."""
+"""Send new announcements to the platform soon: the sweep alone would take up to a minute."""
 
 from contextlib import suppress
 from typing import Final
@@ -18,7 +18,7 @@ DISPATCH: Final = "maintenance.dispatch_outbox"
 def have_dispatched(rt: Runtime) -> None:
     """Have announcements sent if there are any, by one task however many ask for it meanwhile.
 
-    A hint: where database or broker is away it is left to the sweep, for what announced them is done.
+    A hint: if the database or the broker is away it is left to the sweep, as the change itself is done.
     """
     with suppress(UsageError, OperationalError, RedisError):
         with rt.transaction() as connection:

@@ -47,7 +47,7 @@ def verify_ledger(
         verdict = run_job(rt, "maintenance.verify", period, at=at, scheduled=True, work=work)
         if isinstance(verdict, Skipped):
             return verdict
-    else:  # who asks is answered, whoever else is looking: nothing is written
+    else:  # no lock: the caller gets an answer beside other runs, as nothing is written
         verdict = work(rt, rt.instant(at))
     for finding in verdict.findings:
         VERIFY_OFFENDERS.labels(finding.check).set(finding.offenders)
@@ -77,7 +77,7 @@ def dispatch_outbox() -> DispatchAnswer:
         if state is LockState.TAKEN:
             return DispatchAnswer(dispatched=0)
         done = dispatch(rt.transaction, publish, alone=state is LockState.HELD, longest=_DISPATCH_LONGEST)
-    # After the lock: whoever found it taken has left to this run what was announced since its last look.
+    # After the lock: a run that found it taken leaves to this run the announcements since its last look.
     if done.more or _is_any_left(rt, done):
         have_dispatched(rt)
     if done.refused:
@@ -94,7 +94,7 @@ def _is_any_left(rt: Runtime, done: Dispatched) -> bool:
 def publish(announcements: Sequence[OutboxRow]) -> Mapping[int, str]:
     """Send announcements in one batch; return why some can't be sent, by their `outbox_id`.
 
-    The broker takes whatever can be encoded, or nothing. Raises RetryableError if it does not take the batch.
+    The broker takes all that can be encoded, or none. Raises RetryableError if it does not take the batch.
     """
     refused = dict[int, str]()
     try:

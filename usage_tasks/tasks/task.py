@@ -103,7 +103,7 @@ _MISSING: Final = frozenset({"missing", "missing_argument", "missing_keyword_onl
 
 _ANSWER_LENGTH_MAX: Final = 1024
 _HIDDEN: Final[Mapping[str, Any]] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
-"""Else Celery shows the arguments in the headers of the message, and so to whoever watches the events."""
+"""Otherwise the headers of the message, and so its events, show the arguments."""
 
 
 class ArgumentsError(PermanentError):
@@ -232,7 +232,7 @@ def _run(
 def _as_retryable(error: Exception) -> RetryableError:
     """Return the error, or what Redis or the broker answered, as an error after which a task is tried again.
 
-    Whatever Redis answers, it is away for a task that needed it or wanted to send another one (docs/adr/0029).
+    Any error answer of Redis means that it is away, for a task that needs it or sends another one (docs/adr/0029).
     """
     return error if isinstance(error, RetryableError) else RetryableError(f"redis: {type(error).__name__} {error}")
 
@@ -240,7 +240,7 @@ def _as_retryable(error: Exception) -> RetryableError:
 def _try_again(task: "Task[Any, Any]", error: RetryableError, retry: Retry) -> BaseException:
     """Send the next attempt, and return what ends this one.
 
-    Where the broker does not take it, Celery would drop the message: it goes back to its queue instead, or stays
+    If the broker does not take it, Celery would drop the message: it goes back to its queue instead, or stays
     unacknowledged if the broker takes nothing at all.
     """
     wait = retry.countdown_seconds(task.request.retries, asked=error.retry_after)

@@ -1,7 +1,7 @@
 """The files in which a worker's processes keep their metrics, one a process and kind, where some may be broken.
 
 A process that is killed between opening its file and writing to it leaves an empty one; a full disk leaves a part of
-one. Such a file is left out: it holds nothing that was counted, and must not hide what the others hold.
+one. Such a file is left out: it holds no counts, and must not hide the counts of the others.
 Source of the format: prometheus_client/mmap_dict.py
 """
 

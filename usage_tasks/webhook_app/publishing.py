@@ -1,4 +1,4 @@
-"""The way to the broker: one thread, one connection, and what waits meanwhile goes in one batch.
+"""The way to the broker: one thread, one connection; events that wait meanwhile go in one batch.
 
 A sender gets 200 only after the broker has answered the batch that held its event.
 """
@@ -29,7 +29,7 @@ ANSWER_SECONDS_MAX: Final = 5.0
 # A broker that is a black hole costs the time to connect and one silence.
 BROKER_TIMEOUTS: Final = {"socket_connect_timeout": 1, "socket_timeout": 2}
 PAUSE_SECONDS: Final = 1.0
-"""After a failure no other try is made for this long: every waiting event would wait as long once more."""
+"""After a failure no other try is made for this long: every waiting event would wait for that time again."""
 
 
 _SHOWN_MAX: Final = 120
@@ -134,7 +134,7 @@ class Publisher:
                     each.confirmed.set_exception(failure)
 
     def _publish(self, events: Sequence[VerifiedEvent]) -> None:
-        """Publish events in one batch; once more where a connection that had worked is found dead."""
+        """Publish events in one batch; again if a connection that had worked is found dead."""
         had_worked = self._producer is not None
         for last in (not had_worked, True):
             try:

@@ -1,6 +1,6 @@
 """The address of a sender, and how many refused requests it may send a minute before all of its are refused unread.
 
-Counted in Redis, so that every receiver of an installation counts together. Only what is refused counts: events that
+Counted in Redis, so that every receiver of an installation counts together. Only refused requests count: events that
 Stripe has signed are never limited, however many, and cost no call here. Without Redis no sender is limited.
 """
 

@@ -28,12 +28,12 @@ SERVER_LOGGING: Final = {"handlers": {}, "loggers": {"_granian": {"handlers": []
 
 
 def serve(address: str, port: int) -> None:
-    """Run the receiver until SIGTERM or SIGINT: it then takes no more, and answers what it has taken.
+    """Run the receiver until SIGTERM or SIGINT: it then takes no new requests, and answers the requests it has taken.
 
     Raises SystemExit with code 2, after one line, if the settings can't be used or another process listens there.
     """
     configure_logging()
-    read_configuration()  # what is wrong ends it before it listens
+    read_configuration()  # a wrong setting ends it before it listens
     try:
         run_server(TARGET, address, port)
     except MisconfiguredError as error:
@@ -44,7 +44,7 @@ def serve(address: str, port: int) -> None:
 def run_server(target: str, address: str, port: int) -> None:
     """Run an application, named as `module:attribute`, in one process that is replaced when it dies.
 
-    Raises MisconfiguredError where it cannot listen, or another process does.
+    Raises MisconfiguredError if it cannot listen, or if another process listens there.
     """
     _raise_file_limit()
     address = check_port(SETTING, address, port)

@@ -23,12 +23,12 @@ _HEALTHY_SECONDS: Final = 10.0
 
 
 def await_broker_as(kind: str, pause: Callable[[float], object] = time.sleep) -> None:
-    """Wait until the broker takes what is written; `kind` is what waits: worker or beat."""
+    """Wait until the broker takes a write; `kind` is the waiting process: worker or beat."""
     await_broker(broker_redis(), pause=pause, waits=lambda answer: BROKER_WAITS.labels(kind, answer).inc())
 
 
 class AwaitingConsumer(PatientConsumer):
-    """Connects when the broker takes what a worker writes; the setting `worker_consumer` names it."""
+    """Connects when the broker takes a write; the setting `worker_consumer` names it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,7 +36,7 @@ class AwaitingConsumer(PatientConsumer):
         self._connected_at: float | None = None
 
     def before_connect(self) -> None:
-        """Wait for the broker, mend what others wrote into it, put back what could not be taken."""
+        """Wait for the broker, mend keys that others wrote, put back messages that could not be taken."""
         self._slow_down()
         await_broker_as("worker", self.pause)
         try:
@@ -47,7 +47,7 @@ class AwaitingConsumer(PatientConsumer):
         self._connected_at = time.monotonic()
 
     def _slow_down(self) -> None:
-        """Wait longer each time that a connection did not last: an error may come from what the probe does not do."""
+        """Wait longer after each connection that did not last: the probe does not find every error."""
         lasted = None if self._connected_at is None else time.monotonic() - self._connected_at
         if lasted is None or lasted >= _HEALTHY_SECONDS:
             self._pause_seconds = 0.0

@@ -16,13 +16,13 @@ _watched_at = -EVERY_SECONDS
 
 
 def read_clocks(rt: Runtime) -> None:
-    """Read the database's clock and Redis's. Raises RetryableError or RedisError where one of them is away."""
+    """Read the database's clock and Redis's. Raises RetryableError or RedisError if a server is away."""
     CLOCKS.ask("database", lambda: rt.database.read_clock().timestamp())
     CLOCKS.ask("redis", lambda: read_redis_clock(rt.redis))
 
 
 def watch_clocks() -> None:
-    """Read the clocks if a minute has passed, and log a wrong one. Whatever is away is of no interest here."""
+    """Read the clocks if a minute has passed, and log a wrong one. A server that is away is ignored here."""
     global _watched_at  # noqa: PLW0603 - one a process, as are the clocks
     now = time.monotonic()
     if now - _watched_at < EVERY_SECONDS:

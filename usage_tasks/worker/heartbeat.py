@@ -32,7 +32,7 @@ _POSTGRES_PORT: Final = 5432
 _SOCKET: Final = ".s.PGSQL."
 
 CHECK_SECONDS: Final = 2
-"""A worker whose messages are all held does nothing until it has connected anew: two checks are soon over."""
+"""A worker whose messages are all held does nothing until it connects again: two checks are soon over."""
 
 
 class HeartbeatFile:

@@ -85,5 +85,5 @@ class Progress:
 
 
 def _add(known: Mapping[Key, float], present: Iterable[Key], passed: float) -> dict[Key, float]:
-    """Return the time of all that is present: more by what has passed, or 0 for the first look."""
+    """Return the seconds of all that is present: `passed` is added, and the first look gives 0."""
     return {each: known[each] + passed if each in known else 0 for each in present}

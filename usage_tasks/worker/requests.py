@@ -1,4 +1,4 @@
-"""The request of a task in its worker: what our worker does beside Celery when a task is cut short or kept."""
+"""The request of a task in its worker: our steps beside Celery's when a task is cut short or kept."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class WatchedRequest(InterruptibleRequest):
             INTERRUPTED.add(self.id)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:  # noqa: FBT001, FBT002 - as Celery calls it
-        """Keep a message before it is acknowledged; what cannot be kept now goes back to its queue."""
+        """Keep a message before it is acknowledged; if that fails now, it goes back to its queue."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, MessageWaits):
             try:

@@ -24,7 +24,7 @@ from usage_tasks.worker.quick_redis import quick_redis
 log = structlog.get_logger(__name__)
 
 ARGUMENT_DIGESTS: Final[dict[str, str]] = {}
-"""The digest of the schema of each task's arguments, by the task's name: what this version knows of it."""
+"""The digest of the schema of each task's arguments in this version, by the task's name."""
 
 ANSWER_AFTER: Final = timedelta(seconds=15)
 """How long a sender who waits for an answer is kept waiting for a worker of a newer version: about ten rounds."""
@@ -48,7 +48,7 @@ def may_wait(request: Any) -> bool:
 
 
 def is_refused_in_vain(request: Any) -> bool:
-    """True if the message of a refused call is to be kept: it came in a message and its sender gets the refusal."""
+    """True if the message of a refused call must be kept: it came in a message and its sender gets the refusal."""
     return request.delivery_info is not None and not request.called_directly
 
 
@@ -84,7 +84,7 @@ def keep_waiting(app: Any, message: Any, *, reason: str) -> bool:
 
 
 def take_unknown_task(consumer: Any, message: Any, discard: Callable[[], None]) -> None:
-    """Keep a message whose task this worker does not know, and acknowledge it; discard what cannot be kept."""
+    """Keep a message whose task this worker does not know, and acknowledge it; discard it if it cannot be kept."""
     reason = f"no task of the name {message.headers.get('task')} in this version"
     try:
         if message.headers.get(_LAST_ROUND) and (content := _content_of(consumer.app, message)):
@@ -102,7 +102,7 @@ def take_unknown_task(consumer: Any, message: Any, discard: Callable[[], None]) 
 
 
 class WaitingRoom:
-    """Sends what waits for this version of a worker, a page of the list at a time."""
+    """Sends the messages that wait for this version of a worker, a page of the list at a time."""
 
     def __init__(self) -> None:
         self._cursor = 0
@@ -152,7 +152,7 @@ def _decide(app: Any, entry: StoredEntry) -> None:
 
 
 def _content_of(app: Any, message: Any) -> dict[str, Any] | None:
-    """Return what is needed to send a message again, or None if it is no message of protocol 2 for a queue of ours."""
+    """Return the fields needed to send a message again, or None unless it is of protocol 2 and for a queue of ours."""
     headers, queue = dict(message.headers), (message.delivery_info or {}).get("routing_key")
     if message.content_type != "application/json" or queue not in list_consumed_queues(app):
         return None
@@ -171,7 +171,7 @@ def _content_of(app: Any, message: Any) -> dict[str, Any] | None:
 
 
 def _texts(header: Any) -> list[str]:
-    """Return the texts of a header that should be a list of them; whoever sends a message writes its headers."""
+    """Return the texts of a header that should be a list of texts: any sender writes its headers itself."""
     return [each for each in header if isinstance(each, str)] if isinstance(header, list) else []
 
 

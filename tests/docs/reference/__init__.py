@@ -46,7 +46,7 @@ def _first(page: str) -> str:
 
 
 def write_pages() -> None:
-    """Write every page, and remove those that are no longer generated."""
+    """Write every page, and remove the pages that are no longer generated."""
     pages = render_pages()
     for old in FOLDER.rglob("*.md"):
         if old.relative_to(FOLDER).as_posix() not in pages:

@@ -1,4 +1,4 @@
-"""`usage-tasks exporter`: what waits in the broker and the tables, for Prometheus, read at each scrape."""
+"""`usage-tasks exporter`: the waiting messages and rows, for Prometheus, read at each scrape."""
 
 import os
 import threading

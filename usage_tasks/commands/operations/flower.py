@@ -19,8 +19,8 @@ def flower(
 ) -> None:
     """Run Flower, read-only and with a password: FLOWER_BASIC_AUTH=user:password must be set.
 
-    The password is printable ASCII without a comma. Flower's /metrics and /healthcheck stay open to whoever reaches the
-    address: keep it private.
+    The password is printable ASCII without a comma. Flower's /metrics and /healthcheck need no password: keep the
+    address private.
     """
     if (wrong := _find_fault(os.environ.get(CREDENTIALS_VARIABLE, ""))) is not None:
         sys.stderr.write(f"{CREDENTIALS_VARIABLE}: {wrong}\n")

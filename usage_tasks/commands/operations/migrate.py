@@ -27,7 +27,7 @@ def migrate() -> None:
     rt = runtime()
     schema = migrations.upgrade(rt.settings.sqlalchemy_url)
     with rt.transaction() as connection:
-        # First the lock, then the time: whatever is posted at the prices of before had stopped before these hold.
+        # First the lock, then the time: sessions posted at the old prices had stopped before the new prices hold.
         prices.lock_prices(connection)
         added = prices.publish_prices(
             connection,

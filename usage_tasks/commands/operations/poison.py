@@ -1,4 +1,4 @@
-"""`usage-tasks poison`: messages that were set aside, listed, shown, sent again, dropped."""
+"""`usage-tasks poison`: dead letters and unreadable messages, listed, shown, sent again, dropped."""
 
 import json
 import sys
@@ -44,7 +44,7 @@ def list_poison() -> None:
 
 @poison.command()
 def show(task_id: TaskId) -> None:
-    """Show what is kept of a message, as one JSON object; of an unreadable one its first 64 kB.
+    """Show the kept part of a message, as one JSON object; of an unreadable one its first 64 kB.
 
     `content`: the bytes as a text, or in base64 where `content_is_base64`. `length` and `sha256` are of the whole
     message. Of the others the arguments are shown by their names only.
@@ -80,7 +80,7 @@ def replay(task_id: TaskId) -> None:
 
 @poison.command()
 def drop(task_id: TaskId) -> None:
-    """Take a message off the list for good; what it was about is still in the tables, if it ever was."""
+    """Take a message off the list for good; the rows that it was about stay in the tables."""
     message = _get(task_id)
     if isinstance(message, StoredEntry):
         waiting_messages.remove_message(runtime().redis, message)

@@ -100,7 +100,7 @@ def drop(
     all_parked: AllParked = False,
     apply: Apply = False,
 ) -> None:
-    """Give events up that are parked or pending: they are applied no more, and kept as they are."""
+    """Give up events that are parked or pending: they are never applied, and kept as they are."""
     ask: Any = tasks.drop_events
     answer = ask(actor=OPERATOR, reason=reason, ids=ids or None, all_parked=all_parked, dry_run=not apply)
     sys.stdout.write(json.dumps(answer, indent=2) + "\n")

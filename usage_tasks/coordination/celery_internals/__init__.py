@@ -1,13 +1,13 @@
 """Internal APIs of Celery and kombu: all that this package uses of them, and nothing else.
 
-Owns every use of what the two libraries do not promise to keep: their message format (`message`), their keys in Redis
+Owns every use of undocumented parts of the two libraries: their message format (`message`), their keys in Redis
 (`queues`), a fault of kombu's channel (`channel`), the errors after which it connects again (`answers`), a consumer
 that waits before it does (`patience`), the state of a worker's consumer (`consumer`) and of its pool (`occupancy`), a
 task that is cut short (`request`), the names behind their routing (`routing`), and messages that cannot be read: what
 an envelope and a call are (`envelope`, `calls`), how far a body is unpacked (`codecs`), and where the libraries fail
 (`malformed`). Each function names the internal that it uses and the reason.
 
-Does not own what they document: signals, bootsteps, schedulers, `send_task`, producers.
+Does not own the documented parts: signals, bootsteps, schedulers, `send_task`, producers.
 
 Invariants:
 - No other module of the package uses an internal (tests/coordination/test_celery_internals.py).

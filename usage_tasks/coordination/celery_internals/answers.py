@@ -1,6 +1,6 @@
 """An error answer of Redis counts as a lost connection, for everything that Celery and kombu do in this process.
 
-kombu knows a list of errors after which a connection is made anew, and Celery retries after these only. Of the error
+kombu has a list of errors after which it connects again, and Celery retries after these only. Of the error
 answers of Redis the list has three: LOADING, a refused password, too many clients. After any other one, as READONLY,
 UNBLOCKED, MISCONF or NOPERM, a worker ends with exit code 1.
 """
@@ -28,9 +28,9 @@ def count_answers_as_lost(version: str = "") -> bool:
 
     Internal: `connection_errors` of `kombu.transport.redis.Transport`, kombu 5.7, a tuple that everything reads: the
     worker's loop and its timers, producers, beat. A message whose acknowledgement is refused stays unacknowledged: the
-    heartbeat finds it, and connects anew. `RedisBackend.on_connection_error`, Celery 5.7, is called before each retry
+    heartbeat finds it, and connects again. `RedisBackend.on_connection_error`, Celery 5.7, is called before each retry
     of a result: by a documented setting (`additional_connection_errors`) an error answer is retried, but on the same
-    connection, which may lead to a server that is the primary no more.
+    connection, which may lead to a server that is no longer the primary.
     """
     if not is_known("kombu", version):
         return False

@@ -87,7 +87,7 @@ def find_sender(headers: object, payload: object) -> tuple[str | None, str | Non
 
 
 def awaits_answer(headers: object) -> bool:
-    """True unless a message says that nobody wants its result."""
+    """True unless a message has `ignore_result`: then nobody wants its result."""
     return _object(headers).get("ignore_result") is not True
 
 

@@ -1,8 +1,8 @@
-"""A message as it lies in Redis, read with suspicion: whoever can write to the broker can write anything.
+"""A message as it lies in Redis, read with suspicion: a process that can write to the broker can write anything.
 
 kombu and Celery trust the fields of a message, and many wrong fields raise far from the place that reads them, some of
-them again and again. Here the whole envelope is checked before either of them sees it, so that what they
-get is what a sender of theirs would have written.
+them again and again. Here the whole envelope is checked before either of them sees it, so that they get
+only messages that a sender of theirs would have written.
 
 Source: https://docs.celeryq.dev/en/stable/internals/protocol.html (versions 1 and 2 of the protocol). Internal: the
 envelope of kombu's virtual transports, 5.7, made by `Channel.prepare_message` and `_inplace_augment_message`.
@@ -28,14 +28,14 @@ _BASE64: Final = "base64"
 
 
 class UnreadableError(ValueError):
-    """A message is not what a sender of Celery's would have written; the text names the field."""
+    """No sender of Celery's would have written this message; the text names the field."""
 
 
 def read_envelope(item: bytes, queue: str) -> dict[str, Any]:
     """Return the envelope of an item of a queue; delivery tag and delivery info are ours. Raises UnreadableError.
 
     The sender's tag is not used: two messages with one tag would stand for one another in the list of the
-    unacknowledged. Nor is its routing: a message goes back to the queue that it came from.
+    unacknowledged. Its routing is not used either: a message goes back to the queue that it came from.
     """
     envelope = check_envelope(parse_json(item))
     properties = dict(envelope.get("properties") or {})
@@ -117,6 +117,6 @@ def _expect(name: str, value: object, kind: type) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a short text that shows what a message has; never much of it, for it may hold anything."""
+    """Return a short text that shows a value of a message; never much of it, for it may hold anything."""
     kinds = {type(None): "null", dict: "an object", list: "a list", bool: "a boolean"}
     return kinds.get(type(value)) or ascii(value)[:40]

@@ -4,8 +4,8 @@ kombu's channel raises on an item that is no envelope, after it has taken it off
 raise on a call that is none, with the message unacknowledged: it goes back to its queue, and ends the next worker
 (celery/celery#7975). A malformed entry of the list of the unacknowledged stops the restoring of all others.
 
-Every place that reads is covered twice: what comes is checked before (`envelope`, `calls`), and what raises all the
-same is handed to `Unread`. Errors of the broker are not the message's: they are raised as ever.
+Every place that reads is covered twice: a message is checked before (`envelope`, `calls`), and if it still raises, it
+is handed to `Unread`. Errors of the broker are not the message's: they are raised as ever.
 """
 
 import json
@@ -36,7 +36,7 @@ _CLOCK_MAX: Final = 1 << 53
 
 
 class Unread(Protocol):
-    """Takes what could not be read. `queue` is where an item was, "" for an entry of the unacknowledged."""
+    """Takes an unreadable message. `queue` is where an item was, "" for an entry of the unacknowledged."""
 
     def knows_queue(self, name: str) -> bool:
         """True if there is a queue of that name."""
@@ -79,7 +79,7 @@ class GuardedMessage(virtual.Message):
 
 
 class GuardedQoS(transport.QoS):
-    """Restores what can be restored; a malformed entry is kept elsewhere, and the others are restored all the same."""
+    """Restores the unacknowledged entries; a malformed entry is kept elsewhere and stops no other."""
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002 - as kombu calls it
         """Give a message back to its queue."""
@@ -118,7 +118,7 @@ class GuardedQoS(transport.QoS):
 
 
 class GuardedChannel(transport.Channel):
-    """Takes an item off a queue, and hands on what is an envelope.
+    """Takes an item off a queue, and hands it on if it is an envelope.
 
     `item`: the bytes of the message that is being handed on; None of a broadcast.
     """

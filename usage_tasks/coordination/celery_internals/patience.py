@@ -12,7 +12,7 @@ class PatientConsumer(Consumer):
     """A custom consumer, as the documented setting `worker_consumer` takes it, with a hook before each connection.
 
     Internal: `Consumer.connect` and `Consumer.connection_errors`, and `worker.state.maybe_shutdown`, Celery 5.7. No
-    bootstep can come before the one that connects. kombu wraps what it has retried in an OperationalError, which its
+    bootstep can come before the connecting one. kombu wraps what it has retried in an OperationalError, which its
     list of errors does not have: mingle publishes while the worker starts.
     """
 
@@ -21,7 +21,7 @@ class PatientConsumer(Consumer):
         self.connection_errors: tuple[type[Exception], ...] = (*self.connection_errors, OperationalError)
 
     def connect(self) -> Any:
-        """Do what is to be done, then connect; at the start, and each time after the connection was lost."""
+        """Call `before_connect`, then connect; at the start, and each time after the connection was lost."""
         self.before_connect()
         return super().connect()
 

@@ -50,7 +50,7 @@ class InterruptibleRequest(SkewedRequest):
     """
 
     def on_interrupted(self) -> None:
-        """Do what is to be done before the task is cut short. Called from a signal's handler: no I/O."""
+        """Prepare for the task to be cut short. Called from a signal's handler: no I/O."""
         raise NotImplementedError
 
     def cancel(self, pool: Any, *arguments: Any, **options: Any) -> None:

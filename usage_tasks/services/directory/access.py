@@ -12,12 +12,12 @@ from usage_tasks.storage.ledger import cost_centers
 
 
 def admit(connection: Connection, actor: Actor, account: Account | None, *, needed: Role) -> None:
-    """Raise AccessError, which names the actor, the account and who may, where an actor may not."""
+    """Raise AccessError, which names the actor, the account and the roles that may, if an actor may not."""
     check_role(actor, account, find_role(connection, actor, account), needed=needed)
 
 
 def admit_to_set_cost_center(connection: Connection, actor: Actor, account: Account, asked: BillingStrategy) -> None:
-    """Raise AccessError where an actor may not change the cost center as it is now; it is locked from here on.
+    """Raise AccessError if an actor may not change the cost center as it is now; it is locked from here on.
 
     An account that nobody opened is on strategy other.
     """

@@ -20,12 +20,12 @@ class Upserted:
 
 
 def upsert_users(connection: Connection, reports: Sequence[UserReport], *, at: datetime, actor: Actor) -> Upserted:
-    """Let the latest report of each user hold, whatever order they come in."""
+    """Apply the latest report of each user, in any order of arrival."""
     applied = people.upsert_users(connection, latest_users(reports), at=at, actor=actor)
     return Upserted(applied=applied, ignored=len(reports) - applied)
 
 
 def upsert_teams(connection: Connection, reports: Sequence[TeamReport], *, at: datetime, actor: Actor) -> Upserted:
-    """Let the latest report of each team hold, its members as a whole, whatever order they come in."""
+    """Apply the latest report of each team, its members as a whole, in any order of arrival."""
     applied = people.upsert_teams(connection, latest_teams(reports), at=at, actor=actor)
     return Upserted(applied=applied, ignored=len(reports) - applied)

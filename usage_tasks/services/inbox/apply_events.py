@@ -44,7 +44,7 @@ class Applied:
 def apply_events(
     transaction: Transaction, stripe: StripeGateway, *, terms: BillingTerms, at: datetime, limit: int
 ) -> Applied:
-    """Apply up to about `limit` due events. A failed event is retried later or parked; the others go on."""
+    """Apply up to about `limit` due events. An event that fails is retried later or parked; the others go on."""
     context = StripeContext(transaction=transaction, stripe=stripe, terms=terms, at=at)
     applied = ignored = retried = parked = reports = 0
     while applied + retried + parked < limit:

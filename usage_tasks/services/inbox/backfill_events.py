@@ -60,7 +60,7 @@ class Backfilled:
 def backfill_events(
     transaction: Transaction, stripe: StripeGateway, kind: EventKind, *, at: datetime, pages: int = PAGES_MAX
 ) -> Backfilled:
-    """Walk up to so many pages of a list and store what is missing. Raises RetryableError where Stripe is away."""
+    """Walk up to so many pages of a list and store what is missing. Raises RetryableError if Stripe is away."""
     with transaction() as connection:
         walk = list_progress.get_walk(connection, WALKS[kind])
         since = _begin(connection, walk, at=at)

@@ -1,7 +1,7 @@
 """Changes in Stripe's lists of objects that no event has brought: read a page of each, and make the missing events.
 
 An object that may have changed in the gap can be older than the gap: lists are read from some time before it on, and
-unsettled objects are read whatever their age. Too many events do no harm: applied to an unchanged object, an event
+unsettled objects are read at any age. Too many events do no harm: applied to an unchanged object, an event
 changes nothing.
 """
 
@@ -67,7 +67,7 @@ Lister: TypeAlias = Callable[[Look], Found]
 
 
 def _notice(span: Span, kind: str, object_id: str, created_at: datetime) -> EventNotice:
-    """An event of our own for an object: one a span, whatever brings it up again."""
+    """An event of our own for an object: one a span, however often it is found."""
     event_id = f"missed_{object_id}_{int(span.until.timestamp())}"
     return EventNotice(event_id=event_id, type=kind, object_id=object_id, created_at=created_at)
 

@@ -78,7 +78,7 @@ def look_at_objects(
 ) -> LookedAt:
     """Read up to so many pages of the lists that are under way, and store the events that bring what differs.
 
-    Raises RetryableError where Stripe is away: the next run goes on at the same page.
+    Raises RetryableError if Stripe is away: the next run goes on at the same page.
     """
     with transaction() as connection:
         left = list(list_progress.list_under_way(connection, list(LISTS)))

@@ -70,7 +70,7 @@ def _list_payable(
 def write(
     connection: Connection, decided: Sequence[Settled], further: Sequence[entries.Entry] = ()
 ) -> Sequence[entries.Entry]:
-    """Book what was decided, and with it the entries that follow from it; answer all that was booked."""
+    """Book what was decided, and with it the entries that follow from it; return all that was booked."""
     burns = [(burn, each.settlement.at) for each in decided for burn in each.burns]
     booked = [*(_burn_entry(burn, at) for burn, at in burns if burn.burnt_cents), *further]
     if entries.append_entries(connection, booked) != len(booked):

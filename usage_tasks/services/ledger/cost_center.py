@@ -101,7 +101,7 @@ def check_limit(
     spending_limit: int | None,
     limits: SpendingLimits,
 ) -> None:
-    """Raise InvalidInputError where `set_cost_center` would for the limit; nothing is changed, no account is opened."""
+    """Raise InvalidInputError if `set_cost_center` would for the limit; nothing is changed, no account is opened."""
     current = cost_centers.find_current(connection, account.attribution_id)
     if current is not None and strategy is current.billing_strategy and spending_limit is None:
         return

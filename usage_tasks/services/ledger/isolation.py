@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 def bisect_failures(
     connection: Connection, items: Sequence[Item], work: Callable[[Sequence[Item]], None]
 ) -> list[tuple[Item, str]]:
-    """Do the work on all items at once; where that fails, on each half, down to the items that fail alone.
+    """Do the work on all items at once; if that fails, on each half, down to the items that fail alone.
 
     Each attempt is a savepoint, so that a failing half leaves nothing. Return the failing items with the reason.
     Raises RetryableError at once: the world is busy, no item is to blame.

@@ -35,7 +35,7 @@ def write_snapshots(
 ) -> SnapshotRun:
     """Write the accounts that changed since the last run or on which something runs; all where the marker is gone.
 
-    A page is `limit` accounts. Raises RetryableError where Redis is away: the next run writes what is missing.
+    A page is `limit` accounts. Raises RetryableError if Redis is away: the next run writes what is missing.
     """
     with transaction() as connection:
         next_since = account_standings.changes_from(connection, overlap=OVERLAP)

@@ -33,7 +33,7 @@ def plan_quantities(connection: Connection, *, at: datetime) -> Plan:
 
 
 def report_closing_quantity(connection: Connection, attribution_id: AttributionId, *, period_end: datetime) -> int:
-    """Add the report that closes a period: the balance at its end, dated just inside it; 0 where that is known."""
+    """Add the report that closes a period: the balance at its end, dated just inside it; 0 if that is known."""
     settle_period(connection, attribution_id, period_end=period_end, already_sent=False)
     return decide.report_changes(
         connection, at=period_end, as_of=period_end - timedelta(seconds=1), closing=True, only=attribution_id

@@ -1,4 +1,4 @@
-"""Set an account aside that no quantity can bill, and release it once somebody has seen to the reason.
+"""Park an account that no quantity can bill, and release it once an operator has removed the reason.
 
 How an account is subscribed is learnt from what is looked up in Stripe anyway: when an event of a subscription comes,
 when one is made, and once a day. Source: docs/adr/0016.
@@ -39,9 +39,9 @@ class ReleasedAccounts:
 def park_if_unbillable(
     connection: Connection, customer: StripeCustomer, *, our_prices: frozenset[str], actor: Actor
 ) -> str | None:
-    """Park a customer's account where one quantity can't bill it, and announce that; answer the reason.
+    """Park a customer's account where one quantity can't bill it, and announce that; return the reason.
 
-    A look that finds nothing wrong releases nobody.
+    If nothing is wrong, no account is released.
     """
     account = customers.find_account(connection, customer.customer_id)
     if account is None:
@@ -82,7 +82,7 @@ def release(
 
 
 def release_for_clock(connection: Connection, *, at: datetime) -> int:
-    """Let accounts go that are parked for a timestamp that Stripe refused, as an older version did; return how many."""
+    """Release the accounts that an older version parked for a timestamp that Stripe refused; return how many."""
     accounts = queue.list_parked_for_clock(connection, limit=_REPORTS_MAX)
     for account in accounts:
         release_account(connection, account, at=at, actor=_ACTOR)

@@ -85,7 +85,7 @@ def send_reports(
     longest: timedelta = timedelta(hours=1),
     pause_after: Callable[[int], timedelta] = pause_after,
 ) -> Sent:
-    """Send up to about `limit` due reports, the earliest due first. A failed report delays no other account.
+    """Send up to about `limit` due reports, the earliest due first. A report that fails delays no other account.
 
     A report that fails for now is postponed by `pause_after(attempts)`. The run waits for reports that are due again
     within `patience`, and claims nothing more once `longest` is over.
@@ -221,7 +221,7 @@ class _Run:
         return ClaimSettlement(report=report, outcome=ReportOutcome.UNSENT, error=str(error), after=after)
 
     def _put_off_early(self, report: ClaimedReport, error: TooEarlyError) -> ClaimSettlement:
-        """Let a report wait for Stripe's clock. Its account is not at fault, so that it is never parked for it."""
+        """Have a report wait for Stripe's clock. Its account is not at fault, so it is never parked for that."""
         self._clock.show(error.remote_at, report.as_of)
         # Where the answer's own clock would have taken it, another machine's of Stripe's did not: ask that again soon.
         after = wait_until_taken(report.as_of, stripe_at=error.remote_at) or PAUSE_EARLY
@@ -282,7 +282,7 @@ class _Run:
 
 
 def _nap(error: NotAdmittedError) -> timedelta:
-    """How long a thread sleeps that found no turn while others are calling; nothing where the run had better stop."""
+    """Return how long a thread sleeps that found no turn while others call; zero if the run should stop."""
     if not error.busy or error.retry_after is None:
         return timedelta(0)
     return error.retry_after if error.retry_after <= NAP_MAX else timedelta(0)

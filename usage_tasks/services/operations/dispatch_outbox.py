@@ -1,4 +1,4 @@
-"""Send the platform what the outbox holds: batch by batch, oldest first, each marked once the broker has taken it."""
+"""Send the stored announcements to the platform, oldest first, in batches; mark each once the broker has taken it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ def dispatch(transaction: Transaction, publish: Publish, *, alone: bool, longest
     """Send announcements until none is left or `longest` is over; an announcement that cannot be sent delays no other.
 
     `alone`: nobody else sends now, so that a lease is of a process that died. Its announcements come first: they are
-    older. Raises RetryableError if the broker is away; what it took before is marked, the rest stays.
+    older. Raises RetryableError if the broker is away; the announcements it took before are marked, the rest stays.
     """
     ends_at = time.monotonic() + longest.total_seconds()
     sent, refused = 0, dict[int, str]()

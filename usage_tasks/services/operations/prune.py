@@ -54,7 +54,7 @@ def prune(transaction: Transaction, retention: Retention, *, at: datetime, longe
 
 
 def _rules(retention: Retention, jobs: Sequence[str], *, at: datetime) -> Iterator[tuple[str, Rule]]:
-    """Yield what is to be deleted: each table that has history, with its rule."""
+    """Yield each table that has history, with its rule of what to delete."""
     if retention.job_runs is not None:
         before = at - retention.job_runs
         yield from (("job_runs", partial(pruning.prune_job_runs, job=job, before=before, limit=BATCH)) for job in jobs)

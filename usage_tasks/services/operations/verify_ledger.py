@@ -23,7 +23,7 @@ class VerificationVerdict:
         return not any(finding.offenders for finding in self.findings)
 
     def describe(self) -> str:
-        """Say what offends, with a sample, in one line."""
+        """Describe the offenders in one line, with a sample."""
         return "; ".join(
             f"{each.check}: {each.offenders} offend, such as {', '.join(each.sample[:3])}"
             for each in self.findings

@@ -30,7 +30,7 @@ Handler = Callable[[StripeContext, InboxEvent], Write]
 
 
 def subject_of(event: InboxEvent) -> str:
-    """Return the id of the object that an event is about; a PermanentError where it names none."""
+    """Return the id of the object that an event is about; a PermanentError if it names none."""
     if event.object_id is None:
         raise PermanentError(f"event {event.event_id}: {event.type} without the id of its object")
     return event.object_id

@@ -21,7 +21,7 @@ def get_customer(
 ) -> StripeCustomer:
     """Return an account's customer as Stripe has it now: by the id that is stored, else by a search, which stores it.
 
-    Raises InvalidInputError where neither knows one.
+    Raises InvalidInputError if neither knows one.
     """
     with transaction() as connection:
         row = customers.find_customer(connection, account)
@@ -43,7 +43,7 @@ def search_customer(stripe: StripeGateway, account: AttributionId) -> StripeCust
 
 
 def only_one(found: Sequence[StripeCustomer], account: AttributionId) -> StripeCustomer | None:
-    """Return the live one of an account's customers; PermanentError where there are several."""
+    """Return an account's live customer; PermanentError if there are several."""
     live = [one for one in found if not one.deleted]
     if len(live) > 1:
         names = ", ".join(one.customer_id for one in live)

@@ -69,7 +69,7 @@ def create_hold(
 
 
 def _find(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, at: datetime, actor: Actor) -> Hold | None:
-    """Return an open row's hold as it is now; None where there is none, and a new one is to be asked for.
+    """Return an open row's hold as it is now; None if there is none and a new one must be asked for.
 
     Nobody can confirm a hold whose answer was lost, so it holds nothing and may be given up.
     """
@@ -171,7 +171,7 @@ def release_due(transaction: Transaction, stripe: StripeGateway, *, at: datetime
 
 
 def _release(transaction: Transaction, stripe: StripeGateway, row: HoldRow, *, at: datetime) -> None:
-    """Let go of one; where the answer to its call was lost, the same key answers once more."""
+    """Release a hold; if the answer to its call was lost, the same key gets it again."""
     try:
         if row.payment_intent_id is None:
             hold = _ask(transaction, stripe, row, at=at, actor=_SWEEP)

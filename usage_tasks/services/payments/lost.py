@@ -19,7 +19,7 @@ def find_lost_customer(stripe: StripeGateway, account: AttributionId) -> StripeC
     """Find the live customer of an account, however lately it was made.
 
     The search does not know the newest ones, and may still know deleted ones: each is fetched as it is now.
-    Raises PermanentError where there are several.
+    Raises PermanentError if there are several.
     """
     ids = {one.customer_id for one in stripe.search_customers(account)}
     ids |= set(stripe.list_recent_customers(account))
@@ -30,10 +30,10 @@ def find_lost_customer(stripe: StripeGateway, account: AttributionId) -> StripeC
 def find_lost_subscription(
     transaction: Transaction, stripe: StripeGateway, payer: StripeCustomer, reserved: SubscriptionRow, *, price_id: str
 ) -> Subscription | None:
-    """Find the live subscription that was asked for a customer; None where nobody asked before, or there is none.
+    """Find the live subscription that was asked for a customer; None if nobody asked before, or if there is none.
 
-    Raises PermanentError where there are several, SpentKeyError where there is none and the price to ask for has
-    changed since: Stripe may take the old price no more.
+    Raises PermanentError if there are several, SpentKeyError if there is none and the price to ask for has
+    changed since: Stripe may no longer take the old price.
     """
     if reserved.is_new:
         return None

@@ -93,7 +93,7 @@ def resume_open(context: StripeContext) -> tuple[int, int, list[tuple[str, str]]
 
 
 def perform(context: StripeContext, action: Action) -> Effect:
-    """Make an open action's call and settle it; raise RetryableError where another worker is at it."""
+    """Make an open action's call and settle it; raise RetryableError if another worker is at it."""
     try:
         _prepare(context, action)
     except PermanentError as error:
@@ -147,7 +147,7 @@ def _finalize(context: StripeContext, action: Action, invoice_id: StripeInvoiceI
         try:
             context.stripe.finalize_invoice(invoice_id, idempotency_key=action.idempotency_key)
         except SpentKeyError as error:
-            # It is a draft still: whatever the key stands for, it was not this.
+            # It is still a draft: the key was used for something else.
             with context.transaction() as connection:
                 operator_actions.renew_key(connection, action)
             raise RetryableError(str(error)) from error

@@ -54,7 +54,7 @@ def reflect_invoice(
         raise PermanentError(f"invoice {invoice.invoice_id}: status {invoice.status} with {invoice.finalized_at=}")
     account = owner.attribution_id
     if cost_centers.find_current(connection, account) is not None:
-        # Always the cost center before whatever else is the account's: no two wait for one another.
+        # Always lock the cost center before other rows of the account: two transactions cannot deadlock.
         cost_centers.lock_current(connection, account)
     cents = _billed_cents(connection, account, invoice, terms)
     invoices.put_invoice(connection, account, invoice, cents)

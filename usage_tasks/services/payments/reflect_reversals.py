@@ -41,7 +41,7 @@ def reflect_credit_note(
     at: datetime,
     actor: Actor,
 ) -> str:
-    """Move the credits that a note takes off an invoice; answer what came of it.
+    """Move the credits that a note takes off an invoice; return the outcome.
 
     Raises RetryableError while the invoice is not booked.
     """
@@ -76,7 +76,7 @@ def reflect_credit_note(
 
 
 def _append(connection: Connection, booked: Entry, known: KnownInvoice, note: CreditNote, *, cents: int) -> int:
-    """Append a note's two entries, and for a voided one their opposites too; answer the cents that moved now.
+    """Append a note's two entries, and their opposites too if it is voided; return the credit cents that moved now.
 
     A voided note has both pairs, also where its creation was never announced: what was fetched before it was voided
     then finds its entries there. Never more is taken off than the invoice and its other notes leave.

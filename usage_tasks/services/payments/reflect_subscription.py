@@ -35,7 +35,7 @@ class SubscriptionLook:
 
 
 def look_at_subscription(stripe: StripeGateway, subscription_id: StripeSubscriptionId) -> SubscriptionLook:
-    """Fetch a subscription, and what is to be known of it besides."""
+    """Fetch a subscription and the objects needed with it."""
     standing = stripe.get_subscription(subscription_id)
     if standing.ended_at is None:
         customer = stripe.get_customer(standing.customer_id)

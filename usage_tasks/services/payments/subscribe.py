@@ -42,7 +42,7 @@ def create_customer(
 ) -> StripeCustomerId:
     """Return an account's customer in Stripe, made now where there is none.
 
-    Where somebody asked before and Stripe's answer was never stored, Stripe is looked into first. Raises
+    If it was asked for before and Stripe's answer was never stored, look in Stripe first. Raises
     InvalidInputError for another currency than was asked for before, RetryableError while a call may still run.
     """
     account = customer.attribution_id

@@ -27,7 +27,7 @@ class PriceChange:
 def add_price_version(connection: Connection, asked: AskedPrice, *, at: datetime, actor: Actor) -> PriceChange:
     """Write a version and reopen each posted session that it prices otherwise; the ledger job posts the differences.
 
-    Raises InvalidInputError where it does not fit among the versions that stand.
+    Raises InvalidInputError if it does not fit among the versions that stand.
     """
     prices.lock_prices(connection)
     version = _append(connection, asked, actor=actor)

@@ -179,7 +179,7 @@ def _content(held: QuarantinedReport) -> object:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropBatch:
-    """Reports that were dropped, and the last that was looked at; None where nothing was left."""
+    """Reports that were dropped, and the last report looked at; None if none is left."""
 
     dropped: Sequence[QuarantinedReport]
     last: QuarantinedReport | None

@@ -76,7 +76,7 @@ def take_up(
     """
     known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
     own, contradicting = _split_contradictions(known, {})
-    if contradicting:  # a session that is known stays whose it is, whoever comes first in the batch
+    if contradicting:  # a known session keeps its account, in any order of the batch
         own, contradicting = _split_contradictions(known, merging.list_foreign(connection, known))
     merged = merging.merge_reports(connection, own, seen_at=seen_at, arrived_at=arrived_at)
     # A report that changed a row is of the account that holds it: none is foreign where all did.

@@ -14,7 +14,7 @@ from usage_tasks.storage.sessions.zombies import Zombie
 
 
 def release_session(connection: Connection, instance_id: UUID, *, at: datetime, actor: Actor) -> Zombie | None:
-    """Lift a session's cap for good; answer what it was, or None where there was none and nothing is done.
+    """Lift a session's cap for good and return the zombie; if it has no cap, do nothing and return None.
 
     Raises InvalidInputError for a session that nobody reported.
     """

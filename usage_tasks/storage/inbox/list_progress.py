@@ -91,7 +91,7 @@ def find_span(connection: Connection, name: str) -> Span | None:
 
 
 def list_under_way(connection: Connection, names: Sequence[str]) -> Sequence[str]:
-    """List those of the walks that are not at their end."""
+    """Return the names of the walks that are not at their end."""
     statement = """
         SELECT name FROM stripe_walk WHERE name = ANY(CAST(:names AS text[])) AND until IS NOT NULL ORDER BY name
     """

@@ -29,7 +29,7 @@ def entries_reaching(account: str, *, since: str, until: str) -> str:
     starts by `until` is there, and each later one of a session that started, or had an entry, by `until`: such an entry
     `reaches_back`, and so may others. `corrects` is true of an adjustment.
     """
-    # OFFSET 0: each week by the index of its entries, whatever the planner believes of a long history.
+    # OFFSET 0: each week by the index of its entries, also if the planner misjudges a long history.
     return f"""
         SELECT k.starts_at, e.instance_id, e.kind = 'adjustment' AS corrects, e.credit_cents, e.effective_at,
                e.instance_id IS NOT NULL AND (

@@ -83,7 +83,7 @@ def get_current(connection: Connection, attribution_id: AttributionId) -> CostCe
 def lock_current(connection: Connection, attribution_id: AttributionId) -> CostCenter:
     """Return an account's current version and keep others from changing it until the transaction ends.
 
-    Raises StaleVersionError where it changes faster than it can be locked.
+    Raises StaleVersionError if it changes faster than it can be locked.
     """
     statement = f"""
         SELECT {_COLUMNS}, superseded_at FROM cost_center WHERE attribution_id = :account
@@ -97,7 +97,7 @@ def lock_current(connection: Connection, attribution_id: AttributionId) -> CostC
 
 
 def find_latest_limit(connection: Connection, attribution_id: AttributionId, strategy: BillingStrategy) -> int | None:
-    """Return the limit, in credits, of the last version that was on a strategy; None where none ever was."""
+    """Return the limit, in credits, of the last version that was on a strategy; None if none ever was."""
     statement = """
         SELECT spending_limit FROM cost_center WHERE attribution_id = :account AND billing_strategy = :strategy
         ORDER BY version DESC LIMIT 1
@@ -164,7 +164,7 @@ def _claim(
 
 
 def append_versions(connection: Connection, versions: Sequence[CostCenter], *, actor: Actor) -> None:
-    """Make each given version its account's current one; raise StaleVersionError where another came first."""
+    """Make each given version its account's current one; raise StaleVersionError if another came first."""
     superseded = execute(
         connection,
         """

@@ -54,14 +54,14 @@ def append_entries(connection: Connection, entries: Sequence[Entry]) -> int:
 
 
 def find_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry | None:
-    """Return the entry that stands under a key; None where none does."""
+    """Return the entry that stands under a key; None if none does."""
     statement = f"SELECT {_COLUMNS}, user_id FROM ledger_entry WHERE attribution_id = :account AND key = :key"
     rows = fetch(connection, statement, account=attribution_id, key=key)
     return Entry(**{**rows[0]._mapping, "kind": EntryKind(rows[0].kind)}) if rows else None
 
 
 def get_entry(connection: Connection, attribution_id: AttributionId, key: str) -> Entry:
-    """Return the entry that stands under a key. Raises InvariantError where none does."""
+    """Return the entry that stands under a key. Raises InvariantError if none does."""
     entry = find_entry(connection, attribution_id, key)
     if entry is None:
         raise InvariantError(f"ledger: {attribution_id} has no entry {key!r}")

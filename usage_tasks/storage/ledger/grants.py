@@ -49,7 +49,7 @@ class HeldGrant:
 
 
 def find_grant(connection: Connection, attribution_id: AttributionId, key: str) -> HeldGrant | None:
-    """Return the grant of a caller's key; None where there is none."""
+    """Return the grant of a caller's key; None if there is none."""
     statement = f"SELECT number, {_TERMS} FROM credit_grant WHERE attribution_id = :account AND key = :key"
     rows = fetch(connection, statement, account=attribution_id, key=key)
     return _held(rows[0]) if rows else None
@@ -178,7 +178,7 @@ def list_movements(
 ) -> Mapping[int, Sequence[GrantMovement]]:
     """List the decreases of each grant of an account by an instant, oldest first, by the grant's number.
 
-    The cycle of a burn is the last one that had started before it.
+    The cycle of a burn is the last cycle that started before it.
     """
     statement = f"""
         SELECT {keys.grant_number_of("e.key")}::int AS number, e.effective_at AS at, 'burn' AS what,

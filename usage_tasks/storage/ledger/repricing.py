@@ -1,4 +1,4 @@
-"""The posted sessions that a price version prices otherwise: what they are to be adjusted by, and their reopening."""
+"""The posted sessions that a price version prices otherwise: the amounts to adjust, and their reopening."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -50,7 +50,7 @@ class AccountStanding:
 
 
 _ALL = "true"
-# Whatever moves an account's standing is an entry, a version of its cost center or a session that is open.
+# Only an entry, a version of its cost center or an open session changes an account's standing.
 _CHANGED = """(
     c.created_at >= :since
     OR EXISTS (SELECT 1 FROM open_session o WHERE o.attribution_id = c.attribution_id)

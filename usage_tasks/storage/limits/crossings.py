@@ -1,6 +1,6 @@
 """Limits of all accounts at once: which levels were crossed, remembered and announced; thresholds of accounts.
 
-The rule of domain/limits.py once more, as set-based SQL; a property test holds the two equal
+The rule of domain/limits.py as set-based SQL; a property test holds the two equal
 (tests/limits/test_crossings.py).
 """
 
@@ -132,7 +132,7 @@ def _parameters(policy: LimitPolicy) -> dict[str, object]:
 
 
 def find_thresholds(connection: Connection, attribution_id: AttributionId) -> tuple[int, ...] | None:
-    """Return an account's own thresholds, in percent; None where it has the installation's."""
+    """Return an account's own thresholds, in percent; None if it has the installation's."""
     statement = "SELECT thresholds FROM limit_thresholds WHERE attribution_id = :account FOR UPDATE"
     rows = fetch(connection, statement, account=attribution_id)
     return tuple(rows[0].thresholds) if rows else None

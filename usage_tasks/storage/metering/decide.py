@@ -1,7 +1,7 @@
 """Meter reports: the absolute quantity that Stripe is to know of each paying account, one row a change.
 
-A report is a row before it is a call. Here it is decided which rows there are to be; storage/metering/queue.py has what
-becomes of them.
+A report is a row before it is a call. This module decides which rows are written; storage/metering/queue.py leases and
+settles them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ _PAYING = """
 def _told(as_of: str) -> str:
     """Compose the CTEs `period` and `told` (last reported quantities) over a CTE `asked a`, for months until `as_of`.
 
-    A cycle stays until its invoice is booked, so `period` has the billing months from the first month without a booked
+    A cycle stays until its invoice is booked, so `period` has the months from the first month without a booked
     invoice to the month that holds `as_of`, by the rule of domain/cycles.py. Stripe bills the last
     reported quantity of each ended month, so it must not be reported again; a new report is compared with that of the
     last month.

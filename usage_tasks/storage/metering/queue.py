@@ -103,7 +103,7 @@ def claim_reports(connection: Connection, *, limit: int, lease: timedelta) -> Se
         RETURNING held.attribution_id, held.identifier, held.quantity, held.as_of, held.attempts, held.claimed_until,
                   c.stripe_customer_id AS customer_id, held.next_attempt_at
     """
-    # Whatever the planner believes of how much is pending: along the index until enough is found, not all of it sorted.
+    # Read along the index until enough is found. The planner, wrong about how much is pending, would sort all of it.
     execute(connection, "SET LOCAL enable_sort = off")
     rows = sorted(fetch(connection, statement, limit=limit, lease=bounded(lease)), key=lambda row: row.next_attempt_at)
     names = ClaimedReport.__dataclass_fields__
@@ -128,7 +128,7 @@ def read_early(connection: Connection) -> EarlyReports:
 
 
 def wake_early(connection: Connection, *, only: AttributionId | None = None) -> None:
-    """Let the reports that wait for Stripe's clock be tried now: whichever clock was wrong may have been set right.
+    """Make the reports that wait for Stripe's clock due now: the wrong clock may have been set right.
 
     The first that is refused shows Stripe's clock to its run, which calls for no other.
     """

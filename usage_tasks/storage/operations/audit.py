@@ -27,7 +27,7 @@ def append_audit(
 ) -> None:
     """Record a change in the transaction that makes it. `details` hold identifiers and numbers, nothing personal.
 
-    The account is None where a change concerns no single one.
+    The account is None if a change concerns no single one.
     """
     execute(connection, _APPEND, at=at, actor=actor, action=action, account=attribution_id, details=as_json(details))
 

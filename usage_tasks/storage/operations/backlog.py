@@ -28,9 +28,9 @@ class Backlog:
 
 
 def read_backlog(connection: Connection, *, at: datetime) -> Backlog:
-    """Answer what waits at an instant. Unposted is what had stopped by then and is not in the ledger.
+    """Return what waits at an instant. Unposted are sessions that had stopped by then and are not in the ledger.
 
-    Seconds are those of sessions of which nothing is in the ledger: the seconds that a correction adds are unknown.
+    The seconds are of sessions without a ledger entry: the seconds that a correction adds are unknown.
     """
     statement = """
         SELECT

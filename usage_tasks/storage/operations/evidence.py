@@ -27,9 +27,9 @@ class StuckRows:
 
 
 def read_stuck(connection: Connection, *, after: timedelta) -> StuckRows:
-    """Count what has waited for longer than `after`; of the reports, the ones that Stripe has not accepted so far.
+    """Count the rows that have waited for longer than `after`.
 
-    Reports that wait for Stripe's clock are not among them.
+    Of the reports it counts the ones that Stripe has not accepted, unless they wait for Stripe's clock.
     """
     statement = """
         WITH moment AS (
@@ -90,7 +90,7 @@ class FoundDrift:
 
 
 def find_drift(connection: Connection, *, until: datetime) -> FoundDrift | None:
-    """Return what the last comparison found up to an instant; None if no account was astray."""
+    """Return the drift that the last comparison up to an instant found; None if no account has drift."""
     statement = """
         SELECT finished_at, summary -> 'astray' AS astray FROM job_run
         WHERE job = 'billing.drift_report' AND outcome = 'done' AND slot <= :until ORDER BY slot DESC LIMIT 1

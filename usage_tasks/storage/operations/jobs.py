@@ -26,7 +26,7 @@ class Epoch:
 
 
 def begin_epoch(connection: Connection, job: str) -> Epoch:
-    """End the epoch of whoever ran before, once what it is writing is written, and begin one."""
+    """Start a new epoch. Waits for an open transaction of the previous run; its later transactions fail."""
     statement = """
         INSERT INTO job_epoch AS held (job, epoch) VALUES (:job, 1)
         ON CONFLICT (job) DO UPDATE SET epoch = held.epoch + 1
@@ -36,7 +36,7 @@ def begin_epoch(connection: Connection, job: str) -> Epoch:
 
 
 def hold_epoch(connection: Connection, epoch: Epoch) -> None:
-    """Make sure that no other run begins before this transaction ends. Raises StaleEpochError where one has begun."""
+    """Make sure that no other run begins before this transaction ends. Raises StaleEpochError if one has begun."""
     statement = "SELECT epoch FROM job_epoch WHERE job = :job FOR SHARE"
     current = fetch_one(connection, statement, job=epoch.job).epoch
     if current != epoch.number:

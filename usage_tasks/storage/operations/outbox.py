@@ -1,6 +1,6 @@
 """The outbox: messages to the platform, stored with the change that causes them and sent afterwards.
 
-Every INSERT of one is made here. A statement that announces what it changes itself takes `announcing` as a part.
+Every INSERT of one is made here. A statement that announces its own changes takes `announcing` as a part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ def announcing(rows: str, *, name: str, once_per: Sequence[str], payload: str) -
 def payload_of(message: type[Announcement], values: Mapping[str, str] = MappingProxyType({})) -> str:
     """Compose the payload of a kind of message as an SQL expression: each field is the column of the same name.
 
-    `values` has other expressions by field. Raises InvariantError where it names a field that the message doesn't have.
+    `values` has other expressions by field. Raises InvariantError if it names a field that the message doesn't have.
     """
     expressions = {each.name: each.name for each in fields(message)}
     if unknown := values.keys() - expressions.keys():

@@ -55,7 +55,7 @@ def _key(attribution_id: str) -> str:
 
 
 def reserve_customer(connection: Connection, customer: NewCustomer) -> CustomerRow:
-    """Store that an account's customer is about to be made, unless that stands already; answer what stands.
+    """Store that an account's customer is about to be made, unless that is stored already; return the stored row.
 
     The e-mail and the name go to Stripe only; they are not kept here.
     """
@@ -148,7 +148,7 @@ def adopt_customer(connection: Connection, attribution_id: AttributionId, found:
 
 
 def decide_tax(connection: Connection, row: SubscriptionRow, *, automatic_tax: bool) -> bool | None:
-    """Store what a subscription's call is about to be made with, unless that stands already; answer what stands.
+    """Store the tax setting of a subscription's next call, unless one is stored already; return the stored one.
 
     None if the call is not to be made: its key is spent, or Stripe's answer is stored.
     """
@@ -206,9 +206,9 @@ def list_prices(connection: Connection, attribution_id: AttributionId) -> frozen
 
 
 def reserve_subscription(connection: Connection, attribution_id: AttributionId, *, price_id: str) -> SubscriptionRow:
-    """Store that a subscription is about to be made, unless an open one stands already; answer the open one.
+    """Store that a subscription is about to be made, unless an open one is stored already; return the open one.
 
-    Raises RetryableError where that one ends between the look and the answer.
+    Raises RetryableError if that one ends in between.
     """
     new = execute(
         connection,

@@ -26,7 +26,7 @@ class DisputeRow:
 
 
 def lock_all(connection: Connection) -> None:
-    """Let nobody else decide on disputes until the transaction ends: one may block whom another lets go."""
+    """Let nobody else decide on disputes until the transaction ends: two may decide on the same user."""
     execute(connection, "LOCK TABLE stripe_dispute IN SHARE ROW EXCLUSIVE MODE")
 
 
@@ -94,7 +94,7 @@ def is_blocked_by_others(connection: Connection, attribution_id: AttributionId, 
 
 
 def find_refund_status(connection: Connection, attribution_id: AttributionId, refund_id: RefundId) -> str | None:
-    """Lock what is stored of a refund and answer how it stands."""
+    """Lock the stored row of a refund and return its status; None if there is none."""
     statement = """
         SELECT status FROM stripe_refund WHERE attribution_id = :account AND stripe_refund_id = :refund FOR UPDATE
     """

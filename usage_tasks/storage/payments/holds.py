@@ -35,7 +35,7 @@ _HOLD = """
 
 
 def reserve_hold(connection: Connection, attribution_id: AttributionId, *, release_at: datetime) -> HoldRow:
-    """Store that a hold is about to be asked for, unless one is open; answer the open one, due no sooner than asked.
+    """Store that a hold is about to be asked for, unless one is open; return the open hold, due no sooner than asked.
 
     Raises NotFoundError for an account without a customer.
     """
@@ -108,7 +108,7 @@ def _change(connection: Connection, statement: str, hold: HoldRow, **values: obj
 
 
 def claim_due(connection: Connection, *, at: datetime, limit: int, lease: timedelta) -> Sequence[HoldRow]:
-    """Lease up to `limit` holds that are to be released by `at`, oldest first."""
+    """Lease up to `limit` holds that are due to be released at `at`, oldest first."""
     statement = f"""
         WITH due AS (
             SELECT attribution_id, number FROM payment_hold

@@ -32,7 +32,7 @@ _ACTION = "attribution_id, operation, object_id, number, idempotency_key, actor"
 def reserve_action(
     connection: Connection, attribution_id: AttributionId, operation: StripeOperation, object_id: str, *, actor: Actor
 ) -> Action:
-    """Store that something is about to be asked of Stripe, unless it is being asked already; answer what is open."""
+    """Store that something is about to be asked of Stripe, unless it is being asked already; return the open action."""
     execute(
         connection,
         """
@@ -75,7 +75,7 @@ def release_action(connection: Connection, action: Action) -> None:
 
 
 def renew_key(connection: Connection, action: Action) -> Action:
-    """Store a fresh key in the place of a spent one; answer the action with it."""
+    """Store a fresh key in the place of a spent one; return the action with it."""
     fresh = replace(action, idempotency_key=fresh_key(action.idempotency_key))
     statement = f"UPDATE stripe_action SET idempotency_key = :fresh WHERE {_SAME}"
     execute(connection, statement, fresh=fresh.idempotency_key, **_key(action))

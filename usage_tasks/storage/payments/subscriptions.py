@@ -120,7 +120,7 @@ def list_unchecked(connection: Connection, *, limit: int, recheck: timedelta) ->
 
 
 def close_subscription(connection: Connection, subscription_id: StripeSubscriptionId) -> bool:
-    """Let a subscription that Stripe has ended be over for us, too; return True if this call did it."""
+    """Close a subscription that Stripe has ended here, too; return True if this call did it."""
     statement = """
         UPDATE stripe_subscription SET ended_at = stripe_ended_at
         WHERE stripe_subscription_id = :subscription AND stripe_ended_at IS NOT NULL AND ended_at IS NULL

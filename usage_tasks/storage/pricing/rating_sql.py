@@ -1,4 +1,4 @@
-"""The rule of domain/rating.py once more, as set-based SQL: `p` is a version while it ran, `r` the one at its start.
+"""The rule of domain/rating.py as set-based SQL: `p` is a version while it ran, `r` the one at its start.
 
 A property test holds the two equal (tests/pricing/test_rating_sql.py).
 """

@@ -188,7 +188,7 @@ stripe_dispute = Table(
     required("currency", Text()),
     moment("created_at"),
     moment("changed_at", default_now=True),
-    # The users responsible when it began to block; kept when it blocks no more.
+    # The users responsible when it began to block; kept when it no longer blocks.
     required("blocked_user_ids", ARRAY(Uuid()), default="'{}'"),
     # The platform was asked to find the owners itself, for the directory knew none.
     required("blocked_account", Boolean(), default="false"),

@@ -1,4 +1,4 @@
-"""The bulk path of reports: COPY what is new into its table; through a temporary one what is to be merged."""
+"""The bulk path of reports: COPY new rows into their table, and rows to merge through a temporary one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -59,7 +59,7 @@ _MERGE = merging(f"SELECT {_OF_STAGED}, COALESCE(observed_at, :at) AS observed_a
 
 
 def merge_plain(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime) -> tuple[Merged, frozenset[int]]:
-    """Merge rows by their lines; answer what that did, and the lines whose session is another account's.
+    """Merge rows by their lines; return the counts, and the lines whose session is another account's.
 
     A row without the time of its observation is of `at`; no row may be of a later one. Most rows of most files are of
     sessions that nobody knows, one a session: those are added as they stand.

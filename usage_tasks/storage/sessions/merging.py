@@ -57,7 +57,7 @@ def merging(reports: str) -> str:
     """Compose the statement that merges rows of reports and counts them; `reports` is a query of the rows.
 
     Of a session's facts the greatest report's hold; its proof of life, its source and the snapshot that misses it merge
-    each by itself (docs/adr/0008). A sign of life lifts the heartbeat's cap, a reported end every cap. The parameter
+    each by itself (docs/adr/0008). A proof of life lifts the heartbeat's cap, a reported end every cap. The parameter
     `seen_at` is the instant of the snapshot that lists the rows, or null; `arrived_at` is when they came, or null: no
     row proves life later than that.
     """

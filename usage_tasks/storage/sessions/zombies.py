@@ -130,7 +130,7 @@ def lock_session(connection: Connection, instance_id: UUID) -> tuple[Attribution
 
 
 def release(connection: Connection, zombie: Zombie) -> None:
-    """Lift a cap for good: its reason caps this session no more. The caller holds its lock."""
+    """Lift a cap for good: its reason no longer caps this session. The caller holds its lock."""
     statement = """
         UPDATE workspace_instance
         SET heartbeat_released = heartbeat_released OR cap_reason = 'heartbeat',

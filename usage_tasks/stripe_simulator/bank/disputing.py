@@ -29,7 +29,7 @@ def open_dispute(world: World, charge: JsonObject, *, reason: str, inquiry: bool
 
 
 def step(world: World, dispute: JsonObject, name: str, *, at: int) -> JsonObject:
-    """Let the next thing happen to a dispute; raise ApiError where it can't."""
+    """Let the next thing happen to a dispute; raise ApiError if it can't."""
     following = STEPS[name].get(dispute["status"])
     if following is None:
         raise ApiError(f"A dispute with the status {dispute['status']} can't {name}.")

@@ -17,7 +17,7 @@ CANCELLABLE = ("requires_payment_method", "requires_confirmation", "requires_act
 CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")
 EXPIRE = "authorization"
 AUTHORIZED_SECONDS = 7 * 86400
-"""How long a bank holds an amount for a card: Stripe lets go of it afterwards."""
+"""How long a bank holds an amount for a card: Stripe releases it afterwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def attempt(
 
 
 def _ask(world: World, intent: JsonObject, method: Method, *, at: int, off_session: bool) -> JsonObject:
-    """The bank wants to see the customer, who is there only in a session."""
+    """The bank wants to see the customer: a payment off session fails, another one requires an action."""
     if off_session:
         card = Card(number=method.card.number, code="authentication_required", decline_code="authentication_required")
         charge = new_charge(intent, method.body, card, at=at)
@@ -176,7 +176,7 @@ def cancel(world: World, intent: JsonObject, *, reason: str | None, at: int) -> 
 
 
 def expire(world: World, identifier: str, *, at: int) -> None:
-    """Let go of what was held for a week."""
+    """Release the amounts that were held for a week."""
     intent = world.get("payment_intent", identifier)
     if intent["status"] == "requires_capture":
         cancel(world, intent, reason="automatic", at=at)

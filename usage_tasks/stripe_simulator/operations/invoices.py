@@ -84,7 +84,7 @@ def _settle(call: Call, status: str, *, moment_name: str, event: str, allowed: s
 
 
 def _pay(call: Call) -> Answer:
-    """Try once more to get an invoice paid; what fails is a card error, and stands."""
+    """Try again to get an invoice paid; a failure is a card error, and is kept."""
     world, params, invoice = call.world, call.params, call.world.get("invoice", call.subject)
     if invoice["status"] not in {"open", "uncollectible"}:
         message = f"Invoice is already {invoice['status']}" if invoice["status"] == "paid" else "Invoice is not open"

@@ -18,7 +18,7 @@ def billing_details(given: JsonObject | None = None) -> JsonObject:
 
 
 def new_method(card: Card, *, at: int, details: JsonObject | None = None) -> JsonObject:
-    """A payment method of nobody's; of the number only the end is kept."""
+    """A payment method without a customer; only the last digits of the number are kept."""
     return {
         "id": new_id("payment_method"),
         "object": "payment_method",

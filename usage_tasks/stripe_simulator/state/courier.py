@@ -97,7 +97,7 @@ class Courier:
         return {**states, "last_error": None if row is None else row[0]}
 
     def replay(self, event: str) -> bool:
-        """Send an event once more, after the pending ones. Return True if the event exists."""
+        """Send an event again, after the pending ones. Return True if the event exists."""
         with self._store.transaction():
             found = self._find(event)
             deliverable = found is not None and found["object"] in self._targets
@@ -140,7 +140,7 @@ class Courier:
         return (None, None) if event is None else (Parcel(seq=seq, tries=tries, event=event), None)
 
     def _give_up(self, tried_seconds: int) -> None:
-        """Try no more what happened too long ago; thin events are tried on."""
+        """Stop trying events that happened too long ago; thin events are tried on."""
         shown = self._store.row("SELECT frozen_time FROM clock WHERE id = ''")
         at = int(time.time()) if shown is None or shown[0] is None else int(shown[0])
         sql = (
@@ -150,7 +150,7 @@ class Courier:
         self._store.execute(sql, oldest=at - tried_seconds)
 
     def _send(self, event: JsonObject) -> str | None:
-        """Try once; answer what went wrong."""
+        """Try once; return the problem, or None."""
         target, thin, mail = self._targets[event["object"]], event["object"] == THIN_EVENT, self._switches.mail
         # The object of a thin event is fetched, not sent.
         body = encode({name: value for name, value in event.items() if name != "data"} if thin else event)

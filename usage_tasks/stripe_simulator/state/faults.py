@@ -2,7 +2,7 @@
 
 A fault before the effect leaves no trace, not even of the idempotency key. After a fault that comes after the effect
 the same key gets the stored reply: that is how a client finds out. Stripe also stores errors that come late in its own
-work, and repeats them for a day: `error_kept` is such a one, with an effect or without.
+work, and repeats them for a day: `error_kept` is such an error, with an effect or without.
 """
 
 import math
@@ -130,7 +130,7 @@ class Faults:
             return self._rules[-1].shown()
 
     def remove(self, identifier: str | None) -> bool:
-        """Take one rule out of force, or all of them and the record; answer whether there was one."""
+        """Remove one rule, or all of them and the record; return True if there was one."""
         with self._lock:
             before = len(self._rules)
             self._rules = [] if identifier is None else [one for one in self._rules if one.identifier != identifier]

@@ -80,7 +80,7 @@ class Store:
             self._db.close()
 
     def execute(self, sql: str, **values: Any) -> int:
-        """Write, and answer how many rows it touched."""
+        """Write, and return the number of rows written."""
         return self._db.execute(sql, values).rowcount
 
     def row(self, sql: str, **values: Any) -> tuple[Any, ...] | None:

@@ -118,7 +118,7 @@ class World:
             self._post({"id": new_id("event"), **event})
 
     def emit_thin(self, kind: str, *, meter: str | None, data: JsonObject, at: int) -> None:
-        """Record a thin event, about a meter or about none, and queue its notification."""
+        """Record a thin event, about a meter or about none, and queue its webhook."""
         event: JsonObject = {
             "id": new_id(THIN_EVENT),
             "object": THIN_EVENT,

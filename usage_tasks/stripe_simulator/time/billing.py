@@ -26,7 +26,7 @@ def can_advance(now: int, until: int) -> bool:
 
 
 def run_due(world: World, clock: str, *, until: int) -> bool:
-    """Do a bounded number of the things due by `until`, oldest first; answer whether none is left.
+    """Do a bounded number of the things due by `until`, oldest first; return True if none is left.
 
     The clock goes along, and reaches `until` once nothing is left. No request is the cause of what happens.
     """
@@ -122,7 +122,7 @@ def _usage_lines(world: World, subscription: JsonObject, *, at: int) -> list[Jso
 def _bill(
     world: World, subscription: JsonObject, lines: Iterable[JsonObject], *, at: int, start: int, reason: str
 ) -> JsonObject:
-    """Open a draft over the lines, due to be finalized after the grace; answer the subscription that names it."""
+    """Open a draft over the lines, due to be finalized after the grace; return the subscription that names it."""
     lines = list(lines)
     if not lines:
         return subscription

@@ -13,7 +13,7 @@ PAYMENT = "invoice_payment"
 
 
 def collect(world: World, invoice: JsonObject, *, at: int, method: str | None = None) -> JsonObject:
-    """Try to get an open invoice paid; answer its payment intent, or nothing where nothing is due."""
+    """Try to get an open invoice paid; return its payment intent, empty if nothing is due."""
     if invoice["amount_remaining"] <= 0:
         invoice["attempted"] = True
         mark_paid(world, invoice, at=at)
@@ -102,7 +102,7 @@ def _intent_of(world: World, invoice: JsonObject, *, at: int) -> JsonObject:
 
 
 def _method_of_customer(world: World, invoice: JsonObject, *, at: int) -> Method:
-    """The customer's default method. A customer without one has a card that works, unless they are to be declined."""
+    """The customer's default method. Without one: a new card, declined if the customer is deleted or has DECLINE."""
     customer = world.get("customer", invoice["customer"])
     default = invoice["default_payment_method"] or (customer.get("invoice_settings") or {}).get(
         "default_payment_method"

@@ -17,7 +17,7 @@ WHERE meter = :meter AND customer = :customer AND timestamp >= :start AND timest
 def aggregate(store: Store, meter: JsonObject, *, customer: str, start: int, end: int) -> Decimal:
     """The meter's value for events dated within [start, end); 0 if there are none.
 
-    Of two events with the same timestamp, `last` takes the one that arrived later.
+    Of two events with the same timestamp, `last` takes the later arrival.
     """
     formula = meter["default_aggregation"]["formula"]
     statement = _LATEST if formula == "last" else _ALL

@@ -1,7 +1,7 @@
 """The parameters of a request: a small description language, and the check that refuses everything else.
 
 A described form becomes plain Python: text, int, bool, Decimal, list and dict. An empty string is Stripe's way to
-unset a value and becomes None where the description allows it.
+unset a value and becomes None if the description allows it.
 """
 
 from collections.abc import Mapping

@@ -103,7 +103,7 @@ def create_stripe_subscription(
     hold_payment_intent_id: IntentId | None = None,
     at: Moment | None = None,
 ) -> SubscriptionAnswer:
-    """Subscribe an account's customer to our metered price, or answer its open subscription; it is on stripe then.
+    """Subscribe an account's customer to our metered price, or return its open subscription; it is on stripe then.
 
     With a confirmed hold its card becomes the customer's default first, and the hold is released.
     """
@@ -158,7 +158,7 @@ def get_price_information(
     actor: ActorText,  # noqa: ARG001 - judged before the task runs
     currency: CurrencyCode | None = None,
 ) -> PriceAnswer:
-    """Answer what an account pays a credit, in its customer's currency; without a customer in the one asked for."""
+    """Return an account's price of a credit in its customer's currency, or without a customer in `currency`."""
     rt = runtime()
     account = parse_attribution(attribution_id)
     found = customers.get_price_information(

@@ -47,7 +47,7 @@ class DriftAnswer:
 def compare(
     rt: Runtime, *, at: datetime, fix: bool, doubted: bool, actor: Actor, after: AttributionId | str
 ) -> Compared:
-    """Compare a message's worth of accounts, and count what is astray."""
+    """Compare a message's worth of accounts, and count those with drift."""
     lag = max(_LAG_MIN, _PERIODS_PER_LAG * (rt.settings.billing_sync_schedule or timedelta(0)))
     # A stand-in counts at once, and its clock is not the one by which a report was accepted.
     settled_for = timedelta(0) if rt.settings.test_clock else SETTLED_FOR
@@ -104,7 +104,7 @@ def drift_report(
         scheduled=scheduled,
         work=work,
     )
-    # Outside the job's run: what was found is a failure to be seen, and no reason to compare again an hour later.
+    # Outside the job's run: drift must show as a failure, and is no reason to compare again an hour later.
     if isinstance(answer, DriftAnswer) and answer.astray:
         raise PermanentError(f"drift: {_describe(answer)}")
     return answer

@@ -39,7 +39,7 @@ class HoldAnswer:
     answer_shown=False,
 )
 def create_hold_payment_intent(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> HoldAnswer:
-    """Ask for a small hold in the customer's currency, or answer the open one; it is released whatever happens.
+    """Ask for a small hold in the customer's currency, or return the open hold; it is released in any case.
 
     Stripe.js confirms it in the payer's browser with `client_secret`.
     """
@@ -53,7 +53,7 @@ def create_hold_payment_intent(attribution_id: Attribution, actor: ActorText, at
 
 @task(name="billing.release_holds", time_limit=timedelta(minutes=4))
 def release_holds(at: Moment | None = None) -> ReleasedHolds:
-    """Let go of holds that were left open for an hour; fails at the end if Stripe refused any."""
+    """Release holds that were left open for an hour; fails at the end if Stripe refused any."""
     rt = runtime()
     done = holds.release_due(rt.transaction, rt.stripe, at=rt.instant(at), limit=RELEASE_LIMIT)
     if done.failed:

@@ -57,7 +57,7 @@ def sync_billing(
             return DryRun(dry_run=decide_reports.plan_quantities(connection, at=now))
 
     def work(rt: Runtime, now: datetime) -> SyncAnswer:
-        settled = take_batches(rt, reset.settle_expired, at=now)  # what expired pays no more
+        settled = take_batches(rt, reset.settle_expired, at=now)  # an expired grant no longer pays
         with rt.transaction() as connection:
             parked.release_for_clock(connection, at=now)
             added = decide_reports.report_quantities(connection, at=now)

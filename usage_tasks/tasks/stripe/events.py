@@ -41,7 +41,7 @@ def receive_event(event_id: EventId, payload: Payload) -> ReceiveAnswer:
 
 
 def have_applied(rt: Runtime) -> None:
-    """Have what is due applied, by one task however many ask for it meanwhile."""
+    """Have due events applied, by one task for all callers in the meantime."""
     if debounce.is_first(rt.redis, APPLY_HINT):
         apply_events.apply_async(ignore_result=True)
 

@@ -39,7 +39,7 @@ def backfill_events(
 ) -> Backfilled | Skipped:
     """Store every event of Stripe's list that is not in the inbox, and have them applied.
 
-    Where events are gone from the list, that is logged, and the objects themselves are looked at.
+    If events are gone from the list, that is logged, and the objects themselves are looked at.
     """
     rt = runtime()
 

@@ -1,4 +1,4 @@
-"""`usage.*` once more: credits that are given. Ledger tasks: no network."""
+"""`usage.*`: credit notes and grants. Ledger tasks: no network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`usage.explain`: why an entry or a session costs what it does. A ledger task: no network."""
+"""`usage.explain`: how the cost of an entry or a session comes about. A ledger task: no network."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -17,7 +17,7 @@ from usage_tasks.wire.values import ActorText, Attribution, Moment, Name, UuidTe
 
 
 def _judge(connection: Connection, actor: Actor, arguments: Mapping[str, Any]) -> tuple[Account | None, Role]:
-    """A member may have their own sessions explained; what does not name one thing that there is, nobody sees."""
+    """Return the account and the role needed: a member may have their own sessions explained."""
     account, user_id = explain.find_subject(
         connection, arguments.get("attribution_id"), arguments.get("entry_key"), arguments.get("instance_id")
     )

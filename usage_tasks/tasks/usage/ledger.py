@@ -72,7 +72,7 @@ def reconcile_usage(
             posted, cents = posted + batch.entries, cents + batch.credit_cents
             if batch.entries < post_usage.BATCH:
                 break
-        settled = take_batches(rt, reset.settle_expired, at=now)  # before limits: what expired pays no more
+        settled = take_batches(rt, reset.settle_expired, at=now)  # before limits: an expired grant no longer pays
         with rt.transaction() as connection:
             reached = post_usage.announce_limits(connection, at=now, policy=rt.limit_policy)
         outcome: SnapshotOutcome = "skipped"
@@ -110,7 +110,7 @@ def _cap_zombies(rt: Runtime, now: datetime) -> tuple[int, int]:
 
 
 def _publish_balances(rt: Runtime, *, at: datetime) -> tuple[SnapshotOutcome, int]:
-    """Bring the balances in Redis up to date; answer how that ended and how many accounts were written.
+    """Bring the balances in Redis up to date; return the outcome and the number of accounts written.
 
     The money is in the ledger by now: it is no reason to run the job again, and the next tick writes what is missing.
     """

@@ -22,7 +22,7 @@ Percent = Annotated[int, Field(strict=True, ge=1, le=THRESHOLD_PERCENT_MAX)]
 def check_entitlement(
     attribution_id: Attribution, actor: ActorText, at: Moment | None = None
 ) -> entitlement.Entitlement:
-    """Return True if an account may start a session, why, and when what runs will have used up its limit."""
+    """Return True if an account may start a session, why, and when its running sessions will have used up its limit."""
     rt = runtime()
     who = parse_actor(actor)
     now = rt.effective_instant(at, who)

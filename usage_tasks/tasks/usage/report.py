@@ -22,7 +22,7 @@ PageToken = Annotated[StrictStr, Field(max_length=_TOKEN_LENGTH_MAX), PRINTABLE]
 GroupBy = Annotated[list[Group], Field(min_length=1, max_length=len(Group))]
 
 
-# Never tried again by itself: what took too long would take as long, and whoever asked can ask for less.
+# Never retried: it would take too long again, and the caller can ask for less.
 @task(name="usage.report", time_limit=timedelta(minutes=4), retry=NEVER, needs=Role.MEMBER)
 def report_usage(
     actor: ActorText,
@@ -41,7 +41,7 @@ def report_usage(
     """
     rt = runtime()
     place = None if page_token is None else report.parse_token(page_token)
-    # The first page was as of now where its caller's clock was ahead; the caller still asks for what it asked for then.
+    # The first page was as of now where its caller's clock was ahead; the caller still sends the same `at`.
     if place is not None and at is not None and not place.at <= at <= place.at + AHEAD_MAX:
         raise InvalidInputError(
             "at", at.isoformat(), f"{place.at.isoformat()}, the instant of the first page, or left out"

@@ -89,7 +89,7 @@ class Examination:
     def workers(self) -> Mapping[str, frozenset[str]]:
         """The queues of each worker that answers within a second, by the worker's node name.
 
-        A worker that answers nothing may be at work all the same: one that has remote control switched off.
+        A worker that does not answer may work all the same: its remote control may be switched off.
         """
         try:
             with app.connection_for_read(self.rt.settings.redis_url) as connection:

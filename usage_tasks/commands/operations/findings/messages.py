@@ -1,4 +1,4 @@
-"""Messages that nobody takes: set aside, for a newer version, or in a queue without a worker."""
+"""Messages that nobody takes: dead letters, for a newer version, or in a queue without a worker."""
 
 import time
 from datetime import timedelta
@@ -23,14 +23,14 @@ QUEUES: Final = ("usage", "billing", "stripe", "directory", "maintenance", "serv
 PLATFORM: Final = "server"
 SECOND_LOOK: Final = timedelta(seconds=1)
 TAKEN_WITHIN: Final = timedelta(minutes=10)
-"""The longest task: whoever took a message in this time may still work on it, and take the next one after it."""
+"""The longest task: a worker that took a message in this time may still work on it, and take the next one after it."""
 
 AGE_TO_LOOK: Final = timedelta(seconds=15)
 AGE_WRONG: Final = timedelta(minutes=2)
 
 
 def look_at_messages(it: Examination) -> Findings:
-    """Look at what is set aside in the broker."""
+    """Look for dead letters, unreadable and waiting messages in the broker."""
     if letters := count_dead_letters(it.rt.redis):
         yield wrong(
             "poison",

@@ -17,7 +17,7 @@ _WORKER: Final = "`celery -A usage_tasks worker -Q"
 
 
 def look_at_set_aside(it: Examination) -> Findings:
-    """Look for what only an operator can free: parked accounts, refused reports, parked events."""
+    """Look for parked accounts, refused reports and parked events, which only an operator can free."""
     with it.rt.transaction() as connection:
         accounts = list_parked(connection, limit=100)
         refused, newest = count_waiting(connection), list_quarantined(connection, limit=1)
@@ -55,7 +55,7 @@ def look_at_set_aside(it: Examination) -> Findings:
 
 
 def look_at_stuck(it: Examination) -> Findings:
-    """Look for what a task should have taken long ago."""
+    """Look for rows that a task should have taken long ago."""
     with it.rt.transaction() as connection:
         stuck = read_stuck(connection, after=STUCK_AFTER)
     yield from _waiting(stuck)

@@ -47,7 +47,7 @@ def _early(connection: Connection) -> Findings:
 
 
 def ask_stripe(it: Examination) -> Findings:
-    """Ask Stripe for the configured prices and their meter, and for its clock; nothing where none is configured."""
+    """Ask Stripe for the configured prices and their meter, and for its clock; nothing if none is configured."""
     rt = it.rt
     if not rt.settings.stripe_prices.by_key():
         return

@@ -1,4 +1,4 @@
-"""customer.created, .deleted: store a customer whose answer was lost; mark a deleted one, who can subscribe no more."""
+"""customer.created, .deleted: store a customer whose answer was lost; mark a deleted one, who cannot subscribe."""
 
 from collections.abc import Mapping
 from datetime import datetime
