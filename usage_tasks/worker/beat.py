@@ -49,6 +49,7 @@ class BeatingScheduler(Scheduler):
 
     def setup_schedule(self) -> None:
         """Wait for the broker; count the periods by a clock that nobody sets."""
+        self._may_send()  # first: a cluster, or a certificate that is not accepted, would be waited for without end
         await_broker_as("beat")
         super().setup_schedule()
         for entry in self.schedule.values():
