@@ -7,7 +7,7 @@ result backend and their `global_keyprefix` will do; nothing else of usage-tasks
 """
 
 from usage_tasks_client.announcements import ANNOUNCEMENTS, listen
-from usage_tasks_client.batches import BATCH, Batch, Recorded, Report, UnconfirmedError, prepare
+from usage_tasks_client.batches import BATCH, Batch, Recorded, RefusedError, Report, UnconfirmedError, prepare
 from usage_tasks_client.broker import ForeignInstallationError, WrongBrokerError, check_broker
 from usage_tasks_client.directory import tell_teams, tell_users
 from usage_tasks_client.recording import IN_FLIGHT_MAX, QUEUE, TASK, confirm, record, record_unconfirmed, send
@@ -21,6 +21,7 @@ __all__ = [
     "Batch",
     "ForeignInstallationError",
     "Recorded",
+    "RefusedError",
     "Report",
     "UnconfirmedError",
     "WrongBrokerError",

@@ -47,6 +47,13 @@ class UnconfirmedError(Exception):
         self.recorded = recorded
 
 
+class RefusedError(UnconfirmedError):
+    """The installation refuses the first of these batches as it is; the others are not confirmed.
+
+    The same batch gets the same answer however often it is sent.
+    """
+
+
 def prepare(reports: Sequence[Report], *, actor: str, at: datetime | None = None) -> Sequence[Batch]:
     """Cut reports into batches whose task ids follow from what they hold."""
     now = datetime.now(timezone.utc).isoformat()

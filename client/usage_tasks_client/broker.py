@@ -1,11 +1,15 @@
 """Look at the broker before something is sent there: it must be the right installation's, and verified over TLS."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
-from redis.exceptions import AskError, ClusterError
+from celery.backends.base import DisabledBackend
+from celery.backends.redis import RedisBackend
+from kombu.exceptions import OperationalError
+from redis.exceptions import AskError, ClusterError, RedisError
 
 INSTALLATION_SETTING: Final = "usage_installation"
 INSTALLATION_VARIABLE: Final = "USAGE_INSTALLATION"
@@ -14,7 +18,7 @@ _SHOWN_MAX: Final = 120
 
 
 class WrongBrokerError(Exception):
-    """The broker of the application is not one to send to. Nothing was sent; trying again does not help."""
+    """The broker or the result backend of the application is a wrong one. Nothing was sent; trying again is no help."""
 
 
 class ForeignInstallationError(WrongBrokerError):
@@ -37,6 +41,34 @@ def check_broker(app: Celery) -> None:
     if held is not None and held != str(wanted).lower():
         got = held[:_SHOWN_MAX]
         raise ForeignInstallationError(f"`installation`: must be {wanted} in the broker's Redis (got {got})")
+
+
+def check_backend(app: Celery) -> None:
+    """Raise WrongBrokerError if the answers cannot be read: the installation writes them beside its messages."""
+    backend: Any = app.backend
+    if not isinstance(backend, RedisBackend):
+        got = "nothing" if isinstance(backend, DisabledBackend) else str(app.conf.result_backend).partition(":")[0]
+        raise WrongBrokerError(f"`result_backend`: must be the URL of the broker's Redis, for the answers (got {got})")
+    ours, theirs = _prefix(app.conf.broker_transport_options), _prefix(app.conf.result_backend_transport_options)
+    if ours != theirs:
+        must_have = f"must have the global_keyprefix {ours!r} of the broker"
+        raise WrongBrokerError(f"`result_backend_transport_options`: {must_have} (got {theirs!r})")
+
+
+def describe_silence(app: Celery) -> str:
+    """Return why nobody may have answered: no worker of an installation reads this prefix. Empty if that is not so."""
+    try:
+        held = _read_id(app)
+    except (OperationalError, RedisError, OSError):
+        return ""
+    if held is not None:
+        return ""
+    got = f"{_prefix(app.conf.broker_transport_options)!r}, under which there is no installation in this Redis"
+    return f"`global_keyprefix`: must be that of the installation (got {got})"
+
+
+def _prefix(options: Mapping[str, Any] | None) -> str:
+    return str((options or {}).get("global_keyprefix") or "")
 
 
 def refuse_cluster(error: BaseException) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from celery import Celery
 from celery.result import denied_join_result
@@ -12,8 +12,8 @@ from celery.states import READY_STATES, SUCCESS
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from usage_tasks_client.batches import BATCH, Batch, Recorded, Report, UnconfirmedError, prepare
-from usage_tasks_client.broker import check_broker, refuse_cluster
+from usage_tasks_client.batches import BATCH, Batch, Recorded, RefusedError, Report, UnconfirmedError, prepare
+from usage_tasks_client.broker import check_backend, check_broker, describe_silence, refuse_cluster
 
 TASK: Final = "usage.record_instances"
 QUEUE: Final = "usage"
@@ -23,6 +23,17 @@ _POLL_SECONDS: Final = 0.005
 
 _AWAY = (OperationalError, RedisError, OSError)
 """The broker or the result backend is away, or has just been."""
+
+_REFUSALS: Final = frozenset({"AccessError", "ArgumentsError", "InvalidInputError", "NoSuchError"})
+"""The errors of usage-tasks that the same message gets again."""
+
+
+class _Answer(NamedTuple):
+    """The answer of a batch, or the reason why there is none; `refused` if there will never be another one."""
+
+    recorded: Mapping[str, Any] | None = None
+    reason: str = ""
+    refused: bool = False
 
 
 def record(
@@ -39,7 +50,8 @@ def record(
     The shape of a report is that of `usage.record_instances`. A report without `observed_at` is stamped with
     the present; with it, the same reports have the same task ids in every process. Each attempt waits
     `confirm_seconds` for all the batches that are under way. Raises UnconfirmedError, which names
-    what is not confirmed, and WrongBrokerError if the broker is not one to send to.
+    what is not confirmed; RefusedError, at once, if the installation refuses a batch; WrongBrokerError if the broker is
+    not one to send to or the answers cannot be read.
     """
     total = Recorded()
     for begin in range(0, len(reports), BATCH * IN_FLIGHT_MAX):
@@ -62,7 +74,8 @@ def record_unconfirmed(
 
 
 def send(app: Celery, batches: Sequence[Batch]) -> None:
-    """Send batches for `confirm`, which sends again what the broker did not take."""
+    """Send batches for `confirm`, which sends again what the broker did not take. Raises WrongBrokerError."""
+    check_backend(app)
     for batch in batches:
         _publish(app, batch, forget=True)  # the answer of an earlier run is no answer to this one
 
@@ -77,26 +90,33 @@ def confirm(
 ) -> Recorded:
     """Wait for the answers of batches that were sent, send again where none comes, and return the sum.
 
-    Raises UnconfirmedError; its `recorded` holds what was confirmed, `before` included.
+    Raises UnconfirmedError, and RefusedError at once for a batch that is refused; their `recorded` holds what was
+    confirmed, `before` included. Raises WrongBrokerError as `send` does.
     """
+    check_backend(app)
     total, reasons = Recorded(), {f"no answer after {attempts} attempts of {confirm_seconds:g} s"}
     open_batches = list(batches)
     for attempt in range(1, attempts + 1):
         if attempt > 1:
             for batch in open_batches:
                 _publish(app, batch, forget=False)
-        still_open = []
+        still_open: list[Batch] = []
         give_up_at = time.monotonic() + confirm_seconds
-        for batch in open_batches:
-            answer, reason = _answer(app, batch, until=give_up_at)
-            if answer is not None:
-                total = _sum(total, _shifted(answer, batch.begin))
+        for number, batch in enumerate(open_batches, start=1):
+            answer = _answer(app, batch, until=give_up_at)
+            if answer.recorded is not None:
+                total = _sum(total, _shifted(answer.recorded, batch.begin))
                 continue
+            if answer.refused:
+                others = [*still_open, *open_batches[number:]]
+                so_far = _sum(before or Recorded(), total)
+                raise RefusedError([batch, *others], recorded=so_far, reason=f"refused with {answer.reason}")
             still_open.append(batch)
-            reasons |= {reason} if reason else set()
+            reasons |= {answer.reason} - {""}
         open_batches = still_open
         if not open_batches:
             return total
+    reasons |= {describe_silence(app)} - {""}
     raise UnconfirmedError(
         open_batches, recorded=_sum(before or Recorded(), total), reason=", ".join(sorted(reasons, key=len))
     )
@@ -115,21 +135,22 @@ def _publish(app: Celery, batch: Batch, *, forget: bool) -> None:
         return  # This batch stays unconfirmed, and is sent again.
 
 
-def _answer(app: Celery, batch: Batch, *, until: float) -> tuple[Mapping[str, Any] | None, str]:
+def _answer(app: Celery, batch: Batch, *, until: float) -> _Answer:
     """Wait for an answer. A failed task gives a reason instead; its result is forgotten so that it can run again."""
     reason = ""
     while True:
         try:
             meta = app.backend.get_task_meta(batch.task_id, cache=False)
             if meta["status"] == SUCCESS:
-                return meta["result"], ""
+                return _Answer(recorded=meta["result"])
             if meta["status"] in READY_STATES:
                 app.backend.forget(batch.task_id)
-                return None, f"{type(meta['result']).__name__}: {str(meta['result'])[:300]}"
+                kind = type(meta["result"]).__name__
+                return _Answer(reason=f"{kind}: {str(meta['result'])[:300]}", refused=kind in _REFUSALS)
         except _AWAY as error:
             reason = f"{type(error).__name__}: {str(error)[:300]}"
         if time.monotonic() >= until:
-            return None, reason
+            return _Answer(reason=reason)
         time.sleep(_POLL_SECONDS)
 
 

@@ -1,6 +1,7 @@
 """The sender's helper against real workers, one of them killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,16 @@ from celery import Celery
 
 from tests.factories import HOUR, START, make_id, session_row
 from usage_tasks import client
-from usage_tasks.client import Recorded, UnconfirmedError, prepare, record, record_unconfirmed
+from usage_tasks.client import (
+    Recorded,
+    RefusedError,
+    UnconfirmedError,
+    WrongBrokerError,
+    confirm,
+    prepare,
+    record,
+    record_unconfirmed,
+)
 from usage_tasks.embedded.processes import child_process, free_port
 
 ACTOR = "service:tests"
@@ -109,8 +119,15 @@ def test_reports_are_confirmed_though_the_worker_is_killed_in_between(
         assert sorted(held) == sorted((make_id(number), 1) for number in range(3))
         # Once more: a fresh answer, nothing new.
         assert record(sender, reports, actor=ACTOR).unchanged == 4
-        with pytest.raises(UnconfirmedError, match=r"ArgumentsError.*actor"):
-            record(sender, reports, actor="nobody", confirm_seconds=5, attempts=1)
+        # The first refusal ends the waiting, however patient the sender is and however much is under way.
+        many = [report(number) for number in range(client.BATCH + 1)]
+        with pytest.raises(RefusedError, match=r"refused with ArgumentsError: .*actor") as refused:
+            record(sender, many, actor="nobody", confirm_seconds=5, attempts=10)
+        assert isinstance(refused.value, UnconfirmedError)
+        assert [batch.begin for batch in refused.value.batches] == [0, client.BATCH]
+        log = (tmp_path / "worker-2.log").read_text().splitlines()
+        refusals = [line for line in log if "task.refused" in line and refused.value.batches[0].task_id in line]
+        assert len(refusals) == 1
 
 
 def await_lock(url: str) -> None:
@@ -130,7 +147,9 @@ def test_what_nobody_answers_is_named_and_was_sent_again_under_the_same_id(sende
     with pytest.raises(UnconfirmedError) as failed:
         record(sender, reports, actor=ACTOR, confirm_seconds=0.1, attempts=3)
     assert str(failed.value) == (
-        f"1 batches are unconfirmed, no answer after 3 attempts of 0.1 s: reports 0 to 1 (task {batch.task_id})"
+        "1 batches are unconfirmed, no answer after 3 attempts of 0.1 s, `global_keyprefix`: must be that of the"
+        " installation (got 'usage:', under which there is no installation in this Redis):"
+        f" reports 0 to 1 (task {batch.task_id})"
     )
     assert failed.value.batches == [batch]
     assert failed.value.recorded == Recorded()
@@ -138,6 +157,49 @@ def test_what_nobody_answers_is_named_and_was_sent_again_under_the_same_id(sende
         messages = held.lrange("usage:usage", 0, -1)
     assert len(messages) == 3
     assert all(batch.task_id.encode() in message for message in messages)
+
+
+@pytest.mark.parametrize("prefix", ["usage:", "other:", ""])
+def test_a_prefix_under_which_there_is_no_installation_is_named(redis_url: str, prefix: str) -> None:
+    with redis.Redis.from_url(redis_url) as held:
+        held.set("usage:installation", "0b1c2d3e-0000-4000-8000-000000000001@1/2")
+    app = make_sender(redis_url)
+    options = {"global_keyprefix": prefix} if prefix else {}
+    app.conf.update(broker_transport_options=options, result_backend_transport_options=options)
+    with pytest.raises(UnconfirmedError, match="no answer after 1 attempts") as failed:
+        record(app, [report(0)], actor=ACTOR, confirm_seconds=0.1, attempts=1)
+    named = f"`global_keyprefix`: must be that of the installation (got {prefix!r}" in str(failed.value)
+    assert named is (prefix != "usage:")
+    app.close()
+
+
+@pytest.mark.parametrize("backend", [None, "cache+memory://", "rpc://"])
+def test_an_application_that_cannot_read_answers_is_refused_before_anything_is_sent(
+    redis_url: str, backend: str | None
+) -> None:
+    app = Celery("somebody", broker=redis_url, backend=backend, set_as_current=False)
+    app.conf.broker_transport_options = PREFIX
+    got = "nothing" if backend is None else backend.partition(":")[0]
+    with pytest.raises(WrongBrokerError, match=rf"`result_backend`: must be .* \(got {re.escape(got)}\)"):
+        record(app, [report(0)], actor=ACTOR)
+    with pytest.raises(WrongBrokerError, match="`result_backend`"):
+        confirm(app, prepare([report(0)], actor=ACTOR))
+    assert queued(redis_url) == 0
+    record_unconfirmed(app, [report(0)], actor=ACTOR)  # it waits for no answer
+    assert queued(redis_url) == 1
+    app.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"global_keyprefix": "other:"}])
+def test_answers_are_awaited_under_the_prefix_of_the_messages(redis_url: str, options: dict[str, str]) -> None:
+    app = make_sender(redis_url)
+    app.conf.result_backend_transport_options = options
+    with pytest.raises(
+        WrongBrokerError, match="`result_backend_transport_options`: must have the global_keyprefix 'us"
+    ):
+        record(app, [report(0)], actor=ACTOR)
+    assert queued(redis_url) == 0
+    app.close()
 
 
 def test_a_broker_that_is_away_leaves_its_reports_unconfirmed() -> None:

@@ -233,6 +233,22 @@ def test_workers_at_once_with_the_same_event_make_one_entry(bench: Bench) -> Non
     assert bench.rows("SELECT max(version) AS v FROM cost_center")[0].v == 3
 
 
+@pytest.mark.parametrize("error", [PermanentError("no"), RetryableError("busy")], ids=["no", "busy"])
+def test_a_worker_whose_lease_ran_out_leaves_the_event_to_the_one_at_it(bench: Bench, error: Exception) -> None:
+    event_id = invoiced(bench)[0]
+    bench.store(bench.world.v1.events.retrieve(event_id))
+    held: list[Any] = []
+
+    def overtaken() -> None:
+        bench.execute("UPDATE stripe_event SET claimed_until = claimed_until + interval '1 second'")
+        held.append(inbox(bench, event_id))
+        raise error
+
+    bench.apply(FINALIZED, Wrapped(bench.stripe, before=overtaken))
+    assert held == [inbox(bench, event_id)]
+    assert (held[0].state, held[0].claimed_until is None) == ("pending", False)
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (1, 0, 2)])
 def test_events_in_any_order_make_one_entry(bench: Bench, order: tuple[int, ...]) -> None:
     events = [bench.world.v1.events.retrieve(event) for event in invoiced(bench)]

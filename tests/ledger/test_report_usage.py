@@ -227,7 +227,16 @@ def test_what_is_not_allowed_is_refused_and_named(connection: Connection, asked:
         token("2026-01-01T00:00:00+00:00", ("month", "2026-01-01")),
         token("2026-01-01T00:00:00+00:00", ("day", "x")),
         token("2026-01-01T00:00:00+00:00", ("user_id", "x")),
-        token("2026-01-01T00:00:00+00:00", ("workspace_class", "\0")),
+        *[
+            token("2026-01-01T00:00:00+00:00", (group, text))
+            for group in Group
+            for text in ("\0", "a\0", "\ud800", "a\udfff", "\x01", "\u2028", "\n")
+        ],
+        token("\ud800", ("day", "2026-01-01")),
+        token("2026-01-01T00:00:00+00:00", ("\ud800", "x")),
+        "\0",
+        "W10=\0",
+        "\ud800",
         base64.urlsafe_b64encode(b"[" * 2900).decode(),
     ],
 )

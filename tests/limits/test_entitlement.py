@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.benchmarks.population import NOW, add_years
 from tests.factories import (
     DAY,
     HOUR,
@@ -31,6 +32,8 @@ from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.services.ledger.post_usage import announce_limits, post_batch
 from usage_tasks.services.limits.entitlement import Entitlement, check_entitlement, set_thresholds
 from usage_tasks.storage.ledger.balances import get_balance
+from usage_tasks.storage.ledger.posting import post_stopped
+from usage_tasks.storage.limits import account_standings
 from usage_tasks.storage.pricing.prices import publish_prices
 
 MINUTE: Final = timedelta(minutes=1)
@@ -38,6 +41,7 @@ SECOND: Final = timedelta(seconds=1)
 STRICT: Final = LimitPolicy()
 TENTH: Final = LimitPolicy(grace=HardLimitGrace(percent=10))
 OK, WITHIN, HARD, *_ = EntitlementReason
+BLOCKS_MAX: Final = 200
 
 
 def check(
@@ -182,7 +186,10 @@ def test_the_live_balance_is_at_the_limit_in_that_second_and_below_it_before(  #
     record(connection, *again)
     asked_at = START + at
     found = check(connection, at=asked_at).exhausted_at
-    if found is None:
+    if any(each.started_at > asked_at for each in [*running, *again]):
+        # It runs only later: it does not count, though it is in the later balance.
+        assert found is None or get_balance(connection, team(), at=found) >= limit * 100
+    elif found is None:
         assert get_balance(connection, team(), at=START + 3_000 * DAY) < limit * 100
     else:
         assert get_balance(connection, team(), at=found) >= limit * 100
@@ -196,6 +203,40 @@ def test_the_past_is_asked_as_it_would_have_gone_on(connection: Connection) -> N
     record(connection, stopped_report(600 * MINUTE, workspace_class="xlarge"))
     post_batch(connection, at=START + DAY)
     assert check(connection, at=START + HOUR).exhausted_at == START + 500 * MINUTE
+
+
+@pytest.mark.holds("limits.exhaustion")
+@pytest.mark.parametrize("posted", [False, True])
+def test_what_began_only_after_a_past_instant_does_not_run_at_it(connection: Connection, *, posted: bool) -> None:
+    get(connection)
+    for start in (HOUR, HOUR + SECOND):
+        record(connection, stopped_report(600 * MINUTE, workspace_class="xlarge", started_at=START + start))
+    if posted:
+        post_batch(connection, at=START + DAY)
+    assert check(connection, at=START + HOUR - SECOND).exhausted_at is None
+    assert check(connection, at=START + HOUR).exhausted_at == START + HOUR + 500 * MINUTE
+    assert check(connection, at=START + HOUR + SECOND).exhausted_at == START + HOUR + 250 * MINUTE + SECOND
+
+
+def count_blocks(connection: Connection, account: AttributionId, *, at: datetime) -> int:
+    """Return how many blocks the server reads to list the posted sessions that run at an instant."""
+    explained = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {account_standings.ACCRUING}")
+    plan = connection.execute(explained, {"account": account, "at": at}).scalar_one()[0]["Plan"]
+    _, posted = plan["Plans"]  # the open ones are gone since this transaction posted them, and not vacuumed yet
+    return int(posted["Shared Hit Blocks"] + posted["Shared Read Blocks"])
+
+
+def test_what_runs_at_a_past_instant_is_found_without_the_sessions_after_it(connection: Connection) -> None:
+    account = add_years(connection, "long", count=10_000, accounts=1, years=5)
+    post_stopped(connection, at=NOW, limit=20_000)
+    connection.execute(text("ANALYZE"))
+    starts = connection.execute(
+        text("SELECT started_at FROM workspace_instance ORDER BY started_at LIMIT 21")
+    ).scalars()
+    at = list(starts)[-1] + SECOND
+    assert account_standings.list_accruals(connection, account, at=at) != []
+    # The weeks that come later are looked at, their thousands of entries and sessions are not.
+    assert count_blocks(connection, account, at=at) <= BLOCKS_MAX
 
 
 def test_thresholds_of_an_account_are_its_own_and_audited(connection: Connection) -> None:

@@ -10,10 +10,12 @@ from tests.stripe_world.world import GRACE
 from usage_tasks.cli import cli
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.cycles import add_months
-from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError
+from usage_tasks.domain.errors import InvalidInputError, PermanentError, RetryableError, SpentKeyError
 from usage_tasks.domain.payments import StripeInvoiceId
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.payments.operator_actions import cancel_subscription, finalize_invoice, resume_open
+from usage_tasks.services.payments.operator_actions import LEASE, cancel_subscription, finalize_invoice, resume_open
+from usage_tasks.storage.payments import operator_actions
+from usage_tasks.storage.payments.operator_actions import Action, list_open
 from usage_tasks.tasks.billing import invoices as tasks
 
 ACCOUNT = team("one")
@@ -92,15 +94,107 @@ def test_an_invoice_of_somebody_else_is_refused(bench: Bench) -> None:
 
 
 def test_what_stripe_refused_is_settled_with_the_reason_and_may_be_asked_anew(bench: Bench) -> None:
-    class Refusing(Wrapped):
-        def finalize_invoice(self, *_: object, **__: object) -> None:
-            raise PermanentError("no tax location")
-
     invoice_id = drafted(bench)
     with pytest.raises(PermanentError, match="no tax location"):
-        finalize(bench, invoice_id, Refusing(bench.stripe))
+        finalize(bench, invoice_id, Refusing(bench.stripe, PermanentError("no tax location"), only="finalize_"))
     assert finalize(bench, invoice_id).entries == 1
     assert actions(bench) == [(1, True, "no tax location"), (2, True, None)]
+
+
+class Refusing(Wrapped):
+    """A gateway whose look or call ends in an error; `meanwhile` runs during the call."""
+
+    def __init__(self, stripe: Any, error: Exception, *, only: str, meanwhile: Any = lambda: None) -> None:
+        def refuse() -> None:
+            meanwhile()
+            raise error
+
+        super().__init__(stripe, before=refuse, only=only)
+
+
+def audited(bench: Bench) -> int:
+    return len(bench.rows("SELECT 1 FROM audit WHERE action = 'stripe.finalize_invoice'"))
+
+
+def open_action(bench: Bench) -> Action:
+    """Return the open action, its lease being over."""
+    free_leases(bench)
+    with bench.transaction() as connection:
+        (action,) = list_open(connection, limit=2)
+    return action
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PermanentError("no"), RetryableError("busy"), SpentKeyError("used", answered=True)],
+    ids=["no", "busy", "key"],
+)
+def test_a_worker_whose_lease_ran_out_leaves_the_action_to_the_one_at_it(bench: Bench, error: Exception) -> None:
+    invoice_id = drafted(bench)
+    held: list[Any] = []
+
+    def overtaken() -> None:
+        with bench.transaction() as connection:
+            operator_actions.claim_action(connection, open_action(bench), lease=LEASE)
+        held.extend(bench.rows("SELECT * FROM stripe_action"))
+
+    with pytest.raises((PermanentError, RetryableError)):
+        finalize(bench, invoice_id, Refusing(bench.stripe, error, only="finalize_", meanwhile=overtaken))
+    assert held[0].claimed_until is not None
+    assert bench.rows("SELECT * FROM stripe_action") == held
+    free_leases(bench)
+    assert resume_open(bench.context(PERIOD_END)) == (1, 0, [])
+    assert (actions(bench), audited(bench)) == ([(1, True, None)], 1)
+
+
+def test_a_refusal_before_the_call_does_not_settle_the_action_of_a_worker_at_it(bench: Bench) -> None:
+    invoice_id = drafted(bench)
+
+    def refused() -> None:
+        (row,) = bench.rows("SELECT * FROM stripe_action")
+        with pytest.raises(PermanentError, match="no such invoice"):
+            finalize(bench, invoice_id, Late(bench.stripe))
+        assert bench.rows("SELECT * FROM stripe_action") == [row]
+
+    class Late(Wrapped):
+        looks = 0
+
+        def get_invoice(self, sought: StripeInvoiceId) -> Any:
+            self.looks += 1
+            if self.looks > 1:
+                raise PermanentError("no such invoice")
+            return self._stripe.get_invoice(sought)
+
+    assert finalize(bench, invoice_id, Wrapped(bench.stripe, before=refused, only="finalize_")).entries == 1
+    assert (actions(bench), audited(bench)) == ([(1, True, None)], 1)
+
+
+def test_a_refusal_before_the_call_settles_an_action_that_nobody_is_at(bench: Bench) -> None:
+    invoice_id = drafted(bench)
+    with pytest.raises(CrashError):
+        finalize(bench, invoice_id, Wrapped(bench.stripe, before=crash, only="finalize_"))
+    gone = Refusing(bench.stripe, PermanentError("no such invoice"), only="get_invoice")
+    free_leases(bench)
+    assert resume_open(bench.context(PERIOD_END, gone)) == (
+        0,
+        0,
+        [(f"finalize_invoice:{invoice_id}:1", "no such invoice")],
+    )
+    assert actions(bench) == [(1, True, "no such invoice")]
+
+
+def test_a_success_is_settled_also_after_another_worker_was_refused(bench: Bench) -> None:
+    """The lease of the first ran out during its call; the second was refused before Stripe did the first's work."""
+    invoice_id = drafted(bench)
+
+    def refused() -> None:
+        free_leases(bench)
+        with pytest.raises(PermanentError, match="not yet"):
+            finalize(bench, invoice_id, Refusing(bench.stripe, PermanentError("not yet"), only="finalize_"))
+        assert actions(bench) == [(1, True, "not yet")]
+
+    assert finalize(bench, invoice_id, Wrapped(bench.stripe, before=refused, only="finalize_")).entries == 1
+    assert (actions(bench), audited(bench)) == ([(1, True, None)], 1)
 
 
 @pytest.mark.parametrize("call", ["before", "after"])

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("declared")
 Place = tuple[str | int, ...]
 
 NO_FLAGS: Final[tuple[Any, ...]] = (0, 1, 1.0, "off", "no", "false", "true", "", "x" * 5_000, [], {})
+NO_INTEGERS: Final[tuple[Any, ...]] = (True, False, "5", "", "x", 5.0, 5.5, [], {})
 JSON_TEXT: Final = ("stripe.receive_event", ("payload",))
 """An event as Stripe sent it: text that is not JSON is refused when it is read."""
 
@@ -79,6 +80,20 @@ def test_every_flag_is_true_or_false_and_nothing_that_looks_like_it() -> None:
             assert f"`{where}`: {expected}" in said, (name, said)
             assert not (hidden and isinstance(value, str) and value and f"got {value!r}" in said)
             assert len(said) < 1_000
+
+
+def test_every_integer_is_a_whole_number_and_nothing_that_looks_like_it() -> None:
+    numbers = list_arguments("integer")
+    assert len(numbers) >= 9
+    for name, place in numbers:
+        where = ".".join(map(str, place))
+        for value in NO_INTEGERS:
+            said = refusal(name, with_value(place, value))
+            assert f"`{where}`: must be a whole number (got " in said, (name, said)
+
+
+def test_no_argument_is_a_float() -> None:
+    assert list_arguments("number") == []
 
 
 def test_no_text_holds_a_character_that_postgresql_can_not_store() -> None:

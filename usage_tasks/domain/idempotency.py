@@ -5,8 +5,11 @@ Source: https://docs.stripe.com/api/idempotent_requests.
 """
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
+
+CALL_OVER: Final = timedelta(seconds=30)
+"""After so long a call of another worker is over: we give it up after 10 s, Stripe a little later."""
 
 _AGAIN: Final = re.compile(r"(?s)(.*):again:([0-9]+)")
 

@@ -58,11 +58,11 @@ def apply_events(
             except (RetryableError, StaleVersionError) as error:
                 retried += 1
                 with transaction() as connection:
-                    events.mark_retry(connection, event.event_id, after=backoff(event.attempts), reason=str(error))
+                    events.mark_retry(connection, event, after=backoff(event.attempts), reason=str(error))
             except (PermanentError, InvariantError) as error:
                 parked += 1
                 with transaction() as connection:
-                    events.mark_parked(connection, event.event_id, reason=str(error))
+                    events.mark_parked(connection, event, reason=str(error))
             else:
                 applied += 1
                 ignored += effect is None

@@ -125,6 +125,6 @@ def _key(group: Group, text: str) -> Key:
             return date.fromisoformat(text)
         case Group.USER_ID:
             return parse_uuid(text)
-    if "\0" in text:  # PostgreSQL has no such text
+    if not text.isprintable():  # no name is stored with it, and PostgreSQL has no text with NUL or half a character
         raise ValueError(text)
     return text

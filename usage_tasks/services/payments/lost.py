@@ -6,12 +6,13 @@ for other arguments, repeats an error that it stored, and repeats the first answ
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.customers import StripeCustomer
-from usage_tasks.domain.errors import PermanentError, SpentKeyError
+from usage_tasks.domain.errors import PermanentError, RetryableError, SpentKeyError
+from usage_tasks.domain.idempotency import CALL_OVER
 from usage_tasks.domain.payments import Subscription
 from usage_tasks.services.payments.customers import only_one
 from usage_tasks.storage.engine import Transaction
 from usage_tasks.storage.payments import subscriptions
-from usage_tasks.storage.payments.customers import SubscriptionRow
+from usage_tasks.storage.payments.customers import CustomerRow, SubscriptionRow
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 
@@ -32,20 +33,27 @@ def find_lost_subscription(
 ) -> Subscription | None:
     """Find the live subscription that was asked for a customer; None if nobody asked before, or if there is none.
 
-    Raises PermanentError if there are several, SpentKeyError if there is none and the price to ask for has
-    changed since: Stripe may no longer take the old price.
+    It may have any price of an earlier request. Raises PermanentError if there are several; if there is
+    none, RetryableError while a call with an earlier key may still make it, and SpentKeyError if the price to ask for
+    has changed since: Stripe may no longer take the old price.
     """
     if reserved.is_new:
         return None
-    held = [one for one in payer.subscriptions if any(item.price_id == reserved.price_id for item in one.items)]
+    held = {
+        one.subscription_id: item.price_id
+        for one in payer.subscriptions
+        for item in one.items
+        if item.price_id in reserved.price_ids
+    }
     with transaction() as connection:
-        ours = subscriptions.list_ours(connection, [one.subscription_id for one in held])
-    found = [one.subscription_id for one in held if one.subscription_id not in ours]
+        ours = subscriptions.list_ours(connection, list(held))
+    found = [subscription_id for subscription_id in held if subscription_id not in ours]
     if len(found) > 1:
         raise PermanentError(
             f"subscriptions of {payer.customer_id}: must be at most one in Stripe (got {', '.join(found)})"
         )
     if not found:
+        check_earlier_over(reserved, f"subscription of {reserved.attribution_id}")
         if reserved.price_id != price_id:
             raise SpentKeyError(f"subscription of {reserved.attribution_id}: its price changed", answered=False)
         return None
@@ -55,7 +63,13 @@ def find_lost_subscription(
     return Subscription(
         subscription_id=standing.subscription_id,
         customer_id=standing.customer_id,
-        price_id=reserved.price_id,
+        price_id=held[found[0]],
         current_period_start=standing.current_period_start,
         current_period_end=standing.current_period_end,
     )
+
+
+def check_earlier_over(reserved: CustomerRow | SubscriptionRow, what: str) -> None:
+    """Raise RetryableError while a call with an earlier key may still run: a look does not see yet what it makes."""
+    if reserved.earlier_may_run:
+        raise RetryableError(f"{what}: a call with an earlier key may still run", retry_after=CALL_OVER)

@@ -2,7 +2,8 @@
 
 Each action is a row with its idempotency key before the call, leased by one worker during it, and settled after it
 together with its effect in the ledger. A crash anywhere leaves an open row: another request, or the sweep, takes it up
-with the same key. A refused action is settled with Stripe's reason; the next request is a new action under a new key.
+with the same key. A refused action is settled with Stripe's reason, under the lease of the refused call alone; the next
+request is a new action under a new key.
 """
 
 from datetime import timedelta
@@ -97,23 +98,28 @@ def perform(context: StripeContext, action: Action) -> Effect:
     try:
         _prepare(context, action)
     except PermanentError as error:
-        _refuse(context, action, error)
+        with context.transaction() as connection:
+            free = operator_actions.claim_action(connection, action, lease=LEASE)
+            if free is not None:  # else it is for the worker at it to settle
+                operator_actions.settle_refused(connection, free, error=str(error))
         raise
     with context.transaction() as connection:
-        if not operator_actions.claim_action(connection, action, lease=LEASE):
-            raise RetryableError(f"stripe action {action.idempotency_key}: another worker is at it")
+        claimed = operator_actions.claim_action(connection, action, lease=LEASE)
+    if claimed is None:
+        raise RetryableError(f"stripe action {action.idempotency_key}: another worker is at it")
     try:
-        match action.operation:
+        match claimed.operation:
             case StripeOperation.FINALIZE_INVOICE:
-                return _finalize(context, action, StripeInvoiceId(action.object_id))
+                return _finalize(context, claimed, StripeInvoiceId(claimed.object_id))
             case StripeOperation.CANCEL_SUBSCRIPTION:
-                return _cancel(context, action, StripeSubscriptionId(action.object_id))
+                return _cancel(context, claimed, StripeSubscriptionId(claimed.object_id))
     except RetryableError:
         with context.transaction() as connection:
-            operator_actions.release_action(connection, action)
+            operator_actions.release_action(connection, claimed)
         raise
     except PermanentError as error:
-        _refuse(context, action, error)
+        with context.transaction() as connection:
+            operator_actions.settle_refused(connection, claimed, error=str(error))
         raise
 
 
@@ -134,11 +140,6 @@ def _prepare(context: StripeContext, action: Action) -> None:
     with context.transaction() as connection:
         if invoices.has_unsent_quantity(connection, action.attribution_id, before=invoice.period_end):
             raise RetryableError(f"invoice {invoice.invoice_id}: its closing quantity is not in Stripe yet")
-
-
-def _refuse(context: StripeContext, action: Action, error: PermanentError) -> None:
-    with context.transaction() as connection:
-        operator_actions.settle_action(connection, action, error=str(error))
 
 
 def _finalize(context: StripeContext, action: Action, invoice_id: StripeInvoiceId) -> Effect:
@@ -168,7 +169,7 @@ def _cancel(context: StripeContext, action: Action, subscription_id: StripeSubsc
 
 
 def _settle(connection: Connection, context: StripeContext, action: Action) -> None:
-    if not operator_actions.settle_action(connection, action):
+    if not operator_actions.settle_done(connection, action):
         return
     audit.append_audit(
         connection,

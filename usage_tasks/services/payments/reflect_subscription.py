@@ -89,14 +89,15 @@ def _adopt(connection: Connection, standing: SubscriptionStanding, *, terms: Bil
     """Store a subscription that we asked for and whose answer was lost: it bills, and nobody would know."""
     reserved = subscriptions.find_reserved(connection, standing.customer_id)
     starts, ends = standing.current_period_start, standing.current_period_end
-    if reserved is None or reserved.row.price_id not in standing.price_ids or starts is None or ends is None:
+    prices = frozenset() if reserved is None else reserved.row.price_ids.intersection(standing.price_ids)
+    if reserved is None or not prices or starts is None or ends is None:
         return Effect(outcome="not a subscription of ours")
     if reserved.waited < ADOPT_AFTER:
         raise RetryableError(f"subscription {standing.subscription_id}: the task that made it may still store it")
     made = Subscription(
         subscription_id=standing.subscription_id,
         customer_id=standing.customer_id,
-        price_id=reserved.row.price_id,
+        price_id=min(prices),
         current_period_start=starts,
         current_period_end=ends,
     )

@@ -5,7 +5,7 @@ and two calls at once end in one customer and one subscription.
 """
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
@@ -21,6 +21,7 @@ from usage_tasks.domain.errors import (
     RetryableError,
     SpentKeyError,
 )
+from usage_tasks.domain.idempotency import CALL_OVER
 from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, Subscription
 from usage_tasks.services.ledger.cost_center import check_limit, set_cost_center
 from usage_tasks.services.metering.parked import park_if_unbillable
@@ -33,8 +34,6 @@ from usage_tasks.storage.payments.customers import CustomerRow, SubscriptionRow
 from usage_tasks.stripe_gateway.protocol import StripeGateway
 
 _ATTEMPTS_MAX: Final = 3
-_CALL_OVER: Final = timedelta(seconds=30)
-"""After so long a call of another worker is over: we give it up after 10 s, Stripe a little later."""
 
 
 def create_customer(
@@ -57,11 +56,12 @@ def create_customer(
         if not reserved.is_new and (found := lost.find_lost_customer(stripe, account)) is not None:
             _check_currency(found, reserved)
             return _store_customer(transaction, customer, found.customer_id, at=at, actor=actor)
+        lost.check_earlier_over(reserved, f"customer of {account}")
         try:
             made = stripe.create_customer(customer, idempotency_key=reserved.idempotency_key)
         except SpentKeyError as error:
             with transaction() as connection:
-                customers.renew_customer_key(connection, reserved)
+                customers.renew_customer_key(connection, reserved, answered=error.answered)
             _check_over(error)
             continue
         return _store_customer(transaction, customer, made, at=at, actor=actor)
@@ -88,7 +88,7 @@ def _check_currency(found: StripeCustomer, reserved: CustomerRow) -> None:
 def _check_over(spent: SpentKeyError) -> None:
     """Raise RetryableError while a call with a spent key may still run: the next look sees what it made."""
     if not spent.answered:
-        raise RetryableError(f"{spent}: looked for again once no call with it can run", retry_after=_CALL_OVER)
+        raise RetryableError(f"{spent}: looked for again once no call with it can run", retry_after=CALL_OVER)
 
 
 def _store_customer(
@@ -141,7 +141,7 @@ def create_subscription(
             made = made or _ask(transaction, stripe, payer, reserved, currency=currency)
         except SpentKeyError as error:
             with transaction() as connection:
-                customers.renew_subscription(connection, reserved, price_id=price_id)
+                customers.renew_subscription(connection, reserved, price_id=price_id, answered=error.answered)
             _check_over(error)
             continue
         with transaction() as connection:
@@ -198,7 +198,7 @@ def _ask(
         raise
     except PermanentError as error:
         with transaction() as connection:
-            customers.renew_subscription(connection, reserved, price_id=reserved.price_id)
+            customers.renew_subscription(connection, reserved, price_id=reserved.price_id, answered=False)
         if payer.billed_currency in (None, currency):
             raise
         allowed = (
@@ -224,7 +224,7 @@ def store_subscription(
     actor: Actor,
 ) -> bool:
     """Store a subscription that Stripe has made, and switch its account to it; return whether this was the first to."""
-    first = customers.complete_subscription(connection, reserved, made.subscription_id)
+    first = customers.complete_subscription(connection, reserved, made)
     if first:
         _switch(connection, account, made, spending_limit=spending_limit, limits=limits, actor=actor)
     return first

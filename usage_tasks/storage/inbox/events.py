@@ -6,6 +6,7 @@ Only the reference to the object is kept of an event: handlers ask Stripe for th
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -23,6 +24,7 @@ class InboxEvent:
     object_id: str | None
     created_at: datetime
     attempts: int = 0
+    claimed_until: datetime | None = None
 
 
 def store_event(connection: Connection, event: EventNotice) -> bool:
@@ -69,7 +71,7 @@ def claim_events(connection: Connection, *, limit: int, lease: timedelta) -> Seq
             ORDER BY attempts, created_at, received_at LIMIT :limit FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE held.event_id = due.event_id
-        RETURNING held.event_id, held.type, held.object_id, held.created_at, held.attempts
+        RETURNING held.event_id, held.type, held.object_id, held.created_at, held.attempts, held.claimed_until
     """
     claimed = [InboxEvent(**row._mapping) for row in fetch(connection, statement, limit=limit, lease=bounded(lease))]
     return sorted(claimed, key=lambda event: (event.attempts, event.created_at))
@@ -92,29 +94,32 @@ def mark_applied(connection: Connection, event_id: str, *, outcome: str) -> bool
     )
 
 
-def mark_retry(connection: Connection, event_id: str, *, after: timedelta, reason: str) -> None:
-    """Free an event that could not be applied for now."""
+# A worker whose lease ran out may end late: what it applied is true, but no other result of it counts any more.
+_HELD: Final = "event_id = :event AND state = 'pending' AND claimed_until = :lease"
+
+
+def mark_retry(connection: Connection, claimed: InboxEvent, *, after: timedelta, reason: str) -> None:
+    """Free an event that could not be applied for now, if the lease is still this worker's."""
     execute(
         connection,
-        """
+        f"""
         UPDATE stripe_event
         SET next_attempt_at = clock_timestamp() + :after, claimed_until = NULL, outcome = :reason
-        WHERE event_id = :event AND state = 'pending'
+        WHERE {_HELD}
         """,
-        event=event_id,
+        event=claimed.event_id,
+        lease=claimed.claimed_until,
         after=after,
         reason=reason,
     )
 
 
-def mark_parked(connection: Connection, event_id: str, *, reason: str) -> None:
-    """Set an event aside that can never be applied."""
+def mark_parked(connection: Connection, claimed: InboxEvent, *, reason: str) -> None:
+    """Set an event aside that can never be applied, if the lease is still this worker's."""
     execute(
         connection,
-        """
-        UPDATE stripe_event SET state = 'parked', claimed_until = NULL, outcome = :reason
-        WHERE event_id = :event AND state = 'pending'
-        """,
-        event=event_id,
+        f"UPDATE stripe_event SET state = 'parked', claimed_until = NULL, outcome = :reason WHERE {_HELD}",
+        event=claimed.event_id,
+        lease=claimed.claimed_until,
         reason=reason,
     )

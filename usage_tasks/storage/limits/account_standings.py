@@ -10,27 +10,33 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.exhaustion import Accrual
+from usage_tasks.storage.ledger.account_weeks import entries_reaching
 from usage_tasks.storage.ledger.balances import with_balances
 from usage_tasks.storage.pricing.prices import list_histories
 from usage_tasks.storage.rows import fetch, fetch_one
 
-# Sessions that go on costing after an instant: sessions that are not final, or became final later.
-_ACCRUING = """
-    SELECT workspace_class, started_at, ended_at FROM open_session
-    WHERE attribution_id = :account AND (ended_at IS NULL OR ended_at > :at)
+# Sessions that run at an instant: sessions that are not final, or became final later. OFFSET 0: each by its index.
+_AT = "CAST(:at AS timestamptz)"
+_RUNS = f"started_at <= {_AT} AND (ended_at IS NULL OR ended_at > {_AT})"
+ACCRUING = f"""
+    SELECT workspace_class, started_at, ended_at FROM open_session WHERE attribution_id = :account AND {_RUNS}
     UNION ALL
-    SELECT w.workspace_class, w.started_at, w.ended_at FROM workspace_instance w
-    WHERE w.ended_at > :at AND w.instance_id IN (
-        SELECT e.instance_id FROM ledger_entry e WHERE e.attribution_id = :account AND e.effective_at > :at
-    ) AND NOT EXISTS (
-        SELECT 1 FROM open_session o WHERE o.attribution_id = :account AND o.instance_id = w.instance_id
-    )
+    SELECT w.workspace_class, w.started_at, w.ended_at FROM (
+        SELECT DISTINCT instance_id FROM ({entries_reaching(":account", since=_AT, until=_AT)}) AS e
+        WHERE reaches_back AND effective_at > {_AT}
+    ) AS later CROSS JOIN LATERAL (
+        SELECT workspace_class, started_at, ended_at FROM workspace_instance
+        WHERE instance_id = later.instance_id AND {_RUNS} AND NOT EXISTS (
+            SELECT 1 FROM open_session o WHERE o.attribution_id = :account AND o.instance_id = later.instance_id
+        )
+        OFFSET 0
+    ) AS w
 """
 
 
 def list_accruals(connection: Connection, attribution_id: AttributionId, *, at: datetime) -> list[Accrual]:
-    """List the sessions of an account whose costs go on after `at`, as far as is known now, with their prices."""
-    rows = fetch(connection, _ACCRUING, account=attribution_id, at=at)
+    """List the sessions of an account that run at `at`, as far as is known now, with their ends and prices."""
+    rows = fetch(connection, ACCRUING, account=attribution_id, at=at)
     histories = list_histories(connection, [row.workspace_class for row in rows])
     return [
         Accrual(started_at=row.started_at, ended_at=row.ended_at, versions=histories[row.workspace_class])

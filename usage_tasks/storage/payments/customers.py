@@ -9,16 +9,22 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.customers import StripeCustomer
 from usage_tasks.domain.errors import InvariantError, RetryableError
-from usage_tasks.domain.idempotency import fresh_key
-from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, StripeSubscriptionId
+from usage_tasks.domain.idempotency import CALL_OVER, fresh_key
+from usage_tasks.domain.payments import NewCustomer, StripeCustomerId, StripeSubscriptionId, Subscription
+from usage_tasks.storage.leases import is_free
 from usage_tasks.storage.rows import execute, fetch
+
+# Whoever called with an earlier key began before the present one was stored.
+_OVER_AT = f"renewed_at + interval '{CALL_OVER // timedelta(seconds=1)} seconds'"
+_MAY_RUN = f"NOT {is_free(_OVER_AT)} AS earlier_may_run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomerRow:
     """The stored customer of an account; `customer_id` is None until Stripe has answered.
 
-    `is_new`: this call stored it, so Stripe has not been asked for it yet.
+    `is_new`: this call stored it, so Stripe has not been asked for it yet. `earlier_may_run`: its key is so fresh
+    that a call with an earlier one may still run.
     """
 
     attribution_id: AttributionId
@@ -26,6 +32,7 @@ class CustomerRow:
     currency: str
     idempotency_key: str
     deleted: bool = False
+    earlier_may_run: bool = False
     is_new: bool = False
 
 
@@ -33,7 +40,8 @@ class CustomerRow:
 class SubscriptionRow:
     """The stored open subscription of an account; `subscription_id` is None until Stripe has answered.
 
-    `is_new`: this call stored it, so Stripe has not been asked for it yet.
+    `is_new`: this call stored it, so Stripe has not been asked for it yet. `earlier_may_run`: its key is so fresh
+    that a call with an earlier one may still run, with one of `earlier_price_ids`.
     """
 
     attribution_id: AttributionId
@@ -41,12 +49,25 @@ class SubscriptionRow:
     subscription_id: StripeSubscriptionId | None
     idempotency_key: str
     price_id: str
+    earlier_price_ids: Sequence[str] = ()
+    earlier_may_run: bool = False
     is_new: bool = False
 
+    @property
+    def price_ids(self) -> frozenset[str]:
+        """Every price that Stripe may have been asked for."""
+        return frozenset({self.price_id, *self.earlier_price_ids})
 
-_CUSTOMER = (
-    "attribution_id, stripe_customer_id AS customer_id, currency, idempotency_key, deleted_at IS NOT NULL AS deleted"
-)
+
+_CUSTOMER = f"""
+    attribution_id, stripe_customer_id AS customer_id, currency, idempotency_key, deleted_at IS NOT NULL AS deleted,
+    {_MAY_RUN}
+"""
+SUBSCRIPTION = f"""
+    attribution_id, number, stripe_subscription_id AS subscription_id, idempotency_key, price_id, earlier_price_ids,
+    {_MAY_RUN}
+"""
+"""The columns of a SubscriptionRow."""
 
 
 def _key(attribution_id: str) -> str:
@@ -99,14 +120,20 @@ def reserve_customer_again(connection: Connection, gone: CustomerRow, *, currenc
     return replace(found, is_new=new == 1)
 
 
-def renew_customer_key(connection: Connection, row: CustomerRow) -> None:
-    """Store a fresh key in the place of a spent one, unless another worker did or Stripe's answer is stored."""
+def renew_customer_key(connection: Connection, row: CustomerRow, *, answered: bool) -> None:
+    """Store a fresh key in the place of a spent one, unless another worker did or Stripe's answer is stored.
+
+    A trigger notes when. If the answer under the spent key is final, no call with it is waited for.
+    """
     statement = """
         UPDATE stripe_customer SET idempotency_key = :fresh
         WHERE attribution_id = :account AND idempotency_key = :spent AND stripe_customer_id IS NULL
     """
     key = row.idempotency_key
-    execute(connection, statement, account=row.attribution_id, spent=key, fresh=fresh_key(key))
+    renewed = execute(connection, statement, account=row.attribution_id, spent=key, fresh=fresh_key(key))
+    if renewed and answered:
+        at_once = "UPDATE stripe_customer SET renewed_at = NULL WHERE attribution_id = :account"
+        execute(connection, at_once, account=row.attribution_id)
 
 
 def find_customer(connection: Connection, attribution_id: AttributionId) -> CustomerRow | None:
@@ -200,8 +227,11 @@ def complete_customer(connection: Connection, attribution_id: AttributionId, cus
 
 
 def list_prices(connection: Connection, attribution_id: AttributionId) -> frozenset[str]:
-    """List the prices that an account's subscriptions, open or ended, were made with."""
-    statement = "SELECT DISTINCT price_id FROM stripe_subscription WHERE attribution_id = :account"
+    """List the prices that Stripe was asked for an account's subscriptions, open or ended, with."""
+    statement = """
+        SELECT DISTINCT unnest(array_append(earlier_price_ids, price_id)) AS price_id
+        FROM stripe_subscription WHERE attribution_id = :account
+    """
     return frozenset(str(row.price_id) for row in fetch(connection, statement, account=attribution_id))
 
 
@@ -227,35 +257,40 @@ def reserve_subscription(connection: Connection, attribution_id: AttributionId, 
     return replace(found, is_new=new == 1)
 
 
-def renew_subscription(connection: Connection, row: SubscriptionRow, *, price_id: str) -> None:
-    """Store a fresh key, for this price and with tax undecided, unless another worker did or an answer is stored."""
+def renew_subscription(connection: Connection, row: SubscriptionRow, *, price_id: str, answered: bool) -> None:
+    """Store a fresh key, for this price and with tax undecided, unless another worker did or an answer is stored.
+
+    Triggers note when, and the price before. If the answer under the spent key is final, no call with it is waited for.
+    """
     statement = """
         UPDATE stripe_subscription SET idempotency_key = :fresh, price_id = :price, automatic_tax = NULL
         WHERE attribution_id = :account AND number = :number AND idempotency_key = :spent
             AND stripe_subscription_id IS NULL
     """
     key = row.idempotency_key
-    named = {"account": row.attribution_id, "number": row.number, "price": price_id}
-    execute(connection, statement, **named, spent=key, fresh=fresh_key(key))
+    named = {"account": row.attribution_id, "number": row.number}
+    renewed = execute(connection, statement, **named, price=price_id, spent=key, fresh=fresh_key(key))
+    if renewed and answered:
+        at_once = """
+            UPDATE stripe_subscription SET renewed_at = NULL WHERE attribution_id = :account AND number = :number
+        """
+        execute(connection, at_once, **named)
 
 
 def find_open_subscription(connection: Connection, attribution_id: AttributionId) -> SubscriptionRow | None:
     """Return an account's open subscription, which Stripe may not have answered for yet."""
     rows = fetch(
         connection,
-        """
-        SELECT attribution_id, number, stripe_subscription_id AS subscription_id, idempotency_key, price_id
-        FROM stripe_subscription WHERE attribution_id = :account AND ended_at IS NULL
-        """,
+        f"SELECT {SUBSCRIPTION} FROM stripe_subscription WHERE attribution_id = :account AND ended_at IS NULL",
         account=attribution_id,
     )
     return SubscriptionRow(**rows[0]._mapping) if rows else None
 
 
-def complete_subscription(connection: Connection, row: SubscriptionRow, subscription_id: StripeSubscriptionId) -> bool:
-    """Store the id that Stripe gave; return True if this call was the first to."""
+def complete_subscription(connection: Connection, row: SubscriptionRow, made: Subscription) -> bool:
+    """Store the id that Stripe gave and the price it was made with; return True if this call was the first to."""
     statement = """
-        UPDATE stripe_subscription SET stripe_subscription_id = :subscription
+        UPDATE stripe_subscription SET stripe_subscription_id = :subscription, price_id = :price
         WHERE attribution_id = :account AND number = :number AND stripe_subscription_id IS NULL
     """
     return (
@@ -264,7 +299,8 @@ def complete_subscription(connection: Connection, row: SubscriptionRow, subscrip
             statement,
             account=row.attribution_id,
             number=row.number,
-            subscription=subscription_id,
+            subscription=made.subscription_id,
+            price=made.price_id,
         )
         == 1
     )

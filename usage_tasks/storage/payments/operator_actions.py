@@ -1,8 +1,8 @@
 """Actions of operators in Stripe: a row with its idempotency key before the call, settled after it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Row
 
@@ -16,7 +16,7 @@ from usage_tasks.storage.rows import execute, fetch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """One thing that was asked of Stripe and is not settled."""
+    """One thing that was asked of Stripe and is not settled; `claimed_until` where this worker alone may call."""
 
     attribution_id: AttributionId
     operation: StripeOperation
@@ -24,6 +24,7 @@ class Action:
     number: int
     idempotency_key: str
     actor: Actor
+    claimed_until: datetime | None = None
 
 
 _ACTION = "attribution_id, operation, object_id, number, idempotency_key, actor"
@@ -60,35 +61,46 @@ def reserve_action(
     return _action(rows[0])
 
 
-def claim_action(connection: Connection, action: Action, *, lease: timedelta) -> bool:
-    """Lease an open action, so that this worker alone makes its call; return True if it was free."""
+def claim_action(connection: Connection, action: Action, *, lease: timedelta) -> Action | None:
+    """Lease an open action, so that this worker alone makes its call; return it as claimed, or None if not free."""
     statement = f"""
         UPDATE stripe_action SET claimed_until = clock_timestamp() + :lease
         WHERE {_SAME} AND settled_at IS NULL AND {is_free()}
+        RETURNING {_ACTION}, claimed_until
     """
-    return execute(connection, statement, lease=bounded(lease), **_key(action)) == 1
+    rows = fetch(connection, statement, lease=bounded(lease), **_key(action))
+    return _action(rows[0]) if rows else None
 
 
-def release_action(connection: Connection, action: Action) -> None:
-    """Free an action whose call failed for now."""
-    execute(connection, f"UPDATE stripe_action SET claimed_until = NULL WHERE {_SAME}", **_key(action))
+# A worker whose lease ran out may end late: its success is still true, but no other result of it counts any more.
+def release_action(connection: Connection, claimed: Action) -> None:
+    """Free an action whose call failed for now, if its lease is still this worker's."""
+    statement = f"UPDATE stripe_action SET claimed_until = NULL WHERE {_HELD}"
+    execute(connection, statement, lease=claimed.claimed_until, **_key(claimed))
 
 
-def renew_key(connection: Connection, action: Action) -> Action:
-    """Store a fresh key in the place of a spent one; return the action with it."""
-    fresh = replace(action, idempotency_key=fresh_key(action.idempotency_key))
-    statement = f"UPDATE stripe_action SET idempotency_key = :fresh WHERE {_SAME}"
-    execute(connection, statement, fresh=fresh.idempotency_key, **_key(action))
-    return fresh
+def renew_key(connection: Connection, claimed: Action) -> None:
+    """Store a fresh key in the place of a spent one, if the lease is still this worker's."""
+    statement = f"UPDATE stripe_action SET idempotency_key = :fresh WHERE {_HELD}"
+    fresh = fresh_key(claimed.idempotency_key)
+    execute(connection, statement, fresh=fresh, lease=claimed.claimed_until, **_key(claimed))
 
 
-def settle_action(connection: Connection, action: Action, *, error: str | None = None) -> bool:
-    """Settle an action as done or, with an error, as refused; return True if this call was the first to."""
+def settle_refused(connection: Connection, claimed: Action, *, error: str) -> None:
+    """Settle an action as refused, if its lease is still this worker's."""
     statement = f"""
-        UPDATE stripe_action SET settled_at = clock_timestamp(), claimed_until = NULL, error = :error
-        WHERE {_SAME} AND settled_at IS NULL
+        UPDATE stripe_action SET settled_at = clock_timestamp(), claimed_until = NULL, error = :error WHERE {_HELD}
     """
-    return execute(connection, statement, error=error, **_key(action)) == 1
+    execute(connection, statement, error=error, lease=claimed.claimed_until, **_key(claimed))
+
+
+def settle_done(connection: Connection, action: Action) -> bool:
+    """Settle an action as done, also where another worker was refused; return True if this call was the first to."""
+    statement = f"""
+        UPDATE stripe_action SET settled_at = clock_timestamp(), claimed_until = NULL, error = NULL
+        WHERE {_SAME} AND (settled_at IS NULL OR error IS NOT NULL)
+    """
+    return execute(connection, statement, **_key(action)) == 1
 
 
 def list_open(connection: Connection, *, limit: int) -> Sequence[Action]:
@@ -102,6 +114,7 @@ def list_open(connection: Connection, *, limit: int) -> Sequence[Action]:
 
 
 _SAME = "(attribution_id, operation, object_id, number) = (:account, :operation, :object, :number)"
+_HELD = f"{_SAME} AND settled_at IS NULL AND claimed_until = :lease"
 
 
 def _key(action: Action) -> dict[str, object]:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.payments import StripeCustomerId, StripeInvoiceId, StripeSubscriptionId, SubscriptionStanding
-from usage_tasks.storage.payments.customers import SubscriptionRow
+from usage_tasks.storage.payments.customers import SUBSCRIPTION, SubscriptionRow
 from usage_tasks.storage.rows import execute, fetch
 
 
@@ -67,11 +67,11 @@ def find_reserved(connection: Connection, customer_id: StripeCustomerId) -> Rese
     """Return the subscription that was asked for a customer and that Stripe has not answered for yet."""
     rows = fetch(
         connection,
-        """
-        SELECT s.attribution_id, s.number, s.stripe_subscription_id AS subscription_id, s.idempotency_key, s.price_id,
-               clock_timestamp() - s.created_at AS waited
-        FROM stripe_subscription s JOIN stripe_customer c USING (attribution_id)
-        WHERE c.stripe_customer_id = :customer AND s.stripe_subscription_id IS NULL AND s.ended_at IS NULL
+        f"""
+        SELECT {SUBSCRIPTION}, clock_timestamp() - created_at AS waited
+        FROM stripe_subscription
+        WHERE attribution_id = (SELECT attribution_id FROM stripe_customer WHERE stripe_customer_id = :customer)
+            AND stripe_subscription_id IS NULL AND ended_at IS NULL
         """,
         customer=customer_id,
     )

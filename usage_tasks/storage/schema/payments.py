@@ -29,6 +29,8 @@ stripe_customer = Table(
     required("currency", Text()),
     required("billing_creator_user_id", Text()),
     required("idempotency_key", Text()),
+    # Since when its key is a fresh one; a call with an earlier one may have begun until then. A trigger sets it.
+    moment("renewed_at", nullable=True),
     moment("created_at", default_now=True),
     moment("deleted_at", nullable=True),
     # When its subscriptions were last looked at; why no quantity can bill them, and since when that is known.
@@ -47,6 +49,9 @@ stripe_subscription = Table(
     Column("stripe_subscription_id", Text, unique=True),
     required("idempotency_key", Text()),
     required("price_id", Text()),
+    # The prices that calls with earlier keys had (a trigger adds them), and since when the key is a fresh one.
+    required("earlier_price_ids", ARRAY(Text()), default="'{}'"),
+    moment("renewed_at", nullable=True),
     # The arguments of the call, used again after a crash; null until it is about to be made.
     Column("automatic_tax", Boolean),
     moment("created_at", default_now=True),
