@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 from celery.exceptions import InvalidTaskError
 
-from tests.worker.malformed_shapes import EXPIRED, GOOD, make_envelope, make_item, make_shapes, mutate
+from tests.worker.malformed_shapes import EXPIRED, GOOD, TRACED, make_envelope, make_item, make_shapes, mutate
 from tests.worker.workers import Workers, wait_until
 from usage_tasks.coordination.unreadable_messages import UnreadableMessage, list_unreadable
 
@@ -90,6 +90,13 @@ def test_a_sender_who_waits_gets_the_refusal(workers: Workers) -> None:
         with pytest.raises(InvalidTaskError, match=r"timelimit: must be two|priority: must be a whole"):
             workers.sender.AsyncResult(task_id).get(timeout=20)
     assert [each.task for each in parked(workers)] == ["maintenance.chaos_nap"] * 2
+
+
+def test_a_call_that_a_tracing_library_has_marked_is_done_and_tried_again_with_its_marks(workers: Workers) -> None:
+    workers.start("worker", "--concurrency=1")
+    task_id = workers.send("maintenance.chaos_busy", kwargs={"mark": "traced"}, headers=TRACED)
+    assert workers.sender.AsyncResult(task_id).get(timeout=20) == "traced"
+    assert (workers.count("traced"), parked(workers)) == (2, [])
 
 
 def plant_unacknowledged(workers: Workers, entries: Mapping[str, Any]) -> None:
