@@ -183,7 +183,7 @@ def test_a_command_of_remote_control_that_cannot_be_carried_out_ends_no_worker(w
 
 
 def test_the_clock_of_a_worker_follows_no_event_beyond_the_bound(redis_url: str) -> None:
-    app = Celery("of a worker", broker=redis_url, set_as_current=False)
+    app: Any = Celery("of a worker", broker=redis_url, set_as_current=False)
     guard_clock(app)
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection)
