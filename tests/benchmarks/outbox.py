@@ -5,6 +5,7 @@ migration 0021: a hundred messages a run, one run a minute. The same run measure
 the jobs.
 """
 
+import json
 import os
 import sys
 import tempfile
@@ -69,7 +70,7 @@ def dispatch_as_before(database: Database) -> int:
     with database.transaction() as connection:
         claimed = outbox.claim_announcements(connection, limit=BEFORE, lease=LEASE)
     for each in claimed:
-        app.send_task(each.task, kwargs=each.payload, task_id=each.key, queue="server", ignore_result=True)
+        app.send_task(each.task, kwargs=json.loads(each.payload), task_id=each.key, queue="server", ignore_result=True)
     with database.transaction() as connection:
         outbox.mark_dispatched(connection, claimed)
     return len(claimed)

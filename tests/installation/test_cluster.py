@@ -1,17 +1,20 @@
 """A Redis Cluster is refused in one line."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.factories import session_row
 from tests.installation.sides import BEAT, WORKER, make_app, run
-from tests.installation.test_foreign import ACTOR
+from tests.installation.test_foreign import ACTOR, id_of, start
 from tests.installation.test_tls import RECEIVER, STRIPE
 from usage_tasks.client import WrongBrokerError, record
 from usage_tasks.commands.operations.findings.finding import Examination
 from usage_tasks.commands.operations.findings.installation import look_at_installation
+from usage_tasks.coordination.installation import find_holder
 from usage_tasks.embedded.binaries import find_redis_server
 from usage_tasks.embedded.processes import child_process, free_port
 from usage_tasks.runtime import Runtime
@@ -20,13 +23,11 @@ from usage_tasks.settings import load_settings
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """A node of a cluster that has no slots: it answers as one of another's slots does, with an error."""
-    port, log = free_port(), tmp_path / "cluster.log"
-    settings = {"port": str(port), "bind": "127.0.0.1", "dir": str(tmp_path), "save": "", "cluster-enabled": "yes"}
-    settings["cluster-port"] = str(free_port())
-    arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+@contextmanager
+def serving(directory: Path, *options: str) -> Iterator[str]:
+    """Run a server with options of its own."""
+    port, log = free_port(), directory / "redis.log"
+    arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "", *options]
     with child_process(
         [str(find_redis_server({})), *arguments],
         name="valkey",
@@ -35,6 +36,22 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         ready=lambda: log.exists() and "eady to accept connections" in log.read_text(),
     ):
         yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """A node of a cluster that has no slots: it answers as one of another's slots does, with an error."""
+    with serving(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as url:
+        yield url
+
+
+def test_a_server_that_does_not_know_info_is_taken_as_it_is(
+    environment: dict[str, str], rt: Runtime, tmp_path: Path
+) -> None:
+    with serving(tmp_path, "--rename-command", "INFO", "") as url, ExitStack() as stack:
+        start(stack, environment | {"REDIS_URL": url, "USAGE_TEST_CLOCK": "false"}, tmp_path / "worker.log")
+        with redis.Redis.from_url(url) as client:
+            assert (find_holder(client) or "").startswith(id_of(rt.database))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.factories import START, session_row, team
 from tests.installation.sides import BEAT, WORKER, advance_clock, make_app, run, usage_tasks
 from tests.worker.workers import wait_until
 from usage_tasks.client import Recorded, record
-from usage_tasks.coordination.installation import find_holder
+from usage_tasks.coordination.installation import ForeignRedisError, claim, find_holder
 from usage_tasks.embedded.processes import child_process
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.engine import Database
@@ -124,6 +125,25 @@ def test_a_copy_of_a_database_is_another_one_until_somebody_adopts_the_redis_or_
     renewed = usage_tasks("installation", "new", environment=environment)
     assert (renewed.returncode, renewed.stdout.strip()) == (2, id_of(rt.database))
     assert id_of(rt.database) != id_of(other_database)
+
+
+def test_roles_of_which_one_may_not_identify_the_server_are_of_one_installation(
+    rt: Runtime, other_database: Database
+) -> None:
+    with rt.transaction() as connection:
+        owners = read_installation(connection)
+        connection.exec_driver_sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        connection.exec_driver_sql("SET LOCAL ROLE pg_read_all_data")
+        workers = read_installation(connection)
+    with other_database.transaction() as connection:
+        others = read_installation(connection)
+    assert (workers == owners, "@unknown/" in str(workers)) == (False, True)
+    for first, second in ((owners, workers), (workers, owners)):
+        rt.redis.delete("usage:installation")
+        assert claim(rt.redis, first, rt.settings)
+        assert not claim(rt.redis, second, rt.settings)
+        with pytest.raises(ForeignRedisError):
+            claim(rt.redis, replace(others, installation_id=owners.installation_id), rt.settings)
 
 
 @pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])

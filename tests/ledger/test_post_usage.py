@@ -1,3 +1,4 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
@@ -162,7 +163,8 @@ def test_a_reached_limit_is_announced_once_a_cycle(connection: Connection) -> No
     claimed = claim_announcements(connection, limit=10, lease=HOUR)
     (told,) = [each for each in claimed if each.task == "server.usage_limit_reached"]
     assert claim_announcements(connection, limit=10, lease=HOUR) == []  # leased
-    assert (told.payload["attribution_id"], told.payload["balance_cents"]) == (team("over"), 50_000)
+    payload = json.loads(told.payload)
+    assert (payload["attribution_id"], payload["balance_cents"]) == (team("over"), 50_000)
     assert mark_dispatched(connection, claimed) == len(claimed)
     assert claim_announcements(connection, limit=10, lease=HOUR) == []
     while reset_due(connection, at=START + 40 * DAY).cycles:

@@ -80,6 +80,16 @@ def test_one_that_cannot_be_sent_keeps_no_other_waiting_and_is_named(rt: Runtime
     assert (waiting(rt), asked_again(rt)) == (len(bad), 0)
 
 
+@pytest.mark.parametrize("payload", ['{"a": %s}' % ("9" * 5_000), "[" * 3_000 + "]" * 3_000, "5"])
+def test_one_that_cannot_be_read_keeps_no_other_waiting_and_is_named(rt: Runtime, payload: str) -> None:
+    announce(rt, 1, payload=payload)
+    keys = announce(rt, 2, first=10)
+    with pytest.raises(PermanentError, match=r"outbox: 1 can't be sent, 2 sent: k1: "):
+        call(maintenance.dispatch_outbox)
+    assert ids(rt) == keys
+    assert waiting(rt) == 1
+
+
 @contextmanager
 def full(rt: Runtime) -> Iterator[None]:
     """A broker that answers, and takes nothing."""

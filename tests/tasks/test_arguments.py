@@ -66,6 +66,12 @@ def refusal(name: str, arguments: dict[str, Any]) -> str:
     return str(refused.value)
 
 
+def test_a_refusal_is_short_however_many_arguments_are_wrong_and_however_long_their_names() -> None:
+    said = refusal("usage.reconcile", {f"{'x' * 10_000}{number}": 1 for number in range(150)})
+    assert len(said) < 30_000
+    assert said.endswith("; and 50 more")
+
+
 def test_every_flag_is_true_or_false_and_nothing_that_looks_like_it() -> None:
     flags = list_arguments("boolean")
     assert len(flags) > 20

@@ -14,12 +14,15 @@ from random import Random
 from typing import Any, Final
 
 TASK: Final = "maintenance.chaos_nap"
+TRACED: Final = {"sentry-trace": "a1-b2-1", "headers": {"sentry-trace": "a1-b2-1", "baggage": "sentry-release=1"}}
+"""Sentry and Datadog trace calls like this: custom headers get lost otherwise (celery/celery#4875)."""
+
 BOMB_BYTES: Final = 300 << 20
 GOOD: Final = frozenset(
     {"small gzip", "small bzip2", "protocol 1", "wrong charset", "no delivery info", "delivery tag an object"}
     | {"no delivery tag", "one delivery tag twice, 1", "one delivery tag twice, 2", "eta long ago"}
     | {"utf-8 body", "unknown header", "priority of 99", "no retries", "routing to nowhere", "published at nonsense"}
-    | {"properties without routing", "published at no number"}
+    | {"properties without routing", "published at no number", "headers of a tracing library"}
 )
 """Odd, but a worker can make a call of it: it is done, by the mark of its name, or revoked where it has expired."""
 
@@ -227,6 +230,7 @@ def _headers() -> dict[str, dict[str, Any]]:
         "update": {"a number": 5},
         "is_eager": {"true": True},
         "delivery_info": {"a number": 5},
+        "headers": {"a number": 5, "with an id": {"id": "another"}, "with a method": {"update": 5}},
     }
     bad = {f"{name} {kind}": {name: value} for name, kinds in values.items() for kind, value in kinds.items()}
     long = {"id of 100,000 letters": {"id": "x" * 100_000}, "id with a line break": {"id": "a\nb"}}
@@ -257,6 +261,7 @@ def _compressed() -> dict[str, bytes]:
         "protocol 1 without an id": json.dumps(_protocol_1(id=None)).encode(),
         "expires long ago": make_item(headers={"expires": "2001-01-01T00:00:00+00:00"}),
         "eta long ago": make_item("eta long ago", headers={"eta": "2001-01-01T00:00:00+00:00"}),
+        "headers of a tracing library": make_item("headers of a tracing library", headers=TRACED),
         "unknown header": make_item("unknown header", headers={"colour": {"red": [1]}}),
         "no retries": make_item("no retries", headers={"retries": ...}),
         "published at nonsense": make_item("published at nonsense", headers={"published_at": {}, "request_id": [1]}),

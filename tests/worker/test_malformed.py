@@ -10,10 +10,13 @@ from random import Random
 from typing import Any, Final
 
 import pytest
+from celery import Celery
 from celery.exceptions import InvalidTaskError
 
-from tests.worker.malformed_shapes import EXPIRED, GOOD, make_envelope, make_item, make_shapes, mutate
+from tests.worker.malformed_shapes import EXPIRED, GOOD, TRACED, make_envelope, make_item, make_shapes, mutate
 from tests.worker.workers import Workers, wait_until
+from usage_tasks.coordination.celery_internals.envelope import UnreadableError
+from usage_tasks.coordination.celery_internals.malformed import guard_clock
 from usage_tasks.coordination.unreadable_messages import UnreadableMessage, list_unreadable
 
 QUEUE: Final = "usage:maintenance"
@@ -92,6 +95,13 @@ def test_a_sender_who_waits_gets_the_refusal(workers: Workers) -> None:
     assert [each.task for each in parked(workers)] == ["maintenance.chaos_nap"] * 2
 
 
+def test_a_call_that_a_tracing_library_has_marked_is_done_and_tried_again_with_its_marks(workers: Workers) -> None:
+    workers.start("worker", "--concurrency=1")
+    task_id = workers.send("maintenance.chaos_busy", kwargs={"mark": "traced"}, headers=TRACED)
+    assert workers.sender.AsyncResult(task_id).get(timeout=20) == "traced"
+    assert (workers.count("traced"), parked(workers)) == (2, [])
+
+
 def plant_unacknowledged(workers: Workers, entries: Mapping[str, Any]) -> None:
     """Note messages as taken long ago by a worker that is no more."""
     for tag, entry in entries.items():
@@ -157,6 +167,33 @@ def test_malformed_remote_control_is_dropped_and_the_next_is_answered(workers: W
     wait_until(lambda: workers.sender.control.ping(timeout=1) == [{"worker@test": {"ok": "pong"}}])
     assert went_on(workers, worker)
     assert parked(workers) == []
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_command_of_remote_control_that_cannot_be_carried_out_ends_no_worker(workers: Workers, pool: str) -> None:
+    worker = workers.start("worker", *POOLS[pool])
+    typed: list[dict[str, Any]] = [{"queue": {}}, {"queue": "x", "exchange": "x", "exchange_type": "nonsense"}]
+    for arguments in typed:
+        workers.sender.control.broadcast("add_consumer", arguments)
+        workers.sender.control.broadcast("cancel_consumer", {"queue": {}})
+    workers.redis.lpush(QUEUE, make_item("the last"))
+    wait_until(lambda: workers.count("the last ended"))
+    wait_until(lambda: workers.sender.control.ping(timeout=1) == [{"worker@test": {"ok": "pong"}}])
+    assert went_on(workers, worker)
+
+
+def test_the_clock_of_a_worker_follows_no_event_beyond_the_bound(redis_url: str) -> None:
+    app: Any = Celery("of a worker", broker=redis_url, set_as_current=False)
+    guard_clock(app)
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection)
+        for clock in (10**30, 1e308, -1, "x"):
+            with pytest.raises(UnreadableError, match="clock: must be"):
+                receiver.event_from_message({"type": "worker-online", "hostname": "other", "clock": clock})
+        before = app.clock.value
+        receiver.event_from_message({"type": "worker-online", "hostname": "other", "clock": before + 7})
+    assert app.clock.value == before + 8
+    app.close()
 
 
 @pytest.mark.parametrize("pool", POOLS)

@@ -8,7 +8,7 @@ import ssl
 from typing import Any, Final
 
 import redis
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from usage_tasks.coordination.keyspace import key_of
 from usage_tasks.domain.errors import MisconfiguredError
@@ -72,8 +72,8 @@ def check_server(client: "redis.Redis") -> None:
     """Raise MisconfiguredError if the server is a node of a Redis Cluster. Raises RedisError if it is away."""
     try:
         shown: Any = client.info("cluster")
-    except NoPermissionError:
-        return  # a narrow user; a cluster answers MOVED to its first command
+    except ResponseError:
+        return  # a narrow user, or no such command: a cluster answers MOVED to its first command
     if int(shown.get("cluster_enabled", 0)):
         raise MisconfiguredError(CLUSTER)
 

@@ -1,5 +1,6 @@
 """`maintenance.*`: is everything true, and does the platform hear what it must."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -103,7 +104,7 @@ def publish(announcements: Sequence[OutboxRow]) -> Mapping[int, str]:
                 try:
                     current_app.send_task(
                         each.task,
-                        kwargs=each.payload,
+                        kwargs=json.loads(each.payload),
                         task_id=each.key,
                         queue="server",
                         ignore_result=True,

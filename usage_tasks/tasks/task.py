@@ -101,6 +101,10 @@ _UNKNOWN: Final = frozenset({"unexpected_keyword_argument", "unexpected_position
 _MISSING: Final = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
 """The types of pydantic's errors: an unknown argument or field, and a missing argument."""
 
+_NAME_LENGTH_MAX: Final = 200
+_PROBLEMS_MAX: Final = 100
+"""Names of arguments are the sender's: the error goes into the log, and into Redis as the answer."""
+
 _ANSWER_LENGTH_MAX: Final = 1024
 _HIDDEN: Final[Mapping[str, Any]] = {"argsrepr": "(hidden)", "kwargsrepr": "(hidden)"}
 """Otherwise the headers of the message, and so its events, show the arguments."""
@@ -294,8 +298,11 @@ def _checked_call(checked: Callable[..., object], args: tuple[object, ...], kwar
         # Texts are left out, except in errors of a choice or a validator: an argument may hold a secret.
         found = error.errors(include_url=False)
         problems = "; ".join(
-            f"`{'.'.join(map(str, each['loc'])) or 'arguments'}`: {describe(each, hidden=True)}" for each in found
+            f"`{'.'.join(map(str, each['loc']))[:_NAME_LENGTH_MAX] or 'arguments'}`: {describe(each, hidden=True)}"
+            for each in found[:_PROBLEMS_MAX]
         )
+        if len(found) > _PROBLEMS_MAX:
+            problems += f"; and {len(found) - _PROBLEMS_MAX} more"
         kinds = {each["type"] for each in found}
         # A newer version may do without an argument that is missing here; a bad value stays bad.
         unknown = bool(kinds & _UNKNOWN) and kinds <= _UNKNOWN | _MISSING

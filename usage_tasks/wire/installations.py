@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 SHOWN_MAX: Final = 120
+UNKNOWN_SERVER: Final = "unknown"
+"""The server's part of `database` for a role that may not read the server's identifier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +24,15 @@ class InstallationIdentity:
 
 
 def is_same(ours: InstallationIdentity, held: str) -> bool:
-    """Return True if the text in Redis names this installation."""
-    return held == str(ours)
+    """Return True if the text in Redis names this installation.
+
+    A server that one of the two roles may not identify, the owner of the tables or a worker's, may be any server.
+    """
+    if held == str(ours):
+        return True
+    held_id, _, database = held.partition("@")
+    (held_server, _, held_oid), (server, _, oid) = database.partition("/"), ours.database.partition("/")
+    return (held_id, held_oid) == (ours.installation_id, oid) and UNKNOWN_SERVER in {held_server, server}
 
 
 def installation_id_of(held: str) -> str:

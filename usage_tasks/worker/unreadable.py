@@ -14,7 +14,13 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from usage_tasks.coordination.celery_internals.calls import awaits_answer, find_sender
-from usage_tasks.coordination.celery_internals.malformed import guard_channel, guard_consumer, guard_pool
+from usage_tasks.coordination.celery_internals.malformed import (
+    guard_channel,
+    guard_clock,
+    guard_commands,
+    guard_consumer,
+    guard_pool,
+)
 from usage_tasks.coordination.celery_internals.routing import list_queues
 from usage_tasks.coordination.unreadable_messages import UnreadableMessage, keep_unreadable, make_unreadable
 from usage_tasks.worker.quick_redis import quick_redis
@@ -105,6 +111,7 @@ class UnreadableStep(bootsteps.Step):
 
     def __init__(self, consumer: Any, **_: object) -> None:
         guard_consumer(consumer, UNREAD)
+        guard_commands(consumer, UNREAD)
 
 
 def guard_worker(sender: Any = None, **_: object) -> None:
@@ -112,6 +119,7 @@ def guard_worker(sender: Any = None, **_: object) -> None:
     if sender is not None:
         UNREAD.app = sender.app
         guard_channel(UNREAD)
+        guard_clock(sender.app)
         guard_pool(sender, UNREAD)
         sender.app.steps["consumer"].add(UnreadableStep)
 

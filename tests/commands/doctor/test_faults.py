@@ -314,6 +314,11 @@ def _(it: Installation) -> None:
     it.rt.redis.set("usage:installation", "11111111-2222-4333-8444-555555555555@1/1")
 
 
+@plants("id of the installation not readable")
+def _(it: Installation) -> None:
+    it.sql("ALTER TABLE installation RENAME TO kept_elsewhere")
+
+
 @plants("Redis is a replica")
 def _(it: Installation) -> None:
     it.own_redis().replicaof("127.0.0.1", free_port())

@@ -186,6 +186,11 @@ def _is_limit(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= TIME_LIMIT_SECONDS_MAX
 
 
+def _is_custom(value: object) -> bool:
+    """Return True for custom headers as Sentry and Datadog nest them: Celery makes headers of them in a retry."""
+    return value is None or (isinstance(value, dict) and value.keys().isdisjoint(_RULES.keys() | _RESERVED))
+
+
 _REQUIRED: Final = ("id", "task")
 _RULES: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     **dict.fromkeys(_REQUIRED, (_is_id, f"a printable text of 1 to {ID_LENGTH_MAX} characters")),
@@ -196,6 +201,7 @@ _RULES: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     **dict.fromkeys(("argsrepr", "kwargsrepr"), (_is_text, "a text")),
     "retries": (_is_count, "a whole number from 0 on"),
     **dict.fromkeys(("group_index", "replaced_task_nesting"), (_is_place, "a whole number from 0 on")),
+    "headers": (_is_custom, "an object without Celery's own headers"),
     "ignore_result": (_is_flag, "true or false"),
     "stamped_headers": (_is_names, "a list of texts"),
     "stamps": (_is_object, "an object"),

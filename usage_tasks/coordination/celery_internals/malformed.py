@@ -176,10 +176,27 @@ class GuardedChannel(transport.Channel):
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
         envelope = check_envelope(message)
-        clock = (envelope.get("headers") or {}).get("clock")
-        if clock is not None and not (isinstance(clock, int) and 0 <= clock <= _CLOCK_MAX):
-            raise UnreadableError("clock: must be a whole number of less than 2^53")  # ours would follow it for ever
+        _check_clock((envelope.get("headers") or {}).get("clock") or 0)
         return bool(super()._deliver_fanout_message(message, exchange))  # type: ignore[misc]  # unknown to the stubs
+
+
+def _check_clock(clock: object) -> None:
+    if not (isinstance(clock, int) and 0 <= clock <= _CLOCK_MAX):
+        raise UnreadableError("clock: must be a whole number of less than 2^53")  # ours would follow it for ever
+
+
+def guard_clock(app: Any) -> None:
+    """Have the logical clock of a worker follow no other beyond the bound: the body of an event has one too.
+
+    A worker whose clock is beyond it is heard by nobody. Internal: `app.clock.adjust`, kombu's LamportClock, 5.7.
+    """
+    adjust = app.clock.adjust
+
+    def adjust_within_bound(other: object) -> Any:
+        _check_clock(other)
+        return adjust(other)
+
+    app.clock.adjust = adjust_within_bound
 
 
 def guard_channel(unread: Unread, version: str = "") -> bool:
@@ -233,6 +250,27 @@ def guard_consumer(consumer: Any, unread: Unread) -> None:
     consumer.on_decode_error = refuse
     consumer.on_invalid_task = lambda _body, message, error: refuse(message, error)
     consumer.on_unknown_message = lambda _body, message: refuse(message, None)
+
+
+def guard_commands(consumer: Any, unread: Unread) -> None:
+    """Have a worker outlive each command of remote control that its loop carries out later, such as `add_consumer`.
+
+    Internal: `call_soon` of `celery.worker.consumer.Consumer`, 5.7, which nothing else calls.
+    """
+    call_soon = consumer.call_soon
+
+    def call_soon_or_drop(command: Callable[..., object], *arguments: Any, **options: Any) -> Any:
+        def carry_out() -> None:
+            try:
+                command(*arguments, **options)
+            except BROKER_ERRORS:
+                raise
+            except Exception as error:  # noqa: BLE001 - the loop would end, and the worker with it
+                unread.drop_broadcast(f"remote control: {describe(error)}")
+
+        return call_soon(carry_out)
+
+    consumer.call_soon = call_soon_or_drop
 
 
 def guard_pool(worker: Any, unread: Unread) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from usage_tasks.wire.installations import InstallationIdentity
+from usage_tasks.wire.installations import UNKNOWN_SERVER, InstallationIdentity
 
 _READ = """
     SELECT installation_id::text,
@@ -22,7 +22,7 @@ def read_installation(connection: Connection) -> InstallationIdentity:
     server's files has the same ones.
     """
     installation_id, oid = connection.execute(text(_READ)).one()
-    server: Any = "unknown"
+    server: Any = UNKNOWN_SERVER
     if connection.execute(text(_MAY_ASK)).scalar_one():  # a provider may keep it from its customers
         server = connection.execute(text(_SERVER)).scalar_one()
     return InstallationIdentity(installation_id=installation_id, database=f"{server}/{oid}")

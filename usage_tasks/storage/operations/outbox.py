@@ -19,12 +19,15 @@ from usage_tasks.storage.rows import as_json, execute, fetch, fetch_one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxRow:
-    """One message to the platform as it is sent: a Celery task's name and its arguments; the key is the task's id."""
+    """One message to the platform as it is sent: a Celery task's name and its arguments; the key is the task's id.
+
+    `payload` is JSON as text: the driver would parse a whole batch, and fail for all if one is too large or too deep.
+    """
 
     outbox_id: int
     key: str
     task: str
-    payload: dict[str, object]
+    payload: str
 
 
 _INTO: Final = "INSERT INTO outbox (key, task, payload)"
@@ -72,7 +75,7 @@ def claim_announcements(
             ORDER BY outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE held.outbox_id = due.outbox_id
-        RETURNING held.outbox_id, held.key, held.task, held.payload
+        RETURNING held.outbox_id, held.key, held.task, CAST(held.payload AS text) AS payload
     """
     rows = fetch(
         connection,

@@ -26,10 +26,18 @@ def look_at_installation(it: Examination) -> Findings:
         yield look("broker", "TLS to redis without a check of its certificate", advice)
     try:
         with it.rt.transaction() as connection:
-            ours = read_installation(connection) if read_schema_version(connection).fits else None
+            fits = read_schema_version(connection).fits
     except RetryableError:
         return
-    if ours is not None:
+    if not fits:
+        return
+    try:
+        with it.rt.transaction() as connection:
+            ours = read_installation(connection)
+    except RetryableError as error:
+        advice = "Workers and beat wait for it: grant the user of database.url what it may do with the other tables."
+        yield wrong(_CHECK, f"its id cannot be read: {error}", advice)
+    else:
         yield from _compare(it.rt, ours)
 
 
