@@ -18,6 +18,7 @@ import redis
 from celery import Celery
 
 from tests.factories import HOUR, START, make_id, session_row
+from tests.warm.start import launch
 from usage_tasks import client
 from usage_tasks.client import Recorded, UnconfirmedError, prepare, record, record_unconfirmed
 from usage_tasks.embedded.processes import child_process, free_port
@@ -71,6 +72,7 @@ def start_worker(
             ready=lambda: ready.exists() and " ready." in ready.read_text(),
             ready_seconds_max=30,
             stop_seconds_max=1,
+            launcher=launch,
         )
     )
 
