@@ -20,6 +20,7 @@ def observe() -> dict[str, Any]:
     beside = [each for each in Path("/proc/self/fd").iterdir() if int(each.name) > 2 and each.exists()]
     return {
         "arguments": sys.argv,
+        "shown": Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(),
         "environment": dict(os.environ),
         "in C": {name: ctypes.string_at(ctypes.pythonapi.getenv(name.encode())).decode() for name in ("MARK",)},
         "directory": str(Path.cwd()),

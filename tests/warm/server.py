@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+import setproctitle
+
 MODULES: Final = (
     "alembic.command",
     "celery.__main__",
@@ -87,6 +89,7 @@ def import_all() -> None:
                 importlib.import_module(each.name)
     for name in MODULES:
         importlib.import_module(name)
+    setproctitle.getproctitle()  # finds the place of the command line, while the environment is as it was at the start
     early = [name for name in NOT_YET if name in sys.modules]
     assert not early, f"{early}: imported before there is an environment"
     assert threading.active_count() == 1
@@ -124,6 +127,7 @@ def _become(order: Order, outputs: list[int], supervisor: int) -> None:
     time.tzset()
     module, *arguments = order.command
     sys.argv = [module, *arguments]
+    setproctitle.setproctitle(" ".join([sys.executable, "-m", *order.command]))
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     sys.exit()
 
