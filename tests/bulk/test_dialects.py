@@ -12,6 +12,7 @@ import pytest
 
 from tests.bulk.test_loading import AT, held, record
 from tests.factories import SYSTEM, session_row
+from tests.warm import start
 from usage_tasks import bulk
 from usage_tasks.bulk import ColumnRules
 from usage_tasks.domain.errors import InvalidInputError
@@ -145,7 +146,7 @@ def test_the_command_line_has_the_options(environment: dict[str, str], tmp_path:
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "usage_tasks", "import", str(path), *options]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return start.run(command, env=environment)
 
     done = run("--dry-run", "--map", "id=instance_id", "--ignore-extra")
     assert (done.returncode, '"inserted": 3' in done.stdout) == (0, True), done.stderr

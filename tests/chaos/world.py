@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from tests.chaos.proxy import Wire
 from tests.embedded.conftest import ROOT
 from tests.server_directory import server_directory
+from tests.warm.start import launch
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.demo.installation import CREDITS_PER_MINUTE
 from usage_tasks.demo.replay import BEGIN
@@ -97,7 +98,7 @@ class World:
     def _migrate(self) -> None:
         command = [sys.executable, "-m", "usage_tasks.cli", "migrate"]
         log = self.directory / "migrate.log"
-        with child_process(command, name="migrate", log=log, environment=self.environment) as process:
+        with child_process(command, name="migrate", log=log, environment=self.environment, launcher=launch) as process:
             assert process.wait(60) == 0, log.read_text()
 
     def start_server(self, name: str) -> None:
@@ -140,6 +141,7 @@ class World:
                 log=self.directory / f"{name}.log",
                 environment=self.environment,
                 stop_seconds_max=3,
+                launcher=launch,
             )
         )
 

@@ -10,6 +10,7 @@ import psycopg
 
 from tests.chaos.faults import RECOVERY_SECONDS_MAX, Line, line, works
 from tests.chaos.world import World
+from tests.warm import start
 from usage_tasks.coordination.installation import find_holder
 
 _OTHER: Final = "other_installation"
@@ -50,6 +51,4 @@ def _make_database(world: World) -> str:
 
 
 def _run(*command: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
+    return start.run([sys.executable, "-m", *command], env=environment, timeout=120)

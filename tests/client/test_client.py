@@ -19,6 +19,7 @@ import redis
 from celery import Celery
 
 from tests.factories import HOUR, START, make_id, session_row
+from tests.warm.start import launch
 from usage_tasks import client
 from usage_tasks.client import (
     Recorded,
@@ -81,6 +82,7 @@ def start_worker(
             ready=lambda: ready.exists() and " ready." in ready.read_text(),
             ready_seconds_max=30,
             stop_seconds_max=1,
+            launcher=launch,
         )
     )
 

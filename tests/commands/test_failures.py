@@ -16,6 +16,7 @@ from tests.factories import session_row
 from tests.storage.test_connecting import PASSWORD, refusing_server, role_with_password
 from tests.storage.test_migrate import KEY
 from tests.storage.test_schema_version import NEWER, move
+from tests.warm import start
 from usage_tasks.embedded.processes import free_port
 from usage_tasks.embedded.servers import Servers
 from usage_tasks.storage.engine import Database
@@ -33,9 +34,7 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
 
 def run(environment: dict[str, str], *command: str) -> tuple[int, str]:
     """Run a command in a process of its own; return the exit code and what it wrote to standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "usage_tasks", *command], env=environment, capture_output=True, text=True, check=False
-    )
+    done = start.run([sys.executable, "-m", "usage_tasks", *command], env=environment)
     return done.returncode, done.stderr
 
 

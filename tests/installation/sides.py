@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery
 
+from tests.warm import start
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.coordination.keyspace import prefixed
 
@@ -33,9 +34,7 @@ def advance_clock(client: Any, prefix: str, to: Any) -> None:
 
 def run(*command: str, environment: Mapping[str, str], seconds: float = 60) -> "subprocess.CompletedProcess[str]":
     """Run a Python module to its end."""
-    return subprocess.run(
-        [sys.executable, *command], env=dict(environment), capture_output=True, text=True, check=False, timeout=seconds
-    )
+    return start.run([sys.executable, *command], env=environment, timeout=seconds)
 
 
 def usage_tasks(*arguments: str, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":

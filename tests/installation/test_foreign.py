@@ -10,6 +10,7 @@ import pytest
 
 from tests.factories import START, session_row, team
 from tests.installation.sides import BEAT, WORKER, advance_clock, make_app, run, usage_tasks
+from tests.warm.start import launch
 from tests.worker.workers import wait_until
 from usage_tasks.client import Recorded, record
 from usage_tasks.coordination.installation import ForeignRedisError, claim, find_holder
@@ -24,7 +25,7 @@ ACTOR = "service:tests"
 
 def start(stack: ExitStack, environment: dict[str, str], log: Path, command: tuple[str, ...] = WORKER) -> Any:
     process = stack.enter_context(
-        child_process([sys.executable, *command], name="worker", log=log, environment=environment)
+        child_process([sys.executable, *command], name="worker", log=log, environment=environment, launcher=launch)
     )
     words = " ready." if "worker" in command else "beat: Starting"
     wait_until(lambda: log.exists() and words in log.read_text())

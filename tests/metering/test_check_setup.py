@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from decimal import Decimal
 from typing import Any
@@ -12,6 +11,7 @@ from tests.stripe_gateway.canned import answering, error
 from tests.stripe_world.bench import Bench
 from tests.stripe_world.fixtures import BEGIN
 from tests.stripe_world.world import EVENT_NAME, KEY, StripeWorld, stripe_world
+from tests.warm import start
 from usage_tasks.cli import cli
 from usage_tasks.domain.errors import MisconfiguredError, PermanentError
 from usage_tasks.runtime import Runtime
@@ -115,9 +115,7 @@ def test_a_stripe_worker_with_a_wrong_price_does_not_start_and_says_why(environm
         seat = world.flat_price()
         variables = {"USAGE_STRIPE_API_BASE": world.url, "USAGE_STRIPE_PRICES": f'{{"teamUsagePriceId": "{seat}"}}'}
         command = [sys.executable, "-m", "celery", "-A", "usage_tasks", "worker", "-Q", "billing", "--pool", "solo"]
-        ended = subprocess.run(
-            command, env=environment | variables, capture_output=True, text=True, timeout=60, check=False
-        )
+        ended = start.run(command, env=environment | variables)
     assert ended.returncode == 2
     assert f"stripePrices.teamUsagePriceId: price {seat}: usage_type is 'licensed', must be 'metered'" in ended.stderr
 

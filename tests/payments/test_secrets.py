@@ -18,6 +18,7 @@ from celery import Celery
 
 from tests.factories import make_id, team
 from tests.stripe_world.bench import Bench
+from tests.warm.start import launch
 from usage_tasks.embedded.processes import child_process
 from usage_tasks.runtime import Runtime
 
@@ -49,6 +50,7 @@ def working(environment: dict[str, str], log: Path) -> Iterator[None]:
         ready=lambda: log.exists() and " ready." in log.read_text(),
         ready_seconds_max=30,
         stop_seconds_max=1,
+        launcher=launch,
     ):
         yield
 

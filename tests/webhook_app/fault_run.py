@@ -31,6 +31,7 @@ from tests.factories import HOUR, SYSTEM, team
 from tests.stripe_world.bench import Bench
 from tests.stripe_world.fixtures import BEGIN
 from tests.stripe_world.world import GRACE, KEY, StripeWorld, stripe_world
+from tests.warm.start import launch
 from tests.webhook_app.conftest import sign
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.cycles import add_months
@@ -148,7 +149,10 @@ class Installation:
         command = [sys.executable, "-m", "celery", "-A", "usage_tasks", "worker", "-Q", "stripe"]
         command += ["--pool=threads", "--concurrency=8", "--without-mingle", "--without-gossip", "--loglevel=WARNING"]
         log = self.directory / "worker.log"
-        return child_process(command, name="worker", log=log, environment=self.environment(), stop_seconds_max=5)
+        environment = self.environment()
+        return child_process(
+            command, name="worker", log=log, environment=environment, stop_seconds_max=5, launcher=launch
+        )
 
     def _receiver_process(self) -> Any:
         command = [sys.executable, "-m", "usage_tasks.webhook_app", "127.0.0.1", str(self.receiver_port)]

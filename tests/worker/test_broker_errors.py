@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from tests.conftest import Administer
 from tests.server_directory import server_directory
+from tests.warm.start import launch
 from tests.worker.redis_faults import FAULTS, Fault, configured, replica
 from tests.worker.workers import Workers, make_workers, wait_until
 from usage_tasks.embedded.processes import child_process
@@ -209,7 +210,9 @@ def test_a_worker_and_a_beat_that_start_meanwhile_wait_and_one_that_waits_can_be
     with ExitStack() as stack, replica(admin, directory):
         processes = {
             name: stack.enter_context(
-                child_process(command, name=name, log=directory / f"{name}.log", environment=installation)
+                child_process(
+                    command, name=name, log=directory / f"{name}.log", environment=installation, launcher=launch
+                )
             )
             for name, command in commands.items()
         }

@@ -1,6 +1,5 @@
 """A worker and the schema: it waits if the schema is older, and refuses a schema that is too new for its code."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from tests.client.test_client import make_sender
 from tests.factories import START, session_row
 from tests.storage.test_schema_version import NEWER, move
+from tests.warm import start
 from tests.worker.test_database_faults import counts, wait_until
 from usage_tasks.client import record_unconfirmed
 from usage_tasks.coordination.clock import TestClock
@@ -27,7 +27,9 @@ def test_a_worker_that_is_started_before_migrate_takes_no_task_and_begins_after_
     sender = make_sender(environment["REDIS_URL"])
     log = tmp_path / "worker.log"
     move(rt.database, "0002")
-    with child_process([sys.executable, *WORKER], name="worker", log=log, environment=environment):
+    with child_process(
+        [sys.executable, *WORKER], name="worker", log=log, environment=environment, launcher=start.launch
+    ):
         record_unconfirmed(sender, [session_row()], actor="service:tests", at=START)
         wait_until(lambda: log.exists() and "worker.waits_for_schema" in log.read_text())
         assert f"the schema is 0002, older than this version's {needed_revision()}" in log.read_text()
@@ -39,9 +41,7 @@ def test_a_worker_that_is_started_before_migrate_takes_no_task_and_begins_after_
 
 def test_a_worker_refuses_a_schema_that_is_too_new_for_it_in_one_line(rt: Runtime, environment: dict[str, str]) -> None:
     move(rt.database, NEWER)
-    ended = subprocess.run(
-        [sys.executable, *WORKER], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    ended = start.run([sys.executable, *WORKER], env=environment)
     assert ended.returncode == 2
     assert "database: the schema is 9000, newer than this version's " in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -13,6 +13,7 @@ import redis
 from celery import Celery
 
 from tests.client.test_client import make_sender
+from tests.warm.start import launch
 from usage_tasks.embedded.processes import child_process
 
 SECONDS_MAX: Final = 40
@@ -47,6 +48,7 @@ class Workers:
                 ready=lambda: log.exists() and " ready." in log.read_text(),
                 ready_seconds_max=SECONDS_MAX,
                 stop_seconds_max=1,
+                launcher=launch,
             )
         )
         return self.processes[name]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
 from usage_tasks.embedded.patience import Patience
 
@@ -42,6 +42,40 @@ class Identity(StrEnum):
     NOBODY = "nobody"
 
 
+class Launcher(Protocol):
+    """Begins a child: `arguments` are those of launch.py, with the command at their end."""
+
+    def __call__(
+        self,
+        arguments: Sequence[str],
+        *,
+        output: IO[bytes],
+        environment: Mapping[str, str] | None,
+        inherited: Sequence[int],
+    ) -> subprocess.Popen[bytes]:
+        """Begin it as a child of the calling process, and as the leader of a process group."""
+        ...
+
+
+def launch(
+    arguments: Sequence[str],
+    *,
+    output: IO[bytes],
+    environment: Mapping[str, str] | None,
+    inherited: Sequence[int],
+) -> subprocess.Popen[bytes]:
+    """Begin a child by launch.py: it, not a preexec_fn, prepares the child, and then becomes the command; see there."""
+    return subprocess.Popen(  # noqa: S603  # an argument list of our own, no shell
+        [sys.executable, "-I", "-S", str(LAUNCH), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=None if environment is None else dict(environment),
+        pass_fds=inherited,
+        process_group=0,
+    )
+
+
 def free_port() -> int:
     """Find a loopback port that nobody listens on just now; it may be taken before it is used."""
     with socket.socket() as probe:
@@ -66,6 +100,7 @@ def child_process(
     identity: Identity = Identity.SAME,
     keep_open: Sequence[int] = (),
     guarded: bool = not LINUX,
+    launcher: Launcher = launch,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command as a process group of its own, from `ready` until the block ends.
 
@@ -87,7 +122,7 @@ def child_process(
         guard = stack.enter_context(_guard_pipe()) if guarded else None
         binding = [str(os.getpid()), str(int(orphan_signal)), identity, "-" if guard is None else str(guard)]
         inherited = [*keep_open, *(() if guard is None else (guard,))]
-        process = _launch([*binding, *arguments], output=output, environment=environment, inherited=inherited)
+        process = launcher([*binding, *arguments], output=output, environment=environment, inherited=inherited)
         try:
             problem = _await_ready(process, ready, seconds_max=ready_seconds_max)
             if problem:
@@ -154,25 +189,6 @@ def log_tail(log: Path, *, start: int = 0) -> str:
         file.seek(max(start, log.stat().st_size - TAIL_BYTES_MAX))
         lines = file.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-TAIL_LINES_MAX:])
-
-
-def _launch(
-    arguments: Sequence[str],
-    *,
-    output: IO[bytes],
-    environment: Mapping[str, str] | None,
-    inherited: Sequence[int],
-) -> subprocess.Popen[bytes]:
-    # The launcher, not a preexec_fn, prepares the child, and then becomes the command: see there.
-    return subprocess.Popen(  # noqa: S603  # an argument list of our own, no shell
-        [sys.executable, "-I", "-S", str(LAUNCH), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=None if environment is None else dict(environment),
-        pass_fds=inherited,
-        process_group=0,
-    )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from tests.commands.doctor.messages import send_aged
 from tests.server_directory import server_directory
 from tests.stripe_world.world import StripeWorld
+from tests.warm.start import launch
 from usage_tasks.cli import cli
 from usage_tasks.embedded.binaries import find_postgres_directory
 from usage_tasks.embedded.processes import child_process
@@ -76,6 +77,7 @@ class Host:
                 ready=lambda: log.exists() and any(word in log.read_text() for word in (" ready.", "beat: Starting")),
                 ready_seconds_max=SECONDS_MAX,
                 stop_seconds_max=1,
+                launcher=launch,
             )
         )
 
