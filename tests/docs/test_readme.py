@@ -136,6 +136,12 @@ def test_its_processes_start_with_names_of_their_own(running: Shell, sender: Cel
     assert {"usage", "billing-stripe", "maintenance-directory"} <= names
 
 
+def test_the_doctor_finds_nothing_wrong(running: Shell) -> None:
+    found = running.run_in_new_terminal(". ./env.sh; usage-tasks doctor").splitlines()
+    assert [line for line in found if line.startswith("wrong")] == []
+    assert re.match(r"\d+ checks, ", found[-1])
+
+
 def test_its_example_records_asks_and_hears_of_a_limit_and_destroys_no_other_announcement(
     running: Shell, sender: Celery
 ) -> None:
