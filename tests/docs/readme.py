@@ -109,7 +109,7 @@ class Shell:
         """Type one line in a new terminal, and return a reader of all that it printed."""
         log = self.directory / f"{name}.log"
         before, _, last = line.rpartition("; ")
-        command = ["bash", "-e", "-c", f"cd {self.directory}; {before}; exec {last}"]
+        command = ["bash", "-e", "-c", f"cd {self.directory}; {before or ':'}; exec {last}"]
         running = child_process(command, name=name, log=log, environment=self.environment, stop_seconds_max=2)
         self.processes.enter_context(running)
         return log.read_text
