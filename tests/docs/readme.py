@@ -69,7 +69,10 @@ def give_libraries(environment: Path) -> None:
 
 @dataclass(kw_only=True)
 class Shell:
-    """A terminal in a directory; a variable that a block exports holds for the next one."""
+    """A terminal in a directory; a variable that a block exports holds for the next one.
+
+    A new terminal in the same directory has none of these variables.
+    """
 
     directory: Path
     environment: Mapping[str, str]
@@ -81,7 +84,15 @@ class Shell:
 
     def run(self, block: str, *, seconds_max: float = 120) -> str:
         """Type a block and return what it printed; a command that fails ends it, and fails the test."""
-        script = f"[ -e {self._state} ] && . {self._state}\n{block}\nexport -p > {self._state}\n"
+        return self._type(
+            f"[ -e {self._state} ] && . {self._state}\n{block}\nexport -p > {self._state}\n", block, seconds_max
+        )
+
+    def run_in_new_terminal(self, line: str, *, seconds_max: float = 120) -> str:
+        """Type one line in a new terminal and return what it printed; a failure fails the test."""
+        return self._type(line, line, seconds_max)
+
+    def _type(self, script: str, block: str, seconds_max: float) -> str:
         done = subprocess.run(
             ["bash", "-e", "-c", script],
             cwd=self.directory,
@@ -95,9 +106,10 @@ class Shell:
         return done.stdout
 
     def start(self, line: str, *, name: str) -> Callable[[], str]:
-        """Type one line in a terminal of its own, and return a reader of all that it printed."""
+        """Type one line in a new terminal, and return a reader of all that it printed."""
         log = self.directory / f"{name}.log"
-        command = ["bash", "-e", "-c", f"cd {self.directory}; . {self._state}; exec {line}"]
+        before, _, last = line.rpartition("; ")
+        command = ["bash", "-e", "-c", f"cd {self.directory}; {before or ':'}; exec {last}"]
         running = child_process(command, name=name, log=log, environment=self.environment, stop_seconds_max=2)
         self.processes.enter_context(running)
         return log.read_text

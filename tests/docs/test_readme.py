@@ -66,7 +66,7 @@ def shell(
     first, _, rest = find_block("sh", "pip install").partition("\n")
     typed.run(first)
     give_libraries(checkout / "venv")
-    rest = rest.replace("postgresql://127.0.0.1:5432/usage", database).replace(
+    rest = rest.replace("postgresql://usage:password@127.0.0.1:5432/usage", database).replace(
         "redis://127.0.0.1:6379/0", redis_database
     )
     assert database in rest
@@ -103,9 +103,9 @@ def test_every_block_of_commands_is_run_by_a_test() -> None:
     assert shown == [
         "make demo",  # by .ci/run
         "python3 -m venv venv && . venv/bin/activate",
-        "celery -A usage_tasks worker -n usage@%h -Q usage --concurrency 2",
+        ". ./env.sh; celery -A usage_tasks worker -n usage@%h -Q usage --concurrency 2",
         "import os",
-        "python platform_example.py",
+        ". ./env.sh; python platform_example.py",
     ]
 
 
@@ -133,7 +133,13 @@ def test_what_it_installs_are_the_two_wheels(shell: Shell) -> None:
 
 def test_its_processes_start_with_names_of_their_own(running: Shell, sender: Celery) -> None:
     names = {name.partition("@")[0] for answer in sender.control.ping(timeout=3) or [] for name in answer}
-    assert {"usage", "stripe", "rest"} <= names
+    assert {"usage", "billing-stripe", "maintenance-directory"} <= names
+
+
+def test_the_doctor_finds_nothing_wrong(running: Shell) -> None:
+    found = running.run_in_new_terminal(". ./env.sh; usage-tasks doctor").splitlines()
+    assert [line for line in found if line.startswith("wrong")] == []
+    assert re.match(r"\d+ checks, ", found[-1])
 
 
 def test_its_example_records_asks_and_hears_of_a_limit_and_destroys_no_other_announcement(
@@ -141,7 +147,7 @@ def test_its_example_records_asks_and_hears_of_a_limit_and_destroys_no_other_ann
 ) -> None:
     (running.directory / "platform_example.py").write_text(find_block("python", "usage_tasks_client"))
     asks, hears = find_block("sh", "platform_example").splitlines()
-    recorded, balance = running.run(asks).splitlines()
+    recorded, balance = running.run_in_new_terminal(asks).splitlines()
     assert recorded.startswith("Recorded(inserted=1, updated=0, unchanged=0, quarantined=0")
     # It runs on while it is asked for: a credit cent in 1.2 seconds.
     assert re.search(r"'balance_cents': 600\d\d\b.*'limit_state': 'reached'", balance), balance
@@ -149,7 +155,10 @@ def test_its_example_records_asks_and_hears_of_a_limit_and_destroys_no_other_ann
     # Beat asks for these each minute.
     sender.send_task("usage.reconcile", queue="usage").get(timeout=30)
     sender.send_task("maintenance.dispatch_outbox", queue="maintenance").get(timeout=30)
-    wait_until(lambda: "server.usage_limit_reached for team:7e1d3a52" in printed(), printed)
+    reached = ("usage_threshold_reached", "usage_limit_reached", "usage_hard_limit_reached")
+    wait_until(lambda: all(f"server.{name} for team:7e1d3a52" in printed() for name in reached), printed)
+    percents = re.findall(r"server\.usage_threshold_reached for team:7e1d3a52.*'percent': (\d+)", printed())
+    assert sorted(percents) == ["50", "80"]
     for name in ANNOUNCEMENTS:
         sender.send_task(name, kwargs={"attribution_id": "team:sample", "at": "now"}, queue="server")
     wait_until(lambda: all(f"{name} for team:sample" in printed() for name in ANNOUNCEMENTS), printed)
@@ -160,7 +169,8 @@ def test_the_demos_output_that_it_shows_is_what_the_demo_prints() -> None:
     """Compare the words, not the figures; tests/demo looks at those."""
     source = "".join(file.read_text() for file in (ROOT / "usage_tasks" / "demo").glob("*.py"))
     (shown,) = (each.text for each in read_blocks() if each.language == "text")
-    assert len(shown.splitlines()) == 6
-    for words in ("replayed", "sessions in", "pays by", "forgiven", "verify", "offenders", "all of it holds"):
+    assert len(shown.splitlines()) == 7
+    title = "Accounts, in credits: used = invoiced + covered + forgiven + carried"
+    for words in ("replayed", "sessions in", title, "pays by", "forgiven", "verify", "offenders", "all of it holds"):
         assert words in shown
         assert words in source

@@ -182,7 +182,7 @@ class DunningSettings(_Section):
 
 
 class RetentionSettings(_Section):
-    """How long history is kept that nothing reads any more; "" for ever."""
+    """How long history is kept that nothing reads any more; "" for off: it is kept for ever."""
 
     job_runs: Schedule = Field(default=timedelta(days=90), description=_SCHEDULE)
     sent_announcements: Schedule = Field(default=timedelta(days=90), description=_SCHEDULE)
@@ -268,7 +268,7 @@ class Settings(_Section):
         '{"enabled": false}',
     )
     retention: RetentionSettings = Field(
-        default_factory=RetentionSettings, description='an object such as {"jobRuns": "2160h"}, with "" for ever'
+        default_factory=RetentionSettings, description='an object such as {"jobRuns": "2160h"}, with "" for off'
     )
     directory_key_file: Text | None = Field(default=None, description="the path of a file that holds the key alone")
     stripe_credentials_file: Text | None = Field(default=None, description="the path of a JSON file")

@@ -22,6 +22,19 @@ Every command of `usage-tasks`, with its arguments and options. `usage-tasks COM
 | {USAGE_ERROR} | wrong settings or wrong usage; also: a server refuses the password, another process uses the port |
 | {TRY_AGAIN} | the database or another server is busy or away: run the command again later |
 
+These cases differ, or are not as one might expect:
+
+| case | commands | code |
+|---|---|---|
+| something does not hold | `check-stripe`, `invoices reconcile` | {USAGE_ERROR} |
+| an id that does not exist | `webhooks show` | {WRONG} |
+| | `explain`, `release`, `poison show`, `poison replay`, `poison drop` | {USAGE_ERROR} |
+| | `webhooks replay`, `webhooks drop`, `quarantine release`, `quarantine drop`: nothing is done | 0 |
+| | `parked release`: nothing is done; `grants`: nothing is listed | 0 |
+| a list that is not empty | `parked list` | {WRONG} |
+| | `webhooks list`, `poison list`, `zombies`, `quarantine`, `prices list` | 0 |
+| the database is away | `doctor`, `health`: a finding | {WRONG} |
+
 """
 
 

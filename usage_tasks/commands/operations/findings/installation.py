@@ -56,5 +56,9 @@ def _compare(rt: Runtime, ours: InstallationIdentity) -> Findings:
     else:
         redis = f"{without_password(rt.settings.redis_url)} (redis.prefix {rt.settings.redis.prefix})"
         line = describe_foreign(ours, held, redis=redis, database=without_password(rt.settings.database_url))
-        advice = "Its workers are another database's; see `usage-tasks installation show`, then set redis.prefix."
+        advice = (
+            "Its workers are another database's: set another redis.prefix or Redis. If this database was restored or "
+            "moved, run `usage-tasks installation adopt`; in a copy run `usage-tasks installation new` after that "
+            "setting. See `usage-tasks installation show`."
+        )
         yield wrong(_CHECK, line, advice)
