@@ -59,10 +59,15 @@ class Runtime:
         return open_redis(self.settings, socket_timeout=5, socket_connect_timeout=2, retry=make_discarding_retry())
 
     @cached_property
+    def stripe_key(self) -> str:
+        """The key to call Stripe with; read here and nowhere earlier. Raises SettingsError if there is none."""
+        return read_stripe_credentials(self.settings).get_secret_key()
+
+    @cached_property
     def stripe(self) -> StripeGateway:
-        """The client of Stripe; the credentials file is read here and nowhere earlier."""
+        """The client of Stripe. It reads the key at its first call: a task without work for Stripe needs none."""
         return LiveGateway(
-            secret_key=read_stripe_credentials(self.settings).get_secret_key(),
+            secret_key=lambda: self.stripe_key,
             meter_event_name=self.settings.stripe_meter_event_name,
             api_base=self.settings.stripe_api_base,
             admission=Pacer(self.redis, calls_per_second=self.settings.stripe_calls_per_second).call,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.server_directory import server_directory
+from usage_tasks.demo.installation import POOLS
 from usage_tasks.embedded.patience import Patience
 from usage_tasks.embedded.processes import wait_for_end
 
@@ -29,6 +30,26 @@ def processes_of(directory: Path) -> list[str]:
         if str(directory).encode() in told and int(process.name) != os.getpid():
             found.append(process.name)
     return found
+
+
+def look_into(directory: Path) -> list[str]:
+    """Ask a running demo, by the variables of its file alone, for its jobs and workers; return what is wrong."""
+    command = f". {directory}/env && {sys.executable} -m usage_tasks"
+    wrong = []
+    for asked in ("settings", "jobs --json", "prices list", "health beat", "health worker"):
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {asked}"],
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        code_max = 1 if asked.startswith("jobs") else 0  # before the replay all are late
+        if done.returncode > code_max:
+            wrong.append(f"{asked}: {done.stdout}{done.stderr}")
+    if missing := [queue for queue in POOLS if f"worker.{queue}@demo" not in done.stdout]:
+        wrong.append(f"no worker for {missing}: {done.stdout}")
+    return wrong
 
 
 @pytest.fixture
@@ -55,7 +76,8 @@ def test_a_demo_that_is_interrupted_leaves_no_process(data: Path, tmp_path: Path
                 assert demo.poll() is None, (tmp_path / "out").read_text()
                 assert not patience.is_over(), patience.describe()
                 time.sleep(0.1)
-            assert len(processes_of(data)) > 8
+            assert len(processes_of(data)) > 9
+            assert look_into(data) == []
         except BaseException:
             demo.kill()
             raise

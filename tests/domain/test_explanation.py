@@ -89,10 +89,11 @@ def test_a_session_is_set_out_span_by_span() -> None:
 
 def test_a_final_session_is_told_from_its_seconds_to_its_entry() -> None:
     assert session_in_words(explained(facts(), entry(200))) == (
-        f"{NAME} ran from 2026-01-01 00:00:00+00:00 to 2026-01-01 00:01:30+00:00: 90 s.\n"
-        "60 s x 1 credits a minute (from the first) = 60.\n"
-        "30 s x 2 credits a minute (from 2026-01-01 00:01:00+00:00 on) = 60.\n"
-        "S = 120; floor((10 S + 3) / 6) = 200 credit cents.\n"
+        f"{NAME} ran from 2026-01-01 00:00:00+00:00 to 2026-01-01 00:01:30+00:00: 90 seconds.\n"
+        "60 seconds at 1 credits a minute (the first price): 60 x 1 = 60.\n"
+        "30 seconds at 2 credits a minute (the price since 2026-01-01 00:01:00+00:00): 30 x 2 = 60.\n"
+        "The sum is 120. A minute has 60 seconds and a credit has 100 credit cents: "
+        "120 / 60 x 100, rounded once, half up, is 200 credit cents.\n"
         "It costs 200 credit cents (2.00 credits).\n"
         "Posted 2026-01-02 00:00:00+00:00 as session:it:1: 200, effective 2026-01-01 01:00:00+00:00; "
         "0 before, 200 after."
@@ -103,9 +104,12 @@ def test_a_step_and_the_least_charge_are_told() -> None:
     rule = ChargeRule(minimum_cents=CreditCents(150), rounding_seconds=60)
     it = explained(versions=[PriceVersion(effective_from=ALL_TIME, credits_per_minute=Decimal("0.5"), rule=rule)])
     assert lines(it)[1:5] == [
-        "Charged in steps of 60 s: 120 s.",
-        "120 s x 0.5 credits a minute (from the first) = 60.",
-        "S = 60; floor((10 S + 3) / 6) = 100 credit cents.",
+        "Charged in steps of 60 seconds: 120 seconds.",
+        "120 seconds at 0.5 credits a minute (the first price): 120 x 0.5 = 60.",
+        (
+            "The sum is 60. A minute has 60 seconds and a credit has 100 credit cents: "
+            "60 / 60 x 100, rounded once, half up, is 100 credit cents."
+        ),
         "The least charge is 150 credit cents.",
     ]
     assert lines(it)[5] == "It costs 150 credit cents (1.50 credits)."
@@ -115,7 +119,7 @@ def test_a_step_and_the_least_charge_are_told() -> None:
 def test_steps_of_two_seconds_are_told_and_a_least_charge_that_is_met_is_not() -> None:
     rule = ChargeRule(minimum_cents=CreditCents(150), rounding_seconds=2)
     it = explained(versions=[PriceVersion(effective_from=ALL_TIME, credits_per_minute=Decimal(1), rule=rule)])
-    assert lines(it)[1] == "Charged in steps of 2 s: 90 s."
+    assert lines(it)[1] == "Charged in steps of 2 seconds: 90 seconds."
     assert "least charge" not in session_in_words(it)
 
 
@@ -124,8 +128,14 @@ def test_a_long_price_is_told_in_full_digits_and_no_exponent() -> None:
     it = explained(versions=[PriceVersion(effective_from=ALL_TIME, credits_per_minute=price)])
     product = "0.0000000011111111019"
     assert lines(it)[1:3] == [
-        f"90 s x 0.00000000001234567891 credits a minute (from the first) = {product}.",
-        f"S = {product}; floor((10 S + 3) / 6) = 0 credit cents.",
+        (
+            "90 seconds at 0.00000000001234567891 credits a minute (the first price): "
+            f"90 x 0.00000000001234567891 = {product}."
+        ),
+        (
+            f"The sum is {product}. A minute has 60 seconds and a credit has 100 credit cents: "
+            f"{product} / 60 x 100, rounded once, half up, is 0 credit cents."
+        ),
     ]
 
 
@@ -144,7 +154,7 @@ def test_a_session_that_runs_is_a_draft_as_of_the_instant(ended_at: datetime | N
     it = explained(facts(ended_at=ended_at, stopped_at=ended_at, revision=1, posted_revision=0), at=START + HOUR)
     told = lines(it)
     assert told[0] == (
-        f"{NAME} runs from 2026-01-01 00:00:00+00:00 and is priced as of 2026-01-01 01:00:00+00:00: 3600 s."
+        f"{NAME} runs from 2026-01-01 00:00:00+00:00 and is priced as of 2026-01-01 01:00:00+00:00: 3600 seconds."
     )
     assert told[-1] == "It is a draft: 11900 credit cents are not posted."
 
@@ -152,25 +162,27 @@ def test_a_session_that_runs_is_a_draft_as_of_the_instant(ended_at: datetime | N
 def test_a_session_that_stops_at_the_instant_ran_and_is_no_draft() -> None:
     stopped_at = START + HOUR
     told = lines(explained(facts(ended_at=stopped_at, stopped_at=stopped_at), entry(11_900), at=stopped_at))
-    assert told[0] == f"{NAME} ran from 2026-01-01 00:00:00+00:00 to 2026-01-01 01:00:00+00:00: 3600 s."
+    assert told[0] == f"{NAME} ran from 2026-01-01 00:00:00+00:00 to 2026-01-01 01:00:00+00:00: 3600 seconds."
     assert told[-1].startswith("Posted ")
 
 
 def test_a_session_that_is_stopping_ran_and_is_a_draft() -> None:
     told = lines(explained(facts(stopped_at=None, posted_revision=0)))
-    assert told[0].endswith("ran from 2026-01-01 00:00:00+00:00 to 2026-01-01 00:01:30+00:00: 90 s.")
+    assert told[0].endswith("ran from 2026-01-01 00:00:00+00:00 to 2026-01-01 00:01:30+00:00: 90 seconds.")
     assert told[-1] == "It is a draft: 200 credit cents are not posted."
 
 
 def test_a_session_that_stopped_before_it_started_is_told_so() -> None:
     ended_at = START - HOUR
     told = lines(explained(facts(ended_at=ended_at, stopped_at=ended_at), entry(0)))
-    assert told[0] == f"{NAME} stopped 2025-12-31 23:00:00+00:00, before it started 2026-01-01 00:00:00+00:00: 0 s."
+    assert (
+        told[0] == f"{NAME} stopped 2025-12-31 23:00:00+00:00, before it started 2026-01-01 00:00:00+00:00: 0 seconds."
+    )
 
 
 def test_a_session_that_stopped_as_it_started_ran() -> None:
     told = lines(explained(facts(ended_at=START, stopped_at=START), entry(0)))
-    assert told[0].endswith("ran from 2026-01-01 00:00:00+00:00 to 2026-01-01 00:00:00+00:00: 0 s.")
+    assert told[0].endswith("ran from 2026-01-01 00:00:00+00:00 to 2026-01-01 00:00:00+00:00: 0 seconds.")
 
 
 def test_entries_are_added_up_and_the_one_asked_for_is_named() -> None:

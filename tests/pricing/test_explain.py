@@ -56,14 +56,17 @@ def find(pattern: str, text: str) -> list[str]:
 
 def recompute(text: str) -> dict[str, int]:
     """Do every sum in the text, from the text alone. Each result must match the text."""
-    ran = int(find(r": (\d+) s\.$", text)[0])
-    steps = re.search(r"^Charged in steps of (\d+) s: (\d+) s\.$", text, re.MULTILINE)
+    ran = int(find(r": (\d+) seconds?\.$", text)[0])
+    steps = re.search(r"^Charged in steps of (\d+) seconds: (\d+) seconds?\.$", text, re.MULTILINE)
     step = int(steps[1]) if steps else 1
-    spans = re.findall(r"^(\d+) s x ([\d.]+) credits a minute \(.*\) = ([\d.]+)\.$", text, re.MULTILINE)
+    priced = r"^(\d+) seconds? at ([\d.]+) credits a minute \(.*\): \1 x \2 = ([\d.]+)\.$"
+    spans = re.findall(priced, text, re.MULTILINE)
     assert all(int(seconds) * Fraction(price) == Fraction(product) for seconds, price, product in spans)
     assert sum(int(seconds) for seconds, _, _ in spans) == -(-ran // step) * step
     assert steps is None or int(steps[2]) == -(-ran // step) * step
-    total, metered = find(r"^S = ([\d.]+); floor\(\(10 S \+ 3\) / 6\) = (\d+) credit cents\.$", text)
+    total, metered = find(
+        r"^The sum is ([\d.]+)\. .*: \1 / 60 x 100, rounded once, half up, is (\d+) credit cents\.$", text
+    )
     assert Fraction(total) == sum(Fraction(product) for _, _, product in spans)
     assert (10 * Fraction(total) + 3) // 6 == int(metered)
     least = re.search(r"^The least charge is (\d+) credit cents\.$", text, re.MULTILINE)
@@ -92,10 +95,11 @@ def test_a_final_session_is_explained_span_by_span(connection: Connection) -> No
     posted_at = numbers_of(answer).entries[0].posted_at.isoformat(sep=" ")
     assert answer.text == (
         f"Session {IT} of class xlarge on {team()} ran from 2026-01-01 00:00:00+00:00 to 2026-01-01 00:01:30+00:00: "
-        "90 s.\n"
-        "60 s x 1 credits a minute (from the first) = 60.\n"
-        "30 s x 2 credits a minute (from 2026-01-01 00:01:00+00:00 on) = 60.\n"
-        "S = 120; floor((10 S + 3) / 6) = 200 credit cents.\n"
+        "90 seconds.\n"
+        "60 seconds at 1 credits a minute (the first price): 60 x 1 = 60.\n"
+        "30 seconds at 2 credits a minute (the price since 2026-01-01 00:01:00+00:00): 30 x 2 = 60.\n"
+        "The sum is 120. A minute has 60 seconds and a credit has 100 credit cents: "
+        "120 / 60 x 100, rounded once, half up, is 200 credit cents.\n"
         "It costs 200 credit cents (2.00 credits).\n"
         f"Posted {posted_at} as session:{IT}:1: 200, effective 2026-01-01 00:01:30+00:00; 0 before, 200 after."
     )
@@ -106,7 +110,7 @@ def test_a_step_and_a_minimum_are_told(connection: Connection) -> None:
     change_price(connection, "0.5", timedelta(0), minimum_cents=CreditCents(150), rounding_seconds=60)
     record(connection, stopped_report(timedelta(seconds=61), instance_id=IT, workspace_class="xlarge"))
     text = explained(connection).text
-    assert "Charged in steps of 60 s: 120 s." in text
+    assert "Charged in steps of 60 seconds: 120 seconds." in text
     assert "The least charge is 150 credit cents." in text
     assert recompute(text) == {"cents": 150, "posted": 0, "spans": 1}
 
@@ -114,7 +118,7 @@ def test_a_step_and_a_minimum_are_told(connection: Connection) -> None:
 def test_a_running_session_is_explained_as_of_an_instant(connection: Connection) -> None:
     record(connection, session_report(instance_id=IT, workspace_class="xlarge"))
     answer = explained(connection, at=START + HOUR)
-    assert "and is priced as of 2026-01-01 01:00:00+00:00: 3600 s." in answer.text
+    assert "and is priced as of 2026-01-01 01:00:00+00:00: 3600 seconds." in answer.text
     assert "It is a draft: 6000 credit cents are not posted." in answer.text
     assert recompute(answer.text)["cents"] == get_balance(connection, team(), at=START + HOUR)
     assert recompute(explained(connection, at=START - HOUR).text) == {"cents": 0, "posted": 0, "spans": 0}
@@ -137,7 +141,7 @@ def test_a_session_ran_for_what_had_passed_of_it_by_the_instant_asked(
     moments: dict[str, Any] = {name: START + timedelta(minutes=minutes) for name, minutes in facts.items()}
     record(connection, session_report(instance_id=IT, workspace_class="xlarge", **moments))
     text = explained(connection, at=START + timedelta(minutes=asked)).text
-    assert find(r": (\d+) s\.$", text) == [str(seconds)]
+    assert find(r": (\d+) seconds?\.$", text) == [str(seconds)]
     assert recompute(text)["cents"] == seconds * 100 // 60
 
 
@@ -163,7 +167,7 @@ def test_a_session_that_stopped_before_it_started_is_told_so(connection: Connect
     record(connection, stopped_report(-HOUR, instance_id=IT))
     post_batch(connection, at=NOW)
     text = explained(connection).text
-    assert "stopped 2025-12-31 23:00:00+00:00, before it started 2026-01-01 00:00:00+00:00: 0 s." in text
+    assert "stopped 2025-12-31 23:00:00+00:00, before it started 2026-01-01 00:00:00+00:00: 0 seconds." in text
     assert recompute(text)["cents"] == 0
 
 

@@ -29,6 +29,7 @@ def demo(
         )
         raise typer.Exit(USAGE_ERROR)
     from usage_tasks.demo.command import DemoPlan, run_demo  # noqa: PLC0415 - it may not be there
+    from usage_tasks.demo.installation import ForeignDatabaseError  # noqa: PLC0415 - as above
     from usage_tasks.embedded.processes import StartError  # noqa: PLC0415 - as above
 
     step = parse_duration(tick)
@@ -37,7 +38,7 @@ def demo(
     plan = DemoPlan(directory=data, tick=step, keep=keep, replays=replays, kill_worker=kill_worker, json_file=json_file)
     try:
         code = run_demo(plan, Console())
-    except StartError as error:
+    except (ForeignDatabaseError, StartError) as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(USAGE_ERROR) from error
     raise typer.Exit(code)

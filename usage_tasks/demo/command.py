@@ -25,6 +25,10 @@ from usage_tasks.embedded.processes import scratch_directory
 _MIDDLE: Final = datetime.fromisoformat("2013-03-01T00:00:00Z")
 
 
+class DoesNotHoldError(Exception):
+    """Something that must hold does not. A temporary directory stays then, for its logs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoPlan:
     """The plan of a run of the demo. Without a directory the data is in a temporary one."""
@@ -42,6 +46,14 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
     # An orderly end on SIGTERM too: what was started ends with its block.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
+    try:
+        _run(plan, console)
+    except DoesNotHoldError:
+        return 1
+    return 0
+
+
+def _run(plan: DemoPlan, console: Console) -> None:
     sessions = load_quarter()
     with ExitStack() as stack:
         place = plan.directory or stack.enter_context(scratch_directory("usage-demo-"))
@@ -55,9 +67,11 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
             console.print(f"[red]does not hold:[/] {problem}")
         console.print("[bold red]FAILED[/]" if problems else "[bold green]all of it holds[/]")
         if plan.keep:
-            console.print(f"everything goes on running, data in {place}; Ctrl-C ends it")
+            for line in report.kept(installation):
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
             threading.Event().wait()
-    return 1 if problems else 0
+        if problems:
+            raise DoesNotHoldError
 
 
 def _replay_and_compare(

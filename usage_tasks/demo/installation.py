@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,7 +34,10 @@ POOLS: Final = {
     "billing": ["--pool=threads", "--concurrency=4"],
     "stripe": ["--pool=threads", "--concurrency=4"],
     "maintenance": ["--pool=prefork", "--concurrency=1"],
+    "directory": ["--pool=threads", "--concurrency=1"],
 }
+# The variables by which commands reach a demo that goes on running; its processes get the first four.
+_SHOWN: Final = ("DATABASE_URL", "REDIS_URL", "USAGE_CONFIG", "USAGE_HEARTBEAT_DIR")
 _READY_SECONDS_MAX: Final = 60
 
 
@@ -53,6 +57,21 @@ class Installation:
     addresses: dict[str, str] = field(default_factory=dict)
     _workers: dict[str, ExitStack] = field(default_factory=dict)
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def variables_file(self) -> Path:
+        """A file for a shell, with the variables by which commands reach this installation."""
+        return self.directory / "env"
+
+    def write_variables(self) -> None:
+        """Write the file, readable for its owner only: it holds the keys of the stand-in, like the credentials."""
+        shown = {name: self.environment[name] for name in _SHOWN} | {
+            "USAGE_STRIPE_API_BASE": self.stand_in.url,
+            "STRIPE_SECRET_KEY": SECRET_KEY,
+            "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+        }
+        self.variables_file.touch(mode=0o600)
+        self.variables_file.write_text("".join(f"export {name}={shlex.quote(it)}\n" for name, it in shown.items()))
 
     def start_worker(self, queue: str) -> None:
         """Start the worker of a queue."""
@@ -91,15 +110,21 @@ class Installation:
     def await_workers(self) -> None:
         """Wait until every worker answers."""
         expected = {f"{queue}@demo" for queue in POOLS}
+        answers: list[dict[str, Any]] = []
         for _ in range(_READY_SECONDS_MAX):
-            answers: list[dict[str, Any]] = app.control.ping(timeout=1, limit=len(expected)) or []
+            answers = app.control.ping(timeout=1, limit=len(expected)) or []
             if expected <= {name for answer in answers for name in answer}:
                 return
             for queue, process in self._processes.items():
                 if process.poll() is not None:
-                    log = self.directory / f"worker-{queue}.log"
-                    raise StartError(f"worker {queue} ended", output=log_tail(log), advice=f"Its log is {log}.")
-        raise TimeoutError(f"workers: not all of {sorted(expected)} answered within {_READY_SECONDS_MAX} s")
+                    raise self._not_started(queue, "ended")
+        answered = {name for answer in answers for name in answer}
+        silent = next(queue for queue in POOLS if f"{queue}@demo" not in answered)
+        raise self._not_started(silent, f"gave no answer to {_READY_SECONDS_MAX} questions")
+
+    def _not_started(self, queue: str, problem: str) -> StartError:
+        log = self.directory / f"worker-{queue}.log"
+        return StartError(f"worker {queue} {problem}", output=log_tail(log), advice=f"Its log is {log}.")
 
     def stop_workers(self) -> None:
         """Stop every worker."""
@@ -135,6 +160,7 @@ def running_installation(
             clock=clock,
             database_url=servers.database_url,
         )
+        installation.write_variables()
         os.environ.update(environment)  # this process speaks to the system by its Celery app
         _migrate(directory, environment)
         console.print("starting the receiver, a worker for each queue, beat and Flower ...")
@@ -190,7 +216,7 @@ def _environment(directory: Path, environ: Mapping[str, str], stand_in: StandIn,
     credentials.write_text(json.dumps({"secretKey": SECRET_KEY, "webhookKey": WEBHOOK_SECRET}))
     credentials.chmod(0o600)
     inherited = {name: value for name, value in environ.items() if not name.startswith(("USAGE_", "STRIPE_"))}
-    return inherited | {"USAGE_CONFIG": str(configuration)}
+    return inherited | {"USAGE_CONFIG": str(configuration), "USAGE_HEARTBEAT_DIR": str(directory / "heartbeats")}
 
 
 def _prices(stand_in: StandIn) -> dict[str, dict[str, str]]:

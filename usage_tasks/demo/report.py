@@ -1,5 +1,6 @@
 """The result: per account the use of its credits, the invoices on both sides, and whether all of it holds."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from usage_tasks.demo.installation import Installation
 from usage_tasks.demo.quarter import Session
-from usage_tasks.demo.replay import END, call
+from usage_tasks.demo.replay import BEGIN, END, call
 from usage_tasks.demo.stand_in import StandInInvoice
 from usage_tasks.domain.announcements import UsageLimitReached
 
@@ -118,6 +119,24 @@ def collect(installation: Installation) -> DemoOutcome:
         )
 
 
+def kept(installation: Installation) -> Sequence[str]:
+    """Return the lines on a demo that goes on running: how to look into it, with an account in full."""
+    with psycopg.Connection[DictRow].connect(installation.database_url, row_factory=dict_row) as connection:
+        accounts = connection.execute(_ACCOUNTS).fetchall()
+    report = f"--from {BEGIN:%Y-%m-%d} --to {END:%Y-%m-%d}"
+    return [
+        "",
+        f"everything goes on running, data and logs in {installation.directory}; Ctrl-C ends it",
+        "to look into it, in another shell:",
+        f"  . {shlex.quote(str(installation.variables_file))}",
+        "  usage-tasks doctor",
+        "  usage-tasks jobs",
+        *(f"  usage-tasks report {report} --account {row['attribution_id']}" for row in accounts[:1]),
+        "Beat looks at each job once a minute, so after the replay doctor calls jobs late for up to a minute.",
+        "In a demo nobody takes the announcements to the platform, so doctor's line on the queue server is expected.",
+    ]
+
+
 def show(outcome: DemoOutcome, installation: Installation, console: Console) -> None:
     """Print the tables."""
     console.print(_accounts_table(outcome))
@@ -131,7 +150,7 @@ def show(outcome: DemoOutcome, installation: Installation, console: Console) -> 
     for finding in outcome.findings:
         console.print(f"  verify {finding['check']}: {finding['offenders']} offenders")
     for what, where in installation.addresses.items():
-        console.print(f"  {what}: {where}")
+        console.print(f"  {what}: {where}", soft_wrap=True)
 
 
 def _table(title: str) -> Table:

@@ -159,17 +159,24 @@ def _ran(it: SessionExplanation) -> str:
         span = f"runs from {_instant(facts.started_at)} and is priced as of {_instant(it.at)}"
     else:
         span = f"ran from {_instant(facts.started_at)} to {_instant(facts.ended_at)}"
-    return f"{name} {span}: {it.runtime_seconds} s."
+    return f"{name} {span}: {_seconds(it.runtime_seconds)}."
 
 
 def _priced(it: SessionExplanation) -> list[str]:
     lines = []
     if it.rounding_seconds > 1:
-        lines.append(f"Charged in steps of {it.rounding_seconds} s: {it.charged_seconds} s.")
+        lines.append(f"Charged in steps of {_seconds(it.rounding_seconds)}: {_seconds(it.charged_seconds)}.")
     for span in it.spans:
-        since = "from the first" if span.effective_from == ALL_TIME else f"from {_instant(span.effective_from)} on"
-        lines.append(f"{span.seconds} s x {span.credits_per_minute:f} credits a minute ({since}) = {span.product:f}.")
-    lines.append(f"S = {it.exact:f}; floor((10 S + 3) / 6) = {it.metered_cents} credit cents.")
+        since = (
+            "the first price" if span.effective_from == ALL_TIME else f"the price since {_instant(span.effective_from)}"
+        )
+        price = f"{span.credits_per_minute:f}"
+        product = f"{span.seconds} x {price} = {span.product:f}"
+        lines.append(f"{_seconds(span.seconds)} at {price} credits a minute ({since}): {product}.")
+    lines.append(
+        f"The sum is {it.exact:f}. A minute has 60 seconds and a credit has 100 credit cents: "
+        f"{it.exact:f} / 60 x 100, rounded once, half up, is {it.metered_cents} credit cents."
+    )
     if it.credit_cents != it.metered_cents:
         lines.append(f"The least charge is {it.minimum_cents} credit cents.")
     lines.append(f"It costs {_amount(it.credit_cents)}.")
@@ -199,6 +206,10 @@ def _posted(it: SessionExplanation) -> list[str]:
 
 def _amount(cents: int) -> str:
     return f"{cents} credit cents ({cents_to_credits(cents)} credits)"
+
+
+def _seconds(number: int) -> str:
+    return f"{number} second{'' if number == 1 else 's'}"
 
 
 def _instant(moment: datetime) -> str:

@@ -7,8 +7,13 @@ Invariants: a Settings is valid and frozen; prices are exact decimals; no messag
 or a key.
 """
 
-from usage_tasks.settings.credentials import StripeCredentials, read_directory_key, read_stripe_credentials
-from usage_tasks.settings.errors import SettingsError
+from usage_tasks.settings.credentials import (
+    StripeCredentials,
+    is_stripe_configured,
+    read_directory_key,
+    read_stripe_credentials,
+)
+from usage_tasks.settings.errors import SettingsError, StripeNotConfiguredError
 from usage_tasks.settings.load import load_settings
 from usage_tasks.settings.model import AccountKind, Settings, SpendingLimitSettings, StripePrices
 from usage_tasks.settings.printing import print_settings, without_password
@@ -19,7 +24,9 @@ __all__ = [
     "SettingsError",
     "SpendingLimitSettings",
     "StripeCredentials",
+    "StripeNotConfiguredError",
     "StripePrices",
+    "is_stripe_configured",
     "load_settings",
     "print_settings",
     "read_directory_key",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from pydantic.alias_generators import to_camel
 
 from usage_tasks.settings.environment import DIRECTORY_KEY_VARIABLE
-from usage_tasks.settings.errors import SettingsError
+from usage_tasks.settings.errors import SettingsError, StripeNotConfiguredError
 from usage_tasks.settings.model import Settings
 from usage_tasks.settings.tree import read_object
 
@@ -62,7 +62,8 @@ def read_stripe_credentials(settings: Settings, environ: Mapping[str, str] = os.
     """Stripe's secrets from the environment, else from the credentials file.
 
     STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET and STRIPE_THIN_WEBHOOK_SECRET (comma separated) override the file, which
-    may be absent as soon as one of the first two is given. Raises SettingsError, which never repeats a secret.
+    may be absent as soon as one of the first two is given. Raises StripeNotConfiguredError if neither is given, and
+    SettingsError for a wrong file. Neither error repeats a secret.
     """
     key = _present([environ.get(SECRET_KEY_VARIABLE, "")])
     webhook = _present(environ.get(WEBHOOK_SECRET_VARIABLE, "").split(","))
@@ -72,7 +73,8 @@ def read_stripe_credentials(settings: Settings, environ: Mapping[str, str] = os.
         file, origin = _File(), "environment"
     elif name is None:
         variables = f"{SECRET_KEY_VARIABLE} and {WEBHOOK_SECRET_VARIABLE}"
-        raise SettingsError([f"`stripeCredentialsFile`: must be given (got nothing), or {variables}"])
+        rule = f"`stripeCredentialsFile`: must be given (got nothing), or {variables}"
+        raise StripeNotConfiguredError([f"Stripe is not configured: {rule}"])
     elif (key or webhook) and not Path(name).exists():
         file, origin = _File(), f"{name} (no such file)"
     else:
@@ -84,6 +86,12 @@ def read_stripe_credentials(settings: Settings, environ: Mapping[str, str] = os.
         thin_webhook_keys=tuple(thin or _several(file.thin_webhook_key)),
         origin=origin,
     )
+
+
+def is_stripe_configured(settings: Settings, environ: Mapping[str, str] = os.environ) -> bool:
+    """Return True if the settings name prices of Stripe or a credentials file, or the environment has Stripe's key."""
+    named = settings.stripe_prices.by_key() or settings.stripe_credentials_file
+    return bool(named or _present([environ.get(SECRET_KEY_VARIABLE, "")]))
 
 
 def read_directory_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> SecretStr:

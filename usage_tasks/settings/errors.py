@@ -25,7 +25,24 @@ class SettingsError(ValueError):
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(["settings can't be used:", *(f"- {problem}" for problem in self.problems)]))
+        super().__init__(self.problems)  # from this it is built again in another process
+
+    def __str__(self) -> str:
+        """Return a heading, and a line for each problem."""
+        return "\n".join(["settings can't be used:", *(f"- {problem}" for problem in self.problems)])
+
+    @property
+    def line(self) -> str:
+        """The problems in one line, for a log."""
+        return "; ".join(self.problems)
+
+
+class StripeNotConfiguredError(SettingsError):
+    """No setting names a key of Stripe, which a call needs. The settings are valid all the same: Stripe is optional."""
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return self.line
 
 
 def mask(text: str) -> str:

@@ -46,6 +46,7 @@ Result = TypeVar("Result")
 class LiveGateway(PaymentCalls, ListCalls, MeterReads):
     """The client of Stripe. One HTTP session per thread; no retry inside a call: tasks retry, with the same key.
 
+    `secret_key` may be a function: it is called before a thread's first call, and its error is the call's.
     `admission` opens a block around each call: it may wait, or raise NotAdmittedError, and sees how the call ended.
     `clock` gives the time of a fetch, in place of the host's own. With `bounded` an object that is of the future by
     that clock is a RetryableError: nothing may take effect later than now.
@@ -54,7 +55,7 @@ class LiveGateway(PaymentCalls, ListCalls, MeterReads):
     def __init__(
         self,
         *,
-        secret_key: str,
+        secret_key: str | Callable[[], str],
         meter_event_name: str,
         api_base: str | None = None,
         read_seconds_max: float = READ_SECONDS_MAX,
@@ -267,11 +268,12 @@ class LiveGateway(PaymentCalls, ListCalls, MeterReads):
     def _client(self) -> stripe.StripeClient:
         client: stripe.StripeClient | None = getattr(self._local, "client", None)
         if client is None:
+            secret_key = self._secret_key if isinstance(self._secret_key, str) else self._secret_key()
             self._local.http_client = Noting(
                 self._api_base or stripe.DEFAULT_API_BASE, timeout=(CONNECT_SECONDS_MAX, self._read_seconds_max)
             )
             client = self._local.client = stripe.StripeClient(
-                self._secret_key,
+                secret_key,
                 base_addresses={"api": self._api_base} if self._api_base else {},
                 max_network_retries=0,
                 http_client=self._local.http_client,

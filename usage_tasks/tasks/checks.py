@@ -13,7 +13,8 @@ from usage_tasks.coordination.celery_internals.routing import list_consumed_queu
 from usage_tasks.domain.errors import MisconfiguredError, RetryableError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.metering.check_setup import ConfiguredPrice, check_stripe
-from usage_tasks.settings import SettingsError, load_settings
+from usage_tasks.settings import SettingsError, is_stripe_configured, load_settings
+from usage_tasks.storage.operations.evidence import read_stripe_work
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +52,18 @@ def check_at_start(rt: Runtime) -> None:
         check_now(rt)
     except RetryableError as error:
         log.warning("stripe.not_checked", reason=str(error))
+
+
+def is_stripe_unused(rt: Runtime) -> bool:
+    """Return True if Stripe is not configured and nothing waits for it: the tick of a job that asks Stripe ends then.
+
+    With an account on `stripe` or a pending event the job asks, and its error about the missing key is seen.
+    """
+    if is_stripe_configured(rt.settings):
+        return False
+    with rt.transaction() as connection:
+        work = read_stripe_work(connection)
+    return not work.accounts and not work.events
 
 
 @signals.celeryd_after_setup.connect

@@ -23,6 +23,7 @@ from usage_tasks.coordination import ticks
 from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
 from usage_tasks.runtime import runtime
+from usage_tasks.settings import SettingsError
 from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.tasks.dispatching import have_dispatched
 from usage_tasks.telemetry.headers import REQUEST_ID, TICK
@@ -171,7 +172,7 @@ def task(
             time_limit=seconds,
             default_retry_delay=LOST_WORKER_DELAY_SECONDS,
             soft_time_limit=seconds * 9 // 10,
-            throws=(PermanentError,),
+            throws=(PermanentError, SettingsError),
             resultrepr_maxsize=_ANSWER_LENGTH_MAX if answer_shown else 0,
         )(run)
 
@@ -214,7 +215,7 @@ def _run(
     except InvariantError as error:
         _set_aside_unnoticed(request, name, str(error))
         raise
-    except PermanentError as error:
+    except (PermanentError, SettingsError) as error:
         outcome = "waits" if isinstance(error, ArgumentsError) and error.unknown and may_wait(request) else "refused"
         if outcome == "waits":
             raise MessageWaits(str(error)) from None
@@ -254,14 +255,18 @@ def _try_again(task: "Task[Any, Any]", error: RetryableError, retry: Retry) -> B
         return Reject("the broker does not take the next attempt", requeue=True)
 
 
-def _refuse(request: Any, name: str, error: PermanentError) -> None:
-    """Note a refusal; keep a message that a newer version may know, so that an operator can send it again."""
+def _refuse(request: Any, name: str, error: PermanentError | SettingsError) -> None:
+    """Note a refusal; keep a message that a newer version may know, so that an operator can send it again.
+
+    A missing setting is a refusal too: for a person to mend, and no bug whose traceback is wanted.
+    """
     if isinstance(error, AccessError):
         ACCESS_REFUSED.labels(name).inc()
     if isinstance(error, ArgumentsError) and error.unknown and is_refused_in_vain(request):
         set_aside(request.id, name, request.args, request.kwargs, str(error))
     # A direct caller, such as a command, gets the error itself and shows it.
-    log.log(logging.INFO if request.called_directly else logging.WARNING, "task.refused", reason=str(error))
+    reason = error.line if isinstance(error, SettingsError) else str(error)
+    log.log(logging.INFO if request.called_directly else logging.WARNING, "task.refused", reason=reason)
 
 
 def _set_aside_unnoticed(request: Any, name: str, reason: str) -> None:

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from usage_tasks.commands import OPERATOR
+from usage_tasks.commands.tables import show_table
 from usage_tasks.commands.values import utc
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
@@ -23,20 +23,23 @@ prices = typer.Typer(help="The price versions.", no_args_is_help=True)
 @prices.command("list")
 def list_prices(workspace_class: Annotated[str | None, typer.Argument(help="default: every class")] = None) -> None:
     """List the price versions, each class's in rising order."""
-    table = Table("class", "from", "credits a minute", "minimum, credits", "step, s", "origin", "actor")
+    columns = ("class", "from", "credits a minute", "minimum, credits", "step, s", "origin", "actor")
+    rows = []
     with runtime().transaction() as connection:
         for each in stored.list_versions(connection, workspace_class):
             version, rule = each.version, each.version.rule
-            table.add_row(
-                each.workspace_class,
-                version.effective_from.isoformat(),
-                f"{version.credits_per_minute:f}",
-                str(cents_to_credits(rule.minimum_cents)),
-                str(rule.rounding_seconds),
-                each.origin,
-                each.actor,
+            rows.append(
+                (
+                    each.workspace_class,
+                    version.effective_from.isoformat(),
+                    f"{version.credits_per_minute:f}",
+                    str(cents_to_credits(rule.minimum_cents)),
+                    str(rule.rounding_seconds),
+                    each.origin,
+                    each.actor,
+                )
             )
-    Console().print(table)
+    show_table(columns, rows)
 
 
 @prices.command("add")

@@ -8,11 +8,10 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from usage_tasks.commands import OPERATOR
 from usage_tasks.commands.spreadsheet import write_rows
+from usage_tasks.commands.tables import show_table
 from usage_tasks.commands.values import utc
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.storage.ledger.usage_report import Group
@@ -62,15 +61,13 @@ def _pages(**asked: Any) -> Iterator[Any]:
 
 
 def _write_table(pages: Iterator[Any], columns: Sequence[str]) -> None:
-    table = Table(*columns[:-3], "credits", "hours", "sessions")
+    rows: list[tuple[str, ...]] = []
     totals: Mapping[str, int] = {}
     for page in pages:
         totals = page["totals"]
-        for row in page["rows"]:
-            table.add_row(*(str(row[name]) for name in columns[:-3]), *_figures(row))
-    table.add_section()
-    table.add_row("all", *[""] * (len(columns) - 4), *_figures(totals))
-    Console().print(table)
+        rows += [(*(str(row[name]) for name in columns[:-3]), *_figures(row)) for row in page["rows"]]
+    total = ("all", *[""] * (len(columns) - 4), *_figures(totals))
+    show_table((*columns[:-3], "credits", "hours", "sessions"), rows, total=total)
 
 
 def _figures(row: Mapping[str, int]) -> tuple[str, str, str]:

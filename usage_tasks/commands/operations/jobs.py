@@ -6,10 +6,9 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from usage_tasks.commands import WRONG
+from usage_tasks.commands.tables import show_table
 from usage_tasks.domain.schedules import JobStanding
 from usage_tasks.runtime import runtime
 from usage_tasks.services.operations.job_standings import list_job_standings
@@ -24,19 +23,20 @@ def jobs(as_json_lines: Annotated[bool, typer.Option("--json", help="a line of J
     if as_json_lines:
         sys.stdout.writelines(json.dumps(json.loads(as_json(asdict(each)))) + "\n" for each in standings)
     else:
-        table = Table("job", "every", "last due", "outcome", "took", "next due", "lag")
-        for each in standings:
-            table.add_row(
-                each.job,
-                "off" if each.period_seconds is None else f"{each.period_seconds:g} s",
-                f"{each.last_slot:%Y-%m-%d %H:%M:%S}" if each.last_slot else "never",
-                f"{each.outcome} ({each.attempts})" if each.attempts > 1 else each.outcome,
-                "" if each.duration_seconds is None else f"{each.duration_seconds:.2f} s",
-                f"{each.next_slot:%Y-%m-%d %H:%M:%S}" if each.next_slot else "",
-                f"{each.lag_seconds:.0f} s{', OVERDUE' if each.overdue else ''}{_of_the_future(each)}",
-            )
-        Console().print(table)
+        show_table(("job", "every", "last due", "outcome", "took", "next due", "lag"), map(_row, standings))
     raise typer.Exit(WRONG if any(each.overdue for each in standings) else 0)
+
+
+def _row(job: JobStanding) -> tuple[str, ...]:
+    return (
+        job.job,
+        "off" if job.period_seconds is None else f"{job.period_seconds:g} s",
+        f"{job.last_slot:%Y-%m-%d %H:%M:%S}" if job.last_slot else "never",
+        f"{job.outcome} ({job.attempts})" if job.attempts > 1 else job.outcome,
+        "" if job.duration_seconds is None else f"{job.duration_seconds:.2f} s",
+        f"{job.next_slot:%Y-%m-%d %H:%M:%S}" if job.next_slot else "",
+        f"{job.lag_seconds:.0f} s{', OVERDUE' if job.overdue else ''}{_of_the_future(job)}",
+    )
 
 
 def _of_the_future(standing: JobStanding) -> str:

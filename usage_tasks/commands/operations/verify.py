@@ -3,10 +3,9 @@
 from datetime import timedelta
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from usage_tasks.commands import WRONG
+from usage_tasks.commands.tables import show_table
 from usage_tasks.commands.values import At, utc_or_none
 from usage_tasks.runtime import runtime
 from usage_tasks.services.operations import verify_ledger
@@ -18,8 +17,6 @@ def verify(at: At = None) -> None:
     with rt.transaction() as connection:
         grace = verify_ledger.grace_of(rt.settings.controller_schedule) if at is None else timedelta(0)
         verdict = verify_ledger.verify(connection, at=utc_or_none(at) or rt.now(), grace=grace)
-    table = Table("check", "offenders", "such as")
-    for finding in verdict.findings:
-        table.add_row(finding.check, str(finding.offenders), ", ".join(finding.sample))
-    Console().print(table)
+    rows = ((finding.check, str(finding.offenders), ", ".join(finding.sample)) for finding in verdict.findings)
+    show_table(("check", "offenders", "such as"), rows)
     raise typer.Exit(0 if verdict.clean else WRONG)

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from usage_tasks.commands import OPERATOR
 from usage_tasks.domain.accounts import parse_uuid
@@ -40,4 +39,5 @@ def release_capped(
         else:
             zombie = release_session(connection, session, at=rt.now(), actor=OPERATOR)
     word = "would be released" if dry_run else "released"
-    Console().print("it was not capped" if zombie is None else f"{word}: {zombie.cap_reason} at {zombie.capped_at}")
+    line = "it was not capped" if zombie is None else f"{word}: {zombie.cap_reason} at {zombie.capped_at}"
+    sys.stdout.write(f"{line}\n")

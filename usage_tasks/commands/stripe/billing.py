@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from usage_tasks.commands import OPERATOR, WRONG
+from usage_tasks.commands.tables import show_table
 from usage_tasks.commands.values import At, utc_or_none
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.runtime import runtime
@@ -56,26 +56,29 @@ def drift(
 ) -> None:
     """Compare ledger, sent quantities and Stripe's meter, in credits; exit code 1 if an account is astray."""
     rt = runtime()
+    _ = rt.stripe_key  # without it nothing is compared, also where no account asks for it
     instant = rt.instant(utc_or_none(at))
-    table = Table("account", "what", "ledger", "sent", "stripe", "reason")
+    rows: list[tuple[str, ...]] = []
     accounts = astray = repaired = unsettled = 0
     after: AttributionId | str | None = ""
     while after is not None:
         done = metering.compare(rt, at=instant, fix=fix, doubted=False, actor=OPERATOR, after=after)
         for each in done.drifts[: max(0, _SHOWN_MAX - astray)]:
             stripe = "" if each.stripe is None else str(each.stripe)
-            table.add_row(each.attribution_id, each.kind, str(each.ledger), str(each.sent), stripe, each.reason)
+            rows.append((each.attribution_id, each.kind, str(each.ledger), str(each.sent), stripe, each.reason))
         accounts, unsettled = accounts + done.accounts, unsettled + done.unsettled
         astray, repaired, after = astray + len(done.drifts), repaired + done.repaired, done.after
     if astray:
-        Console().print(table)
-    Console().print(
-        f"{accounts} accounts compared, {astray} astray, {repaired} repaired, {unsettled} too fresh to judge"
+        show_table(("account", "what", "ledger", "sent", "stripe", "reason"), rows)
+    sys.stdout.write(
+        f"{accounts} accounts compared, {astray} astray, {repaired} repaired, {unsettled} too fresh to judge\n"
     )
     raise typer.Exit(WRONG if astray else 0)
 
 
 def check_stripe() -> None:
     """Check the configured prices and meter against Stripe; exit code 2 names what must be otherwise."""
-    checks.check_now(runtime())
-    Console().print("prices and meter are as the settings say")
+    rt = runtime()
+    _ = rt.stripe_key  # without prices and key nothing is as the settings say
+    checks.check_now(rt)
+    sys.stdout.write("prices and meter are as the settings say\n")

@@ -8,10 +8,9 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from usage_tasks.commands import OPERATOR, WRONG
+from usage_tasks.commands.tables import show_table
 from usage_tasks.runtime import runtime
 from usage_tasks.storage.inbox import review as stored
 from usage_tasks.storage.inbox.review import EventRow
@@ -57,13 +56,19 @@ def list_events(
 
 
 def _show_table(rows: Sequence[EventRow]) -> None:
-    table = Table("event", "type", "object", "made", "state", "tries", "outcome")
-    for row in rows:
-        made = row.created_at.isoformat(sep=" ", timespec="seconds")
-        table.add_row(
-            row.event_id, row.type, row.object_id or "", made, row.state, str(row.attempts), row.outcome or ""
+    shown = (
+        (
+            row.event_id,
+            row.type,
+            row.object_id or "",
+            row.created_at.isoformat(sep=" ", timespec="seconds"),
+            row.state,
+            str(row.attempts),
+            row.outcome or "",
         )
-    Console().print(table)
+        for row in rows
+    )
+    show_table(("event", "type", "object", "made", "state", "tries", "outcome"), shown)
 
 
 @webhooks.command("show")
@@ -79,10 +84,12 @@ def show_event(event_id: Annotated[str, typer.Argument(help="evt_...")], in_json
     if in_json:
         sys.stdout.write(as_json(shown) + "\n")
         return
-    table = Table("field", "value", show_header=False)
-    for name, value in json.loads(as_json(shown)).items():
-        table.add_row(name, ", ".join(value) if isinstance(value, list) else str("" if value is None else value))
-    Console().print(table)
+    fields = json.loads(as_json(shown)).items()
+    rows = (
+        (name, ", ".join(value) if isinstance(value, list) else str("" if value is None else value))
+        for name, value in fields
+    )
+    show_table(("field", "value"), rows, headed=False)
 
 
 @webhooks.command("replay")

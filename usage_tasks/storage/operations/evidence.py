@@ -113,3 +113,22 @@ def has_webhook_events(connection: Connection) -> bool:
     return bool(
         fetch_one(connection, "SELECT EXISTS (SELECT FROM stripe_event WHERE source = 'webhook') AS found").found
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StripeWork:
+    """What cannot go on without Stripe: accounts that pay through it, and events that are not applied."""
+
+    accounts: int
+    account: str | None
+    events: int
+
+
+def read_stripe_work(connection: Connection) -> StripeWork:
+    """Count the accounts on `stripe`, with one of them, and the pending events of the inbox."""
+    statement = """
+        SELECT count(*) AS accounts, min(attribution_id) AS account,
+               (SELECT count(*) FROM stripe_event WHERE state = 'pending') AS events
+        FROM cost_center WHERE superseded_at IS NULL AND billing_strategy = 'stripe'
+    """
+    return StripeWork(**fetch_one(connection, statement)._asdict())

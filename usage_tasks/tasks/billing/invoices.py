@@ -18,6 +18,7 @@ from usage_tasks.services.payments.dunning import Dunned
 from usage_tasks.services.payments.dunning import advance_dunning as advance
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.plans import Plan
+from usage_tasks.tasks import checks
 from usage_tasks.tasks.billing.sync import send_meter_events
 from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.task import task
@@ -36,13 +37,13 @@ class ReconcileInvoicesAnswer:
     on in the next run.
     """
 
-    fetched: int
-    entries: int
-    invoiced_cents: int
-    reports: int
-    retried: int
-    actions: int
-    unfinished: int
+    fetched: int = 0
+    entries: int = 0
+    invoiced_cents: int = 0
+    reports: int = 0
+    retried: int = 0
+    actions: int = 0
+    unfinished: int = 0
 
 
 @task(name="billing.reconcile_invoices", time_limit=timedelta(minutes=4), announces=True)
@@ -57,6 +58,8 @@ def reconcile_invoices(
         return DryRun(dry_run=reconciling.plan_reconciliation(_desk(rt.instant(at))))
 
     def work(fenced: Runtime, now: datetime) -> ReconcileInvoicesAnswer:
+        if scheduled and checks.is_stripe_unused(fenced):
+            return ReconcileInvoicesAnswer()
         context = _desk(now, fenced)
         taken_up, waiting, refused = operator_actions.resume_open(context)
         done = reconciling.reconcile_invoices(context)

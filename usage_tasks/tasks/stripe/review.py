@@ -19,6 +19,7 @@ from usage_tasks.services.inbox.backfill_events import Backfilled
 from usage_tasks.services.inbox.backfill_events import backfill_events as backfill
 from usage_tasks.services.inbox.review_events import REVIEW_MAX, Reviewed
 from usage_tasks.storage.inbox import list_progress
+from usage_tasks.tasks import checks
 from usage_tasks.tasks.jobs import DryRun, Skipped, run_job
 from usage_tasks.tasks.stripe.events import EventId, have_applied
 from usage_tasks.tasks.task import task
@@ -45,6 +46,8 @@ def backfill_events(
 
     def work(fenced: Runtime, now: object) -> Backfilled:
         del now  # Stripe's list knows no other time than the present one
+        if scheduled and checks.is_stripe_unused(fenced):
+            return Backfilled()
         done, failed = Backfilled(), list[PermanentError]()
         for kind in EventKind:
             try:

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from usage_tasks.celery import app
 from usage_tasks.runtime import Runtime
-from usage_tasks.settings import SettingsError, read_stripe_credentials
+from usage_tasks.settings import SettingsError, is_stripe_configured
 from usage_tasks.telemetry.clocks import Clocks
 
 ANSWER_SECONDS: Final = 1.0
@@ -63,7 +63,7 @@ def count(number: int, one: str, several: str = "") -> str:
 def describe_error(error: Exception) -> str:
     """Return an error in one line."""
     if isinstance(error, SettingsError):
-        return "; ".join(error.problems)
+        return error.line
     return "; ".join(str(error).strip().splitlines())
 
 
@@ -78,12 +78,7 @@ class Examination:
     @cached_property
     def uses_stripe(self) -> bool:
         """True if the installation has prices in Stripe, or this environment has a key of it."""
-        if self.rt.settings.stripe_prices.by_key() or self.rt.settings.stripe_credentials_file:
-            return True
-        try:
-            return read_stripe_credentials(self.rt.settings, self.environ).secret_key is not None
-        except SettingsError:
-            return False
+        return is_stripe_configured(self.rt.settings, self.environ)
 
     @cached_property
     def workers(self) -> Mapping[str, frozenset[str]]:

@@ -32,7 +32,7 @@ def look_at_jobs(it: Examination) -> Findings:
         astray = find_drift(connection, until=now + SLOT_AHEAD_MAX)
     for each in standings:
         unused = each.job.partition(".")[0] in STRIPE_QUEUES and not it.uses_stripe
-        yield fine(each.job, "not used: Stripe is not configured") if unused else _judge(each)
+        yield fine(each.job, f"{each.outcome}; no work: Stripe is not configured") if unused else _judge(each)
     if astray:
         found = f"{astray.accounts} accounts astray by the comparison of {astray.finished_at:%Y-%m-%d %H:%M}"
         yield look("drift", found, "Run `usage-tasks drift`; `usage-tasks drift --fix` sends anew what is lost.")

@@ -4,9 +4,18 @@ In a container for each process only some have a secret. So what is missing here
 another process has it.
 """
 
-from usage_tasks.commands.operations.findings.finding import Examination, Findings, describe_error, fine, look, wrong
+from usage_tasks.commands.operations.findings.finding import (
+    DoctorFinding,
+    Examination,
+    Findings,
+    count,
+    describe_error,
+    fine,
+    look,
+    wrong,
+)
 from usage_tasks.settings import SettingsError, read_directory_key, read_stripe_credentials
-from usage_tasks.storage.operations.evidence import has_email_digests, has_webhook_events
+from usage_tasks.storage.operations.evidence import has_email_digests, has_webhook_events, read_stripe_work
 
 
 def look_at_secrets(it: Examination) -> Findings:
@@ -18,7 +27,7 @@ def look_at_secrets(it: Examination) -> Findings:
 
 def _stripe_key(it: Examination) -> Findings:
     if not it.uses_stripe:
-        yield fine("stripe", "not configured: no prices and no key")
+        yield _unconfigured(it)
         return
     try:
         read_stripe_credentials(it.rt.settings, it.environ).get_secret_key()
@@ -28,6 +37,20 @@ def _stripe_key(it: Examination) -> Findings:
         else:
             advice = "Set STRIPE_SECRET_KEY or stripeCredentialsFile for the workers of the queues billing and stripe."
             yield look("stripe", describe_error(error), advice)
+
+
+def _unconfigured(it: Examination) -> DoctorFinding:
+    with it.rt.transaction() as connection:
+        work = read_stripe_work(connection)
+    waiting = [count(work.accounts, "account") + f" on stripe, such as {work.account}"] if work.accounts else []
+    waiting += [count(work.events, "pending event")] if work.events else []
+    if not waiting:
+        return fine("stripe", "not configured: no prices and no key")
+    return wrong(
+        "stripe",
+        f"not configured (no prices and no key), and work waits for it: {'; '.join(waiting)}",
+        "Set stripePrices, and stripeCredentialsFile or STRIPE_SECRET_KEY, or set the accounts to strategy other.",
+    )
 
 
 def _webhook_secrets(it: Examination) -> Findings:
