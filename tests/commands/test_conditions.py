@@ -47,6 +47,7 @@ COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
     ("prices", "add", "small", "1", "--from", "2026-01-01"),
     ("prices", "add", "small", "1", "--from", "2026-01-01", "--apply"),
     ("poison", "list"),
+    ("poison", "show", "nothing"),
     ("poison", "replay", "nothing"),
     ("poison", "drop", "nothing"),
     ("quarantine",),

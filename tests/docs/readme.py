@@ -56,8 +56,8 @@ def give_libraries(environment: Path) -> None:
     """
     libraries = environment / "libraries"
     libraries.mkdir()
-    for folder in site.getsitepackages():
-        for each in Path(folder).iterdir():
+    for folder in filter(Path.is_dir, map(Path, site.getsitepackages())):  # Debian's Python names more than there are
+        for each in folder.iterdir():
             if each.suffix != ".pth" and not _OURS.match(each.name):
                 (libraries / each.name).symlink_to(each)
     (packages,) = environment.glob("lib/python*/site-packages")

@@ -39,6 +39,7 @@ from usage_tasks.embedded.postgres import running_postgres
 from usage_tasks.embedded.processes import child_process, free_port, scratch_directory
 from usage_tasks.embedded.redis import running_redis
 from usage_tasks.runtime import Runtime
+from usage_tasks.services.inbox.apply_events import LEASE
 from usage_tasks.services.operations.verify_ledger import verify
 from usage_tasks.settings import load_settings
 from usage_tasks.storage import migrate
@@ -89,6 +90,7 @@ class Installation:
     database_port: int = field(default_factory=free_port)
     receiver_port: int = field(default_factory=free_port)
     worker_starts: int = 0
+    worker_began_at: float = 0
     _running: dict[str, ExitStack] = field(default_factory=dict)
     _worker: Any = None
 
@@ -126,6 +128,7 @@ class Installation:
                     running_postgres(self.directory / "postgres", os.environ, ports=lambda: self.database_port)
                 )
             case "worker":
+                self.worker_began_at = time.time()
                 self._worker = stack.enter_context(self._worker_process())
                 self.worker_starts += 1
             case _:
@@ -321,12 +324,15 @@ def _settle(installation: Installation, outcome: Outcome, *, ids: list[str]) -> 
         SELECT count(*), count(*) FILTER (WHERE state = 'applied'), count(*) FILTER (WHERE source = 'backfill')
         FROM stripe_event WHERE event_id = ANY (%s)
     """
+    # A killed worker's events wait for the end of its lease. The run ends it, for nobody holds it any more.
+    ended = "UPDATE stripe_event SET claimed_until = NULL WHERE claimed_until - %s <= to_timestamp(%s)"
     give_up_at = time.monotonic() + SETTLE_SECONDS_MAX
     while time.monotonic() < give_up_at:
         installation.watch_worker()
         for name in ("stripe.backfill_events", "stripe.apply_events"):
             celery_app.send_task(name, ignore_result=True)
         with psycopg.connect(installation.database_url) as connection:
+            connection.execute(ended, (LEASE, installation.worker_began_at))
             found = connection.execute(query, (ids,)).fetchone() or (0, 0, 0)
         outcome.in_inbox, outcome.applied, outcome.found_by_backfill = found
         if outcome.applied == outcome.events:

@@ -146,7 +146,7 @@ def test_one_host_with_all_processes(host: Host) -> None:
     assert NOTHING.fullmatch(host.doctor())
     host.wait_for(JOBS_RAN)
     assert NOTHING.fullmatch(host.doctor())
-    assert "fine   workers: worker.billing-directory-maintenance-" in host.run("doctor", "--all")
+    assert "maintenance-directory@" in host.run("doctor", "--all")
 
 
 def test_a_container_for_each_process_with_the_secrets_that_it_needs(host: Host) -> None:

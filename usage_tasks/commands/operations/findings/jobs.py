@@ -67,5 +67,5 @@ def _clock(it: Examination, connection: Connection, standings: Sequence[JobStand
         yield wrong(
             "clocks",
             f"the database's clock shows {set_back.total_seconds():.0f} s less than when a job last began",
-            "It was set back. What was written meanwhile is of the future: run `usage-tasks verify`.",
+            "It was set back. Rows that were written meanwhile are of the future: run `usage-tasks verify`.",
         )
