@@ -16,6 +16,8 @@ from usage_tasks.domain.cost_centers import covered_by_reset
 from usage_tasks.domain.credits import CreditCents, cents_to_credits
 from usage_tasks.domain.prices import ALL_TIME
 from usage_tasks.domain.rating import Rating
+from usage_tasks.domain.states import State, split_price_key
+from usage_tasks.domain.timelines import Segment
 
 _DIGITS_MAX: Final = 100
 """More than seconds of a century at the longest price need: what is divided by a power of ten stays exact."""
@@ -35,7 +37,10 @@ class ExplainedEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFacts:
-    """The known facts of a session. `ended_at` is None while it runs, and final once `stopped_at` is known."""
+    """The known facts of a session. `ended_at` is None while it runs, and final once `stopped_at` is known.
+
+    `workspace_class` is the class at the start; `timeline` has the later ones, with their states.
+    """
 
     instance_id: UUID
     attribution_id: AttributionId
@@ -45,6 +50,7 @@ class SessionFacts:
     stopped_at: datetime | None
     revision: int
     posted_revision: int
+    timeline: Sequence[Segment] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,8 @@ class ExplainedSpan:
     credits_per_minute: Decimal
     effective_from: datetime
     product: Decimal
+    workspace_class: str
+    state: State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +119,9 @@ def explain_session(
             ExplainedSpan(
                 seconds=span.seconds,
                 credits_per_minute=span.version.credits_per_minute,
-                effective_from=span.version.effective_from,
+                effective_from=span.version.since or span.version.effective_from,
+                workspace_class=split_price_key(span.version.price_key or facts.workspace_class)[0],
+                state=split_price_key(span.version.price_key)[1],
                 product=_decimal(span.seconds * Fraction(span.version.credits_per_minute)),
             )
             for span in rating.spans
@@ -171,8 +181,9 @@ def _priced(it: SessionExplanation) -> list[str]:
             "the first price" if span.effective_from == ALL_TIME else f"the price since {_instant(span.effective_from)}"
         )
         price = f"{span.credits_per_minute:f}"
+        what = f" as {span.workspace_class}, {span.state}," if it.facts.timeline else ""
         product = f"{span.seconds} x {price} = {span.product:f}"
-        lines.append(f"{_seconds(span.seconds)} at {price} credits a minute ({since}): {product}.")
+        lines.append(f"{_seconds(span.seconds)}{what} at {price} credits a minute ({since}): {product}.")
     lines.append(
         f"The sum is {it.exact:f}. A minute has 60 seconds and a credit has 100 credit cents: "
         f"{it.exact:f} / 60 x 100, rounded once, half up, is {it.metered_cents} credit cents."

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -38,14 +39,17 @@ class QuarantinedReport:
 _COLUMNS: Final = ", ".join(QuarantinedReport.__slots__)
 
 _KEEP: Final = """
-    INSERT INTO quarantined_report AS held (digest, field, reason, report, actor, sent_at, snapshot_source)
-    SELECT digest, field, reason, report, :actor, :at, :source
-    FROM unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]), CAST(:reports AS text[]))
-        AS r(digest, field, reason, report)
+    INSERT INTO quarantined_report AS held (digest, field, reason, report, actor, sent_at, snapshot_source,
+        instance_id)
+    SELECT digest, field, reason, report, :actor, :at, :source, instance_id
+    FROM unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]), CAST(:reports AS text[]),
+                CAST(:instances AS uuid[]))
+        AS r(digest, field, reason, report, instance_id)
     ORDER BY digest
     ON CONFLICT (digest) DO UPDATE SET
-        field = EXCLUDED.field, reason = EXCLUDED.reason, times_seen = held.times_seen + 1,
-        last_seen_at = clock_timestamp(), sent_at = GREATEST(held.sent_at, EXCLUDED.sent_at)
+        field = EXCLUDED.field, reason = EXCLUDED.reason, instance_id = EXCLUDED.instance_id,
+        times_seen = held.times_seen + 1, last_seen_at = clock_timestamp(),
+        sent_at = GREATEST(held.sent_at, EXCLUDED.sent_at)
     RETURNING (xmax = 0) AS inserted
 """
 
@@ -68,8 +72,13 @@ def quarantine(
     for rejection, raw in refused:
         report = json.dumps(raw, sort_keys=True)
         hashed = report if snapshot_source is None else f"{report}\n{snapshot_source}"
-        rows[hashlib.sha256(hashed.encode()).hexdigest()] = (rejection.field, rejection.reason, report)
-    fields, reasons, reports = zip(*rows.values(), strict=True) if rows else ((), (), ())
+        rows[hashlib.sha256(hashed.encode()).hexdigest()] = (
+            rejection.field,
+            rejection.reason,
+            report,
+            rejection.instance_id,
+        )
+    fields, reasons, reports, instances = zip(*rows.values(), strict=True) if rows else ((), (), (), ())
     found = fetch(
         connection,
         _KEEP,
@@ -77,6 +86,7 @@ def quarantine(
         fields=list(fields),
         reasons=list(reasons),
         reports=list(reports),
+        instances=list(instances),
         at=at,
         actor=actor,
         source=snapshot_source,
@@ -122,6 +132,14 @@ def list_selected(
         limit=limit,
     )
     return [QuarantinedReport(**row._mapping) for row in rows]
+
+
+def list_contradicting(connection: Connection, instance_id: UUID) -> Sequence[QuarantinedReport]:
+    """List the reports that were refused because an earlier one of their session says something else."""
+    statement = (
+        f"SELECT {_COLUMNS} FROM quarantined_report WHERE instance_id = :instance ORDER BY first_seen_at, digest"
+    )
+    return [QuarantinedReport(**row._mapping) for row in fetch(connection, statement, instance=instance_id)]
 
 
 def lock_releases(connection: Connection) -> None:
