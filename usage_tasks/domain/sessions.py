@@ -17,8 +17,7 @@ class SessionReport:
 
     `index` is the report's place in its batch. `stopping_at` ends what is billed, `stopped_at` makes it final.
     `source` names the cluster or region that runs it, if the sender gives it. `workspace_class` is the class at the
-    start. Where the first of `segments` covers the start, it is that segment's class, and `told_class` is the report's.
-    `state` is the present one in a row of a snapshot.
+    start, `segments` has what followed, and `state` is the present one in a row of a snapshot.
     """
 
     index: int
@@ -34,7 +33,6 @@ class SessionReport:
     observed_at: datetime
     source: str | None = None
     segments: tuple[Segment, ...] = ()
-    told_class: str | None = None
     state: State | None = None
 
     @property
@@ -44,7 +42,7 @@ class SessionReport:
 
     def agrees(self, held: "Claim") -> bool:
         """Return whether it says of the start what holds."""
-        return self.user_id == held.user_id and held.workspace_class in (self.workspace_class, self.told_class)
+        return (self.workspace_class, self.user_id) == (held.workspace_class, held.user_id)
 
 
 class Claim(NamedTuple):

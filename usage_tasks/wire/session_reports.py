@@ -1,6 +1,6 @@
 """Session reports as they travel: read one by one, so that a bad one does not refuse its batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Annotated, Any, Final
@@ -67,7 +67,18 @@ class ReportArguments(BaseModel):
         return segments
 
 
-RawReport = Annotated[Any, WithJsonSchema(ReportArguments.model_json_schema())]
+def _inlined(schema: Any, parts: Mapping[str, Any]) -> Any:
+    """Put the parts that a schema refers to into it: it becomes a part of others, which do not have these."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
+        return {name: _inlined(each, parts) for name, each in schema.items() if name != "$defs"}
+    return [_inlined(each, parts) for each in schema] if isinstance(schema, list) else schema
+
+
+_SCHEMA: Final = ReportArguments.model_json_schema()
+
+RawReport = Annotated[Any, WithJsonSchema(_inlined(_SCHEMA, _SCHEMA["$defs"]))]
 """A report as it came: each is read on its own, so that a bad one does not refuse its batch."""
 
 
@@ -118,14 +129,13 @@ def _report(index: int, row: ReportArguments, *, at: datetime, source: str | Non
         )
         for each in row.segments
     )
-    covered = bool(segments) and segments[0].begins_at <= row.started_at
     return SessionReport(
         index=index,
         instance_id=UUID(row.instance_id),
         workspace_id=row.workspace_id,
         user_id=UUID(row.user_id),
         attribution_id=AttributionId(row.attribution_id),
-        workspace_class=segments[0].workspace_class if covered else row.workspace_class,
+        workspace_class=row.workspace_class,
         created_at=row.created_at,
         started_at=row.started_at,
         stopping_at=row.stopping_at,
@@ -133,7 +143,6 @@ def _report(index: int, row: ReportArguments, *, at: datetime, source: str | Non
         observed_at=observed_at,
         source=row.source or source,
         segments=segments,
-        told_class=row.workspace_class if covered else None,
         state=row.state,
     )
 

@@ -62,7 +62,7 @@ def settle(
             released.extend(_release(connection, instance_id, holds, at=at))
         for report in group:
             if report.agrees(holds):
-                agreeing.append(replace(report, workspace_class=holds.workspace_class))
+                agreeing.append(report)
             else:
                 rejections.append(_contradicts(report, holds))
     return Settled(agreeing=agreeing, released=released, rejections=rejections)
@@ -132,7 +132,7 @@ def _release(connection: Connection, instance_id: UUID, holds: Claim, *, at: dat
     for held in quarantine.list_contradicting(connection, instance_id):
         report = read_again(held, at=at)
         if isinstance(report, SessionReport) and report.agrees(holds) and quarantine.remove(connection, [held]):
-            yield replace(report, workspace_class=holds.workspace_class)
+            yield report
 
 
 def of_snapshot(connection: Connection, reports: Sequence[SessionReport]) -> Sequence[SessionReport]:

@@ -17,7 +17,7 @@ compatible_from: str = "0016"
 
 
 def _class(row: str) -> str:
-    return f"CASE WHEN {row}.timeline IS NULL THEN {row}.workspace_class ELSE {row}.workspace_class || ':timeline' END"
+    return f"CASE WHEN {row}.timeline IS NULL THEN {row}.workspace_class ELSE {row}.workspace_class || ':' || 'timeline' END"
 
 
 OPEN_INSERTED = f"""
@@ -76,7 +76,7 @@ DECLARE
 BEGIN
     IF held IS NOT NULL THEN
         NEW.timeline := held;
-        NEW.workspace_class := NEW.workspace_class || ':timeline';
+        NEW.workspace_class := NEW.workspace_class || ':' || 'timeline';
     END IF;
     RETURN NEW;
 END $$
