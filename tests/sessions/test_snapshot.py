@@ -227,9 +227,10 @@ def moments(last: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def reports(draw: st.DrawFn) -> SessionReport:
+    number = draw(st.integers(0, 2))
     return session_report(
-        instance_id=make_id(draw(st.integers(0, 2))),
-        workspace_class=draw(st.sampled_from(["small", "xlarge"])),
+        instance_id=make_id(number),
+        workspace_class=["small", "xlarge", "large"][number],
         started_at=START + draw(st.integers(0, 4)) * MINUTE,
         stopping_at=draw(st.none() | st.none() | moments(8)),
         stopped_at=draw(st.none() | st.none() | moments(8)),
@@ -241,7 +242,9 @@ def reports(draw: st.DrawFn) -> SessionReport:
 @st.composite
 def snapshots(draw: st.DrawFn) -> Taken:
     at = START + draw(st.integers(0, 6)) * HOUR
-    alive = reports().map(lambda each: session_report(instance_id=each.instance_id, observed_at=at))
+    alive = reports().map(
+        lambda each: session_report(instance_id=each.instance_id, workspace_class=each.workspace_class, observed_at=at)
+    )
     listed = draw(st.lists(alive, max_size=2, unique_by=lambda each: each.instance_id))
     return Taken(source=draw(st.sampled_from(["eu", "us"])), at=at, listed=tuple(listed))
 

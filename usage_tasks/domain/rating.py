@@ -30,17 +30,11 @@ PER_SECOND = ChargeRule(minimum_cents=CreditCents(0), rounding_seconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceVersion:
-    """One price of a workspace class, in force from an instant until the next version's.
-
-    In the list of a timeline `effective_from` is no earlier than its segment; `since` is when the version took effect,
-    and `price_key` names its class and state.
-    """
+    """One price of a workspace class, in force from an instant until the next version's."""
 
     effective_from: datetime
     credits_per_minute: Decimal
     rule: ChargeRule = PER_SECOND
-    price_key: str = ""
-    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

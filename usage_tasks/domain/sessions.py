@@ -62,12 +62,8 @@ class CapReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """Why one report of a batch was not taken: its place in the batch, the field and the reason.
-
-    `instance_id` is given if the report contradicts an earlier one of its session, and may yet turn out to be right.
-    """
+    """Why one report of a batch was not taken: its place in the batch, the field and the reason."""
 
     index: int
     field: str
     reason: str
-    instance_id: UUID | None = None

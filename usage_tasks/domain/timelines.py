@@ -58,12 +58,13 @@ def prices_along(
 ) -> list[PriceVersion]:
     """Join the price versions of a session's segments to one list in rising order, for `rating.rate`.
 
-    `histories` has the versions of each price key, each in rising order. Raises KeyError for a key without one.
+    `histories` has the versions of each price key, each in rising order. A version that holds in a segment is in the
+    list from the segment's begin on, if it took effect before. Raises KeyError for a key without a history.
     """
     begins = [(ALL_TIME, class_at_start), *((each.begins_at, each.price_key) for each in timeline)]
     ends = [begin for begin, _ in begins[1:]]
     return [
-        replace(version, effective_from=begin, price_key=key, since=version.effective_from)
+        replace(version, effective_from=begin)
         for (begin_of_key, key), end_of_key in zip(begins, [*ends, None], strict=True)
         for begin, end, version in _in_force(histories[key], begin_of_key, end_of_key)
         if end is None or begin < end

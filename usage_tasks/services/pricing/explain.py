@@ -90,7 +90,7 @@ def _session(connection: Connection, facts: SessionFacts, *, at: datetime, entry
     except (KeyError, ValueError) as error:
         raise InvariantError(f"session {facts.instance_id}: class {facts.workspace_class}: {error}") from error
     entries = explanation.list_session_entries(connection, facts, at=at)
-    numbers = explain_session(facts, rating, entries, at=at, entry=entry)
+    numbers = explain_session(facts, rating, entries, histories=histories, at=at, entry=entry)
     return Explained(numbers=numbers, text=session_in_words(numbers))
 
 

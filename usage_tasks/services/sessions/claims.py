@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Claim, Rejection, SessionReport
 from usage_tasks.domain.states import State
@@ -59,7 +59,7 @@ def settle(
             holds = earliest.claim
             _withdraw(connection, held, holds, at=at, actor=actor)
             claims.take_over(connection, earliest, arrived_at=arrived_at)
-            released.extend(_release(connection, instance_id, holds, at=at))
+            released.extend(_release(connection, instance_id, account, holds, at=at))
         for report in group:
             if report.agrees(holds):
                 agreeing.append(report)
@@ -87,13 +87,15 @@ def _contradicts(report: SessionReport, holds: Claim) -> Rejection:
             f"must be {holds.workspace_class!r}, the class of session {report.instance_id} at its start by its "
             f"earliest report (got {show(report.workspace_class)}): report a change as segments, such as {change}"
         )
-    return Rejection(index=report.index, field=field, reason=reason, instance_id=report.instance_id)
+    return Rejection(index=report.index, field=field, reason=reason)
 
 
 def _withdraw(connection: Connection, held: HeldSession, holds: Claim, *, at: datetime, actor: Actor) -> None:
     """Put what a session's reports had said into quarantine, as reports that make the same of it."""
     why = _contradicts(held.greatest, holds)
-    quarantine.quarantine(connection, [(why, raw) for raw in _as_reports(held)], at=at, actor=actor)
+    refused = [(why, raw) for raw in _as_reports(held)]
+    instances = {why.index: held.greatest.instance_id}
+    quarantine.quarantine(connection, refused, instances=instances, at=at, actor=actor)
 
 
 def _as_reports(held: HeldSession) -> Iterable[Mapping[str, object]]:
@@ -127,11 +129,15 @@ def _as_segment(segment: Segment) -> Mapping[str, str]:
     }
 
 
-def _release(connection: Connection, instance_id: UUID, holds: Claim, *, at: datetime) -> Iterable[SessionReport]:
+def _release(
+    connection: Connection, instance_id: UUID, account: AttributionId, holds: Claim, *, at: datetime
+) -> Iterable[SessionReport]:
     """Take those of a session's reports out of quarantine that agree with what holds now."""
     for held in quarantine.list_contradicting(connection, instance_id):
         report = read_again(held, at=at)
-        if isinstance(report, SessionReport) and report.agrees(holds) and quarantine.remove(connection, [held]):
+        if not isinstance(report, SessionReport) or report.attribution_id != account or not report.agrees(holds):
+            continue
+        if quarantine.remove(connection, [held]):
             yield report
 
 

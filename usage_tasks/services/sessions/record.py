@@ -60,7 +60,14 @@ def record_reports(
     )
     rejections = sorted([*malformed, *taken.rejections], key=lambda each: each.index)
     refused = [(each, raw[each.index]) for each in rejections]
-    quarantine.quarantine(connection, refused, at=at, actor=actor, snapshot_source=snapshot_source)
+    quarantine.quarantine(
+        connection,
+        refused,
+        instances={report.index: report.instance_id for report in reports} if refused else {},
+        at=at,
+        actor=actor,
+        snapshot_source=snapshot_source,
+    )
     return RecordedBatch(merged=taken.merged, rejections=rejections)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -47,7 +47,8 @@ _KEEP: Final = """
         AS r(digest, field, reason, report, instance_id)
     ORDER BY digest
     ON CONFLICT (digest) DO UPDATE SET
-        field = EXCLUDED.field, reason = EXCLUDED.reason, instance_id = EXCLUDED.instance_id,
+        field = EXCLUDED.field, reason = EXCLUDED.reason,
+        instance_id = COALESCE(EXCLUDED.instance_id, held.instance_id),
         times_seen = held.times_seen + 1, last_seen_at = clock_timestamp(),
         sent_at = GREATEST(held.sent_at, EXCLUDED.sent_at)
     RETURNING (xmax = 0) AS inserted
@@ -58,6 +59,7 @@ def quarantine(
     connection: Connection,
     refused: Sequence[tuple[Rejection, object]],
     *,
+    instances: Mapping[int, UUID],
     at: datetime,
     actor: Actor,
     snapshot_source: str | None = None,
@@ -66,7 +68,8 @@ def quarantine(
 
     A report is kept as JSON text, escaped to ASCII: what was refused may hold what PostgreSQL's own JSON can't. The
     same report is one row, which counts and has the latest reason. `at` is when they were sent, and with
-    `snapshot_source` when they were seen to run there.
+    `snapshot_source` when they were seen to run there. `instances` names, by the index of a rejection, the sessions of
+    those that could be read.
     """
     rows = {}
     for rejection, raw in refused:
@@ -76,9 +79,9 @@ def quarantine(
             rejection.field,
             rejection.reason,
             report,
-            rejection.instance_id,
+            instances.get(rejection.index),
         )
-    fields, reasons, reports, instances = zip(*rows.values(), strict=True) if rows else ((), (), (), ())
+    fields, reasons, reports, sessions = zip(*rows.values(), strict=True) if rows else ((), (), (), ())
     found = fetch(
         connection,
         _KEEP,
@@ -86,7 +89,7 @@ def quarantine(
         fields=list(fields),
         reasons=list(reasons),
         reports=list(reports),
-        instances=list(instances),
+        instances=list(sessions),
         at=at,
         actor=actor,
         source=snapshot_source,
@@ -135,10 +138,15 @@ def list_selected(
 
 
 def list_contradicting(connection: Connection, instance_id: UUID) -> Sequence[QuarantinedReport]:
-    """List the reports that were refused because an earlier one of their session says something else."""
-    statement = (
-        f"SELECT {_COLUMNS} FROM quarantined_report WHERE instance_id = :instance ORDER BY first_seen_at, digest"
-    )
+    """List the reports that were refused because an earlier one of their session says something else.
+
+    Those of snapshots are left out: their rows say the present, and are compared only when they arrive.
+    """
+    statement = f"""
+        SELECT {_COLUMNS} FROM quarantined_report
+        WHERE instance_id = :instance AND field IN ('user_id', 'workspace_class') AND snapshot_source IS NULL
+        ORDER BY first_seen_at, digest
+    """
     return [QuarantinedReport(**row._mapping) for row in fetch(connection, statement, instance=instance_id)]
 
 
