@@ -91,13 +91,17 @@ def parse_reports(
     """
     reports, rejections = [], []
     for index, row in enumerate(raw):
+        if isinstance(row, dict) and "from" in row:
+            reason = f'must be given in "segments"; in a file, of a session that is known (got {show(row["from"])})'
+            rejections.append(Rejection(index=index, field="from", reason=reason))
+            continue
         try:
             report = _report(index, ReportArguments.model_validate(row), at=at, source=source)
         except ValidationError as error:
             rejections.append(_rejection(index, row, error))
             continue
         if source is None and report.state is not None:
-            reason = f'must be given in "segments", or in a snapshot (got {show(str(report.state))})'
+            reason = f'must be given in "segments"; in a file, with `from` (got {show(str(report.state))})'
             rejections.append(Rejection(index=index, field="state", reason=reason))
         elif report.observed_at > at + AHEAD_MAX:
             reason = f"must be at most a day after {at.isoformat()} (got {report.observed_at.isoformat()})"

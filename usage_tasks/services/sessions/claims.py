@@ -133,8 +133,8 @@ def _release(
     connection: Connection, instance_id: UUID, account: AttributionId, holds: Claim, *, at: datetime
 ) -> Iterable[SessionReport]:
     """Take those of a session's reports out of quarantine that agree with what holds now."""
-    for held in quarantine.list_contradicting(connection, instance_id):
-        report = read_again(held, at=at)
+    contradicting = quarantine.list_contradicting(connection, instance_id)
+    for held, report in zip(contradicting, read_again(connection, contradicting, at=at), strict=True):
         if not isinstance(report, SessionReport) or report.attribution_id != account or not report.agrees(holds):
             continue
         if quarantine.remove(connection, [held]):

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.services.ledger.cost_center import open_accounts
+from usage_tasks.services.sessions.changes import as_reports
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import bulk_copy
@@ -72,7 +73,7 @@ def import_chunk(
     if not lines:
         return Imported(RecordedBatch(merged=merged, rejections=[]), accounts)
     rows = [chunk.report(line) for line in lines]
-    reports, malformed = parse_reports(rows, at=at)
+    reports, malformed = parse_reports(as_reports(connection, rows), at=at)
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
     rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, arrived_at=at, actor=actor)
     rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]

@@ -1,17 +1,29 @@
 """Reports that were refused, read again."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
+from sqlalchemy import Connection
+
 from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.services.sessions.changes import as_reports
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport
 from usage_tasks.wire.session_reports import parse_reports
 
 
-def read_again(held: QuarantinedReport, *, at: datetime) -> SessionReport | Rejection:
-    """Read a report again, of the snapshot of a source if it came in one."""
-    reports, rejections = parse_reports([_content(held)], at=at, source=held.snapshot_source)
-    return (reports or rejections)[0]
+def read_again(
+    connection: Connection, held: Sequence[QuarantinedReport], *, at: datetime
+) -> Sequence[SessionReport | Rejection]:
+    """Read reports again, each of the snapshot of a source if it came in one."""
+    contents = as_reports(connection, [_content(each) for each in held])
+    read: list[SessionReport | Rejection] = []
+    for number, (each, content) in enumerate(zip(held, contents, strict=True)):
+        reports, rejections = parse_reports([content], at=at, source=each.snapshot_source)
+        found = (reports or rejections)[0]
+        read.append(replace(found, index=number))
+    return read
 
 
 def _content(held: QuarantinedReport) -> object:

@@ -6,7 +6,7 @@ Source: docs/adr/0034-timelines.md.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -91,6 +91,22 @@ def take_over(connection: Connection, report: SessionReport, *, arrived_at: date
         source=report.source,
         arrived_at=arrived_at,
     )
+
+
+FACTS: Final = ("instance_id", "attribution_id", "user_id", "workspace_id", "workspace_class", "started_at")
+"""What each report of a session must say."""
+
+
+def list_facts(connection: Connection, instances: Collection[UUID]) -> Mapping[UUID, Mapping[str, object]]:
+    """Return what is known of sessions as a report would say it."""
+    statement = f"""
+        SELECT {", ".join(FACTS)} FROM workspace_instance WHERE instance_id = ANY(CAST(:instances AS uuid[]))
+    """
+    rows = fetch(connection, statement, instances=list(instances))
+    return {
+        row.instance_id: {**{name: str(row._mapping[name]) for name in FACTS}, "started_at": row.started_at.isoformat()}
+        for row in rows
+    }
 
 
 class KnownTimeline(NamedTuple):
