@@ -63,7 +63,7 @@ class ReportArguments(BaseModel):
         for earlier, later in pairwise(segments):
             if later.begins_at <= earlier.begins_at:
                 came = later.begins_at.isoformat()
-                raise ValueError(f"must rise by `from`: later than {earlier.begins_at.isoformat()} (got {came})")
+                raise ValueError(f"must be rising by `from`, later than {earlier.begins_at.isoformat()} (got {came})")
         return segments
 
 
