@@ -78,7 +78,7 @@ GROWING = [
 
 
 @pytest.mark.holds("usage.timeline")
-@pytest.mark.parametrize("order", permutations(range(3)), ids=str)
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_nine_hours_at_a_half_and_one_at_one_are_330_credits_in_any_order(
     connection: Connection, order: Sequence[int]
 ) -> None:
@@ -199,7 +199,7 @@ AGREES = session_report(
 )
 
 
-@pytest.mark.holds("usage.claim")
+@pytest.mark.holds("usage.fixed-facts")
 def test_a_report_with_another_class_is_quarantined_with_the_segments_to_send(connection: Connection) -> None:
     record(connection, FIRST)
     done = record(connection, LATER)
@@ -210,8 +210,8 @@ def test_a_report_with_another_class_is_quarantined_with_the_segments_to_send(co
     assert balance(connection) == 6_000
 
 
-@pytest.mark.holds("usage.claim")
-@pytest.mark.parametrize("order", permutations([FIRST, LATER, AGREES]), ids=range(6))
+@pytest.mark.holds("usage.fixed-facts")
+@pytest.mark.parametrize("order", list(permutations([FIRST, LATER, AGREES])), ids=range(6))
 @pytest.mark.parametrize("posted", [False, True])
 def test_the_earliest_report_holds_whichever_arrives_first(
     connection: Connection, order: Sequence[SessionReport], *, posted: bool
@@ -233,7 +233,7 @@ def test_the_earliest_report_holds_whichever_arrives_first(
     assert verify(connection, at=END).clean
 
 
-@pytest.mark.holds("usage.claim")
+@pytest.mark.holds("usage.fixed-facts")
 @pytest.mark.parametrize("first_arrives", [True, False])
 def test_so_it_is_with_the_user(connection: Connection, *, first_arrives: bool) -> None:
     other = session_report(instance_id=IT, user_id=make_id("another"), observed_at=START + HOUR)
@@ -250,7 +250,7 @@ def test_so_it_is_with_the_user(connection: Connection, *, first_arrives: bool) 
     )
 
 
-@pytest.mark.holds("usage.claim")
+@pytest.mark.holds("usage.fixed-facts")
 def test_a_wrong_class_at_the_start_is_corrected_by_a_segment_from_the_start(connection: Connection) -> None:
     record(connection, FIRST)
     post_batch(connection, at=END)

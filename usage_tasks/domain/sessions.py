@@ -36,17 +36,17 @@ class SessionReport:
     state: State | None = None
 
     @property
-    def claim(self) -> "Claim":
-        """What it says of the start, and when that was seen."""
-        return Claim(self.observed_at, self.workspace_class, self.user_id)
+    def fixed(self) -> "FixedFacts":
+        """What it says of the facts that no later report changes, and when that was seen."""
+        return FixedFacts(self.observed_at, self.workspace_class, self.user_id)
 
-    def agrees(self, held: "Claim") -> bool:
-        """Return whether it says of the start what holds."""
+    def agrees(self, held: "FixedFacts") -> bool:
+        """Return whether it says of the fixed facts what holds."""
         return (self.workspace_class, self.user_id) == (held.workspace_class, held.user_id)
 
 
-class Claim(NamedTuple):
-    """The class at a session's start and its user: of two claims the least holds, that of the earliest report."""
+class FixedFacts(NamedTuple):
+    """The class at a session's start and its user: of two the least holds, that of the earliest report."""
 
     observed_at: datetime
     workspace_class: str

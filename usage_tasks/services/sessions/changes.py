@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.storage.sessions import claims
+from usage_tasks.storage.sessions import fixed_facts
 from usage_tasks.wire.session_reports import find_instance_id
 
 _OF_SEGMENT: Final = ("from", "workspace_class", "state")
@@ -25,11 +25,11 @@ def as_reports(connection: Connection, rows: Sequence[object]) -> Sequence[objec
     changed = {session for session, row in zip(sessions, rows, strict=True) if session and _is_change(row)}
     if not changed:
         return rows
-    known = claims.list_facts(connection, changed)
+    known = fixed_facts.list_facts(connection, changed)
     facts: dict[UUID | None, Mapping[str, object]] = {session: known[session] for session in known}
     for session, row in zip(reversed(sessions), reversed(rows), strict=True):
         if isinstance(row, Mapping) and not _is_change(row):
-            facts[session] = {name: row[name] for name in claims.FACTS if name in row}
+            facts[session] = {name: row[name] for name in fixed_facts.FACTS if name in row}
     return [_as_report(row, facts.get(session)) for session, row in zip(sessions, rows, strict=True)]
 
 

@@ -90,11 +90,11 @@ def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) ->
     second = latest.astimezone(UTC).isoformat()[: len("2026-01-01T00:00:00")]
     apart = {str(each.instance_id) for each in chunk.odd.values() if each.instance_id is not None}
     apart |= {row[0] for row in chunk.plain.values() if row[bulk_copy.OBSERVED] >= second}
-    claims = {row[0]: _claim(row) for row in chunk.plain.values()}
-    if len(claims) < len(chunk.plain):
-        apart |= {row[0] for row in chunk.plain.values() if claims[row[0]] != _claim(row)}
+    fixed = {row[0]: _fixed(row) for row in chunk.plain.values()}
+    if len(fixed) < len(chunk.plain):
+        apart |= {row[0] for row in chunk.plain.values() if fixed[row[0]] != _fixed(row)}
     return {line: row for line, row in chunk.plain.items() if row[0] not in apart and row[bulk_copy.CLASS] in classes}
 
 
-def _claim(row: PlainRow) -> tuple[str, ...]:
+def _fixed(row: PlainRow) -> tuple[str, ...]:
     return row[bulk_copy.ACCOUNT], row[bulk_copy.CLASS], row[bulk_copy.USER]

@@ -14,7 +14,7 @@ from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.domain.states import State, price_key, split_price_key
 from usage_tasks.services.ledger.cost_center import open_accounts
-from usage_tasks.services.sessions.claims import of_snapshot, settle
+from usage_tasks.services.sessions.fixed_facts import of_snapshot, settle
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import merging, quarantine
 from usage_tasks.storage.sessions.merging import Merged, sum_merged
@@ -97,12 +97,12 @@ def take_up(
         merged = merging.merge_reports(connection, agreeing, seen_at=seen_at, arrived_at=arrived_at)
         # A report that changed a row agrees with it: nothing stands against a batch of such reports.
         all_changed = merged.inserted + merged.updated == len(agreeing)
-        standings = {} if all_changed else merging.list_standings(connection, agreeing)
-        settled = [report for report in agreeing if report.instance_id not in standings]
+        contradicted = frozenset[UUID]() if all_changed else merging.list_contradicted(connection, agreeing)
+        settled = [report for report in agreeing if report.instance_id not in contradicted]
         accounts.update(report.attribution_id for report in settled)
         left = len(agreeing) - len(settled)
         parts.append(Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - left))
-        contradicting += [report for report in agreeing if report.instance_id in standings]
+        contradicting += [report for report in agreeing if report.instance_id in contradicted]
         decided = settle(connection, contradicting, at=at, arrived_at=arrived_at, actor=actor)
         rejections += decided.rejections
         agreeing, contradicting = [*decided.agreeing, *decided.released], []

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.sessions import Claim, SessionReport
+from usage_tasks.domain.sessions import FixedFacts, SessionReport
 from usage_tasks.domain.timelines import Segment
 from usage_tasks.storage.pricing.timelines_sql import decode
 from usage_tasks.storage.rows import execute, fetch
@@ -21,10 +21,10 @@ from usage_tasks.storage.sessions.source_snapshots import lock_sources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldSession:
-    """A session as its accepted reports made it: the greatest of them, the earliest claim, the timeline."""
+    """A session as its accepted reports made it: the greatest of them, the fixed facts, the timeline."""
 
     greatest: SessionReport
-    claim: Claim
+    fixed: FixedFacts
     timeline: tuple[Segment, ...]
 
 
@@ -54,7 +54,7 @@ def lock_sessions(connection: Connection, instances: Collection[UUID]) -> Mappin
                 observed_at=row.observed_at,
                 source=row.source,
             ),
-            claim=Claim(row.first_observed_at, row.workspace_class, row.user_id),
+            fixed=FixedFacts(row.first_observed_at, row.workspace_class, row.user_id),
             timeline=decode(row.timeline),
         )
         for row in rows

@@ -15,12 +15,12 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import show
-from usage_tasks.domain.sessions import Claim, Rejection, SessionReport
+from usage_tasks.domain.sessions import FixedFacts, Rejection, SessionReport
 from usage_tasks.domain.states import State
 from usage_tasks.domain.timelines import Segment, at_instant
 from usage_tasks.services.sessions.refused import read_again
-from usage_tasks.storage.sessions import claims, quarantine
-from usage_tasks.storage.sessions.claims import HeldSession, KnownTimeline
+from usage_tasks.storage.sessions import fixed_facts, quarantine
+from usage_tasks.storage.sessions.fixed_facts import HeldSession, KnownTimeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ def settle(
     of_session: dict[UUID, list[SessionReport]] = {}
     for report in reports:
         of_session.setdefault(report.instance_id, []).append(report)
-    known = claims.lock_sessions(connection, of_session)
+    known = fixed_facts.lock_sessions(connection, of_session)
     agreeing: list[SessionReport] = []
     released: list[SessionReport] = []
     rejections: list[Rejection] = []
@@ -53,12 +53,12 @@ def settle(
         group = [each for each in told if each.attribution_id == account]
         if not group:
             continue
-        earliest = min(group, key=lambda each: each.claim)
-        holds = earliest.claim if held is None else held.claim
-        if held is not None and earliest.claim < holds and not earliest.agrees(holds):
-            holds = earliest.claim
+        earliest = min(group, key=lambda each: each.fixed)
+        holds = earliest.fixed if held is None else held.fixed
+        if held is not None and earliest.fixed < holds and not earliest.agrees(holds):
+            holds = earliest.fixed
             _withdraw(connection, held, holds, at=at, actor=actor)
-            claims.take_over(connection, earliest, arrived_at=arrived_at)
+            fixed_facts.take_over(connection, earliest, arrived_at=arrived_at)
             released.extend(_release(connection, instance_id, account, holds, at=at))
         for report in group:
             if report.agrees(holds):
@@ -73,7 +73,7 @@ def _of_other_account(report: SessionReport, owner: str) -> Rejection:
     return Rejection(index=report.index, field="attribution_id", reason=reason)
 
 
-def _contradicts(report: SessionReport, holds: Claim) -> Rejection:
+def _contradicts(report: SessionReport, holds: FixedFacts) -> Rejection:
     if report.user_id != holds.user_id:
         field = "user_id"
         reason = (
@@ -90,7 +90,7 @@ def _contradicts(report: SessionReport, holds: Claim) -> Rejection:
     return Rejection(index=report.index, field=field, reason=reason)
 
 
-def _withdraw(connection: Connection, held: HeldSession, holds: Claim, *, at: datetime, actor: Actor) -> None:
+def _withdraw(connection: Connection, held: HeldSession, holds: FixedFacts, *, at: datetime, actor: Actor) -> None:
     """Put what a session's reports had said into quarantine, as reports that make the same of it."""
     why = _contradicts(held.greatest, holds)
     refused = [(why, raw) for raw in _as_reports(held)]
@@ -111,8 +111,8 @@ def _as_reports(held: HeldSession) -> Iterable[Mapping[str, object]]:
     facts |= {} if it.source is None else {"source": it.source}
     facts |= _instants(created_at=it.created_at, started_at=it.started_at)
     yield facts | _instants(stopping_at=it.stopping_at, stopped_at=it.stopped_at, observed_at=it.observed_at)
-    if held.claim.observed_at < it.observed_at:
-        yield facts | _instants(observed_at=held.claim.observed_at)
+    if held.fixed.observed_at < it.observed_at:
+        yield facts | _instants(observed_at=held.fixed.observed_at)
     for observed_at, segments in groupby(held.timeline, key=lambda each: each.observed_at):
         yield facts | _instants(observed_at=observed_at) | {"segments": [_as_segment(each) for each in segments]}
 
@@ -130,7 +130,7 @@ def _as_segment(segment: Segment) -> Mapping[str, str]:
 
 
 def _release(
-    connection: Connection, instance_id: UUID, account: AttributionId, holds: Claim, *, at: datetime
+    connection: Connection, instance_id: UUID, account: AttributionId, holds: FixedFacts, *, at: datetime
 ) -> Iterable[SessionReport]:
     """Take those of a session's reports out of quarantine that agree with what holds now."""
     contradicting = quarantine.list_contradicting(connection, instance_id)
@@ -146,7 +146,7 @@ def of_snapshot(connection: Connection, reports: Sequence[SessionReport]) -> Seq
 
     A row with segments of its own stays as it is.
     """
-    held = claims.list_timelines(connection, reports)
+    held = fixed_facts.list_timelines(connection, reports)
     return [
         report if report.segments or _goes_on(report, held) else _changed(report, held.get(report.instance_id))
         for report in reports
