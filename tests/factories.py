@@ -91,6 +91,17 @@ def session_report(**fields: Any) -> SessionReport:
     return SessionReport(**(values | fields))
 
 
+def as_sent(report: SessionReport) -> dict[str, Any]:
+    """A report in its wire form."""
+    row = {name: getattr(report, name) for name in SessionReport.__slots__ if name not in ("index", "segments")}
+    row |= {name: str(row[name]) for name in ("instance_id", "user_id")}
+    row["segments"] = [
+        {"from": each.begins_at.isoformat(), "workspace_class": each.workspace_class, "state": each.state}
+        for each in report.segments
+    ]
+    return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in row.items()}
+
+
 def stopped_report(duration: timedelta = timedelta(minutes=10), **fields: Any) -> SessionReport:
     """One report of a session that ran for a while and stopped."""
     started_at = fields.pop("started_at", START)
@@ -106,7 +117,7 @@ def account_of(attribution_id: AttributionId) -> Account:
 def record(connection: Connection, *reports: SessionReport, at: datetime = START) -> RecordedBatch:
     """Record well-formed reports as one batch."""
     batch = [replace(report, index=index) for index, report in enumerate(reports)]
-    raw = [str(report) for report in batch]
+    raw = [as_sent(report) for report in batch]
     return record_reports(connection, batch, [], raw=raw, limits=LIMITS, at=at, actor=SYSTEM)
 
 

@@ -66,7 +66,7 @@ def explained(
 ) -> SessionExplanation:
     known = it or facts()
     rating = rate(known.started_at, min(at, known.ended_at or at), versions)
-    return explain_session(known, rating, entries, at=at, entry=asked)
+    return explain_session(known, rating, entries, histories={known.workspace_class: versions}, at=at, entry=asked)
 
 
 def lines(it: SessionExplanation) -> list[str]:

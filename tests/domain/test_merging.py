@@ -1,5 +1,5 @@
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -7,7 +7,9 @@ import pytest
 
 from tests.factories import HOUR, START, make_id, session_report
 from usage_tasks.domain.merging import KnownSession, merge, rank
-from usage_tasks.domain.sessions import CapReason
+from usage_tasks.domain.sessions import CapReason, SessionReport
+from usage_tasks.domain.states import State
+from usage_tasks.domain.timelines import Segment
 from usage_tasks.domain.zombies import Cap
 
 TICK = timedelta(microseconds=1)
@@ -16,7 +18,14 @@ REPORT = session_report(instance_id=make_id("one"), observed_at=SEEN)
 LOW, HIGH = sorted([make_id("ann"), make_id("bob")])
 HEARTBEAT = Cap(at=SEEN + HOUR, reason=CapReason.HEARTBEAT)
 LIFETIME = Cap(at=SEEN + HOUR, reason=CapReason.LIFETIME)
-HELD = KnownSession(facts=REPORT, last_seen_at=SEEN)
+
+
+def known(facts: SessionReport, *, last_seen_at: datetime | None, first: datetime = SEEN) -> KnownSession:
+    """A session without a timeline."""
+    return KnownSession(facts=facts, last_seen_at=last_seen_at, first_observed_at=first)
+
+
+HELD = known(REPORT, last_seen_at=SEEN)
 
 
 # Each pair differs in one field, and every later field of the order favours the lesser one.
@@ -48,9 +57,9 @@ def test_reports_that_differ_in_nothing_that_is_kept_are_equal() -> None:
 def test_a_new_session_has_the_greatest_report_and_the_latest_proof_of_life() -> None:
     stopped = replace(REPORT, stopped_at=START, observed_at=SEEN + HOUR)
     earlier = replace(REPORT, observed_at=SEEN - HOUR)
-    assert merge(None, [earlier, REPORT]) == HELD
-    assert merge(None, [earlier, stopped, REPORT]) == KnownSession(facts=stopped, last_seen_at=SEEN)
-    assert merge(None, [stopped]) == KnownSession(facts=stopped, last_seen_at=None)
+    assert merge(None, [earlier, REPORT]) == known(REPORT, last_seen_at=SEEN, first=SEEN - HOUR)
+    assert merge(None, [earlier, stopped, REPORT]) == known(stopped, last_seen_at=SEEN, first=SEEN - HOUR)
+    assert merge(None, [stopped]) == known(stopped, last_seen_at=None, first=SEEN + HOUR)
 
 
 def test_a_snapshot_proves_life_of_the_running_sessions_that_it_lists() -> None:
@@ -63,9 +72,29 @@ def test_a_snapshot_proves_life_of_the_running_sessions_that_it_lists() -> None:
 
 def test_a_greater_report_holds_and_a_lesser_or_equal_one_changes_nothing() -> None:
     later = replace(REPORT, observed_at=SEEN + TICK)
-    assert merge(HELD, [later]) == KnownSession(facts=later, last_seen_at=SEEN + TICK)
-    assert merge(HELD, [replace(REPORT, observed_at=SEEN - TICK)]) is HELD
+    assert merge(HELD, [later]) == known(later, last_seen_at=SEEN + TICK)
     assert merge(HELD, [REPORT]) is HELD
+
+
+def test_a_lesser_report_may_have_been_the_first_one() -> None:
+    assert merge(HELD, [replace(REPORT, observed_at=SEEN - TICK)]) == replace(HELD, first_observed_at=SEEN - TICK)
+
+
+@pytest.mark.parametrize("told", [{"workspace_class": "z"}, {"user_id": LOW}])
+def test_a_batch_that_contradicts_the_start_changes_nothing(told: dict[str, Any]) -> None:
+    assert merge(HELD, [replace(REPORT, observed_at=SEEN + TICK, stopped_at=SEEN, **told)]) is HELD
+
+
+def test_timelines_are_joined_whatever_report_is_greater() -> None:
+    early, late = (
+        Segment(begins_at=START, observed_at=at, workspace_class="z", state=State.SUSPENDED)
+        for at in (SEEN - TICK, SEEN + TICK)
+    )
+    one = merge(HELD, [replace(REPORT, observed_at=SEEN - TICK, segments=(early,))])
+    assert (one.facts, one.timeline) == (REPORT, (early,))
+    both = merge(one, [replace(REPORT, observed_at=SEEN + TICK, segments=(late,))])
+    assert both.timeline == (late,)
+    assert merge(both, [replace(REPORT, observed_at=SEEN - TICK, segments=(early,))]) is both
 
 
 def test_a_stop_cannot_be_taken_back_and_nothing_lives_after_it() -> None:
@@ -73,29 +102,29 @@ def test_a_stop_cannot_be_taken_back_and_nothing_lives_after_it() -> None:
     assert (stopped.facts.stopped_at, stopped.last_seen_at) == (SEEN, SEEN)
     assert merge(stopped, [replace(REPORT, observed_at=SEEN + HOUR)]) is stopped
     again = replace(REPORT, stopped_at=START, observed_at=SEEN + HOUR)
-    assert merge(stopped, [again]) == KnownSession(facts=again, last_seen_at=SEEN)
+    assert merge(stopped, [again]) == known(again, last_seen_at=SEEN)
 
 
 def test_a_sign_of_life_that_is_no_greater_report_moves_the_proof_of_life_only() -> None:
-    stopping = KnownSession(facts=replace(REPORT, stopping_at=START), last_seen_at=SEEN)
+    stopping = known(replace(REPORT, stopping_at=START), last_seen_at=SEEN)
     assert merge(stopping, [replace(REPORT, observed_at=SEEN + TICK)]) == replace(stopping, last_seen_at=SEEN + TICK)
     assert merge(stopping, [REPORT]) is stopping
 
 
 def test_a_greater_report_of_an_earlier_observation_takes_no_proof_of_life_back() -> None:
     stopping = replace(REPORT, stopping_at=START, observed_at=SEEN - HOUR)
-    assert merge(HELD, [stopping]) == KnownSession(facts=stopping, last_seen_at=SEEN)
-    unseen = KnownSession(facts=replace(REPORT, stopped_at=START), last_seen_at=None)
+    assert merge(HELD, [stopping]) == known(stopping, last_seen_at=SEEN, first=SEEN - HOUR)
+    unseen = known(replace(REPORT, stopped_at=START), last_seen_at=None)
     stopped = replace(REPORT, stopped_at=SEEN)
-    assert merge(unseen, [stopped, REPORT]) == KnownSession(facts=stopped, last_seen_at=SEEN)
+    assert merge(unseen, [stopped, REPORT]) == known(stopped, last_seen_at=SEEN)
 
 
 @pytest.mark.parametrize(("cap", "kept"), [(HEARTBEAT, None), (LIFETIME, LIFETIME), (None, None)])
 def test_a_later_sign_of_life_lifts_the_heartbeats_cap(cap: Cap | None, kept: Cap | None) -> None:
     held = replace(HELD, cap=cap)
     assert merge(held, [replace(REPORT, observed_at=SEEN + TICK)]).cap == kept
-    # Greater by its class, with no newer proof of life.
-    assert merge(held, [replace(REPORT, workspace_class="z")]).cap == cap
+    # Greater by its workspace, with no newer proof of life.
+    assert merge(held, [replace(REPORT, workspace_id="z")]).cap == cap
 
 
 @pytest.mark.parametrize("end", ["stopping_at", "stopped_at"])

@@ -11,7 +11,7 @@ from usage_tasks.domain.ledger import USAGE_KINDS, Contra, EntryKind, kinds_of
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.ledger.entries import Entry, append_entries, has_entry_since
 from usage_tasks.storage.operations.audit import append_audit
-from usage_tasks.storage.pricing.prices import list_classes, publish_prices
+from usage_tasks.storage.pricing.prices import list_price_keys, publish_prices
 
 CHANGES = {
     "ledger_entry": "UPDATE ledger_entry SET credit_cents = 0",
@@ -113,7 +113,7 @@ def test_a_price_is_published_once_and_a_new_one_from_its_instant_on(connection:
     assert publish_prices(connection, price, at=START, actor=SYSTEM) == 1
     assert publish_prices(connection, price, at=START + DAY, actor=SYSTEM) == 0
     assert publish_prices(connection, {"tiny": Decimal("0.02")}, at=START + DAY, actor=SYSTEM) == 1
-    assert "tiny" in list_classes(connection)
+    assert "tiny" in list_price_keys(connection)
     periods = "SELECT effective_from, effective_until FROM price_period WHERE workspace_class = 'tiny' ORDER BY 1"
     first, second = connection.execute(text(periods)).all()
     assert first.effective_from.year == 1970

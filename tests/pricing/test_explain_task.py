@@ -28,7 +28,14 @@ def test_a_session_is_explained_in_json_and_in_words() -> None:
     answer = ask(instance_id=IT)
     numbers = answer["numbers"]
     assert numbers["spans"] == [
-        {"seconds": 3600, "credits_per_minute": "1", "effective_from": "1970-01-01T00:00:00Z", "product": "3600"}
+        {
+            "seconds": 3600,
+            "credits_per_minute": "1",
+            "effective_from": "1970-01-01T00:00:00Z",
+            "product": "3600",
+            "workspace_class": "xlarge",
+            "state": "running",
+        }
     ]
     assert (numbers["exact"], numbers["credit_cents"], numbers["pending_cents"]) == ("3600", 6000, 0)
     assert (numbers["entries"][0]["key"], numbers["entry"]) == (KEY, None)

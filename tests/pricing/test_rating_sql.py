@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import START, add_version, make_id
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.prices import ALL_TIME
@@ -18,7 +19,7 @@ from usage_tasks.storage.rows import as_json
 RATE = f"""
     WITH session AS (
         SELECT * FROM jsonb_to_recordset(CAST(:sessions AS jsonb)) AS s(
-            instance_id uuid, workspace_class text, started_at timestamptz, until timestamptz)
+            instance_id uuid, workspace_class text, timeline jsonb, started_at timestamptz, until timestamptz)
     ), {RATED}
     SELECT instance_id, credit_cents FROM rated
 """  # noqa: S608 - a constant
@@ -83,7 +84,7 @@ def rated(connection: Connection, examples: Sequence[Case]) -> list[int]:
 
 
 @pytest.mark.holds("numbers.rounding")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(examples=st.lists(cases(), min_size=15, max_size=40))
 def test_the_database_rates_as_the_domain_does(connection: Connection, examples: list[Case]) -> None:
     assert rated(connection, examples) == [example.cents() for example in examples]

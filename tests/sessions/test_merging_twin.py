@@ -13,8 +13,11 @@ from sqlalchemy import Connection, text
 from tests.factories import HOUR, START, make_id, session_report
 from usage_tasks.domain.merging import KnownSession, merge
 from usage_tasks.domain.sessions import CapReason, SessionReport
+from usage_tasks.domain.states import State
+from usage_tasks.domain.timelines import Segment
 from usage_tasks.domain.zombies import Cap
 from usage_tasks.storage.engine import rehearsal
+from usage_tasks.storage.pricing.timelines_sql import decode
 from usage_tasks.storage.sessions.merging import merge_reports
 
 CAP_AT = START + 9 * HOUR
@@ -34,9 +37,11 @@ ENDS = [(None, None)] * 4 + [(START, None), (None, START + HOUR), (START + HOUR,
 TIES: Mapping[str, Sequence[Any]] = {
     "created_at": [None, START],
     "started_at": [START, START + HOUR],
+    "workspace_id": ["ws-1", "z"],
+}
+CLAIMS: Mapping[str, Sequence[Any]] = {
     "workspace_class": ["small", "z"],
     "user_id": [make_id("owner"), make_id("another")],
-    "workspace_id": ["ws-1", "z"],
 }
 # Many sessions a statement, seeded by Hypothesis: it would draw them one by one for longer than the SQL takes.
 RANDOMS = st.randoms(use_true_random=True)
@@ -52,19 +57,40 @@ class Case:
     second: Sequence[SessionReport]
 
 
-def random_report(rng: Random) -> SessionReport:
+def random_values(rng: Random, choices: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    return {field: rng.choice(values) for field, values in choices.items()}
+
+
+def random_report(rng: Random, claim: Mapping[str, Any]) -> SessionReport:
     stopping_at, stopped_at = rng.choice(ENDS)
-    report = session_report(observed_at=rng.choice(INSTANTS), stopping_at=stopping_at, stopped_at=stopped_at)
-    return replace(report, **{field: rng.choice(values) for field, values in TIES.items()})
+    observed_at = rng.choice(INSTANTS)
+    report = session_report(observed_at=observed_at, stopping_at=stopping_at, stopped_at=stopped_at, **claim)
+    return replace(report, segments=random_segments(rng, observed_at), **random_values(rng, TIES))
+
+
+def random_segments(rng: Random, observed_at: datetime) -> tuple[Segment, ...]:
+    begins = rng.sample(INSTANTS, rng.choice([0, 0, 0, 1, 2, 3]))
+    return tuple(
+        Segment(
+            begins_at=begins_at,
+            observed_at=observed_at,
+            workspace_class=rng.choice(["small", "z"]),
+            state=rng.choice(list(State)),
+        )
+        for begins_at in sorted(begins)
+    )
 
 
 def random_case(rng: Random) -> Case:
-    first = [random_report(rng) for _ in range(rng.randrange(1, 4))]
+    """A second batch that does not repeat the first one may contradict it: then it changes nothing."""
+    claim = random_values(rng, CLAIMS)
+    first = [random_report(rng, claim) for _ in range(rng.randrange(1, 4))]
     repeated = rng.choice([[], first])
+    later_claim = claim if repeated else rng.choice([claim, random_values(rng, CLAIMS)])
     return Case(
         first=first,
         cap_reason=rng.choice([None, *CapReason]),
-        second=[*repeated, *(random_report(rng) for _ in range(rng.randrange(4)))],
+        second=[*repeated, *(random_report(rng, later_claim) for _ in range(rng.randrange(4)))],
     )
 
 
@@ -97,6 +123,9 @@ def assert_stored(connection: Connection, sessions: Sequence[KnownSession]) -> N
         row = rows[make_id(number)]
         assert [getattr(row, name) for name in FACTS] == [getattr(known.facts, name) for name in FACTS]
         assert row.last_seen_at == known.last_seen_at
+        assert (row.first_observed_at or row.observed_at) == known.first_observed_at
+        assert decode(row.timeline) == known.timeline
+        assert (row.timeline is None) == (not known.timeline)
         assert (row.capped_at, row.cap_reason) == ((known.cap.at, known.cap.reason) if known.cap else (None, None))
 
 

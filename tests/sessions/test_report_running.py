@@ -93,7 +93,7 @@ def test_a_snapshot_without_its_instant_is_refused(rt: Runtime, at: object) -> N
 def test_a_snapshots_rows_are_as_old_as_the_snapshot(rt: Runtime) -> None:
     row = session_row()
     report(row)
-    record(row | {"observed_at": (START + HOUR - timedelta(seconds=1)).isoformat(), "workspace_class": "xlarge"})
+    record(row | {"observed_at": (START + HOUR - timedelta(seconds=1)).isoformat(), "workspace_id": "other"})
     with rt.transaction() as connection:
-        held = connection.execute(text("SELECT workspace_class, observed_at, last_seen_at FROM workspace_instance"))
-        assert tuple(held.one()) == ("small", START + HOUR, START + HOUR)
+        held = connection.execute(text("SELECT workspace_id, observed_at, last_seen_at FROM workspace_instance"))
+        assert tuple(held.one()) == (row["workspace_id"], START + HOUR, START + HOUR)

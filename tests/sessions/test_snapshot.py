@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, START, make_id, record, see, session_report, stopped_report, team
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.services.ledger.post_usage import post_batch
@@ -226,9 +227,10 @@ def moments(last: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def reports(draw: st.DrawFn) -> SessionReport:
+    number = draw(st.integers(0, 2))
     return session_report(
-        instance_id=make_id(draw(st.integers(0, 2))),
-        workspace_class=draw(st.sampled_from(["small", "xlarge"])),
+        instance_id=make_id(number),
+        workspace_class=["small", "xlarge", "large"][number],
         started_at=START + draw(st.integers(0, 4)) * MINUTE,
         stopping_at=draw(st.none() | st.none() | moments(8)),
         stopped_at=draw(st.none() | st.none() | moments(8)),
@@ -240,7 +242,9 @@ def reports(draw: st.DrawFn) -> SessionReport:
 @st.composite
 def snapshots(draw: st.DrawFn) -> Taken:
     at = START + draw(st.integers(0, 6)) * HOUR
-    alive = reports().map(lambda each: session_report(instance_id=each.instance_id, observed_at=at))
+    alive = reports().map(
+        lambda each: session_report(instance_id=each.instance_id, workspace_class=each.workspace_class, observed_at=at)
+    )
     listed = draw(st.lists(alive, max_size=2, unique_by=lambda each: each.instance_id))
     return Taken(source=draw(st.sampled_from(["eu", "us"])), at=at, listed=tuple(listed))
 
@@ -292,7 +296,7 @@ def expected_stops(observations: Sequence[SessionReport | Taken]) -> dict[object
     return stops
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), batch=OBSERVATIONS)
 def test_reports_and_snapshots_in_any_order_end_in_the_same_facts_and_total(
     connection: Connection, data: st.DataObject, batch: list[SessionReport | Taken]

@@ -3,7 +3,7 @@
 The words are made from the explanation's own fields and from nothing else, so numbers and words always agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, localcontext
@@ -15,7 +15,9 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.cost_centers import covered_by_reset
 from usage_tasks.domain.credits import CreditCents, cents_to_credits
 from usage_tasks.domain.prices import ALL_TIME
-from usage_tasks.domain.rating import Rating
+from usage_tasks.domain.rating import PriceVersion, RatedSpan, Rating
+from usage_tasks.domain.states import State, price_key
+from usage_tasks.domain.timelines import Segment, at_instant
 
 _DIGITS_MAX: Final = 100
 """More than seconds of a century at the longest price need: what is divided by a power of ten stays exact."""
@@ -35,7 +37,10 @@ class ExplainedEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFacts:
-    """The known facts of a session. `ended_at` is None while it runs, and final once `stopped_at` is known."""
+    """The known facts of a session. `ended_at` is None while it runs, and final once `stopped_at` is known.
+
+    `workspace_class` is the class at the start; `timeline` has the later ones, with their states.
+    """
 
     instance_id: UUID
     attribution_id: AttributionId
@@ -45,6 +50,7 @@ class SessionFacts:
     stopped_at: datetime | None
     revision: int
     posted_revision: int
+    timeline: Sequence[Segment] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,8 @@ class ExplainedSpan:
     credits_per_minute: Decimal
     effective_from: datetime
     product: Decimal
+    workspace_class: str
+    state: State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +104,14 @@ def explain_session(
     rating: Rating,
     entries: Sequence[ExplainedEntry],
     *,
+    histories: Mapping[str, Sequence[PriceVersion]],
     at: datetime,
     entry: ExplainedEntry | None = None,
 ) -> SessionExplanation:
-    """Set out how a session's price comes about, and what its entries, those in effect by `at`, have posted of it."""
+    """Set out how a session's price comes about, and what its entries, those in effect by `at`, have posted of it.
+
+    `histories` has the versions of each price key that the session needs.
+    """
     posted = sum(each.credit_cents for each in entries)
     return SessionExplanation(
         facts=facts,
@@ -107,15 +119,7 @@ def explain_session(
         runtime_seconds=rating.runtime_seconds,
         rounding_seconds=rating.rule.rounding_seconds,
         charged_seconds=sum(span.seconds for span in rating.spans),
-        spans=[
-            ExplainedSpan(
-                seconds=span.seconds,
-                credits_per_minute=span.version.credits_per_minute,
-                effective_from=span.version.effective_from,
-                product=_decimal(span.seconds * Fraction(span.version.credits_per_minute)),
-            )
-            for span in rating.spans
-        ],
+        spans=[_span(facts, span, histories) for span in rating.spans],
         exact=_decimal(rating.exact),
         metered_cents=rating.metered_cents,
         minimum_cents=rating.rule.minimum_cents,
@@ -124,6 +128,21 @@ def explain_session(
         posted_cents=posted,
         pending_cents=rating.credit_cents - posted,
         entry=entry,
+    )
+
+
+def _span(facts: SessionFacts, span: RatedSpan, histories: Mapping[str, Sequence[PriceVersion]]) -> ExplainedSpan:
+    """Name the class and the state of a span, and the version that gave its price."""
+    begin = span.version.effective_from
+    workspace_class, state = at_instant(facts.timeline, begin, class_at_start=facts.workspace_class)
+    versions = histories[price_key(workspace_class, state)]
+    return ExplainedSpan(
+        seconds=span.seconds,
+        credits_per_minute=span.version.credits_per_minute,
+        effective_from=max(each.effective_from for each in versions if each.effective_from <= begin),
+        product=_decimal(span.seconds * Fraction(span.version.credits_per_minute)),
+        workspace_class=workspace_class,
+        state=state,
     )
 
 
@@ -171,8 +190,9 @@ def _priced(it: SessionExplanation) -> list[str]:
             "the first price" if span.effective_from == ALL_TIME else f"the price since {_instant(span.effective_from)}"
         )
         price = f"{span.credits_per_minute:f}"
+        what = f" as {span.workspace_class}, {span.state}," if it.facts.timeline else ""
         product = f"{span.seconds} x {price} = {span.product:f}"
-        lines.append(f"{_seconds(span.seconds)} at {price} credits a minute ({since}): {product}.")
+        lines.append(f"{_seconds(span.seconds)}{what} at {price} credits a minute ({since}): {product}.")
     lines.append(
         f"The sum is {it.exact:f}. A minute has 60 seconds and a credit has 100 credit cents: "
         f"{it.exact:f} / 60 x 100, rounded once, half up, is {it.metered_cents} credit cents."

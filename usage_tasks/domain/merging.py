@@ -3,7 +3,7 @@
 Production merges batches in one statement, storage/sessions/merging.py. The functions here are its oracle, which
 production never calls: they state the rule for one session's facts, proof of life and cap, and
 tests/sessions/test_merging_twin.py holds the two equal. Source and snapshot of a session merge in SQL only.
-Source: docs/adr/0006-merging-reports.md, docs/adr/0008-proof-of-life.md.
+Source: docs/adr/0006-merging-reports.md, docs/adr/0008-proof-of-life.md, docs/adr/0034-timelines.md.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from usage_tasks.domain.sessions import CapReason, SessionReport
+from usage_tasks.domain.timelines import Segment, join
 from usage_tasks.domain.zombies import Cap
 
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -19,11 +20,13 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownSession:
-    """A session: its greatest report, its latest proof of life, and its cap."""
+    """A session: its greatest report, its latest proof of life, its cap, its first observation and its timeline."""
 
     facts: SessionReport
     last_seen_at: datetime | None
+    first_observed_at: datetime
     cap: Cap | None = None
+    timeline: tuple[Segment, ...] = ()
 
 
 def rank(report: SessionReport) -> tuple[object, ...]:
@@ -47,6 +50,8 @@ def merge(
 ) -> KnownSession:
     """Return a session after a batch of its reports, one at least; `seen_at` is the instant of their snapshot.
 
+    The reports of a batch agree about the class at the start and the user. A batch that contradicts what holds of the
+    session changes nothing; services/sessions/claims.py decides which holds.
     A report without a stop proves life at its observation, but not later than it arrived, and at the snapshot that
     lists it: a sender's clock that is ahead keeps no session alive. A later proof of life
     lifts the heartbeat's cap, a reported end every cap. A session that has stopped changes by a greater report only.
@@ -54,11 +59,19 @@ def merge(
     greatest = max(reports, key=rank)
     signs = [min(each.observed_at, arrived_at or each.observed_at) for each in reports if each.stopped_at is None]
     last_seen_at = _latest(*signs, seen_at if signs else None)
+    first_observed_at = min(each.observed_at for each in reports)
+    told = [segment for each in reports for segment in each.segments]
     if held is None:
-        return KnownSession(facts=greatest, last_seen_at=last_seen_at)
+        return KnownSession(
+            facts=greatest, last_seen_at=last_seen_at, first_observed_at=first_observed_at, timeline=join(told)
+        )
+    if not greatest.agrees(held.facts.claim):
+        return held
     greater = rank(greatest) > rank(held.facts)
     newer = last_seen_at is not None and held.last_seen_at is not None and last_seen_at > held.last_seen_at
-    if not greater and (held.facts.stopped_at is not None or not newer):
+    timeline = join([*held.timeline, *told])
+    changed = greater or first_observed_at < held.first_observed_at or timeline != held.timeline
+    if not changed and (held.facts.stopped_at is not None or not newer):
         return held
     facts = greatest if greater else held.facts
     ended = facts.stopping_at is not None or facts.stopped_at is not None
@@ -66,7 +79,9 @@ def merge(
     return KnownSession(
         facts=facts,
         last_seen_at=_latest(held.last_seen_at, last_seen_at),
+        first_observed_at=min(held.first_observed_at, first_observed_at),
         cap=None if ended or lifted else held.cap,
+        timeline=timeline,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.errors import InvalidInputError, show
 from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
+from usage_tasks.domain.states import RESERVED_ENDS, State, price_key
 
 CREDITS_PER_MINUTE_MAX: Final = Decimal(1_000_000)
 FRACTIONAL_DIGITS_MAX: Final = 20
@@ -29,6 +30,12 @@ class AskedPrice:
     credits_per_minute: Decimal
     minimum_cents: CreditCents | None
     rounding_seconds: int | None
+    state: State = State.RUNNING
+
+    @property
+    def price_key(self) -> str:
+        """The name of the price in the table."""
+        return price_key(self.workspace_class, self.state)
 
 
 def parse_amount(text: str, *, largest: Decimal, fractional_digits_max: int) -> Decimal:
@@ -45,11 +52,15 @@ def parse_amount(text: str, *, largest: Decimal, fractional_digits_max: int) -> 
 def decide_version(asked: AskedPrice, standing: Sequence[PriceVersion]) -> PriceVersion:
     """Complete a version that is asked for by the class's standing ones, in rising order.
 
-    Raises InvalidInputError for an instant that has a version already, and for a new class's that is not the first.
+    Raises InvalidInputError for an instant that has a version already, for a new class's that is not the first,
+    and for a class with a name that means something else.
     """
+    if asked.workspace_class.endswith(RESERVED_ENDS):
+        allowed = f"a class that does not end with {' or '.join(RESERVED_ENDS)}; a state is named apart"
+        raise InvalidInputError("workspace_class", asked.workspace_class, allowed)
     before = [version for version in standing if version.effective_from <= asked.effective_from]
     if not before and asked.effective_from != ALL_TIME:
-        allowed = f"{ALL_TIME.isoformat()} for the first price of {asked.workspace_class!r}, which holds for all time"
+        allowed = f"{ALL_TIME.isoformat()} for the first price of {asked.price_key!r}, which holds for all time"
         raise InvalidInputError("effective_from", asked.effective_from.isoformat(), allowed)
     if before and before[-1].effective_from == asked.effective_from:
         allowed = "an instant without a version of this class (a microsecond later corrects the existing version)"

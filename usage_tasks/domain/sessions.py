@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.states import State
+from usage_tasks.domain.timelines import Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +16,8 @@ class SessionReport:
     """The facts of one session as seen at `observed_at`; of two reports the one observed later holds.
 
     `index` is the report's place in its batch. `stopping_at` ends what is billed, `stopped_at` makes it final.
-    `source` names the cluster or region that runs it, if the sender gives it.
+    `source` names the cluster or region that runs it, if the sender gives it. `workspace_class` is the class at the
+    start, `segments` has what followed, and `state` is the present one in a row of a snapshot.
     """
 
     index: int
@@ -28,6 +32,25 @@ class SessionReport:
     stopped_at: datetime | None
     observed_at: datetime
     source: str | None = None
+    segments: tuple[Segment, ...] = ()
+    state: State | None = None
+
+    @property
+    def claim(self) -> "Claim":
+        """What it says of the start, and when that was seen."""
+        return Claim(self.observed_at, self.workspace_class, self.user_id)
+
+    def agrees(self, held: "Claim") -> bool:
+        """Return whether it says of the start what holds."""
+        return (self.workspace_class, self.user_id) == (held.workspace_class, held.user_id)
+
+
+class Claim(NamedTuple):
+    """The class at a session's start and its user: of two claims the least holds, that of the earliest report."""
+
+    observed_at: datetime
+    workspace_class: str
+    user_id: UUID
 
 
 class CapReason(StrEnum):

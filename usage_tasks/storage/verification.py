@@ -11,6 +11,7 @@ from usage_tasks.storage import keys
 from usage_tasks.storage.ledger.account_weeks import week_of
 from usage_tasks.storage.ledger.grants import spent
 from usage_tasks.storage.pricing.rating_sql import RATED
+from usage_tasks.storage.pricing.timelines_sql import class_of_open
 from usage_tasks.storage.rows import fetch, sql_list
 
 SAMPLE_MAX: Final = 10
@@ -96,11 +97,11 @@ _ENTRIES_OF_SESSIONS = f"""
     END
 """
 
-_OPEN_SESSIONS = """
+_OPEN_SESSIONS = f"""
     SELECT o.instance_id::text AS offender
     FROM open_session o LEFT JOIN workspace_instance w USING (attribution_id, instance_id)
-    WHERE (o.workspace_class, o.started_at, o.ended_at, o.final_at)
-        IS DISTINCT FROM (w.workspace_class, w.started_at, w.ended_at, w.final_at)
+    WHERE ({class_of_open("o")}, o.timeline, o.started_at, o.ended_at, o.final_at)
+        IS DISTINCT FROM (w.workspace_class, w.timeline, w.started_at, w.ended_at, w.final_at)
 """
 
 _PRICES_OF_SESSIONS = f"""
@@ -114,7 +115,8 @@ _PRICES_OF_SESSIONS = f"""
         GROUP BY instance_id
     ) posted LEFT JOIN (
         WITH session AS (
-            SELECT w.instance_id, w.workspace_class, w.started_at, GREATEST(w.ended_at, w.started_at) AS until
+            SELECT w.instance_id, w.workspace_class, w.timeline, w.started_at,
+                   GREATEST(w.ended_at, w.started_at) AS until
             FROM workspace_instance w
         ), {RATED} SELECT instance_id, credit_cents FROM rated
     ) r USING (instance_id)

@@ -1,15 +1,18 @@
 """Session reports as they travel: read one by one, so that a bad one does not refuse its batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 
 from usage_tasks.domain.accounts import AttributionId, parse_uuid
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.domain.states import State
+from usage_tasks.domain.timelines import SEGMENTS_MAX, Segment
 from usage_tasks.wire.problems import describe
 from usage_tasks.wire.values import Attribution, Moment, Name, UuidText
 
@@ -21,6 +24,16 @@ SNAPSHOT_MAX: Final = 20_000
 
 AHEAD_MAX: Final = timedelta(days=1)
 """How far ahead of the present a report may have been observed: it would bar every correction until then."""
+
+
+class SegmentArguments(BaseModel):
+    """A class and a state of a session from an instant on, until its next segment or its end."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Segment")
+
+    begins_at: Moment = Field(alias="from")
+    workspace_class: Name
+    state: State = State.RUNNING
 
 
 class ReportArguments(BaseModel):
@@ -39,9 +52,33 @@ class ReportArguments(BaseModel):
     stopped_at: Moment | None = None
     observed_at: Moment | None = Field(default=None, description="when the sender saw this; the default is now")
     source: Name | None = Field(default=None, description="the cluster or region that runs it")
+    segments: tuple[SegmentArguments, ...] = Field(
+        default=(), max_length=SEGMENTS_MAX, description="the classes and states it had, rising by `from`"
+    )
+    state: State | None = Field(default=None, description="of a row of a snapshot: what the session does now")
+
+    @field_validator("segments")
+    @classmethod
+    def _rising(cls, segments: tuple[SegmentArguments, ...]) -> tuple[SegmentArguments, ...]:
+        for earlier, later in pairwise(segments):
+            if later.begins_at <= earlier.begins_at:
+                came = later.begins_at.isoformat()
+                raise ValueError(f"must rise by `from`: later than {earlier.begins_at.isoformat()} (got {came})")
+        return segments
 
 
-RawReport = Annotated[Any, WithJsonSchema(ReportArguments.model_json_schema())]
+def _inlined(schema: Any, parts: Mapping[str, Any]) -> Any:
+    """Put the parts that a schema refers to into it: it becomes a part of others, which do not have these."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
+        return {name: _inlined(each, parts) for name, each in schema.items() if name != "$defs"}
+    return [_inlined(each, parts) for each in schema] if isinstance(schema, list) else schema
+
+
+_SCHEMA: Final = ReportArguments.model_json_schema()
+
+RawReport = Annotated[Any, WithJsonSchema(_inlined(_SCHEMA, _SCHEMA["$defs"]))]
 """A report as it came: each is read on its own, so that a bad one does not refuse its batch."""
 
 
@@ -59,7 +96,10 @@ def parse_reports(
         except ValidationError as error:
             rejections.append(_rejection(index, row, error))
             continue
-        if report.observed_at > at + AHEAD_MAX:
+        if source is None and report.state is not None:
+            reason = f'must be given in "segments", or in a snapshot (got {show(str(report.state))})'
+            rejections.append(Rejection(index=index, field="state", reason=reason))
+        elif report.observed_at > at + AHEAD_MAX:
             reason = f"must be at most a day after {at.isoformat()} (got {report.observed_at.isoformat()})"
             rejections.append(Rejection(index=index, field="observed_at", reason=reason))
         elif source is not None and report.source != source:
@@ -79,6 +119,16 @@ def find_instance_id(row: object) -> UUID | None:
 
 
 def _report(index: int, row: ReportArguments, *, at: datetime, source: str | None) -> SessionReport:
+    observed_at = row.observed_at or at
+    segments = tuple(
+        Segment(
+            begins_at=each.begins_at,
+            observed_at=observed_at,
+            workspace_class=each.workspace_class,
+            state=each.state,
+        )
+        for each in row.segments
+    )
     return SessionReport(
         index=index,
         instance_id=UUID(row.instance_id),
@@ -90,8 +140,10 @@ def _report(index: int, row: ReportArguments, *, at: datetime, source: str | Non
         started_at=row.started_at,
         stopping_at=row.stopping_at,
         stopped_at=row.stopped_at,
-        observed_at=row.observed_at or at,
+        observed_at=observed_at,
         source=row.source or source,
+        segments=segments,
+        state=row.state,
     )
 
 

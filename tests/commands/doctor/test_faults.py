@@ -226,7 +226,7 @@ def _(it: Installation) -> None:
 def _(it: Installation) -> None:
     with it.rt.transaction() as connection:
         refused = [(Rejection(index=0, field="started_at", reason="must be an instant"), {"instance_id": "x"})]
-        quarantine(connection, refused, at=START, actor=SYSTEM)
+        quarantine(connection, refused, instances={}, at=START, actor=SYSTEM)
 
 
 EVENT: Final = """

@@ -13,6 +13,7 @@ from usage_tasks.commands.values import utc
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
 from usage_tasks.domain.errors import show
+from usage_tasks.domain.states import State, split_price_key
 from usage_tasks.runtime import runtime
 from usage_tasks.storage.pricing import prices as stored
 from usage_tasks.tasks.usage import prices as tasks
@@ -23,14 +24,14 @@ prices = typer.Typer(help="The price versions.", no_args_is_help=True)
 @prices.command("list")
 def list_prices(workspace_class: Annotated[str | None, typer.Argument(help="default: every class")] = None) -> None:
     """List the price versions, each class's in rising order."""
-    columns = ("class", "from", "credits a minute", "minimum, credits", "step, s", "origin", "actor")
+    columns = ("class", "state", "from", "credits a minute", "minimum, credits", "step, s", "origin", "actor")
     rows = []
     with runtime().transaction() as connection:
         for each in stored.list_versions(connection, workspace_class):
             version, rule = each.version, each.version.rule
             rows.append(
                 (
-                    each.workspace_class,
+                    *split_price_key(each.price_key),
                     version.effective_from.isoformat(),
                     f"{version.credits_per_minute:f}",
                     str(cents_to_credits(rule.minimum_cents)),
@@ -49,6 +50,7 @@ def add_price(
     effective_from: Annotated[datetime, typer.Option("--from", help="ISO 8601, UTC; may be past or to come")],
     minimum: Annotated[str | None, typer.Option(help="least charge in credits; default: as before")] = None,
     step: Annotated[str | None, typer.Option(help="rounding step, such as 1m; default: as before")] = None,
+    state: Annotated[State, typer.Option(help="the state that it prices")] = State.RUNNING,
     apply: Annotated[bool, typer.Option("--apply", help="do it; else a dry run shows what would follow")] = False,
 ) -> None:
     """Add a price version; one from the past re-prices what is posted, by adjustments of the next ledger job."""
@@ -61,6 +63,7 @@ def add_price(
         effective_from=utc(effective_from),
         minimum_credits=minimum,
         rounding_seconds=seconds,
+        state=state,
         dry_run=not apply,
     )
     Console().print_json(json.dumps(answer))

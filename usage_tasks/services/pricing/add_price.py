@@ -6,9 +6,10 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
-from usage_tasks.domain.errors import InvalidInputError
+from usage_tasks.domain.errors import InvalidInputError, NoSuchError
 from usage_tasks.domain.prices import AskedPrice, decide_version
 from usage_tasks.domain.rating import PriceVersion
+from usage_tasks.domain.states import State
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.ledger import repricing
 from usage_tasks.storage.ledger.repricing import Repricing
@@ -31,8 +32,8 @@ def add_price_version(connection: Connection, asked: AskedPrice, *, at: datetime
     """
     prices.lock_prices(connection)
     version = _append(connection, asked, actor=actor)
-    reopened = repricing.reopen_repriced(connection, asked.workspace_class, effective_from=version.effective_from)
-    _audit(connection, asked.workspace_class, version, reopened, at=at, actor=actor)
+    reopened = repricing.reopen_repriced(connection, asked.price_key, effective_from=version.effective_from)
+    _audit(connection, asked, version, reopened, at=at, actor=actor)
     return PriceChange(version=version, repricing=reopened)
 
 
@@ -40,14 +41,16 @@ def plan_price_version(connection: Connection, asked: AskedPrice, *, actor: Acto
     """Return what `add_price_version` would do. Nothing is written, and no posting waits."""
     with rehearsal(connection):
         version = _append(connection, asked, actor=actor)
-        planned = repricing.plan_repricing(connection, asked.workspace_class, effective_from=version.effective_from)
+        planned = repricing.plan_repricing(connection, asked.price_key, effective_from=version.effective_from)
     return PriceChange(version=version, repricing=planned)
 
 
 def _append(connection: Connection, asked: AskedPrice, *, actor: Actor) -> PriceVersion:
-    standing = [each.version for each in prices.list_versions(connection, asked.workspace_class)]
+    if asked.state is not State.RUNNING and not prices.list_versions(connection, asked.workspace_class):
+        raise NoSuchError("workspace_class", asked.workspace_class, "class with a price")
+    standing = [each.version for each in prices.list_versions(connection, asked.price_key)]
     version = decide_version(asked, standing)
-    if not prices.append_version(connection, asked.workspace_class, version, actor=actor):
+    if not prices.append_version(connection, asked.price_key, version, actor=actor):
         allowed = "an instant without a version of this class (another request has just added one)"
         raise InvalidInputError("effective_from", asked.effective_from.isoformat(), allowed)
     return version
@@ -55,7 +58,7 @@ def _append(connection: Connection, asked: AskedPrice, *, actor: Actor) -> Price
 
 def _audit(
     connection: Connection,
-    workspace_class: str,
+    asked: AskedPrice,
     version: PriceVersion,
     reopened: Repricing,
     *,
@@ -69,7 +72,8 @@ def _audit(
         action="price_version.add",
         attribution_id=None,
         details={
-            "workspace_class": workspace_class,
+            "workspace_class": asked.workspace_class,
+            "state": asked.state,
             "effective_from": version.effective_from,
             "credits_per_minute": version.credits_per_minute,
             "minimum_cents": version.rule.minimum_cents,

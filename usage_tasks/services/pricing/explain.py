@@ -19,6 +19,7 @@ from usage_tasks.domain.explanation import (
 )
 from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.rating import rate
+from usage_tasks.domain.timelines import prices_along
 from usage_tasks.storage.ledger import balances, explanation
 from usage_tasks.storage.pricing import prices
 
@@ -80,14 +81,16 @@ def _get_session(connection: Connection, instance_id: UUID) -> SessionFacts:
 
 
 def _session(connection: Connection, facts: SessionFacts, *, at: datetime, entry: ExplainedEntry | None) -> Explained:
-    versions = [each.version for each in prices.list_versions(connection, facts.workspace_class)]
+    keys = {facts.workspace_class, *(each.price_key for each in facts.timeline)}
     until = at if facts.ended_at is None else min(facts.ended_at, at)
     try:
+        histories = prices.list_histories(connection, keys)
+        versions = prices_along(facts.timeline, histories, class_at_start=facts.workspace_class)
         rating = rate(facts.started_at, until, versions)
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         raise InvariantError(f"session {facts.instance_id}: class {facts.workspace_class}: {error}") from error
     entries = explanation.list_session_entries(connection, facts, at=at)
-    numbers = explain_session(facts, rating, entries, at=at, entry=entry)
+    numbers = explain_session(facts, rating, entries, histories=histories, at=at, entry=entry)
     return Explained(numbers=numbers, text=session_in_words(numbers))
 
 

@@ -64,11 +64,11 @@ def import_chunk(
     `opened` are accounts that are known to be open: they are not looked up. A row observed after `at` is read like a
     report that arrived at `at`; a row without an observation time is of `at`.
     """
-    plain = _choose_plain(chunk, prices.list_classes(connection), latest=at)
-    merged, foreign = bulk_copy.merge_plain(connection, plain, at=at)
-    accounts = {AttributionId(row[bulk_copy.ACCOUNT]) for line, row in plain.items() if line not in foreign}
+    plain = _choose_plain(chunk, prices.list_price_keys(connection), latest=at)
+    merged, contradicting = bulk_copy.merge_plain(connection, plain, at=at)
+    accounts = {AttributionId(row[bulk_copy.ACCOUNT]) for line, row in plain.items() if line not in contradicting}
     open_accounts(connection, accounts - opened, limits=limits, at=at, actor=actor)
-    lines = sorted([*chunk.odd, *(chunk.plain.keys() - plain.keys()), *foreign])
+    lines = sorted([*chunk.odd, *(chunk.plain.keys() - plain.keys()), *contradicting])
     if not lines:
         return Imported(RecordedBatch(merged=merged, rejections=[]), accounts)
     rows = [chunk.report(line) for line in lines]
@@ -82,13 +82,18 @@ def import_chunk(
 def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) -> Mapping[int, PlainRow]:
     """Leave out the sessions that must be read row by row.
 
-    These are sessions of a class without a price, sessions that the chunk gives to two accounts, and sessions with a
-    row that could not be read plainly or may be observed in the future: instants of UTC have the order of their text.
+    These are sessions of a class without a price, sessions that the chunk gives two accounts, classes or users, and
+    sessions with a row that could not be read plainly or may be observed in the future: instants of UTC have the order
+    of their text.
     """
     second = latest.astimezone(UTC).isoformat()[: len("2026-01-01T00:00:00")]
     apart = {str(each.instance_id) for each in chunk.odd.values() if each.instance_id is not None}
     apart |= {row[0] for row in chunk.plain.values() if row[bulk_copy.OBSERVED] >= second}
-    owners = {row[0]: row[bulk_copy.ACCOUNT] for row in chunk.plain.values()}
-    if len(owners) < len(chunk.plain):
-        apart |= {row[0] for row in chunk.plain.values() if owners[row[0]] != row[bulk_copy.ACCOUNT]}
+    claims = {row[0]: _claim(row) for row in chunk.plain.values()}
+    if len(claims) < len(chunk.plain):
+        apart |= {row[0] for row in chunk.plain.values() if claims[row[0]] != _claim(row)}
     return {line: row for line, row in chunk.plain.items() if row[0] not in apart and row[bulk_copy.CLASS] in classes}
+
+
+def _claim(row: PlainRow) -> tuple[str, ...]:
+    return row[bulk_copy.ACCOUNT], row[bulk_copy.CLASS], row[bulk_copy.USER]

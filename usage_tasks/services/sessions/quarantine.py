@@ -1,6 +1,5 @@
 """Release what was refused: each report is taken up as if it came now, and what still fails stays, with the reason."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,12 +11,12 @@ from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.sessions.record import take_up
+from usage_tasks.services.sessions.refused import read_again
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.operations import audit
 from usage_tasks.storage.sessions import quarantine, source_snapshots
 from usage_tasks.storage.sessions.merging import Merged
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport, Selection
-from usage_tasks.wire.session_reports import parse_reports
 
 BATCH: Final = 500
 SAMPLE_MAX: Final = 100
@@ -119,7 +118,7 @@ def _take_batch(
 ) -> tuple[Sequence[QuarantinedReport], _Taken]:
     quarantine.lock_releases(connection)
     held = quarantine.list_selected(connection, selection, after=after, limit=BATCH)
-    read = [_read(each, at=at) for each in held]
+    read = [read_again(each, at=at) for each in held]
     reports = [replace(each, index=number) for number, each in enumerate(read) if isinstance(each, SessionReport)]
     refused = {number: each for number, each in enumerate(read) if isinstance(each, Rejection)}
     # All at once and in order: a merge locks those of its own reports only.
@@ -156,25 +155,6 @@ def _summary(held: Sequence[QuarantinedReport], taken: _Taken, *, released: int)
         still_refused=len(taken.refused),
         sample=sample,
     )
-
-
-def _read(held: QuarantinedReport, *, at: datetime) -> SessionReport | Rejection:
-    """Read a report again, of the snapshot of a source if it came in one."""
-    reports, rejections = parse_reports([_content(held)], at=at, source=held.snapshot_source)
-    return (reports or rejections)[0]
-
-
-def _content(held: QuarantinedReport) -> object:
-    """Return a report as it was sent, without the line that a file's row is kept with.
-
-    A report without an observation time was observed when it was sent, not now.
-    """
-    report = json.loads(held.report)
-    if isinstance(report, dict) and report.keys() == {"line", "row"}:
-        report = report["row"]
-    if isinstance(report, dict) and report.get("observed_at") is None:
-        report = report | {"observed_at": held.sent_at.isoformat()}
-    return report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

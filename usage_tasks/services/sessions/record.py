@@ -1,8 +1,9 @@
 """Take up what platforms report of their sessions; refuse, keep and explain what cannot be right."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -11,10 +12,14 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.domain.states import State, price_key, split_price_key
 from usage_tasks.services.ledger.cost_center import open_accounts
+from usage_tasks.services.sessions.claims import of_snapshot, settle
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import merging, quarantine
-from usage_tasks.storage.sessions.merging import Merged
+from usage_tasks.storage.sessions.merging import Merged, sum_merged
+
+_NOTHING: Final = Merged(inserted=0, updated=0, unchanged=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,14 @@ def record_reports(
     )
     rejections = sorted([*malformed, *taken.rejections], key=lambda each: each.index)
     refused = [(each, raw[each.index]) for each in rejections]
-    quarantine.quarantine(connection, refused, at=at, actor=actor, snapshot_source=snapshot_source)
+    quarantine.quarantine(
+        connection,
+        refused,
+        instances={report.index: report.instance_id for report in reports} if refused else {},
+        at=at,
+        actor=actor,
+        snapshot_source=snapshot_source,
+    )
     return RecordedBatch(merged=taken.merged, rejections=rejections)
 
 
@@ -71,60 +83,79 @@ def take_up(
 ) -> RecordedBatch:
     """Merge the good reports of the readable ones. Return the reasons of the others, and store none of these.
 
+    What contradicts the start of its session is decided by the earliest report (docs/adr/0034).
     With `seen_at` they are of a snapshot of the sessions that ran then. With `arrived_at` no report proves life later
     than that.
     """
-    known, unknown_class = _split_by_class(reports, prices.list_classes(connection))
-    own, contradicting = _split_contradictions(known, {})
-    if contradicting:  # a known session keeps its account, in any order of the batch
-        own, contradicting = _split_contradictions(known, merging.list_foreign(connection, known))
-    merged = merging.merge_reports(connection, own, seen_at=seen_at, arrived_at=arrived_at)
-    # A report that changed a row is of the account that holds it: none is foreign where all did.
-    all_changed = merged.inserted + merged.updated == len(own)
-    foreign = [] if all_changed else _foreign(own, merging.list_foreign(connection, own))
-    refused = {rejection.index for rejection in foreign}
-    names = {report.attribution_id for report in own if report.index not in refused}
-    open_accounts(connection, names, limits=limits, at=at, actor=actor)
-    merged = Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - len(foreign))
-    return RecordedBatch(merged=merged, rejections=[*unknown_class, *contradicting, *foreign])
+    known, rejections = _split_by_class(reports, prices.list_price_keys(connection))
+    if seen_at is not None:
+        known = of_snapshot(connection, known)
+    agreeing, contradicting = _split_contradictions(known)
+    parts: list[Merged] = []
+    accounts: set[AttributionId] = set()
+    while agreeing or contradicting:
+        merged = merging.merge_reports(connection, agreeing, seen_at=seen_at, arrived_at=arrived_at)
+        # A report that changed a row agrees with it: nothing stands against a batch of such reports.
+        all_changed = merged.inserted + merged.updated == len(agreeing)
+        standings = {} if all_changed else merging.list_standings(connection, agreeing)
+        settled = [report for report in agreeing if report.instance_id not in standings]
+        accounts.update(report.attribution_id for report in settled)
+        left = len(agreeing) - len(settled)
+        parts.append(Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - left))
+        contradicting += [report for report in agreeing if report.instance_id in standings]
+        decided = settle(connection, contradicting, at=at, arrived_at=arrived_at, actor=actor)
+        rejections += decided.rejections
+        agreeing, contradicting = [*decided.agreeing, *decided.released], []
+    open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
+    return RecordedBatch(merged=sum_merged(parts or [_NOTHING]), rejections=rejections)
 
 
 def _split_by_class(
-    reports: Sequence[SessionReport], classes: frozenset[str]
-) -> tuple[list[SessionReport], list[Rejection]]:
-    known = [report for report in reports if report.workspace_class in classes]
-    allowed = ", ".join(sorted(classes)) or "there is none yet, run usage-tasks migrate"
-    refused = [
-        Rejection(
-            index=report.index,
-            field="workspace_class",
-            reason=f"must be a class with a price: {allowed} (got {show(report.workspace_class)})",
-        )
-        for report in reports
-        if report.workspace_class not in classes
-    ]
-    return known, refused
+    reports: Sequence[SessionReport], price_keys: frozenset[str]
+) -> tuple[Sequence[SessionReport], list[Rejection]]:
+    """Split off reports that need a price that does not exist."""
+    classes = {key for key in price_keys if split_price_key(key)[1] is State.RUNNING}
+    refused = {}
+    for report in reports:
+        if report.workspace_class not in classes:
+            refused[report.index] = _without_price("workspace_class", report.workspace_class, None, classes)
+        elif report.state is not None and price_key(report.workspace_class, report.state) not in price_keys:
+            refused[report.index] = _without_price("state", report.workspace_class, report.state, classes)
+        for number, each in enumerate(report.segments):
+            if each.workspace_class not in classes or each.price_key not in price_keys:
+                refused[report.index] = _without_price(f"segments.{number}", each.workspace_class, each.state, classes)
+    if not refused:
+        return reports, []
+    return (
+        [report for report in reports if report.index not in refused],
+        [Rejection(index=index, field=field, reason=reason) for index, (field, reason) in refused.items()],
+    )
+
+
+def _without_price(field: str, workspace_class: str, state: State | None, classes: Set[str]) -> tuple[str, str]:
+    if workspace_class not in classes:
+        allowed = ", ".join(sorted(classes)) or "there is none yet, run usage-tasks migrate"
+        return field, f"must be a class with a price: {allowed} (got {show(workspace_class)})"
+    wanted = f"a state of class {workspace_class!r} with a price: add one, which may be 0"
+    return field, f"must be {wanted} (got {show(str(state))})"
 
 
 def _split_contradictions(
-    reports: Sequence[SessionReport], held: Mapping[UUID, AttributionId]
-) -> tuple[list[SessionReport], list[Rejection]]:
-    """Split off contradictions: a session stays with its account; the first report of a new one names its account."""
-    owners = dict(held)
-    own, refused = [], []
+    reports: Sequence[SessionReport],
+) -> tuple[Sequence[SessionReport], list[SessionReport]]:
+    """Split off every report of the sessions to which the batch gives two accounts, classes or users."""
+    first: dict[UUID, SessionReport] = {}
+    divided = set()
     for report in reports:
-        owner = owners.setdefault(report.instance_id, report.attribution_id)
-        if owner == report.attribution_id:
-            own.append(report)
-        else:
-            refused.append(_of_other_account(report, owner))
-    return own, refused
-
-
-def _foreign(reports: Sequence[SessionReport], owners: Mapping[UUID, AttributionId]) -> list[Rejection]:
-    return [_of_other_account(report, owners[report.instance_id]) for report in reports if report.instance_id in owners]
-
-
-def _of_other_account(report: SessionReport, owner: str) -> Rejection:
-    reason = f"must be {owner}, the account of session {report.instance_id} (got {show(report.attribution_id)})"
-    return Rejection(index=report.index, field="attribution_id", reason=reason)
+        other = first.setdefault(report.instance_id, report)
+        if other is not report and (
+            (other.attribution_id, other.workspace_class, other.user_id)
+            != (report.attribution_id, report.workspace_class, report.user_id)
+        ):
+            divided.add(report.instance_id)
+    if not divided:
+        return reports, []
+    return (
+        [report for report in reports if report.instance_id not in divided],
+        [report for report in reports if report.instance_id in divided],
+    )

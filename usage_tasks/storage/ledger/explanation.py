@@ -11,6 +11,7 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.explanation import ExplainedEntry, SessionFacts
 from usage_tasks.storage import keys
 from usage_tasks.storage.ledger.posting import posted_of
+from usage_tasks.storage.pricing.timelines_sql import decode
 from usage_tasks.storage.rows import fetch
 
 _ENTRY = "key, kind, credit_cents, effective_at, posted_at, description"
@@ -19,7 +20,7 @@ _ENTRY = "key, kind, credit_cents, effective_at, posted_at, description"
 def find_session(connection: Connection, instance_id: UUID) -> SessionFacts | None:
     """Return the known facts of a session, or None if it was never reported."""
     statement = f"""
-        SELECT w.instance_id, w.attribution_id, w.workspace_class, w.started_at, w.ended_at,
+        SELECT w.instance_id, w.attribution_id, w.workspace_class, w.timeline, w.started_at, w.ended_at,
                w.final_at AS stopped_at, COALESCE(o.revision, e.entries) AS revision, e.entries AS posted_revision
         FROM workspace_instance w
         LEFT JOIN open_session o USING (attribution_id, instance_id)
@@ -27,7 +28,7 @@ def find_session(connection: Connection, instance_id: UUID) -> SessionFacts | No
         WHERE w.instance_id = :instance_id
     """
     rows = fetch(connection, statement, instance_id=instance_id)
-    return SessionFacts(**rows[0]._mapping) if rows else None
+    return SessionFacts(**{**rows[0]._mapping, "timeline": decode(rows[0].timeline)}) if rows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from usage_tasks.storage.ledger.entries import inserting
 from usage_tasks.storage.plans import Plan, planned, run_plan
 from usage_tasks.storage.pricing.prices import hold_prices
 from usage_tasks.storage.pricing.rating_sql import RATED, has_price
+from usage_tasks.storage.pricing.timelines_sql import class_of_open
 from usage_tasks.storage.rows import fetch_one
 
 
@@ -25,8 +26,9 @@ class Posted:
 # A session without a price in force at its start stays open; rating has no row for it.
 _DUE = f"final_at <= :at AND GREATEST(ended_at, started_at) <= :at AND {has_price('held')}"
 
-_DUE_COLUMNS = """
-    held.attribution_id, held.instance_id, held.workspace_class, held.started_at, held.revision, held.posted_cents,
+_DUE_COLUMNS = f"""
+    held.attribution_id, held.instance_id, {class_of_open("held")} AS workspace_class, held.timeline, held.started_at,
+    held.revision, held.posted_cents,
     GREATEST(held.ended_at, held.started_at) AS until,
     GREATEST(held.ended_at, held.started_at, held.settled_at) AS effective_at
 """

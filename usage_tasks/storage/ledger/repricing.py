@@ -10,28 +10,32 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.storage.ledger.posting import ENTRIES, posted_of
 from usage_tasks.storage.plans import SAMPLE_MAX, Plan, planned
 from usage_tasks.storage.pricing.rating_sql import RATED
+from usage_tasks.storage.pricing.timelines_sql import pieces
 from usage_tasks.storage.rows import fetch_one
 
 # Only sessions that ran, or ended, while the version was in force can be priced otherwise by it.
 _REPRICED = f"""
     WITH session AS (
-        SELECT w.instance_id, w.attribution_id, w.workspace_class, w.started_at, e.entries + 1 AS revision,
+        SELECT w.instance_id, w.attribution_id, w.workspace_class, w.timeline, w.started_at, e.entries + 1 AS revision,
                e.credit_cents AS posted_cents, GREATEST(w.ended_at, w.started_at) AS until,
                GREATEST(w.ended_at, w.started_at, e.settled_at) AS effective_at
         FROM workspace_instance w CROSS JOIN LATERAL ({posted_of("w")}) AS e
-        WHERE w.workspace_class = :workspace_class AND NOT EXISTS (
+        WHERE (w.workspace_class = :price_key OR w.timeline IS NOT NULL AND EXISTS (
+                SELECT 1 FROM ({pieces("w")}) AS g WHERE g.price_key = :price_key
+            )) AND NOT EXISTS (
                 SELECT 1 FROM open_session o
                 WHERE o.attribution_id = w.attribution_id AND o.instance_id = w.instance_id
             )
             AND GREATEST(w.ended_at, w.started_at) >= :effective_from
             AND w.started_at < COALESCE((
                 SELECT p.effective_until FROM price_period p
-                WHERE p.workspace_class = :workspace_class AND p.effective_from = :effective_from
+                WHERE p.workspace_class = :price_key AND p.effective_from = :effective_from
             ), 'infinity')
     ), {RATED}, repriced AS (SELECT * FROM ({ENTRIES}) AS all_of_them WHERE credit_cents <> 0)
 """
 
-# Locked in the order in which reports lock; what a report has corrected meanwhile is open already. IS TRUE keeps the
+# Locked in the order in which reports lock; what a report has corrected meanwhile is open already. A trigger of
+# open_session adds the timelines. IS TRUE keeps the
 # planner, which takes `repriced` for a handful of rows, from a join of rows x rows.
 _REOPENED = f"""
     , held AS (
@@ -86,18 +90,18 @@ class Repricing:
     by_account: Sequence[AccountSum]
 
 
-def plan_repricing(connection: Connection, workspace_class: str, *, effective_from: datetime) -> Repricing:
+def plan_repricing(connection: Connection, price_key: str, *, effective_from: datetime) -> Repricing:
     """Return the adjustments of posted sessions for a version that is in the table."""
-    return _run(connection, _PLAN, workspace_class, effective_from)
+    return _run(connection, _PLAN, price_key, effective_from)
 
 
-def reopen_repriced(connection: Connection, workspace_class: str, *, effective_from: datetime) -> Repricing:
+def reopen_repriced(connection: Connection, price_key: str, *, effective_from: datetime) -> Repricing:
     """Open each posted session that a version prices otherwise; the next posting appends what is answered here."""
-    return _run(connection, _REOPEN, workspace_class, effective_from)
+    return _run(connection, _REOPEN, price_key, effective_from)
 
 
-def _run(connection: Connection, statement: str, workspace_class: str, effective_from: datetime) -> Repricing:
-    row = fetch_one(connection, statement, workspace_class=workspace_class, effective_from=effective_from)
+def _run(connection: Connection, statement: str, price_key: str, effective_from: datetime) -> Repricing:
+    row = fetch_one(connection, statement, price_key=price_key, effective_from=effective_from)
     return Repricing(
         adjustments=Plan(rows=row.rows, credit_cents=row.credit_cents, sample=row.sample),
         accounts=row.accounts,

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.ledger import USAGE_KINDS
 from usage_tasks.storage.pricing.rating_sql import RATED
+from usage_tasks.storage.pricing.timelines_sql import class_of_open
 from usage_tasks.storage.rows import fetch, fetch_one, sql_list
 
 
@@ -42,7 +43,8 @@ def _lines(*, of_user: UUID | None) -> str:
     )
     return f"""
     WITH session AS (
-        SELECT instance_id, workspace_class, started_at, revision, posted_cents, settled_at,
+        SELECT instance_id, {class_of_open("s")} AS workspace_class, timeline, started_at, revision, posted_cents,
+               settled_at,
                LEAST(ended_at, CAST(:at AS timestamptz)) AS until
         FROM open_session s WHERE attribution_id = :account AND started_at <= :at {of_session}
     ), {RATED}, line AS (

@@ -74,7 +74,8 @@ _CANDIDATES = f"""
         ) AS e
         WHERE e.reaches_back
     ), ran AS (
-        SELECT w.instance_id, w.attribution_id, w.user_id, w.workspace_id, w.workspace_class, w.started_at, u.ran_until
+        SELECT w.instance_id, w.attribution_id, w.user_id, w.workspace_id, w.workspace_class, w.timeline, w.started_at,
+               u.ran_until
         FROM candidate JOIN workspace_instance w USING (instance_id),
         LATERAL (SELECT GREATEST(w.started_at, LEAST(w.ended_at, CAST(:at AS timestamptz))) AS ran_until) AS u
         WHERE w.started_at < :end AND w.started_at <= :at
@@ -114,7 +115,8 @@ def _statement(groups: Sequence[Group], *, one_account: bool, one_user: bool, pa
     return f"""
         WITH {_CANDIDATES.format(only=only, of_user=of_user)},
         session AS (
-            SELECT s.attribution_id, s.user_id, s.workspace_id, s.workspace_class, s.started_at, c.cell, c.following,
+            SELECT s.attribution_id, s.user_id, s.workspace_id, s.workspace_class, s.timeline, s.started_at, c.cell,
+                   c.following,
                    LEAST(c.edge, s.ran_until) AS until
             FROM ran s CROSS JOIN LATERAL ({_CELLS[Group.DAY in groups]}) AS c
         ), {RATED}, grouped AS (

@@ -10,22 +10,25 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.exhaustion import Accrual
+from usage_tasks.domain.timelines import prices_along
 from usage_tasks.storage.ledger.account_weeks import entries_reaching
 from usage_tasks.storage.ledger.balances import with_balances
 from usage_tasks.storage.pricing.prices import list_histories
+from usage_tasks.storage.pricing.timelines_sql import at_instant, class_of_open, decode
 from usage_tasks.storage.rows import fetch, fetch_one
 
 # Sessions that run at an instant: sessions that are not final, or became final later. OFFSET 0: each by its index.
 _AT = "CAST(:at AS timestamptz)"
 _RUNS = f"started_at <= {_AT} AND (ended_at IS NULL OR ended_at > {_AT})"
 ACCRUING = f"""
-    SELECT workspace_class, started_at, ended_at FROM open_session WHERE attribution_id = :account AND {_RUNS}
+    SELECT {class_of_open("o")} AS workspace_class, timeline, started_at, ended_at
+    FROM open_session o WHERE attribution_id = :account AND {_RUNS}
     UNION ALL
-    SELECT w.workspace_class, w.started_at, w.ended_at FROM (
+    SELECT w.workspace_class, w.timeline, w.started_at, w.ended_at FROM (
         SELECT DISTINCT instance_id FROM ({entries_reaching(":account", since=_AT, until=_AT)}) AS e
         WHERE reaches_back AND effective_at > {_AT}
     ) AS later CROSS JOIN LATERAL (
-        SELECT workspace_class, started_at, ended_at FROM workspace_instance
+        SELECT workspace_class, timeline, started_at, ended_at FROM workspace_instance
         WHERE instance_id = later.instance_id AND {_RUNS} AND NOT EXISTS (
             SELECT 1 FROM open_session o WHERE o.attribution_id = :account AND o.instance_id = later.instance_id
         )
@@ -37,10 +40,18 @@ ACCRUING = f"""
 def list_accruals(connection: Connection, attribution_id: AttributionId, *, at: datetime) -> list[Accrual]:
     """List the sessions of an account that run at `at`, as far as is known now, with their ends and prices."""
     rows = fetch(connection, ACCRUING, account=attribution_id, at=at)
-    histories = list_histories(connection, [row.workspace_class for row in rows])
+    timelines = [decode(row.timeline) for row in rows]
+    keys = {row.workspace_class for row in rows} | {each.price_key for timeline in timelines for each in timeline}
+    histories = list_histories(connection, keys)
     return [
-        Accrual(started_at=row.started_at, ended_at=row.ended_at, versions=histories[row.workspace_class])
-        for row in rows
+        Accrual(
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            versions=prices_along(timeline, histories, class_at_start=row.workspace_class)
+            if timeline
+            else histories[row.workspace_class],
+        )
+        for row, timeline in zip(rows, timelines, strict=True)
         if row.workspace_class in histories
     ]
 
@@ -76,7 +87,7 @@ def _page(which: str) -> str:
             FROM asked a
             JOIN open_session w ON w.attribution_id = a.attribution_id
                 AND w.started_at <= a.at AND (w.ended_at IS NULL OR w.ended_at > a.at)
-            JOIN price_period p ON p.workspace_class = w.workspace_class
+            JOIN price_period p ON p.workspace_class = {at_instant("w", "a.at", class_of_open("w"))}
                 AND p.effective_from <= a.at AND (p.effective_until IS NULL OR p.effective_until > a.at)
             GROUP BY a.attribution_id
         )

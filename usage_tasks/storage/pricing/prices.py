@@ -1,4 +1,7 @@
-"""Effective-dated prices of the workspace classes: versions, never edited, from the configuration file or by hand."""
+"""Effective-dated prices of the workspace classes: versions, never edited, from the configuration file or by hand.
+
+The column `workspace_class` has price keys: `large` while it runs, `large:suspended` in another state.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,8 +97,8 @@ def _configured(prices: Mapping[str, Decimal], rules: Mapping[str, ChargeRule]) 
     }
 
 
-def list_classes(connection: Connection) -> frozenset[str]:
-    """Name every workspace class that has a price."""
+def list_price_keys(connection: Connection) -> frozenset[str]:
+    """Name every class and state that has a price: `class` while it runs, else `class:state`."""
     return frozenset(
         row.workspace_class for row in fetch(connection, "SELECT DISTINCT workspace_class FROM price_version")
     )
@@ -103,17 +106,17 @@ def list_classes(connection: Connection) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedVersion:
-    """A price version of a class, and where it came from: the configuration file or an operator."""
+    """A price version of a class in a state, and where it came from: the configuration file or an operator."""
 
-    workspace_class: str
+    price_key: str
     version: PriceVersion
     origin: str
     actor: str
     created_at: datetime
 
 
-def list_versions(connection: Connection, workspace_class: str | None = None) -> Sequence[ListedVersion]:
-    """List the versions of one class, or of every class, each class's in rising order."""
+def list_versions(connection: Connection, only: str | None = None) -> Sequence[ListedVersion]:
+    """List the versions of one price key, or of all, each key's in rising order."""
     statement = """
         SELECT workspace_class, effective_from, credits_per_minute, minimum_cents, rounding_seconds, origin, actor,
                created_at
@@ -122,7 +125,7 @@ def list_versions(connection: Connection, workspace_class: str | None = None) ->
     """
     return [
         ListedVersion(
-            workspace_class=row.workspace_class,
+            price_key=row.workspace_class,
             version=PriceVersion(
                 effective_from=row.effective_from,
                 credits_per_minute=row.credits_per_minute,
@@ -132,23 +135,23 @@ def list_versions(connection: Connection, workspace_class: str | None = None) ->
             actor=row.actor,
             created_at=row.created_at,
         )
-        for row in fetch(connection, statement, only=workspace_class)
+        for row in fetch(connection, statement, only=only)
     ]
 
 
-def append_version(connection: Connection, workspace_class: str, version: PriceVersion, *, actor: str) -> bool:
+def append_version(connection: Connection, price_key: str, version: PriceVersion, *, actor: str) -> bool:
     """Add a version by hand; return True if it is new: one of the same class and instant stands."""
     statement = """
         INSERT INTO price_version
             (workspace_class, effective_from, credits_per_minute, minimum_cents, rounding_seconds, origin, actor)
-        VALUES (:workspace_class, :effective_from, :credits_per_minute, :minimum_cents, :rounding_seconds, 'operator',
+        VALUES (:price_key, :effective_from, :credits_per_minute, :minimum_cents, :rounding_seconds, 'operator',
                 :actor)
         ON CONFLICT DO NOTHING
     """
     added = execute(
         connection,
         statement,
-        workspace_class=workspace_class,
+        price_key=price_key,
         effective_from=version.effective_from,
         credits_per_minute=version.credits_per_minute,
         minimum_cents=version.rule.minimum_cents,
@@ -171,11 +174,11 @@ def lock_prices(connection: Connection) -> None:
     fetch(connection, "SELECT pg_advisory_xact_lock(:key)", key=_LOCK_KEY)
 
 
-def list_histories(connection: Connection, classes: Iterable[str]) -> Mapping[str, Sequence[PriceVersion]]:
-    """Return every version that each of these classes ever had or will have, in rising order."""
-    asked = frozenset(classes)
+def list_histories(connection: Connection, price_keys: Iterable[str]) -> Mapping[str, Sequence[PriceVersion]]:
+    """Return every version that each of these price keys ever had or will have, in rising order."""
+    asked = frozenset(price_keys)
     histories: dict[str, list[PriceVersion]] = {}
     for listed in list_versions(connection):
-        if listed.workspace_class in asked:
-            histories.setdefault(listed.workspace_class, []).append(listed.version)
+        if listed.price_key in asked:
+            histories.setdefault(listed.price_key, []).append(listed.version)
     return histories

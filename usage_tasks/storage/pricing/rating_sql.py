@@ -1,7 +1,10 @@
 """The rule of domain/rating.py as set-based SQL: `p` is a version while it ran, `r` the one at its start.
 
-A property test holds the two equal (tests/pricing/test_rating_sql.py).
+A session with a timeline is priced along it (docs/adr/0034); the others, nearly all, are priced as if there were none.
+Property tests hold the rules equal (tests/pricing/test_rating_sql.py, tests/sessions/timelines).
 """
+
+from usage_tasks.storage.pricing.timelines_sql import at_instant, class_of_open, pieces
 
 
 def seconds_until(instant: str) -> str:
@@ -10,10 +13,10 @@ def seconds_until(instant: str) -> str:
 
 
 def has_price(session: str) -> str:
-    """Whether a version was in force at the start of a row's session: without one it can't be rated."""
+    """Whether a version was in force at the start of an open session: without one it can't be rated."""
     return f"""EXISTS (
         SELECT 1 FROM price_version v
-        WHERE v.workspace_class = {session}.workspace_class AND v.effective_from <= {session}.started_at
+        WHERE v.workspace_class = {class_of_open(session)} AND v.effective_from <= {session}.started_at
     )"""
 
 
@@ -26,17 +29,27 @@ _BEGIN = _charged_until("GREATEST(p.effective_from, s.started_at)")
 _END = _charged_until("LEAST(p.effective_until, s.until)")
 _SECONDS = f"GREATEST(0, {_END} - {_BEGIN})"
 
-_STARTED = """
-    r.workspace_class = s.workspace_class AND r.effective_from <= s.started_at
+_STARTED = f"""
+    r.workspace_class = {at_instant("s", "s.started_at")} AND r.effective_from <= s.started_at
         AND (r.effective_until IS NULL OR r.effective_until > s.started_at)
 """
 _WITHIN_ONE = "(r.effective_until IS NULL OR r.effective_until > GREATEST(s.until, s.started_at))"
+_RAN = seconds_until("GREATEST(LEAST(s.ended_at, :at), s.started_at)")
 _MINIMUM = "CASE WHEN s.until - s.started_at >= interval '500 ms' THEN r.minimum_cents END"
 
 RATED = f"""
     in_force AS MATERIALIZED (SELECT * FROM price_period), rated AS (
         -- Most sessions lie within one version: nothing to sum.
         SELECT s.*, GREATEST(div(CASE
+                   WHEN s.timeline IS NOT NULL THEN (
+                       SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM (
+                           SELECT v.credits_per_minute, GREATEST(v.effective_from, g.begins_at) AS effective_from,
+                                  LEAST(v.effective_until, g.ends_at) AS effective_until
+                           FROM ({pieces("s")}) AS g JOIN in_force v ON v.workspace_class = g.price_key
+                               AND v.effective_from < COALESCE(g.ends_at, 'infinity')
+                               AND COALESCE(v.effective_until, 'infinity') > g.begins_at
+                       ) AS p
+                   )
                    WHEN {_WITHIN_ONE} THEN 10 * GREATEST(0, {_charged_until("s.until")}) * r.credits_per_minute
                    ELSE (
                        SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM (
@@ -53,30 +66,39 @@ RATED = f"""
 """
 """A CTE `rated`, the columns of a CTE `session` and `credit_cents`.
 
-`session` has at least (workspace_class, started_at, until). A session without a price in force at its start has no row:
-it is not posted at a guessed one.
+`session` has at least (workspace_class, timeline, started_at, until). A session without a price in force at its start
+has no row: it is not posted at a guessed one.
 """
 
 COST_AT_MOST = f"""
-    SELECT ran.attribution_id,
-           sum((ran.seconds + ran.sessions * top.rounding_seconds) * top.cents_per_second
-               + ran.sessions * (1 + top.minimum_cents)) AS credit_cents
-    FROM (
-        SELECT attribution_id, workspace_class, count(*) AS sessions,
-               sum({seconds_until("GREATEST(LEAST(s.ended_at, :at), s.started_at)")}) AS seconds
-        FROM open_session s WHERE started_at < :at
-        GROUP BY attribution_id, workspace_class
-    ) AS ran
-    JOIN (
+    WITH top AS MATERIALIZED (
         SELECT workspace_class, max(credits_per_minute) / 0.6 AS cents_per_second, max(minimum_cents) AS minimum_cents,
                max(rounding_seconds) AS rounding_seconds
         FROM price_version WHERE effective_from < :at GROUP BY workspace_class
-    ) AS top USING (workspace_class)
-    GROUP BY ran.attribution_id
+    )
+    SELECT attribution_id, sum((seconds + sessions * rounding_seconds) * cents_per_second
+               + sessions * (1 + minimum_cents)) AS credit_cents
+    FROM (
+        SELECT ran.attribution_id, ran.sessions, ran.seconds, top.*
+        FROM (
+            SELECT attribution_id, workspace_class, count(*) AS sessions, sum({_RAN}) AS seconds
+            FROM open_session s WHERE started_at < :at AND timeline IS NULL
+            GROUP BY attribution_id, workspace_class
+        ) AS ran
+        JOIN top USING (workspace_class)
+        UNION ALL
+        SELECT s.attribution_id, 1, {_RAN}, top.*
+        FROM open_session s CROSS JOIN LATERAL (
+            SELECT NULL, max(cents_per_second), max(minimum_cents), max(rounding_seconds)
+            FROM top WHERE workspace_class IN (SELECT g.price_key FROM ({pieces("s", class_of_open("s"))}) AS g)
+        ) AS top
+        WHERE s.started_at < :at AND s.timeline IS NOT NULL
+    ) AS bounded
+    GROUP BY attribution_id
 """
 """A query of (attribution_id, credit_cents): never less than what an account's open sessions cost up to `:at`.
 
-It is the sum of their seconds at the highest price that their class had until then, and for each a step, the greatest
-minimum and a cent: hardly more than their cost if a class has one price to the second, at a fraction of the work of
-`RATED`. Posted amounts are not subtracted.
+It is the sum of their seconds at the highest price that their class, or a part of their timeline, had until then, and
+for each a step, the greatest minimum and a cent: hardly more than their cost if a class has one price to the second, at
+a fraction of the work of `RATED`. Posted amounts are not subtracted.
 """

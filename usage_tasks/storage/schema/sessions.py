@@ -14,6 +14,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from usage_tasks.domain.sessions import CapReason
 from usage_tasks.storage.schema.columns import account, metadata, moment, one_of, required
@@ -43,6 +44,9 @@ workspace_instance = Table(
     moment("source_seen_at", nullable=True),
     moment("last_seen_at", nullable=True),
     moment("missed_at", nullable=True),
+    # Its classes and states where it had several, and its first observation unless it is observed_at: docs/adr/0034.
+    Column("timeline", JSONB),
+    moment("first_observed_at", nullable=True),
     # A zombie accrues no further than this. Each reason can be released once and for all.
     moment("capped_at", nullable=True),
     Column("cap_reason", Text),
@@ -97,6 +101,8 @@ open_session = Table(
     required("posted_cents", BigInteger(), default="0"),
     moment("settled_at", nullable=True),
     moment("opened_at", default_now=True),
+    # The session's timeline; its class then ends in ":timeline", which has no price: docs/adr/0034.
+    Column("timeline", JSONB),
     CheckConstraint("(revision = 1) = (settled_at IS NULL)", name="settled_at"),
     Index("open_session_final_idx", "final_at", postgresql_where=text("final_at IS NOT NULL")),
 )
@@ -124,5 +130,7 @@ quarantined_report = Table(
     # The latest instant as of which it was sent, and the source whose snapshot it was in.
     moment("sent_at"),
     Column("snapshot_source", Text),
+    # Of a report that contradicts an earlier one of its session.
+    Column("instance_id", Uuid()),
     Index("quarantined_report_seen_idx", "first_seen_at"),
 )

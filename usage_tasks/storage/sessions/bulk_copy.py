@@ -31,6 +31,7 @@ PlainRow = tuple[str, ...]
 """The values of COLUMNS as text: instants of UTC, "" for none."""
 
 ACCOUNT: Final = COLUMNS.index("attribution_id")
+USER: Final = COLUMNS.index("user_id")
 CLASS: Final = COLUMNS.index("workspace_class")
 STOPPED: Final = COLUMNS.index("stopped_at")
 OBSERVED: Final = COLUMNS.index("observed_at")
@@ -47,19 +48,25 @@ _CREATE = """
 """
 
 # One look into the index a row, however long the history is: left to itself the planner reads the whole table.
-_FOREIGN = """
+_CONTRADICTING = """
     SELECT s.line FROM staged_report s
     JOIN LATERAL (
-        SELECT w.attribution_id FROM workspace_instance w WHERE w.instance_id = s.instance_id LIMIT 1
-    ) AS held ON held.attribution_id <> s.attribution_id
+        SELECT w.attribution_id, w.workspace_class, w.user_id
+        FROM workspace_instance w WHERE w.instance_id = s.instance_id LIMIT 1
+    ) AS held ON (held.attribution_id, held.workspace_class, held.user_id)
+        <> (s.attribution_id, s.workspace_class, s.user_id)
 """
 
 _OF_STAGED = ", ".join(name for name in COLUMNS if name != "observed_at")
-_MERGE = merging(f"SELECT {_OF_STAGED}, COALESCE(observed_at, :at) AS observed_at FROM staged_report")
+_MERGE = merging(
+    f"SELECT {_OF_STAGED}, COALESCE(observed_at, :at) AS observed_at, NULL::jsonb AS timeline FROM staged_report"
+)
 
 
 def merge_plain(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime) -> tuple[Merged, frozenset[int]]:
-    """Merge rows by their lines; return the counts, and the lines whose session is another account's.
+    """Merge rows by their lines; return the counts, and the lines that contradict their session.
+
+    Such a line names another account, class or user than the session has, and changed nothing.
 
     A row without the time of its observation is of `at`; no row may be of a later one. Most rows of most files are of
     sessions that nobody knows, one a session: those are added as they stand.
@@ -107,10 +114,10 @@ def _merge(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime
     lines = (",".join((str(line), *row)) + "\n" for line, row in rows.items())
     _copy(connection, "staged_report", ("line", *COLUMNS), lines)
     done = fetch_one(connection, _MERGE, at=at, seen_at=None, arrived_at=at)
-    foreign = frozenset(int(row.line) for row in fetch(connection, _FOREIGN))
+    contradicting = frozenset(int(row.line) for row in fetch(connection, _CONTRADICTING))
     execute(connection, "DROP TABLE staged_report")  # the transaction may merge others
-    unchanged = len(rows) - done.inserted - done.updated - len(foreign)
-    return Merged(inserted=done.inserted, updated=done.updated, unchanged=unchanged), foreign
+    unchanged = len(rows) - done.inserted - done.updated - len(contradicting)
+    return Merged(inserted=done.inserted, updated=done.updated, unchanged=unchanged), contradicting
 
 
 def _copy(connection: Connection, table: str, columns: Sequence[str], lines: Iterable[str]) -> None:

@@ -8,7 +8,9 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.sessions import SessionReport
+from usage_tasks.domain.sessions import Claim, SessionReport
+from usage_tasks.domain.timelines import Segment, join
+from usage_tasks.storage.pricing.timelines_sql import encode, joined
 from usage_tasks.storage.rows import fetch, fetch_one, rows_as_json
 from usage_tasks.storage.sessions.source_snapshots import lock_sources
 
@@ -42,6 +44,7 @@ def _rank(row: str) -> str:
 
 
 _FACTS = ("user_id", "workspace_id", "workspace_class", "created_at", "started_at", "stopping_at", "stopped_at")
+_TOLD = ("instance_id", "attribution_id", *_FACTS, "observed_at", "source")
 _COLUMNS = ", ".join((*_FACTS, "observed_at"))
 _NEWER = "ROW(EXCLUDED.source_seen_at, EXCLUDED.source) > ROW(held.source_seen_at, held.source)"
 
@@ -50,14 +53,20 @@ def _facts(row: str) -> str:
     return ", ".join(f"{row}.{column}" for column in (*_FACTS, "observed_at"))
 
 
-_INTO = f"(instance_id, attribution_id, {_COLUMNS}, last_seen_at, source, source_seen_at, missed_at)"
+_INTO = f"""(instance_id, attribution_id, {_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, timeline,
+    first_observed_at)"""
+_FIRST = "COALESCE({row}.first_observed_at, {row}.observed_at)"
+_EARLIER = f"{_FIRST.format(row='EXCLUDED')} < {_FIRST.format(row='held')}"
+_TIMELINE = joined("held.timeline", "EXCLUDED.timeline")
 
 
 def merging(reports: str) -> str:
     """Compose the statement that merges rows of reports and counts them; `reports` is a query of the rows.
 
     Of a session's facts the greatest report's hold; its proof of life, its source and the snapshot that misses it merge
-    each by itself (docs/adr/0008). A proof of life lifts the heartbeat's cap, a reported end every cap. The parameter
+    each by itself (docs/adr/0008), and so do its timeline and its first observation. A row that contradicts the
+    account, the class or the user of its session changes nothing. `reports` has one timeline for all rows of a session.
+    A proof of life lifts the heartbeat's cap, a reported end every cap. The parameter
     `seen_at` is the instant of the snapshot that lists the rows, or null; `arrived_at` is when they came, or null: no
     row proves life later than that.
     """
@@ -71,6 +80,7 @@ def merging(reports: str) -> str:
         SELECT DISTINCT ON (r.instance_id) r.*,
                max(CASE WHEN r.stopped_at IS NULL THEN r.seen_at END) OVER same AS last_seen_at,
                max(CASE WHEN r.source IS NOT NULL THEN r.seen_at END) OVER same AS source_seen_at,
+               min(r.observed_at) OVER same AS first_seen_at,
                first_value(r.source) OVER (
                    PARTITION BY r.instance_id ORDER BY r.source IS NULL, r.seen_at DESC, r.source COLLATE "C" DESC
                ) AS latest_source
@@ -80,10 +90,11 @@ def merging(reports: str) -> str:
     ), written AS (
         INSERT INTO workspace_instance AS held {_INTO}
         SELECT r.instance_id, r.attribution_id, {_facts("r")}, r.last_seen_at, r.latest_source, r.source_seen_at,
-               s.taken_at
+               s.taken_at, r.timeline, NULLIF(r.first_seen_at, r.observed_at)
         FROM report r LEFT JOIN source_snapshot s ON s.source = r.latest_source ORDER BY r.instance_id
         ON CONFLICT (instance_id) DO UPDATE SET
-            ({_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, capped_at, cap_reason, recorded_at) = (
+            ({_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, capped_at, cap_reason, recorded_at, timeline,
+             first_observed_at) = (
                 SELECT {_facts("f")}, n.last_seen_at,
                        CASE WHEN n.moved THEN EXCLUDED.source ELSE held.source END,
                        CASE WHEN n.moved THEN EXCLUDED.source_seen_at ELSE held.source_seen_at END,
@@ -91,7 +102,8 @@ def merging(reports: str) -> str:
                             WHEN n.moved THEN EXCLUDED.missed_at ELSE held.missed_at END,
                        CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.capped_at END,
                        CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.cap_reason END,
-                       clock_timestamp()
+                       clock_timestamp(), {_TIMELINE},
+                       NULLIF(LEAST({_FIRST.format(row="EXCLUDED")}, {_FIRST.format(row="held")}), f.observed_at)
                 FROM (
                     SELECT {_rank("EXCLUDED")} > {_rank("held")} AS greater,
                            GREATEST(held.last_seen_at, EXCLUDED.last_seen_at) AS last_seen_at,
@@ -104,8 +116,10 @@ def merging(reports: str) -> str:
                     SELECT {_facts("EXCLUDED")} WHERE n.greater UNION ALL SELECT {_facts("held")} WHERE NOT n.greater
                 ) AS f({_COLUMNS})
             )
-        WHERE held.attribution_id = EXCLUDED.attribution_id AND (
-            {_rank("EXCLUDED")} > {_rank("held")}
+        WHERE held.attribution_id = EXCLUDED.attribution_id AND held.workspace_class = EXCLUDED.workspace_class
+            AND held.user_id = EXCLUDED.user_id AND (
+            {_rank("EXCLUDED")} > {_rank("held")} OR {_EARLIER}
+            OR EXCLUDED.timeline IS NOT NULL AND {_TIMELINE} IS DISTINCT FROM held.timeline
             OR held.stopped_at IS NULL AND (
                 EXCLUDED.last_seen_at > held.last_seen_at
                 OR EXCLUDED.source IS NOT NULL AND (held.source IS NULL OR {_NEWER})
@@ -125,7 +139,7 @@ _MERGE = merging("""
     SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
         instance_id uuid, attribution_id text, user_id uuid, workspace_id text, workspace_class text,
         created_at timestamptz, started_at timestamptz, stopping_at timestamptz, stopped_at timestamptz,
-        observed_at timestamptz, source text)
+        observed_at timestamptz, source text, timeline jsonb)
 """)
 
 
@@ -139,24 +153,59 @@ def merge_reports(
     """Write what a batch of reports adds to what is known; a final session whose bill changes is open again.
 
     With `seen_at` the batch is a snapshot of what ran then; with `arrived_at` no report proves life later. A report for
-    a session of another account changes nothing: see `list_foreign`.
+    a session of another account, class or user changes nothing: see `list_standings`.
     """
     lock_sources(connection, {report.source for report in reports if report.source is not None})
-    row = fetch_one(connection, _MERGE, reports=rows_as_json(reports), seen_at=seen_at, arrived_at=arrived_at)
+    rows = _with_timelines(reports) if any(report.segments for report in reports) else reports
+    row = fetch_one(connection, _MERGE, reports=rows_as_json(rows), seen_at=seen_at, arrived_at=arrived_at)
     return Merged(inserted=row.inserted, updated=row.updated, unchanged=len(reports) - row.inserted - row.updated)
 
 
-def list_foreign(connection: Connection, reports: Sequence[SessionReport]) -> Mapping[UUID, AttributionId]:
-    """Name the sessions of a batch that stand on another account than reported, with the account they stand on."""
-    statement = """
-        SELECT held.instance_id, held.attribution_id
+def _with_timelines(reports: Sequence[SessionReport]) -> Sequence[object]:
+    """Add to each report of a session the timeline that its reports make together."""
+    segments: dict[UUID, list[Segment]] = {}
+    for report in reports:
+        if report.segments:
+            segments.setdefault(report.instance_id, []).extend(report.segments)
+    return [
+        {name: getattr(report, name) for name in _TOLD} | {"timeline": encode(join(segments[report.instance_id]))}
+        if report.instance_id in segments
+        else report
+        for report in reports
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What holds of a session that a report may contradict: its account, and the claim of its earliest report."""
+
+    attribution_id: AttributionId
+    claim: Claim
+
+
+def list_standings(connection: Connection, reports: Sequence[SessionReport]) -> Mapping[UUID, Standing]:
+    """Return what holds of the sessions whose account, class or user is another one than reported."""
+    statement = f"""
+        SELECT DISTINCT held.instance_id, held.attribution_id, held.workspace_class, held.user_id,
+               {_FIRST.format(row="held")} AS observed_at
         FROM workspace_instance held
-        JOIN unnest(CAST(:instances AS uuid[]), CAST(:accounts AS text[])) AS r(instance_id, attribution_id)
-            ON r.instance_id = held.instance_id AND r.attribution_id <> held.attribution_id
+        JOIN unnest(CAST(:instances AS uuid[]), CAST(:accounts AS text[]), CAST(:classes AS text[]),
+                    CAST(:users AS uuid[])) AS r(instance_id, attribution_id, workspace_class, user_id)
+            ON r.instance_id = held.instance_id
+        WHERE (r.attribution_id, r.workspace_class, r.user_id)
+            <> (held.attribution_id, held.workspace_class, held.user_id)
     """
-    instances = [report.instance_id for report in reports]
-    accounts = [report.attribution_id for report in reports]
+    rows = fetch(
+        connection,
+        statement,
+        instances=[report.instance_id for report in reports],
+        accounts=[report.attribution_id for report in reports],
+        classes=[report.workspace_class for report in reports],
+        users=[report.user_id for report in reports],
+    )
     return {
-        row.instance_id: row.attribution_id
-        for row in fetch(connection, statement, instances=instances, accounts=accounts)
+        row.instance_id: Standing(
+            attribution_id=row.attribution_id, claim=Claim(row.observed_at, row.workspace_class, row.user_id)
+        )
+        for row in rows
     }

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -38,14 +39,18 @@ class QuarantinedReport:
 _COLUMNS: Final = ", ".join(QuarantinedReport.__slots__)
 
 _KEEP: Final = """
-    INSERT INTO quarantined_report AS held (digest, field, reason, report, actor, sent_at, snapshot_source)
-    SELECT digest, field, reason, report, :actor, :at, :source
-    FROM unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]), CAST(:reports AS text[]))
-        AS r(digest, field, reason, report)
+    INSERT INTO quarantined_report AS held (digest, field, reason, report, actor, sent_at, snapshot_source,
+        instance_id)
+    SELECT digest, field, reason, report, :actor, :at, :source, instance_id
+    FROM unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]), CAST(:reports AS text[]),
+                CAST(:instances AS uuid[]))
+        AS r(digest, field, reason, report, instance_id)
     ORDER BY digest
     ON CONFLICT (digest) DO UPDATE SET
-        field = EXCLUDED.field, reason = EXCLUDED.reason, times_seen = held.times_seen + 1,
-        last_seen_at = clock_timestamp(), sent_at = GREATEST(held.sent_at, EXCLUDED.sent_at)
+        field = EXCLUDED.field, reason = EXCLUDED.reason,
+        instance_id = COALESCE(EXCLUDED.instance_id, held.instance_id),
+        times_seen = held.times_seen + 1, last_seen_at = clock_timestamp(),
+        sent_at = GREATEST(held.sent_at, EXCLUDED.sent_at)
     RETURNING (xmax = 0) AS inserted
 """
 
@@ -54,6 +59,7 @@ def quarantine(
     connection: Connection,
     refused: Sequence[tuple[Rejection, object]],
     *,
+    instances: Mapping[int, UUID],
     at: datetime,
     actor: Actor,
     snapshot_source: str | None = None,
@@ -62,14 +68,20 @@ def quarantine(
 
     A report is kept as JSON text, escaped to ASCII: what was refused may hold what PostgreSQL's own JSON can't. The
     same report is one row, which counts and has the latest reason. `at` is when they were sent, and with
-    `snapshot_source` when they were seen to run there.
+    `snapshot_source` when they were seen to run there. `instances` names, by the index of a rejection, the sessions of
+    those that could be read.
     """
     rows = {}
     for rejection, raw in refused:
         report = json.dumps(raw, sort_keys=True)
         hashed = report if snapshot_source is None else f"{report}\n{snapshot_source}"
-        rows[hashlib.sha256(hashed.encode()).hexdigest()] = (rejection.field, rejection.reason, report)
-    fields, reasons, reports = zip(*rows.values(), strict=True) if rows else ((), (), ())
+        rows[hashlib.sha256(hashed.encode()).hexdigest()] = (
+            rejection.field,
+            rejection.reason,
+            report,
+            instances.get(rejection.index),
+        )
+    fields, reasons, reports, sessions = zip(*rows.values(), strict=True) if rows else ((), (), (), ())
     found = fetch(
         connection,
         _KEEP,
@@ -77,6 +89,7 @@ def quarantine(
         fields=list(fields),
         reasons=list(reasons),
         reports=list(reports),
+        instances=list(sessions),
         at=at,
         actor=actor,
         source=snapshot_source,
@@ -122,6 +135,19 @@ def list_selected(
         limit=limit,
     )
     return [QuarantinedReport(**row._mapping) for row in rows]
+
+
+def list_contradicting(connection: Connection, instance_id: UUID) -> Sequence[QuarantinedReport]:
+    """List the reports that were refused because an earlier one of their session says something else.
+
+    Those of snapshots are left out: their rows say the present, and are compared only when they arrive.
+    """
+    statement = f"""
+        SELECT {_COLUMNS} FROM quarantined_report
+        WHERE instance_id = :instance AND field IN ('user_id', 'workspace_class') AND snapshot_source IS NULL
+        ORDER BY first_seen_at, digest
+    """
+    return [QuarantinedReport(**row._mapping) for row in fetch(connection, statement, instance=instance_id)]
 
 
 def lock_releases(connection: Connection) -> None:

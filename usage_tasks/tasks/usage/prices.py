@@ -6,6 +6,7 @@ from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor
 from usage_tasks.domain.credits import credits_to_cents
 from usage_tasks.domain.prices import AskedPrice
+from usage_tasks.domain.states import State
 from usage_tasks.runtime import runtime
 from usage_tasks.services.pricing import add_price
 from usage_tasks.services.pricing.add_price import PriceChange
@@ -24,15 +25,18 @@ def add_price_version(
     rounding_seconds: RoundingSeconds | None = None,
     dry_run: Flag = True,  # noqa: FBT002 - a wire argument
     at: Moment | None = None,
+    state: State = State.RUNNING,
 ) -> PriceChange | DryRun[PriceChange]:
     """Add a price version; from a past instant it re-prices what is posted. A dry run unless `dry_run` is false.
 
-    A minimum or a step that is left out stays as it was just before.
+    A minimum or a step that is left out stays as it was just before. A state other than `running` has prices of its
+    own; the class needs a price first.
     """
     rt = runtime()
     who = parse_actor(actor)
     asked = AskedPrice(
         workspace_class=workspace_class,
+        state=state,
         effective_from=effective_from,
         credits_per_minute=credits_per_minute,
         minimum_cents=None if minimum_credits is None else credits_to_cents(minimum_credits),
