@@ -1,10 +1,10 @@
 """The oracle of timelines: what a session is and costs, from all of its reports, in fractions and by brute force.
 
 It shares no code with the package, merges nothing, prunes nothing and keeps no state: each answer is computed anew from
-all reports, by the words of docs/adr/0034-timelines.md, 0001, 0006, 0009 and 0014. Where the words allow two readings,
-docstrings here name the one taken.
+all reports, by the words of docs/adr/0034-timelines.md, 0001, 0006, 0009 and 0014.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +58,14 @@ class Version:
     step_seconds: int = 1
 
 
+class Span(NamedTuple):
+    """Charged seconds of a class and state under one version."""
+
+    seconds: int
+    value: Value
+    version: Version
+
+
 @dataclass(frozen=True)
 class Share:
     """Credit cents and seconds of a part of a session."""
@@ -71,13 +79,14 @@ Prices = Mapping[str, Sequence[Version]]
 
 
 class Told:
-    """One report on the wire, read. Its own start decides whether its segments cover the start."""
+    """One report on the wire, read."""
 
     def __init__(self, report: Mapping[str, Any]) -> None:
         self.report = report
         self.started_at, self.observed_at = _instant(report["started_at"]), _instant(report["observed_at"])
         self.stopping_at, self.stopped_at = _maybe(report.get("stopping_at")), _maybe(report.get("stopped_at"))
-        self.user_id, self.workspace_id = str(report["user_id"]), str(report["workspace_id"])
+        self.workspace_id = str(report["workspace_id"])
+        self.claim = Claim(self.observed_at, str(report["workspace_class"]), str(report["user_id"]))
         self.segments = [
             Segment(
                 self.observed_at,
@@ -88,27 +97,21 @@ class Told:
         ]
 
     @property
-    def covers_the_start(self) -> bool:
-        """True if the first segment begins at the report's start or before."""
-        return bool(self.segments) and self.segments[0].begins_at <= self.started_at
-
-    @property
-    def claim(self) -> Claim:
-        """The segment at the start counts instead of `workspace_class`."""
-        named = self.segments[0].value.workspace_class if self.covers_the_start else self.report["workspace_class"]
-        return Claim(self.observed_at, named, self.user_id)
-
-    @property
     def needs(self) -> set[str]:
-        """The price keys without which a report is refused: its segments', and of its class at the start as it runs."""
-        return {segment.value.price_key for segment in self.segments} | {self.claim.workspace_class}
+        """The price keys without which a report is refused: of each class as it runs, and of each segment."""
+        named = {segment.value.workspace_class for segment in self.segments} | {self.claim.workspace_class}
+        return named | {segment.value.price_key for segment in self.segments}
+
+    def agrees(self, claim: Claim) -> bool:
+        """True if it has the class at the start and the user of a claim."""
+        return self.claim[1:] == claim[1:]
 
     @property
     def rank(self) -> tuple[object, ...]:
         """The place in the total order of ADR 0006: stopped over stopping over running, then the later observation."""
         finality = (self.stopped_at is not None, self.stopping_at is not None)
         ends = (self.stopped_at or LONG_AGO, self.stopping_at or LONG_AGO)
-        rest = (self.started_at, self.claim.workspace_class, self.user_id, self.workspace_id)
+        rest = (self.started_at, *self.claim[1:], self.workspace_id)
         return (*finality, self.observed_at, *ends, *rest)
 
 
@@ -137,12 +140,8 @@ class Session:
         told = [Told(report) for report in reports]
         priced = [each for each in told if each.needs <= prices.keys()]
         self.claim = min(each.claim for each in priced)
-        self.accepted = [each for each in priced if self._agrees(each)]
+        self.accepted = [each for each in priced if each.agrees(self.claim)]
         self.refused = [each for each in told if each not in self.accepted]
-
-    def _agrees(self, told: Told) -> bool:
-        same_user = told.user_id == self.claim.user_id
-        return same_user and (told.covers_the_start or told.claim.workspace_class == self.claim.workspace_class)
 
     @cached_property
     def segments(self) -> list[Segment]:
@@ -189,24 +188,38 @@ class Session:
         """Whole seconds of runtime by an instant, to the nearest, half up."""
         return _elapsed(self.started_at, self.ran_until(at))
 
-    def cents(self, at: datetime) -> int:
-        """The charge by an instant: the parts' seconds in whole steps, at the price as each part begins; a minimum."""
-        start, end = self.started_at, self.ran_until(at)
-        rule = self.version_at(start)
+    def rule(self) -> Version:
+        """The version of the minimum and the step: in force at the start for the class and state of the start."""
+        return self.version_at(self.started_at)
+
+    def spans(self, at: datetime) -> list[Span]:
+        """What had run by an instant, cut wherever the class, the state or a price may change.
+
+        Each cut counts as the time elapsed since the start, rounded to the second, then up to a whole step.
+        """
+        step = self.rule().step_seconds
 
         def charged(until: datetime) -> int:
-            return -(-_elapsed(start, until) // rule.step_seconds) * rule.step_seconds
+            return -(-_elapsed(self.started_at, until) // step) * step
 
-        cuts = [start, *sorted(each for each in self.edges if start < each < end), end]
-        total = sum(
-            (
-                (charged(until) - charged(begin)) * Fraction(self.version_at(begin).credits_per_minute)
-                for begin, until in pairwise(cuts)
-            ),
-            Fraction(0),
-        )
-        metered = (10 * total + 3) // 6
-        return max(metered, rule.minimum_cents) if _elapsed(start, end) else 0
+        end = self.ran_until(at)
+        cuts = [self.started_at, *sorted(each for each in self.edges if self.started_at < each < end), end]
+        return [
+            Span(charged(until) - charged(begin), self.value_at(begin), self.version_at(begin))
+            for begin, until in pairwise(cuts)
+        ]
+
+    def exact(self, at: datetime) -> Fraction:
+        """Seconds x credits per minute by an instant, summed exactly."""
+        return sum((each.seconds * Fraction(each.version.credits_per_minute) for each in self.spans(at)), Fraction(0))
+
+    def metered_cents(self, at: datetime) -> int:
+        """The sum in credit cents, rounded once, half up."""
+        return math.floor(self.exact(at) * 100 / 60 + Fraction(1, 2))
+
+    def cents(self, at: datetime) -> int:
+        """The charge by an instant: at least the minimum as soon as a second ran."""
+        return max(self.metered_cents(at), self.rule().minimum_cents) if self.seconds(at) else 0
 
     def shares(self, start: datetime, end: datetime, *, at: datetime) -> dict[tuple[date, Value], Share]:
         """The usage in [start, end) as of an instant, by day of UTC, class and state.

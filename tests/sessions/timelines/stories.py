@@ -1,4 +1,4 @@
-"""Random stories of one session: reports with segments, in parts, repeated, and contradicting; price versions."""
+"""Random stories of one session: reports with segments, whole or in parts, once or often; price versions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from tests.factories import DAY, START, make_id, session_row
+from tests.factories import DAY, HOUR, START, make_id, session_row
 from tests.sessions.timelines.oracle import RUNNING, Prices, Told, Value, Version
 
 INSTANCE: Final = str(make_id("timeline"))
@@ -29,6 +29,8 @@ NEAR: Final = st.builds(
     st.sampled_from(_NEAR),
 )
 INSTANTS: Final = st.one_of(NEAR, NEAR, st.timedeltas(timedelta(0), 2 * DAY).map(lambda offset: START + offset))
+# Few of them, so that reports are often observed together.
+OBSERVED: Final = st.one_of(st.sampled_from([START, START + HOUR, START + 2 * HOUR]), INSTANTS)
 PRICES_PER_MINUTE: Final = st.one_of(
     st.sampled_from([Decimal(0), Decimal("0.1666666667"), Decimal("0.5"), Decimal(1)]), st.decimals(0, 100, places=10)
 )
@@ -67,27 +69,18 @@ def begins_of(reports: Sequence[Mapping[str, Any]]) -> list[datetime]:
 
 
 @st.composite
-def reports(
-    draw: st.DrawFn,
-    *,
-    observed: st.SearchStrategy[datetime],
-    classes: Sequence[str],
-    users: Sequence[str],
-    covering: st.SearchStrategy[bool],
-) -> dict[str, Any]:
-    """One report: running, stopping or stopped, with up to four segments. A covering one has one at its start."""
+def reports(draw: st.DrawFn, *, classes: Sequence[str], users: Sequence[str]) -> dict[str, Any]:
+    """One report: running, stopping or stopped, with up to four segments, before its start, at it and after its end."""
     started_at = draw(st.one_of(st.just(START), NEAR))
-    covers = draw(covering)
-    later = draw(st.lists(INSTANTS, max_size=3, unique=True))
-    begins = [started_at] * covers + sorted(each for each in later if each > started_at)
+    begins = draw(st.lists(st.one_of(INSTANTS, st.just(started_at)), max_size=4, unique=True))
     return report(
         started_at=started_at,
-        observed_at=draw(observed),
+        observed_at=draw(OBSERVED),
         stopped_at=draw(st.one_of(st.none(), INSTANTS)),
         stopping_at=draw(st.one_of(st.none(), st.none(), INSTANTS)),
         workspace_class=draw(st.sampled_from(classes)),
         user_id=draw(st.sampled_from(users)),
-        segments=[segment(begin, *draw(st.sampled_from(VALUES))) for begin in begins],
+        segments=[segment(begin, *draw(st.sampled_from(VALUES))) for begin in sorted(begins)],
     )
 
 
@@ -112,34 +105,14 @@ def priced(draw: st.DrawFn, told: st.SearchStrategy[list[dict[str, Any]]]) -> St
     return Story(heard, {value.price_key: draw(versions(begins)) for value in VALUES})
 
 
-PLAIN_OBSERVED: Final = INSTANTS
-CORRECTED_OBSERVED: Final = st.integers(0, 3).map(lambda seconds: START + 2 * DAY + timedelta(hours=1, seconds=seconds))
-"""Later than any other report is observed."""
+def agreeing(*, max_size: int = 5) -> st.SearchStrategy[Story]:
+    """Reports that agree about the class at the start and the user."""
+    return priced(st.lists(reports(classes=["alpha"], users=USERS[:1]), min_size=1, max_size=max_size))
 
 
-def corrections(*, users: Sequence[str] = USERS[:1]) -> st.SearchStrategy[Story]:
-    """Reports of one class at the start, and later observations that correct it, with segments from the start on.
-
-    Only the users may contradict.
-    """
-    plain = reports(observed=PLAIN_OBSERVED, classes=["alpha"], users=users, covering=st.just(value=False))
-    correcting = reports(observed=CORRECTED_OBSERVED, classes=["alpha"], users=users, covering=st.just(value=True))
-    some = st.builds(
-        lambda one, more: [*one, *more], st.lists(plain, min_size=1, max_size=4), st.lists(correcting, max_size=2)
-    )
-    return priced(some)
-
-
-def contradictions() -> st.SearchStrategy[Story]:
-    """Reports that contradict in class and user, whichever comes first; no segment covers a start."""
-    contradicting = reports(observed=PLAIN_OBSERVED, classes=CLASSES, users=USERS, covering=st.just(value=False))
-    return priced(st.lists(contradicting, min_size=2, max_size=6))
-
-
-def everything() -> st.SearchStrategy[Story]:
-    """Contradictions and corrections in one: a report that takes the session over refuses some and keeps others."""
-    any_report = reports(observed=PLAIN_OBSERVED, classes=CLASSES, users=USERS, covering=st.booleans())
-    return priced(st.lists(any_report, min_size=2, max_size=6))
+def contradicting() -> st.SearchStrategy[Story]:
+    """Reports of several classes at the start and users: some of them must be refused, whatever comes first."""
+    return priced(st.lists(reports(classes=CLASSES, users=USERS), min_size=2, max_size=6))
 
 
 @st.composite
@@ -159,15 +132,10 @@ def deliveries(draw: st.DrawFn, told: Sequence[dict[str, Any]]) -> list[list[dic
 
 @st.composite
 def parts(draw: st.DrawFn, told: dict[str, Any]) -> list[dict[str, Any]]:
-    """One report as it is, or in parts that were observed together. Each part keeps the segment that covers the start.
-
-    A part without it would name another class than its report does.
-    """
+    """One report as it is, or in two parts that were observed together: each has some of its segments."""
     segments = told.get("segments", [])
-    if len(segments) < 2 or not draw(st.booleans()):
+    if not segments or not draw(st.booleans()):
         return [told]
-    kept = segments[:1] if Told(told).covers_the_start else []
-    free = segments[len(kept) :]
-    places = draw(st.lists(st.integers(0, 1), min_size=len(free), max_size=len(free)))
-    halves = [kept + [each for each, place in zip(free, places, strict=True) if place == half] for half in (0, 1)]
+    places = draw(st.lists(st.integers(0, 1), min_size=len(segments), max_size=len(segments)))
+    halves = [[each for each, place in zip(segments, places, strict=True) if place == half] for half in (0, 1)]
     return [report(**(told | {"segments": half})) for half in halves]

@@ -2,31 +2,51 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from fractions import Fraction
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from tests.factories import DAY, LIMITS, START, SYSTEM, add_version, team
-from tests.sessions.timelines.oracle import RUNNING, Prices, Segment, Session, Told, Value, Version, living
-from tests.sessions.timelines.stories import INSTANCE
+from tests.sessions.timelines.oracle import (
+    MICROSECOND,
+    RUNNING,
+    Claim,
+    Prices,
+    Segment,
+    Session,
+    Span,
+    Told,
+    Value,
+    Version,
+    living,
+)
+from tests.sessions.timelines.stories import INSTANCE, LAST
 from usage_tasks.domain.credits import CreditCents
+from usage_tasks.domain.explanation import SessionExplanation
 from usage_tasks.domain.prices import AskedPrice
 from usage_tasks.domain.rating import ChargeRule, PriceVersion
+from usage_tasks.domain.states import State
 from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.services.operations.verify_ledger import verify
 from usage_tasks.services.pricing.add_price import add_price_version
+from usage_tasks.services.pricing.explain import explain_instance
+from usage_tasks.services.sessions.quarantine import release_batch
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
+from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.ledger.balances import get_balance
 from usage_tasks.storage.rows import fetch_one
+from usage_tasks.storage.sessions.quarantine import Selection
 from usage_tasks.wire.session_reports import parse_reports
 
 NOW: Final = START + 10 * DAY
 """Later than every instant of a story."""
 
 ROW: Final = "SELECT *, timeline::text AS timeline_text FROM workspace_instance WHERE instance_id = :instance"
-FACTS: Final = ("started_at", "stopping_at", "stopped_at", "observed_at")
 
 
 class System:
@@ -54,10 +74,17 @@ class System:
         reports, malformed = parse_reports(raw, at=NOW)
         return record_reports(self.connection, reports, malformed, raw=raw, limits=LIMITS, at=NOW, actor=SYSTEM)
 
-    def add_price(self, key: str, version: Version) -> None:
+    def release(self) -> int:
+        """Release every report in quarantine; return how many were taken up."""
+        everything = Selection()
+        released = release_batch(self.connection, everything, after=None, limits=LIMITS, at=NOW, actor=SYSTEM)
+        return released.done.released
+
+    def add_price(self, value: Value, version: Version) -> None:
         """Add a version by hand."""
         asked = AskedPrice(
-            workspace_class=key,
+            workspace_class=value.workspace_class,
+            state=State(value.state),
             effective_from=version.effective_from,
             credits_per_minute=version.credits_per_minute,
             minimum_cents=CreditCents(version.minimum_cents),
@@ -76,38 +103,48 @@ class System:
         )
         return int(fetch_one(self.connection, statement, instance=INSTANCE).cents)
 
-    def balance(self, at: datetime) -> int:
-        """The account's balance at an instant."""
-        return get_balance(self.connection, team(), at=at)
+    def balances(self, instants: Iterable[datetime]) -> list[int]:
+        """The account's balance at each instant."""
+        return [get_balance(self.connection, team(), at=at) for at in instants]
 
-    def assert_verified(self) -> None:
-        """Nothing offends."""
-        verdict = verify(self.connection, at=NOW)
+    def explanation(self, at: datetime) -> SessionExplanation:
+        """The numbers of the session's explanation as of an instant."""
+        numbers = explain_instance(self.connection, UUID(INSTANCE), at=at).numbers
+        assert isinstance(numbers, SessionExplanation)
+        return numbers
+
+    def assert_verified(self, *, grace: timedelta = timedelta(0)) -> None:
+        """Nothing offends; what has stopped may wait for its entry as long as `grace`."""
+        verdict = verify(self.connection, at=NOW, grace=grace)
         assert verdict.clean, verdict.describe()
 
     def facts(self) -> tuple[Any, ...]:
-        """The session's class and user, and the facts of its greatest report."""
+        """The session's claim, and the facts of its greatest report."""
         row = fetch_one(self.connection, ROW, instance=INSTANCE)
-        return (row.workspace_class, str(row.user_id), *(getattr(row, name) for name in FACTS))
+        claim = Claim(row.first_observed_at or row.observed_at, row.workspace_class, str(row.user_id))
+        return (claim, row.started_at, row.stopping_at, row.stopped_at, row.observed_at)
 
     def timeline_text(self) -> str | None:
         """The stored timeline, or None."""
         text_of_row: str | None = fetch_one(self.connection, ROW, instance=INSTANCE).timeline_text
         return text_of_row
 
+    def timeline(self) -> list[Segment]:
+        """The stored timeline, in its order."""
+        return [
+            Segment(
+                datetime.fromisoformat(each["observed_at"]),
+                datetime.fromisoformat(each["from"]),
+                Value(each["workspace_class"], each["state"]),
+            )
+            for each in json.loads(self.timeline_text() or "[]")
+        ]
+
     def values_at(self, instants: Iterable[datetime]) -> list[Value]:
         """The class and state at each instant: of the stored segments the last one that began by then."""
-        row = fetch_one(self.connection, ROW, instance=INSTANCE)
-        segments = json.loads(row.timeline_text or "[]")
-        begins = [datetime.fromisoformat(each["from"]) for each in segments]
-        assert begins == sorted(begins)
-
-        def value_at(instant: datetime) -> Value:
-            begun = [each for begin, each in zip(begins, segments, strict=True) if begin <= instant]
-            last = begun[-1] if begun else {"workspace_class": row.workspace_class, "state": RUNNING}
-            return Value(last["workspace_class"], last["state"])
-
-        return [value_at(instant) for instant in instants]
+        first = Value(fetch_one(self.connection, ROW, instance=INSTANCE).workspace_class, RUNNING)
+        timeline = self.timeline()
+        return [[first, *(each.value for each in timeline if each.begins_at <= at)][-1] for at in instants]
 
     def quarantined(self) -> list[dict[str, Any]]:
         """The reports that wait in quarantine, as they came."""
@@ -116,25 +153,97 @@ class System:
         ]
 
 
-def facts_of(session: Session) -> tuple[Any, ...]:
-    """The facts of a session as `System.facts` has them."""
-    return (session.claim.workspace_class, session.claim.user_id, *_facts(session.facts))
+def edges_of(session: Session) -> list[datetime]:
+    """The session's start and end, each change of its value or price between, and the microseconds beside them."""
+    end = session.ran_until(LAST)
+    within = {each for each in session.edges if session.started_at < each < end}
+    edges = {session.started_at, end, *within}
+    return sorted({edge + offset for edge in edges for offset in (-MICROSECOND, timedelta(0), MICROSECOND)})
 
 
-def gist_of(refused: Iterable[Told], *, by_class: bool) -> dict[tuple[str, ...], Any]:
-    """What refused reports state, merged by user and, unless segments correct classes, by class.
+def assert_same(system: System, session: Session, asked: Sequence[datetime]) -> None:
+    """The stored session is the oracle's, and so are its charge and its explanation, before posting and after.
 
-    The reports that a later one refused may be one row in quarantine: only their merged content is comparable.
+    Balances are compared at the instants that are asked for, and explanations at the last of them and now.
+    """
+    assert system.facts() == _facts(session.accepted, session.claim)
+    timeline = system.timeline()
+    assert timeline == sorted(living(session.segments), key=lambda each: each.begins_at)
+    edges = edges_of(session)
+    assert system.values_at(edges) == [session.value_at(each) for each in edges]
+    instants = [*asked, NOW]
+    system.assert_verified(grace=NOW - START)
+    _assert_charged(system, session, instants)
+    with rehearsal(system.connection):
+        system.post()
+        system.assert_verified()
+        _assert_charged(system, session, instants)
+        if session.facts.stopped_at is not None:
+            assert system.posted_cents() == session.cents(NOW)
+
+
+def _assert_charged(system: System, session: Session, instants: Sequence[datetime]) -> None:
+    assert system.balances(instants) == [session.cents(at) for at in instants]
+    assert system.explanation(NOW).posted_cents == system.posted_cents()
+    for at in instants[-2:]:
+        found = system.explanation(at)
+        assert (found.runtime_seconds, found.credit_cents) == (session.seconds(at), session.cents(at))
+        assert (Fraction(found.exact), found.metered_cents) == (session.exact(at), session.metered_cents(at))
+        rule = session.rule()
+        assert (found.rounding_seconds, found.minimum_cents) == (rule.step_seconds, rule.minimum_cents)
+        assert found.pending_cents == session.cents(at) - found.posted_cents
+        assert _explained(found) == _joined(session.spans(at))
+
+
+def _explained(found: SessionExplanation) -> list["Charged"]:
+    spans = [
+        Span(
+            each.seconds,
+            Value(each.workspace_class, each.state),
+            Version(each.effective_from, each.credits_per_minute),
+        )
+        for each in found.spans
+    ]
+    assert found.charged_seconds == sum(each.seconds for each in spans)
+    assert [each.product for each in found.spans] == [each.seconds * each.version.credits_per_minute for each in spans]
+    return _joined(spans)
+
+
+class Charged(NamedTuple):
+    """Charged seconds of a class and state at one price, which holds since an instant."""
+
+    value: Value
+    effective_from: datetime
+    credits_per_minute: Any
+    seconds: int
+
+
+def _joined(spans: Iterable[Span]) -> list[Charged]:
+    """Join neighbours of one price, and leave out what has no second: an explanation may be cut otherwise."""
+    some = [each for each in spans if each.seconds]
+    groups = groupby(some, key=lambda each: (each.value, each.version.effective_from, each.version.credits_per_minute))
+    return [Charged(*key, sum(each.seconds for each in group)) for key, group in groups]
+
+
+def assert_same_quarantine(system: System, session: Session) -> None:
+    """What waits in quarantine makes the same sessions as what the oracle refuses."""
+    assert _gist(map(Told, system.quarantined())) == _gist(session.refused)
+
+
+def _gist(refused: Iterable[Told]) -> dict[tuple[str, ...], Any]:
+    """The session that the refused reports of each class and user would make.
+
+    A session that was taken over waits as fewer reports than it came in: only what they make together is comparable.
     """
     groups: dict[tuple[str, ...], list[Told]] = defaultdict(list)
     for each in refused:
-        groups[(each.user_id, each.claim.workspace_class) if by_class else (each.user_id,)].append(each)
-    return {key: (_facts(max(group, key=lambda each: each.rank)), _living(group)) for key, group in groups.items()}
+        groups[each.claim[1:]].append(each)
+    return {
+        key: (_facts(group, min(each.claim for each in group)), living(seg for each in group for seg in each.segments))
+        for key, group in groups.items()
+    }
 
 
-def _facts(told: Told) -> tuple[Any, ...]:
-    return (told.started_at, told.stopping_at, told.stopped_at, told.observed_at)
-
-
-def _living(group: Iterable[Told]) -> frozenset[Segment]:
-    return living(segment for each in group for segment in each.segments)
+def _facts(told: Sequence[Told], claim: Claim) -> tuple[Any, ...]:
+    greatest = max(told, key=lambda each: each.rank)
+    return (claim, greatest.started_at, greatest.stopping_at, greatest.stopped_at, greatest.observed_at)

@@ -1,6 +1,6 @@
 """Any order, repetition and split of reports ends in the oracle's timeline, facts, cents and quarantine."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import permutations
 from typing import Any
 
@@ -18,73 +18,49 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection
 
 from tests.conftest import PRICES
+from tests.examples import examples
 from tests.factories import HOUR, START
-from tests.sessions.timelines.oracle import MICROSECOND, Session, Told, Version
+from tests.sessions.timelines.oracle import Session, Value, Version
 from tests.sessions.timelines.stories import (
     FIRST_VERSION_AT,
     INSTANTS,
-    LAST,
-    USERS,
     VALUES,
     Story,
-    contradictions,
-    corrections,
+    agreeing,
+    contradicting,
     deliveries,
-    everything,
     parts,
     report,
     segment,
     versions_from,
 )
-from tests.sessions.timelines.system import NOW, System, facts_of, gist_of
+from tests.sessions.timelines.system import NOW, System, assert_same, assert_same_quarantine, edges_of
 from usage_tasks.storage.engine import rehearsal
 
-AGAINST_THE_DATABASE = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
 STATEFUL = settings(
-    max_examples=25,
+    max_examples=examples(30),
     stateful_step_count=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 
-def instants_of(session: Session) -> list[datetime]:
-    """The begin of each segment, the start, and the microseconds beside them: the values between are the same."""
-    edges = {session.started_at, LAST, *(each.begins_at for each in session.segments)}
-    return sorted({edge + offset for edge in edges for offset in (-MICROSECOND, timedelta(0), MICROSECOND)})
-
-
-def assert_same(system: System, session: Session) -> None:
-    """The stored row is the oracle's session, and so is its charge before it is posted and after."""
-    instants = instants_of(session)
-    assert system.facts() == facts_of(session)
-    assert system.values_at(instants) == [session.value_at(each) for each in instants]
-    asked = [*instants[-4:], NOW]
-    assert [system.balance(at) for at in asked] == [session.cents(at) for at in asked]
-    with rehearsal(system.connection):
-        system.post()
-        system.assert_verified()
-        assert [system.balance(at) for at in asked] == [session.cents(at) for at in asked]
-        if session.facts.stopped_at is not None:
-            assert system.posted_cents() == session.cents(NOW)
-
-
-def assert_same_quarantine(system: System, session: Session, *, by_class: bool) -> None:
-    assert gist_of(map(Told, system.quarantined()), by_class=by_class) == gist_of(session.refused, by_class=by_class)
-
-
-@AGAINST_THE_DATABASE
-@given(story=st.one_of(corrections(users=USERS), contradictions()), data=st.data())
+@settings(
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(story=st.one_of(agreeing(), contradicting()), data=st.data())
 def test_any_delivery_ends_in_one_row(connection: Connection, story: Story, data: st.DataObject) -> None:
+    session = Session(story.reports, story.prices)
     found = []
     for batches in (data.draw(deliveries(story.reports)), [story.reports]):
         with rehearsal(connection):
             system = System(connection, story.prices)
             for batch in batches:
                 system.hear(*batch)
-            assert_same(system, Session(story.reports, story.prices))
+            assert_same(system, session, edges_of(session)[-4:])
+            assert_same_quarantine(system, session)
             found.append((system.facts(), system.timeline_text()))
     assert found[0] == found[1]
 
@@ -94,15 +70,15 @@ class Reporting(RuleBasedStateMachine):
 
     connection: Connection
     stories: st.SearchStrategy[Story]
-    by_class: bool
 
-    @initialize(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
+    @initialize(data=st.data(), asked=st.lists(INSTANTS, min_size=1, max_size=3))
+    def begin(self, data: st.DataObject, asked: list[datetime]) -> None:
         """Take a story; nothing has arrived yet."""
         self.story = data.draw(self.stories)
         self.savepoint = self.connection.begin_nested()
         self.prices = {key: list(versions) for key, versions in self.story.prices.items()}
         self.system = System(self.connection, self.prices)
+        self.asked = asked
         self.arrived: list[dict[str, Any]] = []
 
     @rule(data=st.data())
@@ -124,24 +100,28 @@ class Reporting(RuleBasedStateMachine):
     def tick(self) -> None:
         """The ledger job posts what has stopped."""
         self.system.post()
-        self.system.assert_verified()
+
+    @rule()
+    def release(self) -> None:
+        """An operator releases what is refused: it still contradicts."""
+        assert self.system.release() == 0
 
     @precondition(lambda self: self.arrived)
     @rule(data=st.data(), value=st.sampled_from(VALUES), at=INSTANTS)
-    def change_a_price(self, data: st.DataObject, value: Any, at: datetime) -> None:
+    def change_a_price(self, data: st.DataObject, value: Value, at: datetime) -> None:
         """An operator adds a version of a class or of a state, of the past."""
         versions = self.prices[value.price_key]
         if at not in {each.effective_from for each in versions}:
             versions.append(data.draw(versions_from(at)))
-            self.system.add_price(value.price_key, versions[-1])
+            self.system.add_price(value, versions[-1])
 
     @invariant()
     def is_the_oracles_session(self) -> None:
-        """After each step the row, the charge and the quarantine are the oracle's."""
+        """After each step the row, the charge, the ledger and the quarantine are the oracle's."""
         if getattr(self, "arrived", None):
             session = Session(self.arrived, self.prices)
-            assert_same(self.system, session)
-            assert_same_quarantine(self.system, session, by_class=self.by_class)
+            assert_same(self.system, session, [*self.asked, *edges_of(session)[-3:]])
+            assert_same_quarantine(self.system, session)
 
     def teardown(self) -> None:
         """Leave nothing."""
@@ -149,61 +129,71 @@ class Reporting(RuleBasedStateMachine):
             self.savepoint.rollback()
 
 
-def machine(connection: Connection, stories: st.SearchStrategy[Story], *, by_class: bool) -> type[Reporting]:
-    """Return the class of machines on a connection, with stories of one kind."""
-    return type("Machine", (Reporting,), {"connection": connection, "stories": stories, "by_class": by_class})
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stories", [agreeing(), contradicting()], ids=["agreeing", "contradicting"])
+def test_each_step_ends_in_the_oracles_session(connection: Connection, stories: st.SearchStrategy[Story]) -> None:
+    machine = type("Machine", (Reporting,), {"connection": connection, "stories": stories})
+    run_state_machine_as_test(machine, settings=STATEFUL)
 
 
-@pytest.mark.timeout(600)
-def test_corrections_end_in_the_oracles_session_after_each_step(connection: Connection) -> None:
-    run_state_machine_as_test(machine(connection, corrections(users=USERS), by_class=False), settings=STATEFUL)
-
-
-@pytest.mark.timeout(600)
-def test_contradictions_end_in_the_oracles_session_after_each_step(connection: Connection) -> None:
-    run_state_machine_as_test(machine(connection, contradictions(), by_class=True), settings=STATEFUL)
-
-
-# The first two of these reports agree, and so do the last two; "large" from the start corrects "small" openly.
+# The last one has the class as first reported, and the right one from the start on.
 _CORRECTED = [
-    report(workspace_class="large", observed_at=START),
     report(workspace_class="small", observed_at=START + HOUR),
     report(
         workspace_class="small",
         observed_at=START + 2 * HOUR,
         stopped_at=START + 2 * HOUR,
-        segments=[segment(START, "large"), segment(START + HOUR, "medium")],
+        segments=[segment(START + HOUR, "medium")],
     ),
     report(
         workspace_class="small",
         observed_at=START + 3 * HOUR,
-        stopped_at=START + 3 * HOUR,
-        segments=[segment(START + HOUR / 2, "xlarge")],
+        stopped_at=START + 2 * HOUR,
+        segments=[segment(START, "large"), segment(START + HOUR, "medium")],
     ),
 ]
+_EARLIER = report(workspace_class="xlarge", observed_at=START)
 
 
-@pytest.mark.parametrize("order", list(permutations(range(4))))
-def test_a_correction_outlives_a_report_that_takes_the_session_over(
+def listed_prices() -> dict[str, list[Version]]:
+    """The prices of every test's database."""
+    return {key: [Version(FIRST_VERSION_AT, price)] for key, price in PRICES.items()}
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_wrong_class_at_the_start_is_corrected_by_a_segment_from_the_start(
     connection: Connection, order: tuple[int, ...]
 ) -> None:
-    # The earliest report refuses the second and the fourth. The third stays: its stop and its segments hold again,
-    # although the fourth had overridden them as long as it was taken.
     system = System(connection, {})
     for number in order:
         system.hear(_CORRECTED[number])
-    session = Session(_CORRECTED, {key: [Version(FIRST_VERSION_AT, price)] for key, price in PRICES.items()})
-    assert session.ended_at == START + 2 * HOUR
-    assert_same(system, session)
+    session = Session(_CORRECTED, listed_prices())
+    assert session.claim.workspace_class == "small"
+    assert session.cents(NOW) == 60 * 50 + 60 * 20
+    assert system.quarantined() == []
+    assert_same(system, session, edges_of(session))
 
 
-@AGAINST_THE_DATABASE
-@given(story=everything(), data=st.data())
-def test_corrections_and_contradictions_in_one_end_in_the_oracles_session(
-    connection: Connection, story: Story, data: st.DataObject
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_a_correction_is_refused_with_the_class_that_it_corrects(
+    connection: Connection, order: tuple[int, ...]
 ) -> None:
-    with rehearsal(connection):
-        system = System(connection, story.prices)
-        for each in data.draw(st.permutations(story.reports)):
-            system.hear(each)
-        assert_same(system, Session(story.reports, story.prices))
+    # An earlier report of another class takes the session over: the correction named the class as it was known.
+    told = [*_CORRECTED, _EARLIER]
+    system = System(connection, {})
+    for number in order:
+        system.hear(told[number])
+    session = Session(told, listed_prices())
+    assert (session.claim.workspace_class, session.ended_at) == ("xlarge", None)
+    assert_same(system, session, edges_of(session))
+    assert_same_quarantine(system, session)
+    again = report(
+        workspace_class="xlarge",
+        observed_at=START + 4 * HOUR,
+        stopped_at=START + 2 * HOUR,
+        segments=[segment(START, "large"), segment(START + HOUR, "medium")],
+    )
+    system.hear(again)
+    session = Session([*told, again], listed_prices())
+    assert session.cents(NOW) == 60 * 50 + 60 * 20
+    assert_same(system, session, edges_of(session))

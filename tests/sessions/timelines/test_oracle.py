@@ -188,16 +188,17 @@ def test_of_equal_observations_the_least_class_then_the_least_user_claims() -> N
     assert {session(*order).claim for order in permutations(reports)} == {Claim(START, "large", users[0])}
 
 
-def test_segments_that_cover_the_start_may_contradict_the_class_but_not_the_user() -> None:
+def test_a_segment_at_the_start_or_before_it_corrects_the_class_and_claims_nothing() -> None:
     first = report(observed_at=START)
-    correction = stopped(after(hours=2), segment(START, "large"))
-    assert final_cents(first, correction) == 12_000
-    assert session(first, correction).claim.workspace_class == "small"
-    assert session(correction).claim.workspace_class == "large"
-    foreign = correction | {"user_id": str(make_id("another"))}
-    assert [each.report for each in session(first, foreign).refused] == [foreign]
-    too_late = stopped(after(hours=2), segment(after(microseconds=1), "large"), workspace_class="large")
-    assert [each.report for each in session(first, too_late).refused] == [too_late]
+    for begin in (START, after(hours=-1)):
+        correction = stopped(after(hours=2), segment(begin, "large"))
+        assert final_cents(first, correction) == final_cents(correction) == 12_000
+        assert session(first, correction).claim == Claim(START, "small", str(make_id("owner")))
+        assert session(correction).claim.workspace_class == "small"
+        foreign = correction | {"user_id": str(make_id("another"))}
+        assert [each.report for each in session(first, foreign).refused] == [foreign]
+        renamed = correction | {"workspace_class": "large"}
+        assert [each.report for each in session(first, renamed).refused] == [renamed]
 
 
 def test_a_report_that_needs_a_missing_price_claims_nothing() -> None:
