@@ -221,6 +221,11 @@ class Session:
         """The charge by an instant: at least the minimum as soon as a second ran."""
         return max(self.metered_cents(at), self.rule().minimum_cents) if self.seconds(at) else 0
 
+    def burn(self, at: datetime) -> Fraction:
+        """Credit cents an hour of what runs at an instant."""
+        runs = self.started_at <= at and (self.ended_at is None or at < self.ended_at)
+        return runs * Fraction(self.version_at(at).credits_per_minute) * 100 * 60
+
     def shares(self, start: datetime, end: datetime, *, at: datetime) -> dict[tuple[date, Value], Share]:
         """The usage in [start, end) as of an instant, by day of UTC, class and state.
 

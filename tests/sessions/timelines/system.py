@@ -1,6 +1,7 @@
 """The system under test, as a platform and an operator use it, with one session of one account."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -35,14 +36,20 @@ from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.services.operations.verify_ledger import verify
 from usage_tasks.services.pricing.add_price import add_price_version
 from usage_tasks.services.pricing.explain import explain_instance
-from usage_tasks.services.sessions.quarantine import release_batch
+from usage_tasks.services.sessions.import_reports import Chunk, import_chunk
+from usage_tasks.services.sessions.quarantine import ReleasedReports, release_batch
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
+from usage_tasks.services.sessions.snapshot import Snapshot, report_running
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.ledger.balances import get_balance
-from usage_tasks.storage.rows import fetch_one
+from usage_tasks.storage.limits.account_standings import list_standings
+from usage_tasks.storage.pricing.rating_sql import COST_AT_MOST
+from usage_tasks.storage.rows import fetch, fetch_one
+from usage_tasks.storage.sessions.bulk_copy import COLUMNS
 from usage_tasks.storage.sessions.quarantine import Selection
 from usage_tasks.wire.session_reports import parse_reports
 
+SOURCE: Final = "cluster"
 NOW: Final = START + 10 * DAY
 """Later than every instant of a story."""
 
@@ -69,16 +76,28 @@ class System:
                     ),
                 )
 
-    def hear(self, *raw: Mapping[str, Any]) -> RecordedBatch:
-        """Record reports as one batch."""
-        reports, malformed = parse_reports(raw, at=NOW)
-        return record_reports(self.connection, reports, malformed, raw=raw, limits=LIMITS, at=NOW, actor=SYSTEM)
+    def hear(self, *raw: Mapping[str, Any], at: datetime = NOW) -> RecordedBatch:
+        """Record reports as one batch, which arrives at an instant."""
+        reports, malformed = parse_reports(raw, at=at)
+        return record_reports(self.connection, reports, malformed, raw=raw, limits=LIMITS, at=at, actor=SYSTEM)
 
-    def release(self) -> int:
-        """Release every report in quarantine; return how many were taken up."""
-        everything = Selection()
-        released = release_batch(self.connection, everything, after=None, limits=LIMITS, at=NOW, actor=SYSTEM)
-        return released.done.released
+    def hear_by_file(self, *raw: Mapping[str, Any]) -> None:
+        """Import a file of reports, which have no segments."""
+        plain = {line: tuple(str(each.get(name, "")) for name in COLUMNS) for line, each in enumerate(raw, start=2)}
+        chunk = Chunk(plain=plain, odd={})
+        import_chunk(self.connection, chunk, opened=frozenset(), limits=LIMITS, at=NOW, actor=SYSTEM)
+
+    def list_in_a_snapshot(self, row: Mapping[str, Any], *, taken_at: datetime) -> None:
+        """Record a snapshot that lists the session as it is then."""
+        reports, malformed = parse_reports([row], at=taken_at, source=SOURCE)
+        snapshot = Snapshot(source=SOURCE, taken_at=taken_at, reports=reports, malformed=malformed, raw=[row])
+        done = report_running(self.connection, snapshot, limits=LIMITS, actor=SYSTEM)
+        assert done.recorded.rejections == []
+
+    def release(self) -> ReleasedReports:
+        """Release every report in quarantine."""
+        chosen = Selection()
+        return release_batch(self.connection, chosen, after=None, limits=LIMITS, at=NOW, actor=SYSTEM).done
 
     def add_price(self, value: Value, version: Version) -> None:
         """Add a version by hand."""
@@ -106,6 +125,15 @@ class System:
     def balances(self, instants: Iterable[datetime]) -> list[int]:
         """The account's balance at each instant."""
         return [get_balance(self.connection, team(), at=at) for at in instants]
+
+    def cost_at_most(self, at: datetime) -> int:
+        """The bound by which an account far from its limits is left out, of what is not posted."""
+        return math.ceil(sum(Fraction(row.credit_cents) for row in fetch(self.connection, COST_AT_MOST, at=at)))
+
+    def burn_cents_per_hour(self, at: datetime) -> Fraction:
+        """What runs at an instant costs so much an hour, if nothing is posted."""
+        (standing,) = list_standings(self.connection, at=at, since=None, after="", limit=2)
+        return Fraction(standing.burn_cents_per_hour)
 
     def explanation(self, at: datetime) -> SessionExplanation:
         """The numbers of the session's explanation as of an instant."""
@@ -147,10 +175,9 @@ class System:
         return [[first, *(each.value for each in timeline if each.begins_at <= at)][-1] for at in instants]
 
     def quarantined(self) -> list[dict[str, Any]]:
-        """The reports that wait in quarantine, as they came."""
-        return [
-            json.loads(row) for row in self.connection.execute(text("SELECT report FROM quarantined_report")).scalars()
-        ]
+        """The reports that wait in quarantine, as they came; those of files without their lines."""
+        rows = self.connection.execute(text("SELECT report FROM quarantined_report")).scalars()
+        return [each.get("row", each) for each in map(json.loads, rows)]
 
 
 def edges_of(session: Session) -> list[datetime]:

@@ -30,7 +30,7 @@ from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.ledger.usage_report import Group, Scope, sum_usage
 
 AGAINST_THE_DATABASE = settings(
-    max_examples=examples(60),
+    max_examples=examples(48),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -51,6 +51,9 @@ def test_a_session_is_charged_along_its_timeline_live_and_posted(
         system = System(connection, story.prices)
         system.hear(*story.reports)
         assert_same(system, session, [*edges_of(session), *instants])
+        for at in instants:
+            assert system.burn_cents_per_hour(at) == session.burn(at)
+            assert system.cost_at_most(at) >= session.cents(at)
 
 
 @AGAINST_THE_DATABASE
