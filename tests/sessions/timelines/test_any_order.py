@@ -116,7 +116,7 @@ class Reporting(RuleBasedStateMachine):
         changed = [] if known == value else [segment(taken_at, *value)]
         present = {"workspace_class": value.workspace_class, "state": value.state}
         told = report(observed_at=taken_at, **fields)
-        self.system.list_in_a_snapshot(told | present, taken_at=taken_at)
+        assert self.system.list_in_a_snapshot(told | present, taken_at=taken_at).rejections == []
         self.arrived.append(report(observed_at=taken_at, segments=changed, **fields))
 
     @rule()

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from tests.factories import DAY, HOUR, START
 from tests.sessions.timelines.oracle import RUNNING, Session, Value, Version
-from tests.sessions.timelines.stories import FIRST_VERSION_AT, report, segment
+from tests.sessions.timelines.stories import FIRST_VERSION_AT, USERS, report, segment
 from tests.sessions.timelines.system import NOW, System, assert_same, assert_same_quarantine
 from tests.sessions.timelines.test_any_order import listed_prices
 from usage_tasks.domain.timelines import SEGMENTS_MAX
@@ -46,6 +46,18 @@ def test_a_report_of_the_past_takes_up_what_was_observed_later(connection: Conne
     for each, at in zip(told, [NOW, NOW, START], strict=True):
         system.hear(each, at=at)
     assert_same(system, Session(told, listed_prices()), [])
+
+
+def test_a_refused_row_of_a_snapshot_is_not_taken_up(connection: Connection) -> None:
+    # Such a row says the present, and was to be compared with what was known as it arrived.
+    system = System(connection, {})
+    system.hear(report(workspace_class="large", observed_at=START + HOUR))
+    row = report(workspace_class="xlarge", observed_at=START + 2 * HOUR, user_id=USERS[1])
+    assert len(system.list_in_a_snapshot(row, taken_at=START + 2 * HOUR).rejections) == 1
+    earlier = report(workspace_class="xlarge", observed_at=START, user_id=USERS[1])
+    system.hear(earlier)
+    assert_same(system, Session([earlier], listed_prices()), [])
+    assert row in system.quarantined()
 
 
 def test_a_release_that_takes_a_session_over_is_counted_and_audited(connection: Connection) -> None:
