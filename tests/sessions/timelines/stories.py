@@ -9,7 +9,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from tests.factories import DAY, HOUR, START, make_id, session_row
-from tests.sessions.timelines.oracle import RUNNING, Prices, Told, Value, Version
+from tests.sessions.timelines.oracle import RUNNING, Prices, Session, Told, Value, Version
 
 INSTANCE: Final = str(make_id("timeline"))
 USERS: Final = tuple(str(make_id(name)) for name in ("owner", "another"))
@@ -29,8 +29,9 @@ NEAR: Final = st.builds(
     st.sampled_from(_NEAR),
 )
 INSTANTS: Final = st.one_of(NEAR, NEAR, st.timedeltas(timedelta(0), 2 * DAY).map(lambda offset: START + offset))
-# Few of them, so that reports are often observed together.
-OBSERVED: Final = st.one_of(st.sampled_from([START, START + HOUR, START + 2 * HOUR]), INSTANTS)
+# Few of them, so that reports are often observed together, and segments begin together.
+TOGETHER: Final = [START, START + HOUR, START + 2 * HOUR]
+OBSERVED: Final = st.one_of(st.sampled_from(TOGETHER), INSTANTS)
 PRICES_PER_MINUTE: Final = st.one_of(
     st.sampled_from([Decimal(0), Decimal("0.1666666667"), Decimal("0.5"), Decimal(1)]), st.decimals(0, 100, places=10)
 )
@@ -57,11 +58,6 @@ class Story:
     reports: Sequence[dict[str, Any]]
     prices: Prices
 
-    @property
-    def begins(self) -> list[datetime]:
-        """The instants at which a segment begins."""
-        return begins_of(self.reports)
-
 
 def begins_of(reports: Sequence[Mapping[str, Any]]) -> list[datetime]:
     """Return the instants at which segments begin, in rising order."""
@@ -72,7 +68,7 @@ def begins_of(reports: Sequence[Mapping[str, Any]]) -> list[datetime]:
 def reports(draw: st.DrawFn, *, classes: Sequence[str], users: Sequence[str]) -> dict[str, Any]:
     """One report: running, stopping or stopped, with up to four segments, before its start, at it and after its end."""
     started_at = draw(st.one_of(st.just(START), NEAR))
-    begins = draw(st.lists(st.one_of(INSTANTS, st.just(started_at)), max_size=4, unique=True))
+    begins = draw(st.lists(st.one_of(INSTANTS, st.sampled_from([started_at, *TOGETHER])), max_size=4, unique=True))
     return report(
         started_at=started_at,
         observed_at=draw(OBSERVED),
@@ -87,6 +83,16 @@ def reports(draw: st.DrawFn, *, classes: Sequence[str], users: Sequence[str]) ->
 def versions_from(at: datetime) -> st.SearchStrategy[Version]:
     """A price version in force from an instant."""
     return st.builds(Version, st.just(at), PRICES_PER_MINUTE, MINIMUMS, STEPS)
+
+
+@st.composite
+def price_changes(draw: st.DrawFn, session: Session) -> tuple[Value, Version]:
+    """A class and state, most often one that the session has, and a version that it has not: of an edge or between."""
+    edges = sorted({session.started_at, *(each.begins_at for each in session.segments)})
+    value = draw(st.one_of(st.sampled_from([session.value_at(each) for each in edges]), st.sampled_from(VALUES)))
+    taken = {version.effective_from for version in session.prices[value.price_key]}
+    at = draw(st.one_of(INSTANTS, st.sampled_from(edges)).filter(lambda each: each not in taken))
+    return value, draw(versions_from(at))
 
 
 @st.composite

@@ -1,6 +1,7 @@
 """Any order, repetition and split of reports ends in the oracle's timeline, facts, cents and quarantine."""
 
 from datetime import datetime
+from decimal import Decimal
 from itertools import permutations
 from typing import Any
 
@@ -20,7 +21,7 @@ from sqlalchemy import Connection
 from tests.conftest import PRICES
 from tests.examples import examples
 from tests.factories import HOUR, START
-from tests.sessions.timelines.oracle import RUNNING, Session, Value, Version
+from tests.sessions.timelines.oracle import RUNNING, Session, Told, Value, Version, living
 from tests.sessions.timelines.stories import (
     FIRST_VERSION_AT,
     INSTANTS,
@@ -30,9 +31,9 @@ from tests.sessions.timelines.stories import (
     contradicting,
     deliveries,
     parts,
+    price_changes,
     report,
     segment,
-    versions_from,
 )
 from tests.sessions.timelines.system import NOW, System, assert_same, assert_same_quarantine, edges_of
 from usage_tasks.storage.engine import rehearsal
@@ -130,13 +131,12 @@ class Reporting(RuleBasedStateMachine):
         assert self.system.release().released == 0
 
     @precondition(lambda self: self.arrived)
-    @rule(data=st.data(), value=st.sampled_from(VALUES), at=INSTANTS)
-    def change_a_price(self, data: st.DataObject, value: Value, at: datetime) -> None:
+    @rule(data=st.data())
+    def change_a_price(self, data: st.DataObject) -> None:
         """An operator adds a version of a class or of a state, of the past."""
-        versions = self.prices[value.price_key]
-        if at not in {each.effective_from for each in versions}:
-            versions.append(data.draw(versions_from(at)))
-            self.system.add_price(value, versions[-1])
+        value, added = data.draw(price_changes(Session(self.arrived, self.prices)))
+        self.system.add_price(value, added)
+        self.prices[value.price_key].append(added)
 
     @invariant()
     def is_the_oracles_session(self) -> None:
@@ -157,6 +157,27 @@ class Reporting(RuleBasedStateMachine):
 def test_each_step_ends_in_the_oracles_session(connection: Connection, stories: st.SearchStrategy[Story]) -> None:
     machine = type("Machine", (Reporting,), {"connection": connection, "stories": stories})
     run_state_machine_as_test(machine, settings=STATEFUL)
+
+
+_LARGE = ("large:suspended", "large:stopped_kept", "Large", "Large:suspended")
+_TOGETHER = [
+    report(observed_at=START + HOUR, segments=[segment(START + HOUR, *each)])
+    for each in (("large",), ("large", "stopped_kept"), ("large", "suspended"), ("Large", "suspended"))
+]
+"""Seen together, of the same instant: the greatest class by code points holds, then the greatest state."""
+
+
+@pytest.mark.parametrize("order", list(permutations(_TOGETHER, 3)))
+def test_of_segments_of_one_instant_and_one_observation_the_greatest_holds(
+    connection: Connection, order: tuple[dict[str, Any], ...]
+) -> None:
+    added = {key: [Version(FIRST_VERSION_AT, Decimal(1))] for key in _LARGE}
+    system = System(connection, added)
+    for each in order:
+        system.hear(each)
+    session = Session(order, {**listed_prices(), **added})
+    assert system.values_at([START + HOUR]) == [max(Told(each).segments[0].value for each in order)]
+    assert system.timeline() == list(living(session.segments))
 
 
 # The last one has the class as first reported, and the right one from the start on.

@@ -18,12 +18,11 @@ from tests.sessions.timelines.stories import (
     FIRST_VERSION_AT,
     INSTANTS,
     LAST,
-    VALUES,
     Story,
     agreeing,
+    price_changes,
     report,
     segment,
-    versions_from,
 )
 from tests.sessions.timelines.system import NOW, System, assert_same, edges_of
 from usage_tasks.storage.engine import rehearsal
@@ -71,13 +70,11 @@ def test_a_later_timeline_corrects_a_posted_session(
 
 
 @AGAINST_THE_DATABASE
-@given(story=agreeing(), instants=ASKED_AT, value=st.sampled_from(VALUES), posted=st.booleans(), data=st.data())
+@given(story=agreeing(), instants=ASKED_AT, posted=st.booleans(), data=st.data())
 def test_a_new_price_of_a_class_or_of_a_state_charges_the_session_again(
-    connection: Connection, story: Story, instants: list[datetime], value: Value, *, posted: bool, data: st.DataObject
+    connection: Connection, story: Story, instants: list[datetime], *, posted: bool, data: st.DataObject
 ) -> None:
-    taken = {version.effective_from for version in story.prices[value.price_key]}
-    at = data.draw(st.one_of(INSTANTS, st.sampled_from(story.begins or [START])).filter(lambda each: each not in taken))
-    added = data.draw(versions_from(at))
+    value, added = data.draw(price_changes(Session(story.reports, story.prices)))
     session = Session(story.reports, {**story.prices, value.price_key: [*story.prices[value.price_key], added]})
     with rehearsal(connection):
         system = System(connection, story.prices)
