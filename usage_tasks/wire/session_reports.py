@@ -83,11 +83,12 @@ RawReport = Annotated[Any, WithJsonSchema(_inlined(_SCHEMA, _SCHEMA["$defs"]))]
 
 
 def parse_reports(
-    raw: Sequence[object], *, at: datetime, source: str | None = None
+    raw: Sequence[object], *, at: datetime, source: str | None = None, accepted: bool = False
 ) -> tuple[list[SessionReport], list[Rejection]]:
     """Read each report of a batch on its own: the good ones, and for each bad one its index, field and reason.
 
-    With `source` the batch lists what runs there: a report that names another one is bad.
+    With `source` the batch lists what runs there: a report that names another one is bad. Reports that were `accepted`
+    before may be observed at any time.
     """
     reports, rejections = [], []
     for index, row in enumerate(raw):
@@ -103,7 +104,7 @@ def parse_reports(
         if source is None and report.state is not None:
             reason = f'must be given in "segments"; in a file, with `from` (got {show(str(report.state))})'
             rejections.append(Rejection(index=index, field="state", reason=reason))
-        elif report.observed_at > at + AHEAD_MAX:
+        elif not accepted and report.observed_at > at + AHEAD_MAX:
             reason = f"must be at most a day after {at.isoformat()} (got {report.observed_at.isoformat()})"
             rejections.append(Rejection(index=index, field="observed_at", reason=reason))
         elif source is not None and report.source != source:

@@ -125,7 +125,16 @@ def _take_batch(
     source_snapshots.lock_sources(connection, {each.source for each in reports if each.source is not None})
     merged = []
     for seen_at, part in _by_snapshot(held, reports):
-        taken = take_up(connection, part, limits=limits, at=at, actor=actor, seen_at=seen_at, arrived_at=at)
+        taken = take_up(
+            connection,
+            part,
+            limits=limits,
+            at=at,
+            actor=actor,
+            seen_at=seen_at,
+            arrived_at=at,
+            releasing={each.digest for each in held},
+        )
         merged.append(taken.merged)
         refused |= {each.index: each for each in taken.rejections}
     return held, _Taken(merged=merged, refused=refused)

@@ -14,13 +14,16 @@ from usage_tasks.wire.session_reports import parse_reports
 
 
 def read_again(
-    connection: Connection, held: Sequence[QuarantinedReport], *, at: datetime
+    connection: Connection, held: Sequence[QuarantinedReport], *, at: datetime, accepted: bool = False
 ) -> Sequence[SessionReport | Rejection]:
-    """Read reports again, each of the snapshot of a source if it came in one."""
+    """Read reports again, each of the snapshot of a source if it came in one.
+
+    Of those that were `accepted` when they came the time of observation is not judged again.
+    """
     contents = as_reports(connection, [_content(each) for each in held])
     read: list[SessionReport | Rejection] = []
     for number, (each, content) in enumerate(zip(held, contents, strict=True)):
-        reports, rejections = parse_reports([content], at=at, source=each.snapshot_source)
+        reports, rejections = parse_reports([content], at=at, source=each.snapshot_source, accepted=accepted)
         found = (reports or rejections)[0]
         read.append(replace(found, index=number))
     return read

@@ -128,7 +128,9 @@ def merging(reports: str) -> str:
     )
     SELECT count(*) FILTER (WHERE inserted) AS inserted, (
                SELECT count(*) FROM written w JOIN report r USING (instance_id)
-               WHERE NOT w.inserted AND ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")})
+               WHERE NOT w.inserted AND (
+                   r.timeline IS NOT NULL OR ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")})
+               )
            ) AS updated
     FROM written
     """
