@@ -55,7 +55,7 @@ class ReportArguments(BaseModel):
     segments: tuple[SegmentArguments, ...] = Field(
         default=(), max_length=SEGMENTS_MAX, description="the classes and states it had, rising by `from`"
     )
-    state: State | None = Field(default=None, description="of a row of a snapshot: what the session does now")
+    state: State | None = Field(default=None, description="of a row of a snapshot: the present state")
 
     @field_validator("segments")
     @classmethod
