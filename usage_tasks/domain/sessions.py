@@ -1,11 +1,13 @@
 """A platform's report of a session, and the reasons to refuse it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.names import ExternalName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +15,7 @@ class SessionReport:
     """The facts of one session as seen at `observed_at`; of two reports the one observed later holds.
 
     `index` is the report's place in its batch. `stopping_at` ends what is billed, `stopped_at` makes it final.
-    `source` names the cluster or region that runs it, if the sender gives it.
+    `source` names the cluster or region that runs it, if the sender gives it. `names` are the external ids in it.
     """
 
     index: int
@@ -28,6 +30,7 @@ class SessionReport:
     stopped_at: datetime | None
     observed_at: datetime
     source: str | None = None
+    names: Sequence[ExternalName] = ()
 
 
 class CapReason(StrEnum):

@@ -16,7 +16,6 @@ from celery import Task, shared_task, signals
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 from pydantic import TypeAdapter, ValidationError, validate_call
-from pydantic_core import to_jsonable_python
 from redis.exceptions import RedisError
 
 from usage_tasks.coordination import ticks
@@ -26,6 +25,7 @@ from usage_tasks.runtime import runtime
 from usage_tasks.settings import SettingsError
 from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.tasks.dispatching import have_dispatched
+from usage_tasks.tasks.naming import with_names
 from usage_tasks.telemetry.headers import REQUEST_ID, TICK
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
 from usage_tasks.wire.problems import describe
@@ -149,7 +149,7 @@ def task(
     """
 
     def declare(function: Callable[Parameters, Result]) -> "Task[Parameters, object]":
-        checked = validate_call(guard(name, function, needs))
+        checked = validate_call(with_names(guard(name, function, needs)))
         ARGUMENT_SCHEMAS[name] = _schema_of(checked)
         ARGUMENT_DIGESTS[name] = _digest_of(ARGUMENT_SCHEMAS[name])
         DECLARATIONS[name] = TaskDeclaration(function, needs, time_limit, retry.attempts_max)
@@ -203,7 +203,7 @@ def _run(
         if getattr(request, TICK, False):
             ticks.note_begun(runtime().redis, name)
         check_redelivery(request, name)
-        summary = to_jsonable_python(_checked_call(checked, args, kwargs))
+        summary = _checked_call(checked, args, kwargs)
         outcome = "done"
     except (RetryableError, RedisError, OperationalError) as error:
         busy = _as_retryable(error)

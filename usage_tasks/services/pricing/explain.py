@@ -1,5 +1,6 @@
 """Explain a session or a ledger entry: facts, seconds x price, S, cents, and what was posted by which entry."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -19,6 +20,7 @@ from usage_tasks.domain.explanation import (
 )
 from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.rating import rate
+from usage_tasks.storage.directory.names import find_names
 from usage_tasks.storage.ledger import balances, explanation
 from usage_tasks.storage.pricing import prices
 
@@ -88,7 +90,8 @@ def _session(connection: Connection, facts: SessionFacts, *, at: datetime, entry
         raise InvariantError(f"session {facts.instance_id}: class {facts.workspace_class}: {error}") from error
     entries = explanation.list_session_entries(connection, facts, at=at)
     numbers = explain_session(facts, rating, entries, at=at, entry=entry)
-    return Explained(numbers=numbers, text=session_in_words(numbers))
+    named = _named(connection, session=f"session:{facts.instance_id}", account=facts.attribution_id)
+    return Explained(numbers=numbers, text=session_in_words(numbers, named=named))
 
 
 def _settlement(connection: Connection, attribution_id: AttributionId, entry: ExplainedEntry) -> Explained:
@@ -103,4 +106,11 @@ def _settlement(connection: Connection, attribution_id: AttributionId, entry: Ex
         balance_after_cents=after,
         spending_limit=limit,
     )
-    return Explained(numbers=numbers, text=settlement_in_words(numbers))
+    named = _named(connection, account=attribution_id)
+    return Explained(numbers=numbers, text=settlement_in_words(numbers, named=named))
+
+
+def _named(connection: Connection, **subjects: str) -> Mapping[str, Sequence[str]]:
+    """Return the names of each subject that has one, by what it is."""
+    names = find_names(connection, subjects.values())
+    return {what: [*filter(None, names[subject])] for what, subject in subjects.items() if subject in names}

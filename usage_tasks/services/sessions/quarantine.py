@@ -4,14 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache, partial
 from typing import Final
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.names import Namespace
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.sessions.record import take_up
+from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.operations import audit
 from usage_tasks.storage.sessions import quarantine, source_snapshots
@@ -119,7 +122,8 @@ def _take_batch(
 ) -> tuple[Sequence[QuarantinedReport], _Taken]:
     quarantine.lock_releases(connection)
     held = quarantine.list_selected(connection, selection, after=after, limit=BATCH)
-    read = [_read(each, at=at) for each in held]
+    namespace = cache(partial(read_namespace, connection))
+    read = [_read(each, at=at, namespace=namespace) for each in held]
     reports = [replace(each, index=number) for number, each in enumerate(read) if isinstance(each, SessionReport)]
     refused = {number: each for number, each in enumerate(read) if isinstance(each, Rejection)}
     # All at once and in order: a merge locks those of its own reports only.
@@ -158,9 +162,9 @@ def _summary(held: Sequence[QuarantinedReport], taken: _Taken, *, released: int)
     )
 
 
-def _read(held: QuarantinedReport, *, at: datetime) -> SessionReport | Rejection:
+def _read(held: QuarantinedReport, *, at: datetime, namespace: Namespace) -> SessionReport | Rejection:
     """Read a report again, of the snapshot of a source if it came in one."""
-    reports, rejections = parse_reports([_content(held)], at=at, source=held.snapshot_source)
+    reports, rejections = parse_reports([_content(held)], at=at, namespace=namespace, source=held.snapshot_source)
     return (reports or rejections)[0]
 
 

@@ -12,6 +12,7 @@ from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.ledger.cost_center import open_accounts
+from usage_tasks.storage.directory.names import keep_external_ids
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import merging, quarantine
 from usage_tasks.storage.sessions.merging import Merged
@@ -83,8 +84,10 @@ def take_up(
     all_changed = merged.inserted + merged.updated == len(own)
     foreign = [] if all_changed else _foreign(own, merging.list_foreign(connection, own))
     refused = {rejection.index for rejection in foreign}
-    names = {report.attribution_id for report in own if report.index not in refused}
-    open_accounts(connection, names, limits=limits, at=at, actor=actor)
+    accounts = {report.attribution_id for report in own if report.index not in refused}
+    open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
+    names = (name for report in own if report.names and report.index not in refused for name in report.names)
+    keep_external_ids(connection, names)
     merged = Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - len(foreign))
     return RecordedBatch(merged=merged, rejections=[*unknown_class, *contradicting, *foreign])
 
