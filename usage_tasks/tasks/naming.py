@@ -22,14 +22,14 @@ _KEPT: Final = frozenset({"attribution_id", "user_id", "billing_creator_user_id"
 """The arguments that name whom a task is about. A session's name is kept with its report, and an actor need not be."""
 
 
-def with_names(function: Callable[Parameters, object]) -> Callable[Parameters, object]:
+def with_names(function: Callable[Parameters, object], *, shown: bool) -> Callable[Parameters, object]:
     """Let a task's function get UUIDs for external ids, and return its answer as JSON has it.
 
-    An answer to an actor shows names beside ids. The external ids of its account and user are kept once it succeeded,
+    An answer to an actor shows names beside ids, if they are to be `shown`. The external ids of its account and user are kept once it succeeded,
     unless it was a dry run.
     """
     signature = inspect.signature(function)
-    is_shown = "actor" in signature.parameters
+    acts = "actor" in signature.parameters
 
     @wraps(function)
     def named(*args: Parameters.args, **kwargs: Parameters.kwargs) -> object:
@@ -39,8 +39,8 @@ def with_names(function: Callable[Parameters, object]) -> Callable[Parameters, o
             arguments = {**arguments, **_resolve(external)}
         plain: Callable[..., object] = function
         answer = to_jsonable_python(plain(**arguments))
-        if is_shown and isinstance(answer, dict):
-            _show(answer, arguments, external)
+        if acts and isinstance(answer, dict) and (shown or external):
+            _show(answer, arguments, external, shown=shown)
         return answer
 
     return named
@@ -54,8 +54,10 @@ def _resolve(external: Mapping[str, ExternalId]) -> Mapping[str, str]:
     return resolved
 
 
-def _show(answer: dict[str, Any], arguments: Mapping[str, Any], external: Mapping[str, ExternalId]) -> None:
-    """Keep the external ids of the arguments, then add names to the answer."""
+def _show(
+    answer: dict[str, Any], arguments: Mapping[str, Any], external: Mapping[str, ExternalId], *, shown: bool
+) -> None:
+    """Keep the external ids of the arguments, then add names to the answer if they are to be shown."""
     is_dry_run = "dry_run" in answer
     asked = {} if is_dry_run else {name: arguments[name] for name in ASKED if arguments.get(name)}
     shown = Shown(answer, asked)

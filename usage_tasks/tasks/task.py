@@ -137,19 +137,21 @@ def task(
     retry: Retry = DATABASE,
     needs: Needs | None = None,
     answer_shown: bool = True,
+    names_shown: bool = True,
     announces: bool = False,
 ) -> Callable[[Callable[Parameters, Result]], "Task[Parameters, object]"]:
     """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
 
     A task that takes an actor or an account must declare its `needs`; others are the installation's own. A hidden
-    answer goes to the caller only, not into the worker's log or Flower. If it `announces` something, that is sent as
+    answer goes to the caller only, not into the worker's log or Flower. Names are shown beside the ids of an answer to an
+    actor, for one query more; an answer to a program that asks often goes without. If it `announces` something, that is sent as
     soon as it ends, however it does.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
     """
 
     def declare(function: Callable[Parameters, Result]) -> "Task[Parameters, object]":
-        checked = validate_call(with_names(guard(name, function, needs)))
+        checked = validate_call(with_names(guard(name, function, needs), shown=names_shown))
         ARGUMENT_SCHEMAS[name] = _schema_of(checked)
         ARGUMENT_DIGESTS[name] = _digest_of(ARGUMENT_SCHEMAS[name])
         DECLARATIONS[name] = TaskDeclaration(function, needs, time_limit, retry.attempts_max)

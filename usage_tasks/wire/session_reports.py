@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.errors import show
-from usage_tasks.domain.names import ExternalId, NameKind, Namespace, parse_id, resolve
+from usage_tasks.domain.names import ExternalId, ExternalName, NameKind, Namespace, parse_id, resolve
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.wire.problems import describe
 from usage_tasks.wire.values import Attribution, Moment, Name, SessionId, UserId
@@ -84,9 +84,11 @@ def find_instance_id(row: object, *, namespace: Namespace) -> UUID | None:
 def _report(
     index: int, row: ReportArguments, *, at: datetime, namespace: Namespace, source: str | None
 ) -> SessionReport:
-    ids = row.instance_id, row.user_id, row.attribution_id
-    external = [each for each in ids if isinstance(each, ExternalId)]
-    instance_id, user_id, attribution_id = [resolve(each, namespace) for each in ids] if external else ids
+    instance_id, user_id, attribution_id = ids = row.instance_id, row.user_id, row.attribution_id
+    names: Sequence[ExternalName] = ()
+    if ExternalId in map(type, ids):
+        instance_id, user_id, attribution_id = (resolve(each, namespace) for each in ids)
+        names = tuple(each.named(namespace()) for each in ids if isinstance(each, ExternalId))
     return SessionReport(
         index=index,
         instance_id=UUID(instance_id),
@@ -100,7 +102,7 @@ def _report(
         stopped_at=row.stopped_at,
         observed_at=row.observed_at or at,
         source=row.source or source,
-        names=tuple(each.named(namespace()) for each in external),
+        names=names,
     )
 
 
