@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -123,13 +124,30 @@ def template(servers: Servers, administer: Administer) -> Iterator[str]:
         administer("DROP DATABASE {} WITH (FORCE)", TEMPLATE)
 
 
+Clone = Callable[[], AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="session")
+def clone(servers: Servers, administer: Administer, template: str) -> Clone:
+    """Make a fresh database for the length of a block, which gets its URL as psycopg takes it."""
+
+    @contextmanager
+    def cloned() -> Iterator[str]:
+        name = f"usage_test_{os.getpid()}_{next(_numbers)}"
+        administer("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
+        try:
+            yield make_url(servers.database_url).set(database=name).render_as_string(hide_password=False)
+        finally:
+            administer("DROP DATABASE {} WITH (FORCE)", name)
+
+    return cloned
+
+
 @pytest.fixture
-def database_url(servers: Servers, administer: Administer, template: str) -> Iterator[str]:
-    """A fresh database of this test's own, as psycopg takes it."""
-    name = f"usage_test_{os.getpid()}_{next(_numbers)}"
-    administer("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
-    yield make_url(servers.database_url).set(database=name).render_as_string(hide_password=False)
-    administer("DROP DATABASE {} WITH (FORCE)", name)
+def database_url(clone: Clone) -> Iterator[str]:
+    """A fresh database of this test's own."""
+    with clone() as url:
+        yield url
 
 
 @pytest.fixture
@@ -144,20 +162,18 @@ def redis_url(servers: Servers) -> str:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """The test's database; `transaction()` commits."""
-    opened = Database(_with_driver(database_url))
+    opened = Database(with_driver(database_url))
     yield opened
     opened.dispose()
 
 
 @pytest.fixture(scope="session")
-def shared_database(servers: Servers, administer: Administer, template: str) -> Iterator[Database]:
+def shared_database(clone: Clone) -> Iterator[Database]:
     """A database without commits, for tests that are one transaction."""
-    name = f"usage_shared_{os.getpid()}"
-    administer("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
-    opened = Database(_sqlalchemy_url(servers, name))
-    yield opened
-    opened.dispose()
-    administer("DROP DATABASE {} WITH (FORCE)", name)
+    with clone() as url:
+        opened = Database(with_driver(url))
+        yield opened
+        opened.dispose()
 
 
 @pytest.fixture
@@ -216,8 +232,9 @@ def _own_redis_database(url: str) -> str:
 
 def _sqlalchemy_url(servers: Servers, name: str) -> str:
     url = make_url(servers.database_url).set(database=name)
-    return _with_driver(url.render_as_string(hide_password=False))
+    return with_driver(url.render_as_string(hide_password=False))
 
 
-def _with_driver(url: str) -> str:
+def with_driver(url: str) -> str:
+    """Return a URL as SQLAlchemy takes it."""
     return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)

@@ -1,6 +1,7 @@
 """docs/traceability.md agrees with the markers of the tests, and every row of the semantics and lessons has a test."""
 
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -17,7 +18,6 @@ from tests.traceability import (
 )
 
 ROWS = read_rows()
-MARKS = read_marks()
 
 TABLE = """\
 ## Numbers
@@ -35,25 +35,31 @@ def test_one(n): ...
 """
 
 
+@cache
+def marks() -> list[Mark]:
+    """The markers of every test: they take a second to read, which no other test process spends."""
+    return read_marks()
+
+
 def test_each_row_is_there_once() -> None:
     assert len(ROWS) > 100, "the tables were not found"
     assert [row for row, times in Counter(row.id for row in ROWS).items() if times > 1] == []
 
 
 def test_each_row_has_a_test_or_is_marked_as_not_built() -> None:
-    held = group_by_row(MARKS)
+    held = group_by_row(marks())
     assert [row.id for row in ROWS if row.id not in held and not row.not_built] == []
 
 
 def test_each_marker_names_a_row_once() -> None:
-    assert len(MARKS) > 100, "the markers were not found"
+    assert len(marks()) > 100, "the markers were not found"
     rows = {row.id for row in ROWS}
-    assert [mark for mark in MARKS if mark.row not in rows] == []
-    assert [mark for mark, times in Counter(MARKS).items() if times > 1] == []
+    assert [mark for mark in marks() if mark.row not in rows] == []
+    assert [mark for mark, times in Counter(marks()).items() if times > 1] == []
 
 
 def test_the_document_agrees_with_the_markers() -> None:
-    assert WRITTEN.read_text() == render(ROWS, group_by_row(MARKS)), "docs/traceability.md is old: make traceability"
+    assert WRITTEN.read_text() == render(ROWS, group_by_row(marks())), "docs/traceability.md is old: make traceability"
 
 
 def test_a_row_begins_with_its_id() -> None:

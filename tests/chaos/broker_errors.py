@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import redis
 
-from tests.chaos.faults import RECOVERY_SECONDS_MAX, TAKEN_OVER_SECONDS_MAX, Line, line
+from tests.chaos.faults import RECOVERY_SECONDS_MAX, TAKEN_OVER_SECONDS_MAX, Line, begin, line
 from tests.chaos.quarter import ACTOR, is_whole
 from tests.chaos.world import BEATS, World, running_world
 from tests.chaos.wrong_installation import wrong_installation
@@ -130,6 +130,7 @@ class Installation:
     def survive(self, name: str, fault: Callable[[], AbstractContextManager[None]], seconds: float) -> Line:
         """Do a fault for so long; return how long afterwards everybody works again, and check what was reported."""
         world = self._world
+        begin(name)
         pids = {each: world.pid(each) for each in world.running()}
         parts = self._take_reports()
         self._send(parts["before"])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.chaos import __main__ as chaos
-from tests.chaos import clocks, faults
+from tests.chaos import broker_errors, clocks, faults, wrong_installation
 from tests.chaos.faults import Line, attempt, begin, judge_memory, line
 
 CHILD_KIB = 86_000
@@ -97,11 +97,11 @@ def test_a_world_that_does_not_come_up_is_a_line_and_the_next_part_is_done(monke
 def test_each_fault_names_itself_before_it_does_anything() -> None:
     found = [
         function
-        for module in (faults, clocks)
-        for function in vars(module).values()
+        for module in (broker_errors, clocks, faults, wrong_installation)
+        for function in (*vars(module).values(), *vars(broker_errors.Installation).values())
         if getattr(function, "__module__", "") == module.__name__
         and getattr(function, "__annotations__", {}).get("return") is Line
         and function not in {attempt, line, faults.failed}
     ]
-    assert len(found) >= 18
+    assert len(found) >= 20
     assert [each.__name__ for each in found if begin.__name__ not in each.__code__.co_names] == []

@@ -8,7 +8,7 @@ from typing import Final
 
 import psycopg
 
-from tests.chaos.faults import RECOVERY_SECONDS_MAX, Line, line, works
+from tests.chaos.faults import RECOVERY_SECONDS_MAX, Line, begin, line, works
 from tests.chaos.world import World
 from tests.warm import start
 from usage_tasks.coordination.installation import find_holder
@@ -22,6 +22,7 @@ def wrong_installation(world: World) -> Line:
 
     The world has a worker `work` and a beat; the line has the seconds from the flush until both are as before.
     """
+    name = begin("a worker of another installation")
     works(world)
     environment = world.environment | {"DATABASE_URL": _make_database(world), "USAGE_TEST_CLOCK": "false"}
     held = find_holder(world.redis)
@@ -41,7 +42,7 @@ def wrong_installation(world: World) -> Line:
     refused = _run(*command, environment=environment)
     assert (refused.returncode, held in refused.stderr) == (_REFUSED, True), refused.stderr
     told = "refused with code 2, twice; the id is written again after a flush"
-    return line("a worker of another installation", told, seconds, RECOVERY_SECONDS_MAX)
+    return line(name, told, seconds, RECOVERY_SECONDS_MAX)
 
 
 def _make_database(world: World) -> str:

@@ -157,9 +157,11 @@ def test_the_oldest_make_room(rt: Runtime) -> None:
     assert find_unreadable(rt.redis, made[2].message_id) == made[2]
 
 
-@pytest.mark.parametrize("name", make_shapes())
-def test_a_queue_whose_oldest_message_is_malformed_is_counted(rt: Runtime, name: str) -> None:
-    rt.redis.lpush("usage:usage", make_shapes()[name])
-    ((state,), unacked) = read_queues(rt.redis, ["usage"])
-    assert (state.depth, unacked) == (1, 0)
-    assert state.oldest_published_at is None or 0 < state.oldest_published_at < 1e11
+def test_a_queue_whose_oldest_message_is_malformed_is_counted(rt: Runtime, subtests: pytest.Subtests) -> None:
+    for name, item in make_shapes().items():
+        with subtests.test(name):
+            rt.redis.delete("usage:usage")
+            rt.redis.lpush("usage:usage", item)
+            ((state,), unacked) = read_queues(rt.redis, ["usage"])
+            assert (state.depth, unacked) == (1, 0)
+            assert state.oldest_published_at is None or 0 < state.oldest_published_at < 1e11

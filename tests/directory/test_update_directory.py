@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, START, SYSTEM, make_id, team
 from usage_tasks.domain.access import Person, TeamRole
 from usage_tasks.domain.directory import EmailDigest, Member, TeamReport, UserReport
@@ -145,7 +146,7 @@ TEAMS = st.builds(
 
 
 @pytest.mark.holds("people.latest-report")
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), reports=st.lists(st.one_of(USERS, TEAMS), min_size=1, max_size=12))
 def test_reports_converge_whatever_their_order_their_repeats_and_their_batches(
     connection: Connection, data: st.DataObject, reports: list[UserReport | TeamReport]

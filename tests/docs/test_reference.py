@@ -1,6 +1,8 @@
 """docs/reference is what the code is now; every key and variable has a meaning, every task and announcement a place."""
 
 import re
+from collections.abc import Mapping
+from functools import cache
 
 import pytest
 
@@ -13,19 +15,23 @@ from usage_tasks.settings.environment import OTHER_VARIABLES, list_fields
 from usage_tasks.settings.meanings import KEYS, VARIABLES
 from usage_tasks.tasks.task import DECLARATIONS
 
-PAGES = render_pages()
 SHAPE = re.compile(r"\[[A-Z]\w+\]\((#[a-z]+)\)")
 
 
-@pytest.mark.parametrize("name", PAGES)
+@cache
+def pages() -> Mapping[str, str]:
+    """The pages as the code is: they take a second to write, which no other test process spends."""
+    return render_pages()
+
+
+@pytest.mark.parametrize("name", sorted(file.relative_to(FOLDER).as_posix() for file in FOLDER.rglob("*.md")))
 def test_a_page_is_as_the_code_is(name: str) -> None:
-    file = FOLDER / name
-    assert file.exists(), "run `make reference`"
-    assert file.read_text() == PAGES[name], f"docs/reference/{name} is old: run `make reference`"
+    assert (FOLDER / name).read_text() == pages()[name], f"docs/reference/{name} is old: run `make reference`"
 
 
-def test_no_other_page_is_there() -> None:
-    assert {file.relative_to(FOLDER).as_posix() for file in FOLDER.rglob("*.md")} == set(PAGES)
+def test_each_page_is_there_and_no_other() -> None:
+    there = {file.relative_to(FOLDER).as_posix() for file in FOLDER.rglob("*.md")}
+    assert there == set(pages()), "run `make reference`"
 
 
 def test_every_key_and_every_variable_has_a_meaning() -> None:
@@ -36,20 +42,21 @@ def test_every_key_and_every_variable_has_a_meaning() -> None:
 def test_every_task_has_a_section_with_an_answer() -> None:
     assert len(DECLARATIONS) > 40
     for name in DECLARATIONS:
-        page = PAGES[f"tasks/{name.partition('.')[0]}.md"]
+        page = pages()[f"tasks/{name.partition('.')[0]}.md"]
         section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         assert "- Who may: " in section, name
         assert "\nAnswer: " in section, name
-        assert f"`{name}`" in PAGES["tasks.md"]
+        assert f"`{name}`" in pages()["tasks.md"]
 
 
 def test_every_announcement_has_a_section_with_its_fields() -> None:
+    page = pages()["announcements.md"]
     for name in ANNOUNCEMENTS:
-        assert "| `attribution_id` | " in PAGES["announcements.md"].partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert "| `attribution_id` | " in page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
 
 
 def test_every_shape_that_a_page_names_stands_on_it() -> None:
-    for name, text in PAGES.items():
+    for name, text in pages().items():
         headings = {heading.lower() for heading in re.findall(r"^### (\w+)$", text, re.MULTILINE)}
         assert {link.removeprefix("#") for link in SHAPE.findall(text)} <= headings, name
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, team
 from tests.payments.test_reflect_dispute import ANNA, bank, own
 from tests.payments.test_reflect_reversals import credit
@@ -204,7 +205,7 @@ class History:
 
 @pytest.mark.holds("lesson.out-of-order")
 @pytest.mark.timeout(400)
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=examples(4), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.lists(_deliveries, min_size=EVENTS_MAX, max_size=EVENTS_MAX))
 @example(PROMPT)
 @example(LAST_FIRST)

@@ -1,18 +1,21 @@
 """Off for longer than Stripe keeps events: the gap is reported, and the objects themselves show the changes."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from tests.conftest import Clone, with_driver
 from tests.factories import DAY, HOUR, team
 from tests.payments.test_reflect_dispute import bank, charged
 from tests.payments.test_reflect_reversals import credit
 from tests.stripe_gateway.canned import answering, error
 from tests.stripe_world.bench import Bench, Wrapped
 from tests.stripe_world.fixtures import BEGIN
-from tests.stripe_world.world import GRACE
+from tests.stripe_world.whole import Whole
+from tests.stripe_world.world import GRACE, stripe_world
 from usage_tasks.coordination.clock import TestClock
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.cycles import add_months
@@ -23,6 +26,7 @@ from usage_tasks.services.inbox import listed_objects
 from usage_tasks.services.inbox.backfill_events import Backfilled, backfill_events
 from usage_tasks.services.inbox.missed_events import look_at_objects
 from usage_tasks.services.payments.reconcile_invoices import reconcile_invoices
+from usage_tasks.storage.engine import Database
 from usage_tasks.stripe_gateway.live import LiveGateway
 from usage_tasks.tasks.stripe import review as tasks
 
@@ -89,6 +93,31 @@ def off_and_back(bench: Bench) -> dict[AttributionId, str]:
     return customers
 
 
+@pytest.fixture(scope="module")
+def off(clone: Clone) -> Iterator[tuple[Whole, dict[AttributionId, str]]]:
+    """What `off_and_back` leaves, and the customers: one that takes two seconds of a processor serves many tests."""
+    with clone() as url, stripe_world(BEGIN) as world:
+        database = Database(with_driver(url))
+        bench = Bench(database=database, world=world, stripe=world.gateway())
+        customers = off_and_back(bench)
+        with Whole(bench) as whole:
+            yield whole, customers
+        database.dispose()
+
+
+@pytest.fixture
+def customers(off: tuple[Whole, dict[AttributionId, str]]) -> dict[AttributionId, str]:
+    return off[1]
+
+
+@pytest.fixture
+def back(off: tuple[Whole, dict[AttributionId, str]]) -> Bench:
+    """A system that comes back after 40 days; it has seen nothing yet of what happened."""
+    whole, _ = off
+    whole.restore()
+    return whole.bench
+
+
 def everything(bench: Bench) -> dict[str, list[Any]]:
     """Read every table that a second look must not change."""
     statements = {
@@ -121,63 +150,62 @@ def first_month(bench: Bench, account: str) -> list[tuple[str, int]]:
     return [(row.kind, row.credit_cents) for row in found]
 
 
-def test_no_event_of_the_gap_is_in_stripes_list_any_more(bench: Bench) -> None:
-    off_and_back(bench)
+def test_no_event_of_the_gap_is_in_stripes_list_any_more(back: Bench) -> None:
     kept = BACK - timedelta(days=30)
-    listed = list(bench.world.v1.events.list({"limit": 100}).auto_paging_iter())
+    listed = list(back.world.v1.events.list({"limit": 100}).auto_paging_iter())
     assert min(event.created for event in listed) >= kept.timestamp()
     assert not [event for event in listed if event.type in {"customer.deleted", "charge.dispute.created"}]
 
 
 @pytest.mark.holds("inbox.missed")
 @pytest.mark.parametrize("reconciled", [False, True], ids=["alone", "with the invoices reconciled first"])
-def test_after_forty_days_all_that_happened_is_found_in_the_objects(bench: Bench, *, reconciled: bool) -> None:
-    customers = off_and_back(bench)
+def test_after_forty_days_all_that_happened_is_found_in_the_objects(
+    back: Bench, customers: dict[AttributionId, str], *, reconciled: bool
+) -> None:
     if reconciled:
-        reconcile_invoices(bench.context(BACK))
-    assert fill(bench, BACK).missed == 1
-    assert look(bench, BACK) > 0
-    done = bench.handle_stored(BACK)
+        reconcile_invoices(back.context(BACK))
+    assert fill(back, BACK).missed == 1
+    assert look(back, BACK) > 0
+    done = back.handle_stored(BACK)
     assert (done.retried, done.parked) == (0, 0)
-    assert [first_month(bench, each) for each in (PAID, FAILED, DISPUTED, WON, REFUNDED, CANCELLED, DELETED)] == [
+    assert [first_month(back, each) for each in (PAID, FAILED, DISPUTED, WON, REFUNDED, CANCELLED, DELETED)] == [
         [("invoice", -10_000 * number)] for number in (1, 3, 4, 5, 6, 8, 9)
     ]
-    assert first_month(bench, VOIDED) == [("invoice", -20_000), ("invoice_reversal", 20_000), ("write_off", -20_000)]
+    assert first_month(back, VOIDED) == [("invoice", -20_000), ("invoice_reversal", 20_000), ("write_off", -20_000)]
     # A part of 0.50, of 700 credits for 10.50.
-    assert first_month(bench, CREDITED) == [
+    assert first_month(back, CREDITED) == [
         ("invoice", -70_000),
         ("invoice_reversal", 3333),
         ("write_off", -3333),
     ]
-    rows = bench.rows("SELECT attribution_id, failing_since FROM dunning")
+    rows = back.rows("SELECT attribution_id, failing_since FROM dunning")
     failing = {row.attribution_id: row.failing_since for row in rows}
     assert failing[FAILED] == FINALIZED
-    statuses = bench.rows("SELECT attribution_id, status FROM stripe_dispute ORDER BY status")
+    statuses = back.rows("SELECT attribution_id, status FROM stripe_dispute ORDER BY status")
     assert [tuple(row) for row in statuses] == [(DISPUTED, "needs_response"), (WON, "won")]
-    assert "block_account" in bench.told(DISPUTED)
-    assert [name for name in bench.told(WON) if name.endswith("block_account")] == ["block_account", "unblock_account"]
-    [refund] = bench.rows("SELECT attribution_id, status FROM stripe_refund WHERE attribution_id = :a", a=REFUNDED)
+    assert "block_account" in back.told(DISPUTED)
+    assert [name for name in back.told(WON) if name.endswith("block_account")] == ["block_account", "unblock_account"]
+    [refund] = back.rows("SELECT attribution_id, status FROM stripe_refund WHERE attribution_id = :a", a=REFUNDED)
     assert refund.status == "succeeded"
-    assert [strategy(bench, each) for each in (PAID, CANCELLED, DELETED)] == ["stripe", "other", "other"]
-    [gone] = bench.rows("SELECT stripe_customer_id FROM stripe_customer WHERE deleted_at IS NOT NULL")
+    assert [strategy(back, each) for each in (PAID, CANCELLED, DELETED)] == ["stripe", "other", "other"]
+    [gone] = back.rows("SELECT stripe_customer_id FROM stripe_customer WHERE deleted_at IS NOT NULL")
     assert gone.stripe_customer_id == customers[DELETED]
-    assert bench.verified(BACK).clean, bench.verified(BACK).describe()
+    assert back.verified(BACK).clean, back.verified(BACK).describe()
 
 
 @pytest.mark.holds("inbox.missed")
-def test_a_second_run_changes_nothing_and_reports_nothing(bench: Bench) -> None:
-    off_and_back(bench)
-    fill(bench, BACK)
-    look(bench, BACK)
-    bench.handle_stored(BACK)
-    before = everything(bench)
-    again = fill(bench, BACK + HOUR)
-    assert (again.missed, again.stored, look(bench, BACK + HOUR)) == (0, 0, 0)
+def test_a_second_run_changes_nothing_and_reports_nothing(back: Bench) -> None:
+    fill(back, BACK)
+    look(back, BACK)
+    back.handle_stored(BACK)
+    before = everything(back)
+    again = fill(back, BACK + HOUR)
+    assert (again.missed, again.stored, look(back, BACK + HOUR)) == (0, 0, 0)
     # If the whole look is done once more, each object is already in its known state.
-    bench.execute("UPDATE stripe_walk SET until = since + interval '10 days', cursor = '' WHERE name LIKE 'missed %'")
-    look(bench, BACK + HOUR)
-    bench.handle_stored(BACK + HOUR)
-    assert everything(bench) == before
+    back.execute("UPDATE stripe_walk SET until = since + interval '10 days', cursor = '' WHERE name LIKE 'missed %'")
+    look(back, BACK + HOUR)
+    back.handle_stored(BACK + HOUR)
+    assert everything(back) == before
 
 
 @pytest.mark.holds("inbox.missed")
@@ -220,28 +248,26 @@ def test_what_stripe_still_has_is_no_gap(bench: Bench, days: int) -> None:
     assert fill(bench, OFF + days * DAY).missed == 0
 
 
-def test_a_look_that_is_cut_off_goes_on_where_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    off_and_back(bench)
+def test_a_look_that_is_cut_off_goes_on_where_it_was(back: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listed_objects, "PAGE", 2)
     monkeypatch.setattr(listed_objects, "CUSTOMERS_PAGE", 2)
-    fill(bench, BACK)
-    runs = [look_at_objects(bench.transaction, bench.stripe, at=BACK, pages=1)]
+    fill(back, BACK)
+    runs = [look_at_objects(back.transaction, back.stripe, at=BACK, pages=1)]
     while runs[-1].unfinished:
-        runs.append(look_at_objects(bench.transaction, bench.stripe, at=BACK, pages=1))
+        runs.append(look_at_objects(back.transaction, back.stripe, at=BACK, pages=1))
     assert len(runs) > len(listed_objects.LISTS)
     assert sum(run.looked_at for run in runs) >= len(ACCOUNTS)
-    bench.handle_stored(BACK)
-    assert strategy(bench, DELETED) == strategy(bench, CANCELLED) == "other"
-    assert bench.verified(BACK).clean
+    back.handle_stored(BACK)
+    assert strategy(back, DELETED) == strategy(back, CANCELLED) == "other"
+    assert back.verified(BACK).clean
 
 
-def test_a_look_at_an_object_that_is_gone_begins_again(bench: Bench) -> None:
-    off_and_back(bench)
-    fill(bench, BACK)
-    bench.execute("UPDATE stripe_walk SET cursor = 'in_gone' WHERE name = 'missed invoices'")
-    look(bench, BACK)
-    bench.handle_stored(BACK)
-    assert first_month(bench, PAID) == [("invoice", -10_000)]
+def test_a_look_at_an_object_that_is_gone_begins_again(back: Bench) -> None:
+    fill(back, BACK)
+    back.execute("UPDATE stripe_walk SET cursor = 'in_gone' WHERE name = 'missed invoices'")
+    look(back, BACK)
+    back.handle_stored(BACK)
+    assert first_month(back, PAID) == [("invoice", -10_000)]
 
 
 class Refusing(Wrapped):
@@ -251,27 +277,25 @@ class Refusing(Wrapped):
         raise PermanentError("no such list")
 
 
-def test_a_list_that_cannot_be_read_holds_up_no_other(bench: Bench) -> None:
-    off_and_back(bench)
-    fill(bench, BACK)
-    done = look_at_objects(bench.transaction, Refusing(bench.stripe), at=BACK)
+def test_a_list_that_cannot_be_read_holds_up_no_other(back: Bench) -> None:
+    fill(back, BACK)
+    done = look_at_objects(back.transaction, Refusing(back.stripe), at=BACK)
     assert ([str(error) for error in done.failed], done.unfinished) == (["no such list"], 0)
-    bench.handle_stored(BACK)
-    assert strategy(bench, DELETED) == "other"
-    assert bench.rows("SELECT status FROM stripe_dispute WHERE attribution_id = :a", a=DISPUTED) == []
-    assert look(bench, BACK) > 0
-    bench.handle_stored(BACK)
-    assert len(bench.rows("SELECT 1 FROM stripe_dispute WHERE attribution_id = :a", a=DISPUTED)) == 1
+    back.handle_stored(BACK)
+    assert strategy(back, DELETED) == "other"
+    assert back.rows("SELECT status FROM stripe_dispute WHERE attribution_id = :a", a=DISPUTED) == []
+    assert look(back, BACK) > 0
+    back.handle_stored(BACK)
+    assert len(back.rows("SELECT 1 FROM stripe_dispute WHERE attribution_id = :a", a=DISPUTED)) == 1
 
 
-def test_while_stripe_is_away_the_look_stands_still(bench: Bench) -> None:
-    off_and_back(bench)
-    fill(bench, BACK)
+def test_while_stripe_is_away_the_look_stands_still(back: Bench) -> None:
+    fill(back, BACK)
     with answering((500, error())) as away:
         broken = LiveGateway(secret_key="sk_test_1", meter_event_name="x", api_base=away.url)
         with pytest.raises(RetryableError):
-            look_at_objects(bench.transaction, broken, at=BACK)
-    assert look(bench, BACK) > 0
+            look_at_objects(back.transaction, broken, at=BACK)
+    assert look(back, BACK) > 0
 
 
 @pytest.mark.holds("inbox.clock-ahead")

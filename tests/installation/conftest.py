@@ -1,21 +1,16 @@
 """A second installation beside the one of each test."""
 
-import itertools
-import os
 from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import make_url, text
 
-from tests.conftest import Administer, _with_driver
+from tests.conftest import Clone, with_driver
 from tests.factories import START
 from usage_tasks.coordination.clock import TestClock
-from usage_tasks.embedded.servers import Servers
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.operations.installation import renew_installation
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -25,17 +20,14 @@ def clock(rt: Runtime) -> None:
 
 
 @pytest.fixture
-def other_database(servers: Servers, administer: Administer, template: str) -> Iterator[Database]:
+def other_database(clone: Clone) -> Iterator[Database]:
     """The database of another installation, with an id of its own."""
-    name = f"usage_other_{os.getpid()}_{next(_numbers)}"
-    administer("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", name, template)
-    url = make_url(servers.database_url).set(database=name).render_as_string(hide_password=False)
-    opened = Database(_with_driver(url))
-    with opened.transaction() as connection:
-        renew_installation(connection)
-    yield opened
-    opened.dispose()
-    administer("DROP DATABASE {} WITH (FORCE)", name)
+    with clone() as url:
+        opened = Database(with_driver(url))
+        with opened.transaction() as connection:
+            renew_installation(connection)
+        yield opened
+        opened.dispose()
 
 
 @pytest.fixture

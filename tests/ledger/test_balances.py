@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import (
     DAY,
     HOUR,
@@ -120,7 +121,7 @@ def distinctly_observed(steps: Sequence[object]) -> Sequence[object]:
 
 
 @pytest.mark.holds("usage.balance")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS.map(distinctly_observed), asked=st.lists(INSTANTS, min_size=1, max_size=4))
 def test_a_balance_at_any_instant_is_what_the_facts_say(
     connection: Connection, steps: Sequence[object], asked: list[datetime]

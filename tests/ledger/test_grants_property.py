@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import DAY, LIMITS, START, SYSTEM, account_of, give, record, team, used_report
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.cycles import add_months
@@ -228,7 +229,7 @@ def note(connection: Connection, key: str, cents: int, at: datetime) -> None:
     ),
     asked=[0],
 )
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories, asked=st.lists(DAYS, min_size=1, max_size=5))
 def test_grants_pay_what_a_model_says_whenever_the_jobs_run(
     connection: Connection, history: History, asked: list[int]

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, START, SYSTEM, make_id, record, session_report, stopped_report, team
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.credits import CreditCents
@@ -233,7 +234,7 @@ def take(connection: Connection, model: Model, step: object) -> None:
 
 
 @pytest.mark.holds("usage.balance")
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, asked=st.lists(INSTANTS, max_size=4))
 def test_a_balance_weeks_ago_is_what_the_facts_say(
     connection: Connection, steps: Sequence[object], asked: list[datetime]

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import DAY, START, add_version, make_id, team
 from tests.pricing.test_rating_sql import MINIMUMS, PRICES, STEPS
 from usage_tasks.domain.accrual import accrued, split
@@ -103,7 +104,7 @@ def expected(examples: Sequence[Case], start: datetime, end: datetime, at: datet
 
 
 @pytest.mark.holds("usage.split-minimum")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(examples=NUMBERED, asked=RANGES, at=INSTANTS, tick=INSTANTS)
 def test_the_database_splits_as_the_domain_does(
     connection: Connection, examples: list[Case], asked: tuple[datetime, datetime], at: datetime, tick: datetime

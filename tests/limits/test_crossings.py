@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, exc, text
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, START, SYSTEM, add_version, make_id, record, session_report, team, used
 from tests.outbox import list_messages
 from usage_tasks.domain.accounts import AttributionId
@@ -103,7 +104,7 @@ def announce(connection: Connection, policy: LimitPolicy | None = None) -> int:
 
 
 @pytest.mark.holds("limits.thresholds")
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     examples=st.lists(cases(), min_size=1, max_size=12),
     policy=st.builds(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
 from tests.benchmarks.population import NOW, add_years
+from tests.examples import examples
 from tests.factories import (
     DAY,
     HOUR,
@@ -156,7 +157,7 @@ def reports(draw: st.DrawFn) -> SessionReport:
 
 
 @pytest.mark.holds("limits.exhaustion")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     running=st.lists(reports(), min_size=1, max_size=6),
     posted_at=st.none() | st.timedeltas(timedelta(0), 3 * DAY),

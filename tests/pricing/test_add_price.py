@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, START, SYSTEM, make_id, record, session_report, stopped_report, team
 from tests.snapshot import take_snapshot
 from usage_tasks.domain.credits import CreditCents
@@ -312,7 +313,7 @@ SESSIONS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.one_of(SESSIONS, SESSIONS, VERSIONS, st.none()), min_size=3, max_size=12))
 def test_whatever_the_order_of_reports_prices_and_ticks_the_plan_is_what_is_posted_and_verify_is_clean(
     connection: Connection, steps: Sequence[SessionReport | AskedPrice | None]

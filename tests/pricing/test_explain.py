@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, START, SYSTEM, make_id, record, session_report, stopped_report, team, used
 from tests.ledger.test_cost_center import STRIPE, put
 from usage_tasks.domain.credits import CreditCents
@@ -259,7 +260,7 @@ CHANGES = st.tuples(
 
 
 @pytest.mark.holds("usage.explain")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.one_of(REPORTS, REPORTS, CHANGES, st.none()), min_size=2, max_size=8),
     asked=st.lists(LENGTHS, min_size=1, max_size=3),

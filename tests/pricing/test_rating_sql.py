@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import START, add_version, make_id
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.prices import ALL_TIME
@@ -83,7 +84,7 @@ def rated(connection: Connection, examples: Sequence[Case]) -> list[int]:
 
 
 @pytest.mark.holds("numbers.rounding")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(examples=st.lists(cases(), min_size=15, max_size=40))
 def test_the_database_rates_as_the_domain_does(connection: Connection, examples: list[Case]) -> None:
     assert rated(connection, examples) == [example.cents() for example in examples]

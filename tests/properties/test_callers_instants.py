@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, LIMITS, SYSTEM, account_of, call, give, session_row, user
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.cycles import add_months
@@ -108,7 +109,9 @@ def used_cents(rt: Runtime, account: AttributionId, rows: Sequence[dict[str, Any
 
 @pytest.mark.timeout(300)
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS, ends_in=st.timedeltas(SECOND, AHEAD_MAX))
 def test_nothing_takes_effect_later_than_now(

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, LIMITS, START, SYSTEM, make_id, session_report, team
 from usage_tasks.domain.accounts import parse_attribution
 from usage_tasks.domain.sessions import SessionReport
@@ -216,7 +217,9 @@ def chaotic(world: World, told: list[Told], prices: list[tuple[int, Decimal]], d
 
 @pytest.mark.timeout(300)
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(20),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(scenario=scenarios(), data=st.data())
 def test_chaos_ends_as_calm(

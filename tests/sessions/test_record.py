@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, START, make_id, record, session_report, stopped_report, team, user
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.services.ledger.post_usage import post_batch
@@ -222,7 +223,7 @@ def outcome(connection: Connection, order: Sequence[SessionReport], ticks: Seque
 
 
 @pytest.mark.holds("lesson.stale-overwrite")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), batch=st.lists(reports(), min_size=1, max_size=5))
 def test_any_order_of_reports_with_any_ticks_ends_in_the_same_facts_and_total(
     connection: Connection, data: st.DataObject, batch: list[SessionReport]

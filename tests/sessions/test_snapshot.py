@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from tests.examples import examples
 from tests.factories import DAY, HOUR, START, make_id, record, see, session_report, stopped_report, team
 from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.services.ledger.post_usage import post_batch
@@ -292,7 +293,7 @@ def expected_stops(observations: Sequence[SessionReport | Taken]) -> dict[object
     return stops
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), batch=OBSERVATIONS)
 def test_reports_and_snapshots_in_any_order_end_in_the_same_facts_and_total(
     connection: Connection, data: st.DataObject, batch: list[SessionReport | Taken]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
 from tests.benchmarks.population import add_sessions
+from tests.examples import examples
 from tests.factories import (
     DAY,
     HOUR,
@@ -258,7 +259,7 @@ def test_a_tick_reads_what_is_due_and_not_the_history(connection: Connection) ->
 SIGNS = st.lists(st.integers(0, 12).map(lambda quarters: START + quarters * 15 * MINUTE), min_size=1, max_size=4)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), signs=SIGNS, asked=st.integers(0, 300))
 def test_signs_of_life_and_ticks_in_any_order_end_in_the_same_balances(
     connection: Connection, data: st.DataObject, signs: list[datetime], asked: int

@@ -46,7 +46,7 @@ class Whole:
     """The state at its creation; `restore` puts it back, including rows that nobody may change or delete."""
 
     def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+        self.bench = bench
         self._schema = kept = f"kept_{next(_numbers)}"
         self._tables = {row.name: row.columns for row in bench.rows(_TABLES)}
         script = [f"SET LOCAL session_replication_role = replica; {bench.rows(_SEQUENCES)[0].script}"]
@@ -66,15 +66,15 @@ class Whole:
             store._db.backup(self._simulator)
 
     def restore(self) -> None:
-        with self._bench.transaction() as connection:
+        with self.bench.transaction() as connection:
             execute(connection, self._script)
-        store = self._bench.world.server.simulator.store
+        store = self.bench.world.server.simulator.store
         with store._lock:
             self._simulator.backup(store._db)
 
     def close(self) -> None:
         self._simulator.close()
-        self._bench.execute(f"DROP SCHEMA {self._schema} CASCADE")
+        self.bench.execute(f"DROP SCHEMA {self._schema} CASCADE")
 
     def __enter__(self) -> "Whole":
         return self
@@ -93,11 +93,11 @@ class Whole:
             for name in self._tables
             if name not in _RUNS
         ]
-        rows = [(row.name, row.row) for row in self._bench.rows(" UNION ALL ".join(parts))]
+        rows = [(row.name, row.row) for row in self.bench.rows(" UNION ALL ".join(parts))]
         found: Rows = {}
         for name, row in rows:
             found.setdefault(name, []).append(_masked(row))
-        store = self._bench.world.server.simulator.store
+        store = self.bench.world.server.simulator.store
         with store._lock, closing(store._db.cursor()) as cursor:
             objects = cursor.execute("SELECT type, body FROM object WHERE type <> 'event'").fetchall()
             objects += cursor.execute(

@@ -12,16 +12,14 @@ from typing import Final
 import pytest
 import redis
 from redis.exceptions import RedisError
-from sqlalchemy.engine import make_url
 
-from tests.conftest import Administer
+from tests.conftest import Clone
 from tests.server_directory import server_directory
 from tests.warm.start import launch
 from tests.worker.redis_faults import FAULTS, Fault, configured, replica
 from tests.worker.workers import Workers, make_workers, wait_until
 from usage_tasks.embedded.processes import child_process
 from usage_tasks.embedded.redis import running_redis
-from usage_tasks.embedded.servers import Servers
 
 BACK_SECONDS_MAX: Final = 15
 NOTICED_SECONDS_MAX: Final = 20
@@ -29,7 +27,6 @@ POOLS: Final = {"prefork": "maintenance", "threads": "directory"}
 BESIDE: Final = "server"
 """A queue that both workers take from beside their own."""
 
-DATABASE: Final = f"usage_broker_errors_{os.getpid()}"
 LOST: Final = "Connection to broker lost"
 
 pytestmark = pytest.mark.timeout(120)
@@ -50,12 +47,18 @@ def broken_url(directory: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def installation(broken_url: str, servers: Servers, administer: Administer, template: str) -> Iterator[dict[str, str]]:
-    """The variables of an installation on that Redis whose database is well."""
-    administer("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", DATABASE, template)
+def database(clone: Clone) -> Iterator[str]:
+    """A database that is well."""
+    with clone() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def installation(broken_url: str, database: str) -> dict[str, str]:
+    """The variables of an installation on that Redis."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("USAGE_", "STRIPE_"))}
-    yield inherited | {
-        "DATABASE_URL": make_url(servers.database_url).set(database=DATABASE).render_as_string(hide_password=False),
+    return inherited | {
+        "DATABASE_URL": database,
         "REDIS_URL": broken_url,
         "USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS": '{"small": 0.1, "medium": 0.2, "large": 0.5, "xlarge": 1}',
         "USAGE_DEFAULT_SPENDING_LIMIT": '{"forTeams": 500, "forUsers": 100}',
@@ -63,7 +66,6 @@ def installation(broken_url: str, servers: Servers, administer: Administer, temp
         "CELERY_CONFIG_MODULE": "tests.worker.celeryconfig",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    administer("DROP DATABASE {} WITH (FORCE)", DATABASE)
 
 
 @pytest.fixture(scope="module")

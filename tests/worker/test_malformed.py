@@ -155,7 +155,8 @@ def test_malformed_remote_control_is_dropped_and_the_next_is_answered(workers: W
         for body in bodies
         for clock in clocks
     ]
-    channel = "usage:/0.celery.pidbox"
+    database = workers.redis.connection_pool.connection_kwargs["db"]
+    channel = f"usage:/{database}.celery.pidbox"
     reached = workers.redis.publish(channel, b"no JSON")
     assert reached == 1, "the worker listens elsewhere"
     items = [b"null", b"[]", b"{}", b"5", b"[" * 100_000, bytes(range(256)), b'{"properties": null}', b'{"headers": 5}']
