@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, TypeAlias
 from uuid import UUID, uuid5
 
@@ -54,11 +55,17 @@ class ExternalId(str):
 
     def named(self, namespace: UUID) -> ExternalName:
         """Return the subject and its external id."""
-        return ExternalName(f"{self.kind}:{uuid5(namespace, f'{self.kind}:{self.external_id}')}", self.external_id)
+        return ExternalName(f"{self.kind}:{_uuid_of(namespace, self.kind, self.external_id)}", self.external_id)
 
     def resolved(self, namespace: UUID) -> str:
         """Return the same text with the UUID in the place of the external id."""
-        return self.prefix + self.named(namespace).subject.partition(":")[2]
+        return self.prefix + _uuid_of(namespace, self.kind, self.external_id)
+
+
+@lru_cache(maxsize=2_000)
+def _uuid_of(namespace: UUID, kind: NameKind, external_id: str) -> str:
+    """Return the UUID for which an external id stands. Each id of a report is asked for twice, a team's often."""
+    return str(uuid5(namespace, f"{kind}:{external_id}"))
 
 
 def parse_id(text: str, kind: NameKind, *, prefix: str = "") -> str:

@@ -164,13 +164,11 @@ def _check_observed(field: str, observed_at: datetime, *, at: datetime) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NamesAnswer:
-    """A session or an account with its names; a name that it does not have is null."""
+class NamedAnswer:
+    """The id of a session or an account; its names stand beside it, as in every answer."""
 
     instance_id: str | None
     attribution_id: str | None
-    external_id: str | None
-    display_name: str | None
 
 
 def _judge_naming(
@@ -190,15 +188,15 @@ def set_name(
     attribution_id: Attribution | None = None,
     instance_id: SessionId | None = None,
     at: Moment | None = None,
-) -> NamesAnswer:
+) -> NamedAnswer:
     """Give an account or a session a display name, or take it away with null. No id changes."""
     rt = runtime()
     who = parse_actor(actor)
     subject = _subject(attribution_id, instance_id)
     acted_at = rt.effective_instant(at, who)
     with rt.transaction() as connection:
-        names = naming.set_display_name(connection, subject, display_name, at=acted_at, actor=who)
-    return NamesAnswer(instance_id=instance_id, attribution_id=attribution_id, **names._asdict())
+        naming.set_display_name(connection, subject, display_name, at=acted_at, actor=who)
+    return NamedAnswer(instance_id=instance_id, attribution_id=attribution_id)
 
 
 @task(name="directory.get_name", time_limit=timedelta(seconds=30), needs=_judge_naming)
@@ -206,12 +204,10 @@ def get_name(
     actor: ActorText,  # noqa: ARG001 - judged before the task runs
     attribution_id: Attribution | None = None,
     instance_id: SessionId | None = None,
-) -> NamesAnswer:
+) -> NamedAnswer:
     """Return the id of an account or a session, and its names: it may be asked for by its UUID or its external id."""
-    subject = _subject(attribution_id, instance_id)
-    with runtime().transaction() as connection:
-        names = naming.get_names(connection, subject)
-    return NamesAnswer(instance_id=instance_id, attribution_id=attribution_id, **names._asdict())
+    _subject(attribution_id, instance_id)  # raises unless it is asked about one thing
+    return NamedAnswer(instance_id=instance_id, attribution_id=attribution_id)
 
 
 def _subject(attribution_id: str | None, instance_id: str | None) -> str:

@@ -4,7 +4,7 @@ So no task can forget it, and everything below knows UUIDs only. Source: docs/ad
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Final, ParamSpec
 
@@ -25,8 +25,8 @@ _KEPT: Final = frozenset({"attribution_id", "user_id", "billing_creator_user_id"
 def with_names(function: Callable[Parameters, object], *, shown: bool) -> Callable[Parameters, object]:
     """Let a task's function get UUIDs for external ids, and return its answer as JSON has it.
 
-    An answer to an actor shows names beside ids, if they are to be `shown`. The external ids of its account and user are kept once it succeeded,
-    unless it was a dry run.
+    An answer to an actor shows names beside ids if it is to be `shown` so. The external ids of the task's account and
+    user are kept once it has succeeded, unless it was a dry run.
     """
     signature = inspect.signature(function)
     acts = "actor" in signature.parameters
@@ -39,8 +39,11 @@ def with_names(function: Callable[Parameters, object], *, shown: bool) -> Callab
             arguments = {**arguments, **_resolve(external)}
         plain: Callable[..., object] = function
         answer = to_jsonable_python(plain(**arguments))
-        if acts and isinstance(answer, dict) and (shown or external):
-            _show(answer, arguments, external, shown=shown)
+        if acts and isinstance(answer, dict):
+            is_dry_run = "dry_run" in answer
+            kept = [] if is_dry_run else [value for name, value in external.items() if name in _KEPT]
+            asked = {} if is_dry_run else {name: arguments[name] for name in ASKED if arguments.get(name)}
+            _keep_and_show(kept, Shown(answer, asked) if shown else Shown({}, {}))
         return answer
 
     return named
@@ -54,14 +57,7 @@ def _resolve(external: Mapping[str, ExternalId]) -> Mapping[str, str]:
     return resolved
 
 
-def _show(
-    answer: dict[str, Any], arguments: Mapping[str, Any], external: Mapping[str, ExternalId], *, shown: bool
-) -> None:
-    """Keep the external ids of the arguments, then add names to the answer if they are to be shown."""
-    is_dry_run = "dry_run" in answer
-    asked = {} if is_dry_run else {name: arguments[name] for name in ASKED if arguments.get(name)}
-    shown = Shown(answer, asked)
-    kept = [] if is_dry_run else [value for name, value in external.items() if name in _KEPT]
+def _keep_and_show(kept: Sequence[ExternalId], shown: Shown) -> None:
     if not kept and not shown.subjects:
         return
     rt = runtime()

@@ -143,8 +143,8 @@ def task(
     """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
 
     A task that takes an actor or an account must declare its `needs`; others are the installation's own. A hidden
-    answer goes to the caller only, not into the worker's log or Flower. Names are shown beside the ids of an answer to an
-    actor, for one query more; an answer to a program that asks often goes without. If it `announces` something, that is sent as
+    answer goes to the caller only, not into the worker's log or Flower. An answer to an actor shows names beside ids,
+    for one query more; one that programs ask for often goes without. If it `announces` something, that is sent as
     soon as it ends, however it does.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.

@@ -1,20 +1,17 @@
 """`usage-tasks zombies` and `release`: running sessions that accrue no further."""
 
-import json
 import sys
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from usage_tasks.commands import OPERATOR
+from usage_tasks.commands.json_lines import write_lines
 from usage_tasks.commands.values import read_session
 from usage_tasks.domain.accounts import parse_uuid
 from usage_tasks.domain.names import resolve
 from usage_tasks.runtime import runtime
-from usage_tasks.services.directory.show_names import Shown, show_names
 from usage_tasks.services.sessions.release_zombie import plan_release, release_session
-from usage_tasks.storage.rows import as_json
 from usage_tasks.storage.sessions import zombies as stored
 
 
@@ -22,10 +19,7 @@ def list_capped(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100) ->
     """List the running sessions that accrue no further, longest first, as JSON lines."""
     rt = runtime()
     with rt.transaction() as connection:
-        capped = [json.loads(as_json(asdict(each))) for each in stored.list_zombies(connection, limit=limit)]
-        show_names(connection, Shown({"capped": capped}, {}))
-    for zombie in capped:
-        sys.stdout.write(as_json(zombie) + "\n")
+        write_lines(connection, stored.list_zombies(connection, limit=limit))
 
 
 def release_capped(

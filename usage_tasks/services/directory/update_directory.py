@@ -10,7 +10,7 @@ from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.directory import TeamReport, UserReport, latest_teams, latest_users
 from usage_tasks.domain.names import ExternalName
 from usage_tasks.storage.directory import people
-from usage_tasks.storage.directory.names import forget_deleted, keep_external_ids
+from usage_tasks.storage.directory.names import keep_external_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,6 @@ def upsert_users(connection: Connection, reports: Sequence[UserReport], *, at: d
     """Apply the latest report of each user, in any order of arrival."""
     applied = people.upsert_users(connection, latest_users(reports), at=at, actor=actor)
     keep_external_ids(connection, _names(reports))
-    if deleted := [each.user_id for each in reports if each.deleted]:
-        forget_deleted(connection, deleted)
     return Upserted(applied=applied, ignored=len(reports) - applied)
 
 

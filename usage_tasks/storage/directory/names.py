@@ -12,22 +12,23 @@ from sqlalchemy import Connection
 from usage_tasks.domain.names import ExternalName
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 
-# Of a deleted user no name is kept. A row that is there is not even locked: reports repeat.
+# A row that is there is not even locked: reports repeat. Of a deleted user no name is kept: whoever deletes them waits
+# for those who keep their name, and a trigger removes what is there then.
 _KEEP: Final = """
-    WITH given AS (
-        SELECT subject, external_id
+    WITH fresh AS (
+        SELECT g.subject, g.external_id,
+            CASE WHEN g.subject LIKE 'user:%' THEN CAST(substr(g.subject, 6) AS uuid) END AS user_id
         FROM unnest(CAST(:subjects AS text[]), CAST(:external_ids AS text[])) AS g(subject, external_id)
-        WHERE NOT EXISTS (
-            SELECT 1 FROM directory_user u
-            WHERE u.deleted AND u.user_id = CASE WHEN subject LIKE 'user:%' THEN CAST(substr(subject, 6) AS uuid) END
-        )
-    ), filled AS (
-        UPDATE directory_name AS held SET external_id = given.external_id
-        FROM given WHERE held.subject = given.subject AND held.external_id IS NULL
+        LEFT JOIN directory_name AS held ON held.subject = g.subject
+        WHERE held.external_id IS NULL
+    ), known AS (
+        SELECT user_id, deleted FROM directory_user
+        WHERE user_id IN (SELECT user_id FROM fresh) ORDER BY user_id FOR SHARE
     )
-    INSERT INTO directory_name (subject, external_id)
-    SELECT subject, external_id FROM given ORDER BY subject
-    ON CONFLICT (subject) DO NOTHING
+    INSERT INTO directory_name AS held (subject, external_id)
+    SELECT subject, external_id FROM fresh LEFT JOIN known USING (user_id)
+    WHERE known.deleted IS NOT TRUE ORDER BY subject
+    ON CONFLICT (subject) DO UPDATE SET external_id = EXCLUDED.external_id WHERE held.external_id IS NULL
 """
 
 _SET_DISPLAY_NAME: Final = """
@@ -35,10 +36,7 @@ _SET_DISPLAY_NAME: Final = """
     ON CONFLICT (subject) DO UPDATE SET display_name = EXCLUDED.display_name
 """
 
-_FORGET_DELETED: Final = """
-    DELETE FROM directory_name AS n USING directory_user AS u
-    WHERE u.user_id = ANY(CAST(:ids AS uuid[])) AND u.deleted AND n.subject = 'user:' || u.user_id
-"""
+_HOLD_USER: Final = "SELECT deleted FROM directory_user WHERE user_id = :user_id FOR SHARE"
 
 
 class Names(NamedTuple):
@@ -73,9 +71,9 @@ def set_display_name(connection: Connection, subject: str, display_name: str | N
     execute(connection, "UPDATE directory_name SET display_name = NULL WHERE subject = :subject", subject=subject)
 
 
-def forget_deleted(connection: Connection, user_ids: Iterable[UUID]) -> None:
-    """Remove the names of those of the users who are deleted."""
-    execute(connection, _FORGET_DELETED, ids=[str(each) for each in user_ids])
+def hold_user(connection: Connection, user_id: UUID) -> bool:
+    """Return True if a user is deleted; whoever would delete them now waits for this transaction."""
+    return any(row.deleted for row in fetch(connection, _HOLD_USER, user_id=user_id))
 
 
 def find_names(connection: Connection, subjects: Collection[str]) -> Mapping[str, Names]:

@@ -11,8 +11,18 @@ branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 compatible_from: str = "0016"
 
+# A trigger, for an older worker that takes up a deletion knows no names.
+FORGET = """
+CREATE FUNCTION forget_names_of_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM directory_name WHERE subject = 'user:' || NEW.user_id;
+    RETURN NULL;
+END $$
+"""
+
 
 def upgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
     op.create_table(
         "directory_namespace",
         sa.Column("is_only", sa.Boolean(), server_default=sa.text("true"), nullable=False),
@@ -37,6 +47,11 @@ def upgrade() -> None:
         sa.CheckConstraint("length(external_id) BETWEEN 1 AND 200", name=op.f("directory_name_external_id_check")),
         sa.CheckConstraint("length(display_name) BETWEEN 1 AND 200", name=op.f("directory_name_display_name_check")),
         sa.PrimaryKeyConstraint("subject", name=op.f("directory_name_pkey")),
+    )
+    op.execute(FORGET)
+    op.execute(
+        "CREATE TRIGGER directory_user_names AFTER INSERT OR UPDATE OF deleted ON directory_user "
+        "FOR EACH ROW WHEN (NEW.deleted) EXECUTE FUNCTION forget_names_of_deleted()"
     )
 
 
