@@ -56,9 +56,9 @@ def test_the_set_up_is_checked_on_request(bench: Bench, rt: Runtime) -> None:
 
 
 def test_an_account_that_is_none_is_refused(rt: Runtime) -> None:
-    refused = run("parked", "release", "team:nobody")
+    refused = run("parked", "release", "nobody")
     assert refused.exit_code != 0
-    assert "team:nobody" in str(refused.exception)
+    assert "must be team:<id> or user:<id> (got 'nobody')" in str(refused.exception)
 
 
 @pytest.mark.parametrize("command", [("parked", "list"), ("drift",)])

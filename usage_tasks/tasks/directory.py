@@ -176,7 +176,7 @@ def _judge_naming(
     actor: Actor,  # noqa: ARG001 - as every judge
     arguments: Mapping[str, Any],
 ) -> tuple[Account | None, Role]:
-    """Return the account, or that of the session, and the role needed to name it."""
+    """An owner of the account, or of the session's account; an administrator; a service."""
     account, _ = find_subject(connection, arguments.get("attribution_id"), None, arguments.get("instance_id"))
     return account, Role.OWNER
 

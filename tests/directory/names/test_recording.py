@@ -1,7 +1,6 @@
 """Sessions by external ids: batches, files, snapshots, quarantine; each form is the same session."""
 
 import csv
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.directory.names.conftest import IdOf
-from tests.factories import DAY, HOUR, START, call, make_id, session_row, team
+from tests.factories import DAY, HOUR, START, call, session_row, team
 from usage_tasks import bulk
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.runtime import Runtime
@@ -35,7 +34,7 @@ def held(rt: Runtime) -> list[tuple[Any, ...]]:
 
 
 def names(rt: Runtime) -> dict[str, str]:
-    return dict(query(rt, "SELECT subject, external_id FROM directory_name"))  # type: ignore[arg-type]
+    return dict(query(rt, "SELECT subject, external_id FROM directory_name"))
 
 
 def ids(id_of: IdOf) -> tuple[str, str, str]:
@@ -175,9 +174,3 @@ def test_a_display_name_that_was_there_first_gets_the_external_id(rt: Runtime, i
         )
     record(session_row(**NAMED))
     assert (subject, "ann", "Ann") in query(rt, "SELECT subject, external_id, display_name FROM directory_name")
-
-
-def test_an_observed_time_is_of_no_matter_to_names(rt: Runtime) -> None:
-    later = session_row(**NAMED, observed_at=START + timedelta(hours=2), stopped_at=START + HOUR)
-    assert record(session_row(**NAMED, observed_at=START + HOUR), later)["inserted"] == 1
-    assert str(make_id("unused")) not in {row[0] for row in held(rt)}

@@ -22,7 +22,6 @@ END $$
 
 
 def upgrade() -> None:
-    op.execute("SET LOCAL lock_timeout = '5s'")
     op.create_table(
         "directory_namespace",
         sa.Column("is_only", sa.Boolean(), server_default=sa.text("true"), nullable=False),
