@@ -1,18 +1,25 @@
 """Sessions by external ids: batches, files, snapshots, quarantine; each form is the same session."""
 
 import csv
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from tests.directory.names.conftest import IdOf
-from tests.factories import DAY, HOUR, START, call, session_row, team
+from tests.factories import DAY, HOUR, START, call, make_id, session_row, team
+from tests.ledger.test_posting import wait_until_blocked
 from usage_tasks import bulk
 from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.names import ExternalName
 from usage_tasks.runtime import Runtime
-from usage_tasks.tasks.usage import quarantine, sessions
+from usage_tasks.storage.directory.names import keep_external_ids
+from usage_tasks.tasks.usage import limits, quarantine, sessions
 
 ACTOR: Final = "service:tests"
 NAMED: Final = {"instance_id": "ci-1", "user_id": "ann", "attribution_id": "team:acme"}
@@ -57,11 +64,98 @@ def test_a_batch_by_name_is_the_session_by_uuid_and_its_names_are_kept_once(rt: 
     assert names(rt) == kept(id_of)
 
 
+@contextmanager
+def statements(rt: Runtime) -> Iterator[list[str]]:
+    """Every statement that is sent to PostgreSQL meanwhile."""
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(rt.database._engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(rt.database._engine, "before_cursor_execute", note)
+
+
 @pytest.mark.holds("names.recorded")
-def test_uuids_alone_keep_no_name_and_read_no_namespace(rt: Runtime) -> None:
-    assert record(session_row())["inserted"] == 1
+def test_a_batch_of_uuids_pays_no_statement_and_one_with_names_pays_one(rt: Runtime) -> None:
+    record(session_row(), session_row(**NAMED))  # opens the accounts, and reads the namespace for good
+    with statements(rt) as by_uuid:
+        assert record(session_row(instance_id=str(make_id("second"))))["inserted"] == 1
+    with statements(rt) as by_name:
+        assert record(session_row(**NAMED | {"instance_id": "ci-2"}))["inserted"] == 1
+    about_names = [each for each in by_uuid + by_name if "directory_name" in each]
+    assert (len(about_names), len(by_name) - len(by_uuid)) == (1, 1)
+
+
+@pytest.mark.holds("names.recorded")
+def test_uuids_alone_keep_no_name_and_read_no_namespace(rt: Runtime, tmp_path: Path) -> None:
+    with statements(rt) as sent:
+        assert record(session_row())["inserted"] == 1
+        assert snapshot(session_row(source="eu"))["inserted"] == 1
+        assert call(limits.check_entitlement, attribution_id=team(), actor=ACTOR, at=AT.isoformat())["may_start"]
+        list(bulk.import_file(rt, write(tmp_path / "file.csv", session_row()), at=AT, actor=Actor(ACTOR)))
+    assert len(sent) > 20
+    assert [each for each in sent if "directory_name" in each] == []
+
+
+@pytest.mark.holds("names.recorded")
+def test_the_first_reports_of_names_may_come_to_two_workers_at_once_in_any_order(rt: Runtime) -> None:
+    rows = [session_row(instance_id=f"ci-{n}", user_id=f"u-{n}", attribution_id=f"team:t-{n}") for n in range(50)]
+    with ThreadPoolExecutor() as workers:
+        for half in range(2):
+            part = [row | {"instance_id": f"{row['instance_id']}-{half}"} for row in rows]
+            done = [workers.submit(record, *order) for order in (part, part[::-1], part)]
+            assert sum(each.result()["inserted"] for each in done) == 50
+    assert len(names(rt)) == 50 + 50 + 100
+
+
+@pytest.mark.holds("names.recorded")
+def test_a_worker_waits_for_another_that_keeps_the_same_name_and_both_are_done(rt: Runtime, id_of: IdOf) -> None:
+    with ThreadPoolExecutor() as workers:
+        with rt.transaction() as connection:
+            keep_external_ids(connection, [ExternalName(f"user:{id_of('user:ann')}", "ann")])
+            waiting = workers.submit(record, session_row(**NAMED))
+            wait_until_blocked(rt.database)
+        assert waiting.result()["inserted"] == 1
+    assert names(rt) == kept(id_of)
+
+
+BAD_IDS: Final = {
+    "": "(got '')",
+    "x" * 201: "of 1 to 200 printable characters",
+    "a\u200bb": "printable characters",
+    "cafe\u0301": "in Unicode's form NFC",
+    " ann": "without a space at either end (got ' ann')",
+    "{11111111-2222-4333-8444-555555555555}": "or an id that does not look like one (got '{11111111",
+    "1111111122224333844455555555555A": "or an id that does not look like one (got '1111111122",
+    "urn:uuid:11111111-2222-4333-8444-555555555555": "or an id that does not look like one (got 'urn:uuid:1111",
+}
+
+
+@pytest.mark.holds("names.refused")
+@pytest.mark.parametrize(("bad", "told"), BAD_IDS.items(), ids=[ascii(each)[:20] for each in BAD_IDS])
+@pytest.mark.parametrize(("field", "prefix"), [("instance_id", ""), ("user_id", ""), ("attribution_id", "team:")])
+def test_a_bad_id_is_quarantined_by_its_field_with_what_is_allowed(
+    rt: Runtime, field: str, prefix: str, bad: str, told: str
+) -> None:
+    answer = record(session_row(**{field: prefix + bad}), session_row())
+    (rejection,) = answer["rejections"]
+    assert (answer["inserted"], rejection["index"], rejection["field"]) == (1, 0, field)
+    assert "must be " in rejection["reason"]
+    assert "a UUID such as 11111111-2222-4333-8444-555555555555" in rejection["reason"]
+    assert told.replace("(got '", f"(got '{prefix}") in rejection["reason"]
     assert names(rt) == {}
-    assert "_name_namespace" not in vars(rt)
+
+
+@pytest.mark.holds("names.refused")
+@pytest.mark.parametrize("field", ["instance_id", "user_id", "attribution_id"])
+def test_a_surrogate_without_its_pair_is_quarantined_by_its_field(rt: Runtime, field: str) -> None:
+    """JSON has such texts, and UTF-8 has no bytes for them."""
+    answer = record(session_row(**{field: json.loads('"team:\\ud800"')}), session_row())
+    assert (answer["inserted"], [each["field"] for each in answer["rejections"]]) == (1, [field])
 
 
 @pytest.mark.holds("names.recorded")
@@ -119,6 +213,9 @@ def test_a_file_may_mix_both_forms(rt: Runtime, id_of: IdOf, tmp_path: Path) -> 
     ]
     fields = {"observed_at": "", "stopped_at": ""}
     path = write(tmp_path / "file.csv", *(fields | each for each in rows))
+    rehearsed = list(bulk.rehearse_file(rt, path, at=AT, actor=Actor(ACTOR), chunk_lines=5))
+    assert sum(each.merged.inserted for each in rehearsed) == 49
+    assert names(rt) == {}
     done = list(bulk.import_file(rt, path, at=AT, actor=Actor(ACTOR), chunk_lines=5))
     assert [each.rejections for each in done if each.rejections] == []
     assert sum(each.merged.inserted for each in done) == 49

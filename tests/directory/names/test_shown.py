@@ -23,7 +23,7 @@ from usage_tasks.domain.errors import InvalidInputError, NoSuchError
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.operations.outbox import announce, claim_announcements
 from usage_tasks.tasks import directory
-from usage_tasks.tasks.usage import accounts, explain, ledger, report, sessions
+from usage_tasks.tasks.usage import accounts, explain, ledger, limits, report, sessions
 from usage_tasks.telemetry.logs import configure_logging
 
 RANGE: Final = {"start": START.isoformat(), "end": (START + DAY).isoformat(), "at": NOW}
@@ -270,3 +270,33 @@ def test_a_bad_id_of_a_command_is_an_error_of_usage(rt: Runtime) -> None:
     done = CliRunner().invoke(cli, ["grants", "acme"])
     assert done.exit_code == 2
     assert "must be team:<id> or user:<id> (got 'acme')" in " ".join(done.output.split())
+
+
+@pytest.mark.holds("names.shown")
+def test_an_answer_that_programs_ask_for_often_has_no_names_and_keeps_that_of_its_account(
+    named: Runtime, id_of: IdOf
+) -> None:
+    for account in ("acme", "new"):
+        answer = call(limits.check_entitlement, **BY_ACCOUNT | {"attribution_id": f"team:{account}"})
+        by_uuid = BY_ACCOUNT | {"attribution_id": f"team:{id_of(f'team:{account}')}"}
+        assert answer == call(limits.check_entitlement, **by_uuid)
+        assert not [field for field in answer if field.startswith("account_")]
+    assert (
+        call(directory.get_name, actor=SERVICE, attribution_id=f"team:{id_of('team:new')}")["account_external_id"]
+        == "new"
+    )
+
+
+@pytest.mark.holds("names.commands")
+def test_a_list_of_a_command_shows_names(named: Runtime, id_of: IdOf) -> None:
+    rows = [session_row(instance_id="ci-2", user_id="ann", attribution_id="team:acme"), session_row(instance_id="ci-3")]
+    call(sessions.record_instances, instances=rows, actor=SERVICE, at=NOW)
+    with named.transaction() as connection:
+        capped = "UPDATE workspace_instance SET capped_at = started_at, cap_reason = 'heartbeat' WHERE final_at IS NULL"
+        connection.execute(text(capped))
+    listed = {line["session_external_id"]: line for line in map(json.loads, run("zombies").splitlines())}
+    account = {"account_external_id": "acme", "account_name": "Acme Ltd"}
+    assert listed["ci-2"].items() >= (account | {"instance_id": id_of("session:ci-2")}).items()
+    assert [name for name in listed["ci-3"] if name.endswith("name")] == []
+    assert run("release", "ci-2").startswith("released: heartbeat at ")
+    assert run("release", id_of("session:ci-2")) == "it was not capped\n"
