@@ -31,7 +31,7 @@ BY_NAME: Final = {
 
 WITHOUT_ACTOR: Final[Mapping[str, dict[str, Any]]] = {"billing.drift_report": {"at": NOW}}
 ROWS_WITH_IDS: Final = {"SessionReport", "UserReport", "TeamReport", "Member"}
-"""The rows within arguments that have ids; test_recording.py and test_directory.py have each."""
+"""The rows within arguments that have ids; test_recording.py and test_directory.py report each."""
 
 
 def by_uuid(id_of: IdOf) -> dict[str, str]:
