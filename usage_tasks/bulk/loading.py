@@ -16,9 +16,8 @@ from sqlalchemy import Connection
 
 from usage_tasks.bulk.header import AS_NAMED, ColumnRules
 from usage_tasks.bulk.reading import Misfit, RowsOfFile, opened
-from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.accounts import Actor, AttributionId, Namespace
 from usage_tasks.domain.errors import RetryableError
-from usage_tasks.domain.names import Namespace
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.sessions.import_reports import Chunk, Imported, OddRow, as_report, import_chunk
 from usage_tasks.services.sessions.record import RecordedBatch

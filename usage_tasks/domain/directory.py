@@ -12,7 +12,7 @@ from typing import Final, NewType
 from uuid import UUID
 
 from usage_tasks.domain.access import TeamRole
-from usage_tasks.domain.names import ExternalName
+from usage_tasks.domain.accounts import ExternalName
 
 EmailDigest = NewType("EmailDigest", str)
 """The digest kept instead of an e-mail: equal for equal addresses, useless without the installation's key."""

@@ -6,8 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.names import ExternalName
+from usage_tasks.domain.accounts import AttributionId, ExternalName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

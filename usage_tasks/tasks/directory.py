@@ -21,10 +21,19 @@ from pydantic import (
 from sqlalchemy import Connection
 
 from usage_tasks.domain.access import Role, TeamRole
-from usage_tasks.domain.accounts import Account, Actor, parse_actor, parse_uuid
+from usage_tasks.domain.accounts import (
+    Account,
+    Actor,
+    ExternalId,
+    ExternalName,
+    NameKind,
+    parse_actor,
+    parse_uuid,
+    resolve,
+    subject_of,
+)
 from usage_tasks.domain.directory import Member, TeamReport, UserReport, digest_email
 from usage_tasks.domain.errors import InvalidInputError
-from usage_tasks.domain.names import ExternalId, ExternalName, resolve
 from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.directory import naming, update_directory
 from usage_tasks.services.directory.update_directory import Upserted
@@ -213,4 +222,4 @@ def get_name(
 def _subject(attribution_id: str | None, instance_id: str | None) -> str:
     if (attribution_id is None) == (instance_id is None):
         raise InvalidInputError("attribution_id", attribution_id, "given without instance_id, or left out with it")
-    return attribution_id or f"session:{instance_id}"
+    return attribution_id or subject_of(NameKind.SESSION, str(instance_id))

@@ -11,7 +11,7 @@ from typing import Any, Final, ParamSpec
 import structlog
 from pydantic_core import to_jsonable_python
 
-from usage_tasks.domain.names import ExternalId
+from usage_tasks.domain.accounts import ExternalId
 from usage_tasks.runtime import runtime
 from usage_tasks.services.directory.show_names import ASKED, Shown, show_names
 from usage_tasks.storage.directory.names import keep_external_ids

@@ -7,9 +7,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.accounts import AttributionId, ExternalId, ExternalName, NameKind, Namespace, parse_id, resolve
 from usage_tasks.domain.errors import show
-from usage_tasks.domain.names import ExternalId, ExternalName, NameKind, Namespace, parse_id, resolve
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.wire.problems import describe
 from usage_tasks.wire.values import Attribution, Moment, Name, SessionId, UserId

@@ -16,11 +16,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from usage_tasks.domain.accounts import AccountKind, parse_actor
+from usage_tasks.domain.accounts import (
+    DISPLAY_NAME_LENGTH_MAX,
+    EXTERNAL_ID_LENGTH_MAX,
+    AccountKind,
+    NameKind,
+    is_plain,
+    parse_actor,
+    parse_id,
+)
 from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
 from usage_tasks.domain.credits import CREDITS_PATTERN, CreditCents, parse_credits
 from usage_tasks.domain.errors import InvalidInputError, show
-from usage_tasks.domain.names import DISPLAY_NAME_LENGTH_MAX, EXTERNAL_ID_LENGTH_MAX, NameKind, is_plain, parse_id
 from usage_tasks.domain.prices import (
     CREDITS_PER_MINUTE_MAX,
     FRACTIONAL_DIGITS_MAX,

@@ -10,8 +10,8 @@ from tests.directory.names.conftest import IdOf
 from tests.factories import DAY, START, call, session_row
 from tests.ledger.test_posting import wait_until_blocked
 from usage_tasks.domain.access import AccessError
+from usage_tasks.domain.accounts import ExternalName
 from usage_tasks.domain.errors import InvalidInputError
-from usage_tasks.domain.names import ExternalName
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.directory.names import keep_external_ids
 from usage_tasks.tasks import directory

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from usage_tasks.domain.names import ExternalId, NameKind, parse_id, resolve
+from usage_tasks.domain.accounts import ExternalId, NameKind, parse_id, resolve
 from usage_tasks.wire.values import ActorText, Attribution, SessionId, UserId
 
 NAMESPACE = UUID("5c1d2a52-6c86-4f6e-9f0e-0b8a7cf3d001")

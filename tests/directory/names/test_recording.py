@@ -15,8 +15,7 @@ from tests.directory.names.conftest import IdOf
 from tests.factories import DAY, HOUR, START, call, make_id, session_row, team
 from tests.ledger.test_posting import wait_until_blocked
 from usage_tasks import bulk
-from usage_tasks.domain.accounts import Actor
-from usage_tasks.domain.names import ExternalName
+from usage_tasks.domain.accounts import Actor, ExternalName
 from usage_tasks.runtime import Runtime
 from usage_tasks.storage.directory.names import keep_external_ids
 from usage_tasks.tasks.usage import limits, quarantine, sessions

@@ -7,8 +7,7 @@ import typer
 from pydantic_core import to_json
 
 from usage_tasks.commands.values import At, read_account, utc_or_none
-from usage_tasks.domain.accounts import parse_attribution
-from usage_tasks.domain.names import resolve
+from usage_tasks.domain.accounts import parse_attribution, resolve
 from usage_tasks.runtime import runtime
 from usage_tasks.services.ledger.grant_credits import list_grants
 

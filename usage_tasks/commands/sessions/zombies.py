@@ -8,8 +8,7 @@ import typer
 from usage_tasks.commands import OPERATOR
 from usage_tasks.commands.json_lines import write_lines
 from usage_tasks.commands.values import read_session
-from usage_tasks.domain.accounts import parse_uuid
-from usage_tasks.domain.names import resolve
+from usage_tasks.domain.accounts import parse_uuid, resolve
 from usage_tasks.runtime import runtime
 from usage_tasks.services.sessions.release_zombie import plan_release, release_session
 from usage_tasks.storage.sessions import zombies as stored

@@ -5,9 +5,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.accounts import Actor, AttributionId, NameKind
 from usage_tasks.domain.errors import InvalidInputError, NoSuchError
-from usage_tasks.domain.names import NameKind
 from usage_tasks.storage.directory import names
 from usage_tasks.storage.directory.names import NAMELESS
 from usage_tasks.storage.ledger.explanation import find_owner

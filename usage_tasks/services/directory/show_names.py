@@ -5,14 +5,15 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from usage_tasks.domain.accounts import NameKind, subject_of
 from usage_tasks.storage.directory.names import NAMELESS, find_names
 
 _BESIDE: Final = {
-    "attribution_id": ("account", ""),
-    "user_id": ("user", "user:"),
-    "instance_id": ("session", "session:"),
+    "attribution_id": ("account", None),
+    "user_id": ("user", NameKind.USER),
+    "instance_id": ("session", NameKind.SESSION),
 }
-"""By the field of an id: the word before its names, and what makes a subject of the id."""
+"""By the field of an id: the word before its names, and what the id is of; an account's is a subject itself."""
 
 ASKED: Final = tuple(_BESIDE)
 """The fields of ids beside which names are shown."""
@@ -44,8 +45,8 @@ def show_names(connection: Connection, shown: Shown) -> None:
 
 def _subjects(place: Mapping[str, Any]) -> Mapping[str, str]:
     return {
-        word: f"{prefix}{place[field]}"
-        for field, (word, prefix) in _BESIDE.items()
+        word: place[field] if kind is None else subject_of(kind, place[field])
+        for field, (word, kind) in _BESIDE.items()
         if field in place and isinstance(place[field], str)
     }
 

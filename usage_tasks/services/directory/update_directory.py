@@ -6,9 +6,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.accounts import Actor, ExternalName
 from usage_tasks.domain.directory import TeamReport, UserReport, latest_teams, latest_users
-from usage_tasks.domain.names import ExternalName
 from usage_tasks.storage.directory import people
 from usage_tasks.storage.directory.names import keep_external_ids
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Account, AttributionId, parse_attribution, parse_uuid
+from usage_tasks.domain.accounts import Account, AttributionId, NameKind, parse_attribution, parse_uuid, subject_of
 from usage_tasks.domain.errors import InvalidInputError, InvariantError, NoSuchError
 from usage_tasks.domain.explanation import (
     ExplainedEntry,
@@ -90,7 +90,7 @@ def _session(connection: Connection, facts: SessionFacts, *, at: datetime, entry
         raise InvariantError(f"session {facts.instance_id}: class {facts.workspace_class}: {error}") from error
     entries = explanation.list_session_entries(connection, facts, at=at)
     numbers = explain_session(facts, rating, entries, at=at, entry=entry)
-    named = _named(connection, session=f"session:{facts.instance_id}", account=facts.attribution_id)
+    named = _named(connection, session=subject_of(NameKind.SESSION, facts.instance_id), account=facts.attribution_id)
     return Explained(numbers=numbers, text=session_in_words(numbers, named=named))
 
 

@@ -9,9 +9,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor
+from usage_tasks.domain.accounts import Actor, Namespace
 from usage_tasks.domain.cost_centers import SpendingLimits
-from usage_tasks.domain.names import Namespace
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.sessions.record import take_up
 from usage_tasks.storage.directory.names import read_namespace

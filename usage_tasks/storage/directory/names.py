@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.names import ExternalName
+from usage_tasks.domain.accounts import ExternalName
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 
 # A row that is there is not even locked: reports repeat. Of a deleted user no name is kept: whoever deletes them waits
