@@ -187,3 +187,31 @@ def test_what_is_posted_while_weeks_are_filled_is_counted_once(empty_url: str) -
         found = connection.execute(text("SELECT credit_cents FROM account_week")).scalars().all()
     engine.dispose()
     assert found == [-6]
+
+
+def test_a_database_with_sessions_gets_names_and_a_namespace_of_its_own_and_no_row_changes(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        command.upgrade(migrate.alembic_config(connection), "0022")
+    with engine.begin() as connection:
+        for statement in LEDGER_OF_0016:
+            connection.execute(text(statement))
+    tables = ("workspace_instance", "open_session", "ledger_entry", "installation", "directory_user")
+
+    def held() -> list[object]:
+        with engine.connect() as connection:
+            return [
+                connection.execute(text(f'SELECT array_agg(t.xmin || t::text ORDER BY t::text) FROM "{table}" t')).one()  # noqa: S608
+                for table in tables
+            ]
+
+    before = held()
+    migrate.upgrade(empty_url)
+    with engine.connect() as connection:
+        named = connection.execute(text("SELECT count(*) FROM directory_name")).scalar_one()
+        distinct = "SELECT count(*) FROM directory_namespace JOIN installation ON namespace <> installation_id"
+        namespaces = connection.execute(text(distinct)).scalar_one()
+    after = held()
+    engine.dispose()
+    assert (named, namespaces) == (0, 1)
+    assert after == before

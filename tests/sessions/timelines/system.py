@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from itertools import groupby
 from typing import Any, Final, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, text
 
@@ -78,7 +78,7 @@ class System:
 
     def hear(self, *raw: Mapping[str, Any], at: datetime = NOW) -> RecordedBatch:
         """Record reports as one batch, which arrives at an instant."""
-        reports, malformed = parse_reports(raw, at=at)
+        reports, malformed = parse_reports(raw, at=at, namespace=uuid4)
         return record_reports(self.connection, reports, malformed, raw=raw, limits=LIMITS, at=at, actor=SYSTEM)
 
     def hear_by_file(self, *raw: Mapping[str, Any]) -> None:
@@ -89,7 +89,7 @@ class System:
 
     def list_in_a_snapshot(self, row: Mapping[str, Any], *, taken_at: datetime) -> RecordedBatch:
         """Record a snapshot that lists the session as it is then."""
-        reports, malformed = parse_reports([row], at=taken_at, source=SOURCE)
+        reports, malformed = parse_reports([row], at=taken_at, namespace=uuid4, source=SOURCE)
         snapshot = Snapshot(source=SOURCE, taken_at=taken_at, reports=reports, malformed=malformed, raw=[row])
         return report_running(self.connection, snapshot, limits=LIMITS, actor=SYSTEM).recorded
 

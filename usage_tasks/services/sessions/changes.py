@@ -9,22 +9,23 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from usage_tasks.domain.accounts import Namespace
 from usage_tasks.storage.sessions import fixed_facts
 from usage_tasks.wire.session_reports import find_instance_id
 
 _OF_SEGMENT: Final = ("from", "workspace_class", "state")
 
 
-def as_reports(connection: Connection, rows: Sequence[object]) -> Sequence[object]:
+def as_reports(connection: Connection, rows: Sequence[object], namespace: Namespace) -> Sequence[object]:
     """Turn the changes among rows into reports, with the facts of their sessions for what they leave out.
 
     The facts are those of the first row of the same session without `from`, else those that are known. A change of a
     session without facts stays as it is.
     """
-    sessions = [find_instance_id(row) for row in rows]
-    changed = {session for session, row in zip(sessions, rows, strict=True) if session and _is_change(row)}
-    if not changed:
+    if not any(map(_is_change, rows)):
         return rows
+    sessions = [find_instance_id(row, namespace=namespace) for row in rows]
+    changed = {session for session, row in zip(sessions, rows, strict=True) if session and _is_change(row)}
     known = fixed_facts.list_facts(connection, changed)
     facts: dict[UUID | None, Mapping[str, object]] = {session: known[session] for session in known}
     for session, row in zip(reversed(sessions), reversed(rows), strict=True):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.services.ledger.cost_center import open_accounts
 from usage_tasks.services.sessions.changes import as_reports
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
+from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import bulk_copy
 from usage_tasks.storage.sessions.bulk_copy import PlainRow
@@ -73,7 +75,8 @@ def import_chunk(
     if not lines:
         return Imported(RecordedBatch(merged=merged, rejections=[]), accounts)
     rows = [chunk.report(line) for line in lines]
-    reports, malformed = parse_reports(as_reports(connection, rows), at=at)
+    namespace = cache(partial(read_namespace, connection))
+    reports, malformed = parse_reports(as_reports(connection, rows, namespace), at=at, namespace=namespace)
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
     rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, arrived_at=at, actor=actor)
     rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]

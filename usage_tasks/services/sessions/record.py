@@ -7,13 +7,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.accounts import Actor, AttributionId, ExternalName
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.domain.states import State, price_key, split_price_key
 from usage_tasks.services.ledger.cost_center import open_accounts
 from usage_tasks.services.sessions.fixed_facts import of_snapshot, settle
+from usage_tasks.storage.directory.names import keep_external_ids
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import merging, quarantine
 from usage_tasks.storage.sessions.merging import Merged, sum_merged
@@ -91,6 +92,7 @@ def take_up(
     agreeing, contradicting = _split_contradictions(known)
     parts: list[Merged] = []
     accounts: set[AttributionId] = set()
+    names: list[ExternalName] = []
     while True:
         merged = merging.merge_reports(connection, agreeing, seen_at=seen_at, arrived_at=arrived_at)
         # A report that changed a row agrees with it: nothing stands against a batch of such reports.
@@ -98,6 +100,7 @@ def take_up(
         contradicted = frozenset[UUID]() if all_changed else merging.list_contradicted(connection, agreeing)
         settled = [report for report in agreeing if report.instance_id not in contradicted]
         accounts.update(report.attribution_id for report in settled)
+        names += (name for report in settled if report.names for name in report.names)
         left = len(agreeing) - len(settled)
         parts.append(Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - left))
         contradicting += [report for report in agreeing if report.instance_id in contradicted]
@@ -109,6 +112,7 @@ def take_up(
         parts.append(Merged(inserted=0, updated=decided.taken_over, unchanged=-decided.taken_over))
         agreeing, contradicting = decided.agreeing, []
     open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
+    keep_external_ids(connection, names)
     return RecordedBatch(merged=sum_merged(parts), rejections=rejections)
 
 
