@@ -192,7 +192,7 @@ def test_what_is_posted_while_weeks_are_filled_is_counted_once(empty_url: str) -
 def test_a_database_with_sessions_gets_names_and_a_namespace_of_its_own_and_no_row_changes(empty_url: str) -> None:
     engine = create_engine(empty_url)
     with engine.connect() as connection:
-        command.upgrade(migrate.alembic_config(connection), "0022")
+        command.upgrade(migrate.alembic_config(connection), "0024")
     with engine.begin() as connection:
         for statement in LEDGER_OF_0016:
             connection.execute(text(statement))
