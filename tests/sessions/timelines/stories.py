@@ -87,11 +87,14 @@ def versions_from(at: datetime) -> st.SearchStrategy[Version]:
 
 @st.composite
 def price_changes(draw: st.DrawFn, session: Session) -> tuple[Value, Version]:
-    """A class and state, most often one that the session has, and a version that it has not: of an edge or between."""
-    edges = sorted({session.started_at, *(each.begins_at for each in session.segments)})
-    value = draw(st.one_of(st.sampled_from([session.value_at(each) for each in edges]), st.sampled_from(VALUES)))
+    """A class and state, most often one of the session as it runs then, and a version that it has not."""
+    end = session.ran_until(LAST)
+    begins = sorted({session.started_at, *(each.begins_at for each in session.segments)})
+    running = [each for each in begins if session.started_at <= each < end] or begins
+    edge = draw(st.sampled_from(running))
+    value = draw(st.one_of(st.just(session.value_at(edge)), st.sampled_from(VALUES)))
     taken = {version.effective_from for version in session.prices[value.price_key]}
-    at = draw(st.one_of(INSTANTS, st.sampled_from(edges)).filter(lambda each: each not in taken))
+    at = draw(st.one_of(st.just(edge), INSTANTS).filter(lambda each: each not in taken))
     return value, draw(versions_from(at))
 
 

@@ -49,7 +49,6 @@ from usage_tasks.storage.sessions.bulk_copy import COLUMNS
 from usage_tasks.storage.sessions.quarantine import Selection
 from usage_tasks.wire.session_reports import parse_reports
 
-SOURCE: Final = "cluster"
 NOW: Final = START + 10 * DAY
 """Later than every instant of a story."""
 
@@ -88,9 +87,14 @@ class System:
         import_chunk(self.connection, chunk, opened=frozenset(), limits=LIMITS, at=NOW, actor=SYSTEM)
 
     def list_in_a_snapshot(self, row: Mapping[str, Any], *, taken_at: datetime) -> RecordedBatch:
-        """Record a snapshot that lists the session as it is then."""
-        reports, malformed = parse_reports([row], at=taken_at, namespace=uuid4, source=SOURCE)
-        snapshot = Snapshot(source=SOURCE, taken_at=taken_at, reports=reports, malformed=malformed, raw=[row])
+        """Record a snapshot that lists the session as it is then, of a source that has no snapshot of another instant.
+
+        A report that takes the session over takes proofs of life back: a later snapshot of the source would seem to
+        miss the session, and end it until the next one.
+        """
+        source = f"cluster of {taken_at.isoformat()}"
+        reports, malformed = parse_reports([row], at=taken_at, namespace=uuid4, source=source)
+        snapshot = Snapshot(source=source, taken_at=taken_at, reports=reports, malformed=malformed, raw=[row])
         return report_running(self.connection, snapshot, limits=LIMITS, actor=SYSTEM).recorded
 
     def release(self) -> ReleasedReports:

@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from tests.conftest import PRICES
 from tests.examples import examples
 from tests.factories import HOUR, START
-from tests.sessions.timelines.oracle import RUNNING, Session, Told, Value, Version, living
+from tests.sessions.timelines.oracle import RUNNING, Segment, Session, Told, Value, Version, living
 from tests.sessions.timelines.stories import (
     FIRST_VERSION_AT,
     INSTANTS,
@@ -157,6 +157,28 @@ class Reporting(RuleBasedStateMachine):
 def test_each_step_ends_in_the_oracles_session(connection: Connection, stories: st.SearchStrategy[Story]) -> None:
     machine = type("Machine", (Reporting,), {"connection": connection, "stories": stories})
     run_state_machine_as_test(machine, settings=STATEFUL)
+
+
+def test_a_row_of_a_snapshot_is_a_segment_where_it_differs_from_what_is_known(connection: Connection) -> None:
+    added = {"large:suspended": [Version(FIRST_VERSION_AT, Decimal(0))]}
+    system = System(connection, added)
+    first = report(workspace_class="large", observed_at=START)
+    system.hear(first)
+    rows = [
+        ("large", "running"),
+        ("large", "suspended"),
+        ("large", "suspended"),
+        ("large", "running"),
+        ("xlarge", "running"),
+    ]
+    for number, (name, state) in enumerate(rows, start=1):
+        taken_at = START + number * HOUR
+        row = report(workspace_class=name, observed_at=taken_at) | {"state": state}
+        assert system.list_in_a_snapshot(row, taken_at=taken_at).rejections == []
+    changes = [(2, "large", "suspended"), (4, "large", "running"), (5, "xlarge", "running")]
+    expected = [Segment(START + at * HOUR, START + at * HOUR, Value(name, state)) for at, name, state in changes]
+    assert system.timeline() == expected
+    assert system.balances([START + 6 * HOUR]) == [60 * (2 * 50 + 50 + 100)]
 
 
 _LARGE = ("large:suspended", "large:stopped_kept", "Large", "Large:suspended")

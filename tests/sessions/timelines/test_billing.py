@@ -151,6 +151,15 @@ def test_five_seconds_suspended_of_37_cost_what_the_state_costs(connection: Conn
     assert_costs(system, cents)
 
 
+def test_a_new_price_of_a_state_adjusts_a_posted_session(connection: Connection) -> None:
+    system = System(connection, {"xlarge:suspended": [version("0")]})
+    suspended = segment(START + HOUR, "xlarge", "suspended")
+    system.hear(report(workspace_class="large", stopped_at=START + 3 * HOUR, segments=[suspended]))
+    assert_costs(system, 60 * 50)
+    system.add_price(Value("xlarge", "suspended"), version("0.1", START + 2 * HOUR))
+    assert_costs(system, 60 * 50 + 60 * 10)
+
+
 def test_a_resize_at_the_instant_of_a_price_change_costs_the_new_price_of_the_new_class(
     connection: Connection,
 ) -> None:
