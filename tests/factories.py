@@ -13,9 +13,9 @@ from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.grants import GrantTerms
 from usage_tasks.domain.payments import Amounts, Invoice, InvoiceStatus, StripeCustomerId, StripeInvoiceId
+from usage_tasks.domain.prices import State
 from usage_tasks.domain.rating import PriceVersion
 from usage_tasks.domain.sessions import SessionReport
-from usage_tasks.domain.states import State
 from usage_tasks.domain.timelines import Segment
 from usage_tasks.services.ledger.grant_credits import grant_credits
 from usage_tasks.services.ledger.post_usage import post_batch

@@ -3,9 +3,8 @@ from decimal import Decimal
 import pytest
 
 from tests.factories import HOUR, START
-from usage_tasks.domain.accrual import accrued, split
 from usage_tasks.domain.credits import CreditCents
-from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
+from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion, accrued, split
 
 
 def prices(rule: ChargeRule = PER_SECOND) -> list[PriceVersion]:

@@ -7,8 +7,8 @@ import pytest
 
 from tests.factories import HOUR, START, make_id, session_report
 from usage_tasks.domain.merging import KnownSession, merge, rank
+from usage_tasks.domain.prices import State
 from usage_tasks.domain.sessions import CapReason, SessionReport
-from usage_tasks.domain.states import State
 from usage_tasks.domain.timelines import Segment
 from usage_tasks.domain.zombies import Cap
 

@@ -12,10 +12,8 @@ from sqlalchemy import Connection, text
 from tests.examples import examples
 from tests.factories import DAY, START, add_version, make_id, team
 from tests.pricing.test_rating_sql import MINIMUMS, PRICES, STEPS
-from usage_tasks.domain.accrual import accrued, split
-from usage_tasks.domain.prices import ALL_TIME
-from usage_tasks.domain.rating import ChargeRule, PriceVersion, rate
-from usage_tasks.domain.states import State, price_key, split_price_key
+from usage_tasks.domain.prices import ALL_TIME, State, price_key, split_price_key
+from usage_tasks.domain.rating import ChargeRule, PriceVersion, accrued, rate, split
 from usage_tasks.domain.timelines import Segment, at_instant, join, prices_along
 from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.storage.ledger.usage_report import Group, Scope, UsageRow, UsageTotals, sum_usage

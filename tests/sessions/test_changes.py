@@ -25,10 +25,9 @@ from tests.factories import (
     stopped_report,
     team,
 )
-from usage_tasks.domain.prices import ALL_TIME, AskedPrice
+from usage_tasks.domain.prices import ALL_TIME, AskedPrice, State
 from usage_tasks.domain.rating import PriceVersion
 from usage_tasks.domain.sessions import SessionReport
-from usage_tasks.domain.states import State
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.ledger.post_usage import cap_batch, post_batch
 from usage_tasks.services.operations.verify_ledger import verify

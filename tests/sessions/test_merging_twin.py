@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 
 from tests.factories import HOUR, START, make_id, session_report
 from usage_tasks.domain.merging import KnownSession, merge
+from usage_tasks.domain.prices import State
 from usage_tasks.domain.sessions import CapReason, SessionReport
-from usage_tasks.domain.states import State
 from usage_tasks.domain.timelines import Segment
 from usage_tasks.domain.zombies import Cap
 from usage_tasks.storage.engine import rehearsal

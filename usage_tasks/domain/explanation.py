@@ -15,9 +15,8 @@ from uuid import UUID
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.cost_centers import covered_by_reset
 from usage_tasks.domain.credits import CreditCents, cents_to_credits
-from usage_tasks.domain.prices import ALL_TIME
+from usage_tasks.domain.prices import ALL_TIME, State, price_key
 from usage_tasks.domain.rating import PriceVersion, RatedSpan, Rating
-from usage_tasks.domain.states import State, price_key
 from usage_tasks.domain.timelines import Segment, at_instant
 
 NAMELESS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})

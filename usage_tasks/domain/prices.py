@@ -1,16 +1,16 @@
-"""The rules of a price version, and how a requested version fits among the existing ones."""
+"""The names and the rules of prices, and how a requested version fits among the existing ones."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from enum import StrEnum
+from typing import Final, Literal
 
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.errors import InvalidInputError, show
 from usage_tasks.domain.rating import PER_SECOND, ChargeRule, PriceVersion
-from usage_tasks.domain.states import RESERVED_ENDS, State, price_key
 
 CREDITS_PER_MINUTE_MAX: Final = Decimal(1_000_000)
 FRACTIONAL_DIGITS_MAX: Final = 20
@@ -19,6 +19,33 @@ ROUNDING_STEP_MAX: Final = timedelta(days=1)
 _AMOUNT: Final = re.compile(r"[0-9]{1,12}(?:\.(?P<fraction>[0-9]{1,30}))?")
 ALL_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """A class's first version holds from here on; no session starts earlier."""
+
+
+class State(StrEnum):
+    """The state of a session: it runs, it stands still in memory, or it is stopped and something of it is kept."""
+
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    STOPPED_KEPT = "stopped_kept"
+
+
+PricedApart = Literal[State.SUSPENDED, State.STOPPED_KEPT]
+"""The states that have a price of their own, beside that of the class, which is of the state `running`."""
+
+_PRICED_APART: Final = frozenset(State) - {State.RUNNING}
+RESERVED_ENDS: Final = (*(f":{state}" for state in sorted(_PRICED_APART)), ":timeline")
+"""No class may end with these: they make the names of other prices, and of none (storage/pricing/timelines_sql.py)."""
+
+
+def price_key(workspace_class: str, state: State) -> str:
+    """Name the price of a class in a state: `large` while it runs, else such as `large:suspended`."""
+    return workspace_class if state is State.RUNNING else f"{workspace_class}:{state}"
+
+
+def split_price_key(key: str) -> tuple[str, State]:
+    """Return the class and the state of a price."""
+    name, colon, state = key.rpartition(":")
+    return (name, State(state)) if colon and state in _PRICED_APART else (key, State.RUNNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

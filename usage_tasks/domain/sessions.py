@@ -8,7 +8,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from usage_tasks.domain.accounts import AttributionId, ExternalName
-from usage_tasks.domain.states import State
+from usage_tasks.domain.prices import State
 from usage_tasks.domain.timelines import Segment
 
 

@@ -9,9 +9,8 @@ from datetime import datetime
 from itertools import groupby
 from typing import Final
 
-from usage_tasks.domain.prices import ALL_TIME
+from usage_tasks.domain.prices import ALL_TIME, State, price_key
 from usage_tasks.domain.rating import PriceVersion
-from usage_tasks.domain.states import State, price_key
 
 SEGMENTS_MAX: Final = 1_000
 """How many segments one report may hold."""

@@ -15,9 +15,14 @@ from usage_tasks.domain.credits import credits_to_cents
 from usage_tasks.domain.currencies import known_currencies
 from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.limits import GRACE_PERCENT_MAX, THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
-from usage_tasks.domain.prices import CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_MAX, MINIMUM_CREDITS_MAX
+from usage_tasks.domain.prices import (
+    CREDITS_PER_MINUTE_MAX,
+    FRACTIONAL_DIGITS_MAX,
+    MINIMUM_CREDITS_MAX,
+    price_key,
+    split_price_key,
+)
 from usage_tasks.domain.rating import ChargeRule
-from usage_tasks.domain.states import price_key, split_price_key
 from usage_tasks.settings.database_url import PORT_MAX
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.values import (

@@ -20,9 +20,10 @@ from usage_tasks.domain.prices import (
     CREDITS_PER_MINUTE_MAX,
     FRACTIONAL_DIGITS_MAX,
     MINIMUM_CREDITS_MAX,
+    RESERVED_ENDS,
     ROUNDING_STEP_MAX,
+    PricedApart,
 )
-from usage_tasks.domain.states import RESERVED_ENDS, PricedApart
 from usage_tasks.settings.database_url import PORT_MAX, parse_database_url
 from usage_tasks.settings.redis_url import parse_prefix, parse_redis_url
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from usage_tasks.domain.accounts import AttributionId, ExternalId, ExternalName, NameKind, Namespace, parse_id, resolve
 from usage_tasks.domain.errors import show
+from usage_tasks.domain.prices import State
 from usage_tasks.domain.sessions import Rejection, SessionReport
-from usage_tasks.domain.states import State
 from usage_tasks.domain.timelines import SEGMENTS_MAX, Segment
 from usage_tasks.wire.problems import describe
 from usage_tasks.wire.values import Attribution, Moment, Name, SessionId, UserId

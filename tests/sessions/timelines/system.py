@@ -29,9 +29,8 @@ from tests.sessions.timelines.oracle import (
 from tests.sessions.timelines.stories import INSTANCE, LAST
 from usage_tasks.domain.credits import CreditCents
 from usage_tasks.domain.explanation import SessionExplanation
-from usage_tasks.domain.prices import AskedPrice
+from usage_tasks.domain.prices import AskedPrice, State
 from usage_tasks.domain.rating import ChargeRule, PriceVersion
-from usage_tasks.domain.states import State
 from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.services.operations.verify_ledger import verify
 from usage_tasks.services.pricing.add_price import add_price_version

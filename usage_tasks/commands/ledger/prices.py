@@ -13,7 +13,7 @@ from usage_tasks.commands.values import utc
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
 from usage_tasks.domain.errors import show
-from usage_tasks.domain.states import State, price_key, split_price_key
+from usage_tasks.domain.prices import State, price_key, split_price_key
 from usage_tasks.runtime import runtime
 from usage_tasks.storage.pricing import prices as stored
 from usage_tasks.tasks.usage import prices as tasks

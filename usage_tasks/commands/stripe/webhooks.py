@@ -26,8 +26,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table")]
 _TWINS_MAX: Final = 100
 
 
-class State(StrEnum):
-    """The state of an event."""
+class ListedState(StrEnum):
+    """The state of the events that are listed."""
 
     PENDING = "pending"
     APPLIED = "applied"
@@ -37,7 +37,7 @@ class State(StrEnum):
 
 @webhooks.command("list")
 def list_events(
-    state: Annotated[State | None, typer.Option(help="default: parked; --every for all")] = State.PARKED,
+    state: Annotated[ListedState | None, typer.Option(help="default: parked; --every for all")] = ListedState.PARKED,
     every: Annotated[bool, typer.Option("--every", help="events of every state")] = False,
     kind: Annotated[str | None, typer.Option("--type", help="only events of this type")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,

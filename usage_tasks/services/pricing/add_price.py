@@ -7,9 +7,8 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import InvalidInputError, NoSuchError
-from usage_tasks.domain.prices import AskedPrice, decide_version
+from usage_tasks.domain.prices import AskedPrice, State, decide_version
 from usage_tasks.domain.rating import PriceVersion
-from usage_tasks.domain.states import State
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.ledger import repricing
 from usage_tasks.storage.ledger.repricing import Repricing

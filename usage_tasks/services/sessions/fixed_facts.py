@@ -15,8 +15,8 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import show
+from usage_tasks.domain.prices import State
 from usage_tasks.domain.sessions import FixedFacts, Rejection, SessionReport
-from usage_tasks.domain.states import State
 from usage_tasks.domain.timelines import SEGMENTS_MAX, Segment, at_instant
 from usage_tasks.services.sessions.refused import read_again
 from usage_tasks.storage.sessions import fixed_facts, quarantine
@@ -25,7 +25,7 @@ from usage_tasks.storage.sessions.quarantine import QuarantinedReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Decided:
     """Reports that agree with their sessions now, others that were taken out of quarantine, and refusals.
 
     `taken_over` is the number of sessions that an earlier report has taken over.
@@ -45,7 +45,7 @@ def settle(
     arrived_at: datetime | None,
     actor: Actor,
     releasing: Set[str],
-) -> Settled:
+) -> Decided:
     """Decide sessions one by one; `reports` are all that a batch has of them.
 
     A session keeps its account; the first report of a new one names it. Reports in quarantine with the digests
@@ -83,7 +83,7 @@ def settle(
                 agreeing.append(report)
             else:
                 rejections.append(_contradicts(report, holds))
-    return Settled(agreeing=agreeing, released=released, rejections=rejections, taken_over=taken_over)
+    return Decided(agreeing=agreeing, released=released, rejections=rejections, taken_over=taken_over)
 
 
 def _of_other_account(report: SessionReport, owner: str) -> Rejection:

@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId, ExternalName
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import show
+from usage_tasks.domain.prices import State, price_key, split_price_key
 from usage_tasks.domain.sessions import Rejection, SessionReport
-from usage_tasks.domain.states import State, price_key, split_price_key
 from usage_tasks.services.ledger.cost_center import open_accounts
 from usage_tasks.services.sessions.fixed_facts import of_snapshot, settle
 from usage_tasks.storage.directory.names import keep_external_ids

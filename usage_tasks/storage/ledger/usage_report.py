@@ -1,6 +1,6 @@
 """Usage in a range, split exactly at its edges and at midnights, summed by groups: one statement, a page of rows.
 
-The rule of domain/accrual.py as set-based SQL; a property test holds the two equal (tests/ledger/test_usage_report.py).
+The rule of domain/rating.py as set-based SQL; a property test holds the two equal (tests/ledger/test_usage_report.py).
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ itself: which segment holds then by the rule of docs/adr/0034-timelines.md, and 
 
 from typing import Final
 
-from usage_tasks.domain.states import State
+from usage_tasks.domain.prices import State
 
 _SEGMENTS: Final = """jsonb_to_recordset(CASE jsonb_typeof({session}.timeline) WHEN 'array' THEN {session}.timeline END)
     AS g("from" {instant}, observed_at {instant}, workspace_class text, state text)"""

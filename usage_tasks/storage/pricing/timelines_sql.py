@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from usage_tasks.domain.states import State
+from usage_tasks.domain.prices import State
 from usage_tasks.domain.timelines import Segment
 
 MARK: Final = ":timeline"

@@ -5,8 +5,7 @@ from datetime import timedelta
 from usage_tasks.domain.access import Role
 from usage_tasks.domain.accounts import parse_actor
 from usage_tasks.domain.credits import credits_to_cents
-from usage_tasks.domain.prices import AskedPrice
-from usage_tasks.domain.states import State
+from usage_tasks.domain.prices import AskedPrice, State
 from usage_tasks.runtime import runtime
 from usage_tasks.services.pricing import add_price
 from usage_tasks.services.pricing.add_price import PriceChange
