@@ -1,5 +1,6 @@
 """Real servers for every test: one start a session, one database cloned from a template for each test."""
 
+import gc
 import itertools
 import logging
 import os
@@ -65,6 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
     tests = Path(__file__).parent
     items.sort(key=lambda item: places.get(item.path.relative_to(tests).parts[0], len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported and collected out of each later garbage collection: it lives as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

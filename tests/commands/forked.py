@@ -5,6 +5,7 @@ writes for each line a list of exit code and standard error of each command. A c
 a process of its own with that environment, without a second of imports.
 """
 
+import gc
 import json
 import os
 import signal
@@ -68,6 +69,8 @@ def _become(arguments: list[str]) -> None:
 if __name__ == "__main__":
     for entry in cli.COMMANDS.values():
         import_module(f"usage_tasks.commands.{entry.place.partition(':')[0]}")
+    gc.freeze()
+    gc.disable()  # a child is gone before it would be worth it
     for line in sys.stdin:
         asked = json.loads(line)
         sys.stdout.write(f"{json.dumps(run_all(asked['commands'], asked['environment']))}\n")
