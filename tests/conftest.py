@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported and collected out of later garbage collections: it lives as long as the process."""
+    """Keep the collector of garbage from looking at what was imported: it lives as long as the process."""
     gc.collect()
     gc.freeze()
 
