@@ -15,6 +15,8 @@ from usage_tasks.domain.grants import GrantTerms
 from usage_tasks.domain.payments import Amounts, Invoice, InvoiceStatus, StripeCustomerId, StripeInvoiceId
 from usage_tasks.domain.rating import PriceVersion
 from usage_tasks.domain.sessions import SessionReport
+from usage_tasks.domain.states import State
+from usage_tasks.domain.timelines import Segment
 from usage_tasks.services.ledger.grant_credits import grant_credits
 from usage_tasks.services.ledger.post_usage import post_batch
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
@@ -91,9 +93,16 @@ def session_report(**fields: Any) -> SessionReport:
     return SessionReport(**(values | fields))
 
 
+def segment(
+    begins_at: datetime, workspace_class: str, state: State = State.RUNNING, *, observed_at: datetime = START
+) -> Segment:
+    """A class and a state of a session from an instant on."""
+    return Segment(begins_at=begins_at, observed_at=observed_at, workspace_class=workspace_class, state=state)
+
+
 def as_sent(report: SessionReport) -> dict[str, Any]:
     """A report in its wire form."""
-    row = {name: getattr(report, name) for name in SessionReport.__slots__ if name not in ("index", "segments")}
+    row = {name: getattr(report, name) for name in SessionReport.__slots__ if name not in ("index", "segments", "names")}
     row |= {name: str(row[name]) for name in ("instance_id", "user_id")}
     row["segments"] = [
         {"from": each.begins_at.isoformat(), "workspace_class": each.workspace_class, "state": each.state}

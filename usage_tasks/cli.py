@@ -104,6 +104,7 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
         "demo": CommandEntry(
             "demo:demo", "Replay a real cluster's quarter through a whole installation, and compare what came out."
         ),
+        "names": CommandEntry("operations.names:names", "The external ids and display names of accounts and sessions."),
         "prices": CommandEntry("ledger.prices:prices", "The price versions."),
         "poison": CommandEntry(
             "operations.poison:poison",

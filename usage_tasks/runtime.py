@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from copy import copy
 from datetime import datetime
 from functools import cache, cached_property
+from uuid import UUID
 
 import redis
 from sqlalchemy import Connection
@@ -25,6 +26,7 @@ from usage_tasks.domain.instants import instant_to_act, instant_to_read
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
 from usage_tasks.services.payments.billing_terms import BillingTerms
 from usage_tasks.settings import Settings, load_settings, read_directory_key, read_stripe_credentials
+from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.engine import Database
 from usage_tasks.storage.operations.jobs import Epoch, hold_epoch
 from usage_tasks.storage.schema_version import open_database
@@ -79,6 +81,15 @@ class Runtime:
     def directory_key(self) -> bytes:
         """The key under which e-mails are digested; read here and nowhere earlier."""
         return read_directory_key(self.settings).get_secret_value().encode()
+
+    @cached_property
+    def _name_namespace(self) -> UUID:
+        with self.database.transaction() as connection:
+            return read_namespace(connection)
+
+    def name_namespace(self) -> UUID:
+        """Return the namespace in which external ids are UUIDs. It never changes, and is read at the first such id."""
+        return self._name_namespace
 
     @cached_property
     def clock(self) -> Clock:

@@ -178,7 +178,7 @@ def test_the_command_prints_counts_and_the_refused_lines(
     TestClock(rt.redis).advance(AT)
     for rows, code, told in (
         ([session_row()], 0, ""),
-        ([session_row(), session_row(user_id="ann")], 1, "line 3: user_id: must be a UUID such as "),
+        ([session_row(), session_row(user_id="x" * 201)], 1, "line 3: user_id: must be a UUID such as "),
     ):
         with pytest.raises(typer.Exit) as ended:
             import_reports(write(tmp_path / "file.csv", rows))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
+from uuid import uuid4
 
 import psycopg
 
@@ -81,7 +82,7 @@ def calm(url: str, sample: Sample) -> list[tuple[Any, ...]]:
         publish_prices(connection, CREDITS_PER_MINUTE_EXACT, at=BEGIN, actor=Actor(ACTOR))
     for instant, parts in batches(sample):
         for part in parts:
-            good, bad = parse_reports(part, at=instant)
+            good, bad = parse_reports(part, at=instant, namespace=uuid4)
             with database.transaction() as connection:
                 record_reports(connection, good, bad, raw=part, limits=LIMITS, at=instant, actor=Actor(ACTOR))
         for work, idle in _JOBS:

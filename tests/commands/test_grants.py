@@ -18,6 +18,6 @@ def test_an_accounts_grants_are_listed_as_json_lines(rt: Runtime) -> None:
 
 
 def test_a_wrong_attribution_is_a_usage_error(rt: Runtime) -> None:
-    done = CliRunner().invoke(cli, ["grants", "team:x"])
+    done = CliRunner().invoke(cli, ["grants", "team:x "])
     assert done.exit_code == 2
     assert "ATTRIBUTION" in done.output

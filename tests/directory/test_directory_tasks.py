@@ -78,7 +78,7 @@ BAD: Final[list[tuple[str, list[Any], str]]] = [
         "`users.0.email`: must be at most 320 characters (got text of 407 characters)",
     ),
     ("users", [user_row(email=["zaphod@example.com"])], "`users.0.email`: must be text (got a list of 1)"),
-    ("users", [user_row(user_id="zaphod@example.com")], "`users.0.user_id`: must be a UUID such as"),
+    ("users", [user_row(user_id="zaphod@example.com ")], "`users.0.user_id`: must be a UUID such as"),
     ("users", [user_row(observed_at=None)], "`users.0.observed_at`: must be an ISO 8601 text"),
     ("users", [{"user_id": str(make_id("ann"))}], "`users.0.observed_at`: must be given (got nothing)"),
     (
@@ -90,7 +90,7 @@ BAD: Final[list[tuple[str, list[Any], str]]] = [
     ("users", [user_row()] * 5001, "`users`: must be at most 5000 items (got a list of 5001)"),
     ("teams", [team_row()] * 1001, "`teams`: must be at most 1000 items (got a list of 1001)"),
     ("teams", [team_row(members=["ann", "ann"])], "`teams.0`: must be a team with each user once"),
-    ("teams", [team_row(members=[], team_id="x")], "`teams.0.team_id`: must be a UUID"),
+    ("teams", [team_row(members=[], team_id="")], "`teams.0.team_id`: must be a UUID"),
     (
         "teams",
         [team_row() | {"members": [{"user_id": str(make_id("ann")), "role": "chief"}]}],
@@ -107,7 +107,7 @@ def test_a_bad_report_refuses_its_message_by_the_name_of_the_field_and_never_sho
 ) -> None:
     task = {"users": directory.upsert_users, "teams": directory.upsert_teams}[what]
     before = snapshot(keyed.database)
-    with as_if_delivered(task), pytest.raises(ArgumentsError) as refused:
+    with as_if_delivered(task), pytest.raises((ArgumentsError, InvalidInputError)) as refused:
         call(task, **{what: rows}, **ASKED)
     assert str(refused.value).startswith(told)
     assert "zaphod" not in "".join(format_exception(refused.value))

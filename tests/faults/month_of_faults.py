@@ -24,6 +24,7 @@ from math import floor
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 from tests.conftest import PRICES
 from tests.factories import HOUR, LIMITS, START, SYSTEM
@@ -205,7 +206,7 @@ class Month:
         rows = reports_between(self.sessions, before, at)
         raw = [row for row in rows for _ in range(1 + (self.random.random() < _TWICE))]
         self.random.shuffle(raw)
-        reports, malformed = parse_reports(raw, at=at)
+        reports, malformed = parse_reports(raw, at=at, namespace=uuid4)
         with self.bench.transaction() as connection:
             record_reports(connection, reports, malformed, raw=raw, limits=LIMITS, at=at, actor=SYSTEM)
         with self.bench.transaction() as connection:

@@ -41,14 +41,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"amount": 0.5}, AMOUNT),
     ({"amount": "1000000000000.01"}, AMOUNT),
     ({"amount": "9" * 14}, AMOUNT),
-    ({"user_id": "nobody"}, "`user_id`: must be a UUID"),
+    ({"user_id": "nobody "}, "`user_id`: must be a UUID"),
     ({"user_id": ""}, "`user_id`: must be a UUID"),
     ({"description": ""}, "`description`: must be at least 1 character (got text of "),
     ({"description": " \t "}, "`description`: must be at least 1 character (got text of "),
     ({"description": "a\nb"}, "`description`: must be printable text"),
     ({"idempotency_key": ""}, "`idempotency_key`: must be at least 1 character (got text of 0 characters)"),
-    ({"attribution_id": "team:x"}, "`attribution_id`: must be team:<uuid>"),
-    ({"actor": "nobody"}, "`actor`: must be user:<uuid>"),
+    ({"attribution_id": "team:"}, "`attribution_id`: must be team:<id>"),
+    ({"actor": "nobody"}, "`actor`: must be user:<id>"),
 ]
 
 

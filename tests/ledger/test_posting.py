@@ -37,7 +37,7 @@ def wait_until_blocked(database: Database) -> None:
             if connection.execute(text(WAITING)).scalar_one():
                 return
         time.sleep(0.02)
-    raise AssertionError("the correction never waited for the posting")
+    raise AssertionError("nobody waited for a lock")
 
 
 @pytest.mark.holds("lesson.outage")

@@ -132,7 +132,8 @@ def many(connection: Connection) -> Connection:
 
 def by_hand(connection: Connection, group_by: Sequence[Group]) -> list[tuple[Any, ...]]:
     """Sum the posted entries, joined to their sessions: no session of this history is cut."""
-    names = [{Group.DAY: "(started_at AT TIME ZONE 'UTC')::date"}.get(group, f"w.{group}") for group in group_by]
+    special = {Group.DAY: "(started_at AT TIME ZONE 'UTC')::date", Group.STATE: "COALESCE(w.timeline ->> 0, 'running')"}
+    names = [special.get(group, f"w.{group}") for group in group_by]
     keys = ", ".join(names)
     statement = f"""
         SELECT {keys}, sum(e.credit_cents)::bigint, sum(extract(epoch FROM stopped_at - started_at))::bigint, count(*)

@@ -18,6 +18,7 @@ from tests.factories import (
     account_of,
     make_id,
     record,
+    segment,
     session_report,
     stopped_report,
     team,
@@ -43,6 +44,7 @@ STRICT: Final = LimitPolicy()
 TENTH: Final = LimitPolicy(grace=HardLimitGrace(percent=10))
 OK, WITHIN, HARD, *_ = EntitlementReason
 BLOCKS_MAX: Final = 200
+CLASSES: Final = ("small", "medium", "large", "xlarge")
 
 
 def check(
@@ -143,16 +145,29 @@ def test_a_session_that_is_to_stop_first_uses_nothing_up(connection: Connection)
     assert check(connection, at=START + HOUR).exhausted_at is None
 
 
+@pytest.mark.holds("limits.exhaustion", "usage.timeline")
+def test_a_change_of_class_that_is_known_is_reckoned_with(connection: Connection) -> None:
+    get(connection)
+    changes = [segment(START + 100 * MINUTE, "xlarge")]
+    record(connection, session_report(workspace_class="large", segments=changes))
+    # 50 of 500 credits in 100 minutes, then 1 a minute.
+    assert check(connection, at=START + HOUR).exhausted_at == START + 550 * MINUTE
+
+
 @st.composite
 def reports(draw: st.DrawFn) -> SessionReport:
     offsets = st.one_of(st.integers(0, 100).map(lambda n: n * 7 * MINUTE), st.timedeltas(timedelta(0), 2 * DAY))
+    number = draw(st.integers(0, 5))
+    observed_at = START + draw(st.integers(0, 100)) * HOUR
+    changes = draw(st.just({}) | st.dictionaries(offsets, st.sampled_from(CLASSES), max_size=3))
     return session_report(
-        instance_id=make_id(draw(st.integers(0, 5))),
-        workspace_class=draw(st.sampled_from(["small", "medium", "large", "xlarge"])),
+        instance_id=make_id(number),
+        workspace_class=CLASSES[number % len(CLASSES)],
+        segments=tuple(segment(START + at, changes[at], observed_at=observed_at) for at in sorted(changes)),
         started_at=START + draw(offsets),
         stopping_at=draw(st.none() | offsets.map(lambda each: START + each)),
         stopped_at=draw(st.one_of(st.none(), st.none(), offsets.map(lambda each: START + each))),
-        observed_at=START + draw(st.integers(0, 100)) * HOUR,
+        observed_at=observed_at,
     )
 
 

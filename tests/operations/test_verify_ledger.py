@@ -1,7 +1,7 @@
 import pytest
 from sqlalchemy import Connection, text
 
-from tests.factories import DAY, HOUR, START, give, record, see, session_report, stopped_report, team, used
+from tests.factories import DAY, HOUR, START, give, record, see, segment, session_report, stopped_report, team, used
 from tests.ledger.test_cost_center import OTHER, STRIPE, get, put
 from usage_tasks.domain.cycles import add_months
 from usage_tasks.services.ledger.post_usage import post_batch
@@ -20,8 +20,29 @@ TWICE = (
     "instance_id) SELECT"
 )
 CLAIMED = "INSERT INTO allowance_claim SELECT gen_random_uuid(), NULL, {account}, {at}, now(), 'service:x'"
+
+
+def told(timeline: str) -> str:
+    """Damage done to the timelines that there are."""
+    return f"UPDATE workspace_instance SET timeline = {timeline} WHERE timeline IS NOT NULL"  # noqa: S608 - ours
+
+
+def put_in(place: str, value: str) -> str:
+    return told(f"jsonb_set(timeline, '{{{place}}}', '\"{value}\"')")
+
+
 DAMAGES = [
     ("allowances_have_accounts", CLAIMED.format(account="'team:x'", at="now()")),
+    ("timelines_are_joined", told("'[]'")),
+    ("timelines_are_joined", told("timeline || timeline")),
+    ("timelines_are_joined", put_in("0,state", "asleep")),
+    ("timelines_are_joined", put_in("0,observed_at", "2026-02-01T00:00:00.000000Z")),
+    ("timelines_are_joined", put_in("0,from", "2026-01-01T01:00:00Z")),
+    ("prices_match_timelines", told("timeline - 1")),
+    ("prices_match_timelines", put_in("1,workspace_class", "medium")),
+    ("prices_match_facts", put_in("1,from", "2026-01-01T02:00:05.000000Z")),
+    ("prices_match_timelines", "UPDATE price_version SET credits_per_minute = 2 WHERE workspace_class = 'xlarge'"),
+    ("open_sessions_match_facts", "UPDATE open_session SET timeline = NULL WHERE timeline IS NOT NULL"),
     (
         "allowances_have_accounts",
         CLAIMED.format(account="attribution_id", at="now()")
@@ -116,6 +137,8 @@ def lived_in(connection: Connection) -> Connection:
     """An installation with a history: finals, corrections, odd and running sessions, resets, switches."""
     wrong = stopped_report(2 * HOUR, workspace_class="xlarge")
     record(connection, wrong, session_report(), stopped_report(-HOUR), session_report(stopping_at=START))
+    changed = [segment(START + HOUR, "medium"), segment(START + 2 * HOUR, "xlarge")]
+    record(connection, stopped_report(3 * HOUR, segments=changed), session_report(segments=changed))
     record(connection, session_report(source="eu"))
     see(connection, "eu", START + HOUR)
     used(connection, team("paying"), 3000, at=START + DAY)

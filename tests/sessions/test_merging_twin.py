@@ -39,7 +39,7 @@ TIES: Mapping[str, Sequence[Any]] = {
     "started_at": [START, START + HOUR],
     "workspace_id": ["ws-1", "z"],
 }
-CLAIMS: Mapping[str, Sequence[Any]] = {
+FIXED: Mapping[str, Sequence[Any]] = {
     "workspace_class": ["small", "z"],
     "user_id": [make_id("owner"), make_id("another")],
 }
@@ -61,10 +61,10 @@ def random_values(rng: Random, choices: Mapping[str, Sequence[Any]]) -> dict[str
     return {field: rng.choice(values) for field, values in choices.items()}
 
 
-def random_report(rng: Random, claim: Mapping[str, Any]) -> SessionReport:
+def random_report(rng: Random, fixed: Mapping[str, Any]) -> SessionReport:
     stopping_at, stopped_at = rng.choice(ENDS)
     observed_at = rng.choice(INSTANTS)
-    report = session_report(observed_at=observed_at, stopping_at=stopping_at, stopped_at=stopped_at, **claim)
+    report = session_report(observed_at=observed_at, stopping_at=stopping_at, stopped_at=stopped_at, **fixed)
     return replace(report, segments=random_segments(rng, observed_at), **random_values(rng, TIES))
 
 
@@ -83,14 +83,14 @@ def random_segments(rng: Random, observed_at: datetime) -> tuple[Segment, ...]:
 
 def random_case(rng: Random) -> Case:
     """A second batch that does not repeat the first one may contradict it: then it changes nothing."""
-    claim = random_values(rng, CLAIMS)
-    first = [random_report(rng, claim) for _ in range(rng.randrange(1, 4))]
+    fixed = random_values(rng, FIXED)
+    first = [random_report(rng, fixed) for _ in range(rng.randrange(1, 4))]
     repeated = rng.choice([[], first])
-    later_claim = claim if repeated else rng.choice([claim, random_values(rng, CLAIMS)])
+    later_fixed = fixed if repeated else rng.choice([fixed, random_values(rng, FIXED)])
     return Case(
         first=first,
         cap_reason=rng.choice([None, *CapReason]),
-        second=[*repeated, *(random_report(rng, later_claim) for _ in range(rng.randrange(4)))],
+        second=[*repeated, *(random_report(rng, later_fixed) for _ in range(rng.randrange(4)))],
     )
 
 

@@ -84,7 +84,7 @@ def test_what_is_refused_no_more_is_taken_up_as_if_it_came_now_and_billed_once(r
 
 @pytest.mark.holds("numbers.release-refused")
 def test_what_still_fails_stays_with_the_reason_of_now_and_holds_up_no_other(rt: Runtime) -> None:
-    send(stopped(1), stopped(2, workspace_class="silver"), stopped(3, user_id="nobody"))
+    send(stopped(1), stopped(2, workspace_class="silver"), stopped(3, user_id=" nobody"))
     price()
     done = release()
     assert (done["released"], done["still_refused"], len(done["sample"])) == (1, 2, 2)

@@ -97,6 +97,25 @@ def test_the_rules_of_a_class_are_exact_cents_and_seconds(load: Load) -> None:
     assert load(environ=variable).charge_rules["default"].minimum_cents == 200
 
 
+def test_a_state_has_a_price_of_its_own_and_the_rules_of_its_class(load: Load) -> None:
+    assert load().prices == {"default": Decimal("0.5")}
+    settings = load(
+        creditsPerMinuteByWorkspaceClass={"default": 0.5, "large": 1},
+        creditsPerMinuteByWorkspaceClassAndState={"large": {"suspended": 0.1, "stopped_kept": 0}},
+        workspaceClassRules={"large": {"roundingStep": "1m"}},
+    )
+    assert settings.prices == {
+        "default": Decimal("0.5"),
+        "large": Decimal(1),
+        "large:suspended": Decimal("0.1"),
+        "large:stopped_kept": Decimal(0),
+    }
+    by_minutes = ChargeRule(minimum_cents=CreditCents(0), rounding_seconds=60)
+    assert settings.charge_rules == dict.fromkeys(["large", "large:suspended", "large:stopped_kept"], by_minutes)
+    variable = {"USAGE_CREDITS_PER_MINUTE_BY_WORKSPACE_CLASS_AND_STATE": '{"default": {"suspended": 0.25}}'}
+    assert load(environ=variable).prices["default:suspended"] == Decimal("0.25")
+
+
 @pytest.mark.holds("stripe.price")
 def test_a_price_a_currency_is_found_by_its_currency(load: Load) -> None:
     prices = load(stripePrices={"teamUsagePriceIds": {"eur": "price_e", "usd": "price_u"}}).stripe_prices

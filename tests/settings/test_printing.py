@@ -24,6 +24,7 @@ FULL: dict[str, Any] = REQUIRED | {
     "heartbeatGrace": "1.5s",
     "maxSessionLifetime": "36h",
     "creditsPerMinuteByWorkspaceClass": {"default": 0.5, 'g1 "large" \u00e4': 1000000, "tiny": 1e-07},
+    "creditsPerMinuteByWorkspaceClassAndState": {"default": {"suspended": 0.05, "stopped_kept": 0}},
     "workspaceClassRules": {"default": {"minimumCredits": 0.29, "roundingStep": "1m"}},
     "limitThresholds": [],
     "hardLimitGrace": {"percent": 10},

@@ -10,6 +10,7 @@ from tests.settings.conftest import REQUIRED, Problems
 from usage_tasks.settings import SettingsError, load_settings
 
 PRICES = "creditsPerMinuteByWorkspaceClass"
+STATES = "creditsPerMinuteByWorkspaceClassAndState"
 RULES = "workspaceClassRules"
 
 
@@ -54,6 +55,14 @@ def test_every_problem_is_listed_with_its_origin_key_value_and_what_is_allowed(
         ({PRICES: {"default": float("nan")}}, f"{PRICES}.default = NaN: "),
         ({PRICES: {"default": float("inf")}}, f"{PRICES}.default = Infinity: "),
         ({PRICES: {" ": 1}}, f"{PRICES}. "),
+        ({PRICES: {"large:suspended": 1}}, f"{PRICES}.large:suspended"),
+        ({PRICES: {"a:timeline": 1}}, f"{PRICES}.a:timeline"),
+        ({STATES: {"gold": {"suspended": 1}}}, f"{STATES} = an object: no price for gold; must be prices of the"),
+        ({STATES: {"default": {}}}, f"{STATES}.default = an object: must be prices of the states"),
+        ({STATES: {"default": {"running": 1}}}, f"{STATES}.default.running"),
+        ({STATES: {"default": {"paused": 1}}}, f"{STATES}.default.paused"),
+        ({STATES: {"default": {"suspended": -1}}}, f"{STATES}.default.suspended = -1: out of range"),
+        ({STATES: {"default": 1}}, f"{STATES}.default = 1: must be prices of the states"),
         ({RULES: {"gold": {}}}, f"{RULES} = an object: no price for gold; must be rules of classes that have a price"),
         ({RULES: {"default": {"minimumCredits": 0.001}}}, f"{RULES}.default.minimumCredits = 0.001: 3 fractional"),
         ({RULES: {"default": {"minimumCredits": -1}}}, f"{RULES}.default.minimumCredits = -1: out of range"),

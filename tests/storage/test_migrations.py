@@ -1,4 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -6,9 +9,16 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
+from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.storage import migrate
 from usage_tasks.storage.engine import Database
+from usage_tasks.storage.ledger.balances import get_balance
+from usage_tasks.storage.ledger.posting import post_stopped
+from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.schema import metadata
+
+AT: Final = datetime(2026, 1, 1, 10, tzinfo=UTC)
+TEAM: Final = AttributionId("team:x")
 
 OBJECTS = """
     SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace),
@@ -99,6 +109,33 @@ def test_sessions_of_an_older_version_keep_their_end_and_get_a_proof_of_life(emp
     assert found == [(True, True, None, None), (None, None, True, 1)]
 
 
+def test_sessions_of_a_version_without_timelines_are_posted_as_they_were(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        command.upgrade(migrate.alembic_config(connection), "0022")
+    with engine.begin() as connection:
+        prices.publish_prices(connection, {"small": Decimal(1)}, at=AT, actor="service:tests")
+        connection.execute(
+            text("""
+                INSERT INTO workspace_instance (instance_id, attribution_id, user_id, workspace_id, workspace_class,
+                                                started_at, stopped_at, observed_at, last_seen_at)
+                SELECT gen_random_uuid(), 'team:x', gen_random_uuid(), 'ws', 'small', '2026-01-01Z', stopped_at,
+                       '2026-01-02Z', '2026-01-02Z'
+                FROM unnest(ARRAY[NULL, '2026-01-01 10:00Z'::timestamptz]) AS t(stopped_at)
+            """)
+        )
+    migrate.upgrade(empty_url)
+    with engine.begin() as connection:
+        held = (
+            "SELECT timeline, first_observed_at FROM workspace_instance UNION SELECT timeline, NULL FROM open_session"
+        )
+        assert {tuple(row) for row in connection.execute(text(held))} == {(None, None)}
+        assert get_balance(connection, TEAM, at=AT) == 2 * 60_000
+        assert post_stopped(connection, at=AT, limit=10).credit_cents == 60_000
+        assert get_balance(connection, TEAM, at=AT) == 2 * 60_000
+    engine.dispose()
+
+
 def test_entries_of_an_older_version_are_counted_in_their_weeks(empty_url: str) -> None:
     engine = create_engine(empty_url)
     with engine.connect() as connection:
@@ -150,3 +187,31 @@ def test_what_is_posted_while_weeks_are_filled_is_counted_once(empty_url: str) -
         found = connection.execute(text("SELECT credit_cents FROM account_week")).scalars().all()
     engine.dispose()
     assert found == [-6]
+
+
+def test_a_database_with_sessions_gets_names_and_a_namespace_of_its_own_and_no_row_changes(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        command.upgrade(migrate.alembic_config(connection), "0024")
+    with engine.begin() as connection:
+        for statement in LEDGER_OF_0016:
+            connection.execute(text(statement))
+    tables = ("workspace_instance", "open_session", "ledger_entry", "installation", "directory_user")
+
+    def held() -> list[object]:
+        with engine.connect() as connection:
+            return [
+                connection.execute(text(f'SELECT array_agg(t.xmin || t::text ORDER BY t::text) FROM "{table}" t')).one()  # noqa: S608
+                for table in tables
+            ]
+
+    before = held()
+    migrate.upgrade(empty_url)
+    with engine.connect() as connection:
+        named = connection.execute(text("SELECT count(*) FROM directory_name")).scalar_one()
+        distinct = "SELECT count(*) FROM directory_namespace JOIN installation ON namespace <> installation_id"
+        namespaces = connection.execute(text(distinct)).scalar_one()
+    after = held()
+    engine.dispose()
+    assert (named, namespaces) == (0, 1)
+    assert after == before

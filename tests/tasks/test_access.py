@@ -67,6 +67,8 @@ NEEDED: Final[dict[str, tuple[Role, dict[str, Any]]]] = {
     "billing.on_charge_dispute": (Role.ADMINISTRATOR, {"dispute_id": "du_1", "at": NOW}),
     "stripe.replay_events": (Role.ADMINISTRATOR, {"all_parked": True, "dry_run": False, "at": NOW}),
     "stripe.drop_events": (Role.ADMINISTRATOR, {"all_parked": True, "dry_run": False, "reason": "x", "at": NOW}),
+    "directory.set_name": (Role.OWNER, AT | {"display_name": "The name"}),
+    "directory.get_name": (Role.OWNER, {"attribution_id": team()}),
     "directory.upsert_users": (Role.SERVICE, {"users": [], "at": NOW}),
     "directory.upsert_teams": (Role.SERVICE, {"teams": [], "at": NOW}),
 }

@@ -33,12 +33,12 @@ BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
     (
         "record_instances",
         {"instances": [], "actor": "nobody"},
-        "`actor`: must be user:<uuid> or service:<name> (got 'nobody')",
+        "`actor`: must be user:<id> or service:<name> (got 'nobody')",
     ),
     (
         "get_balance",
-        ASKED | {"attribution_id": "team:x"},
-        "`attribution_id`: must be team:<uuid> or user:<uuid> (got 'team:x')",
+        ASKED | {"attribution_id": "x"},
+        "`attribution_id`: must be team:<id> or user:<id> (got 'x')",
     ),
     ("get_balance", ASKED | {"at": "2026-01-01T00:00:00"}, "`at`: must be an ISO 8601 text with an offset"),
     (

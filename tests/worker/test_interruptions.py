@@ -5,6 +5,7 @@ import signal
 from typing import Any
 
 import pytest
+from kombu import pools
 
 from tests.worker.workers import Workers, wait_until
 from usage_tasks.coordination.dead_letters import (
@@ -49,6 +50,7 @@ def test_a_task_that_a_lost_connection_cuts_short_is_not_counted(workers: Worker
         wait_until(lambda: "Connection to broker lost" in workers.log("first"))
     finally:
         workers.redis.config_set("maxclients", str(clients))
+        pools.reset()  # this process's connections were cut too
     wait_until(lambda: workers.count("nap ended") == 1)
     assert (workers.count("nap begun"), list_dead_letters(workers.redis)) == (2, [])
 

@@ -15,6 +15,9 @@ from usage_tasks.domain.errors import InvalidInputError
 from usage_tasks.storage.sessions.bulk_copy import COLUMNS
 
 REQUIRED: Final = COLUMNS[:6]
+REQUIRED_OF_CHANGES: Final = ("instance_id", "from", "workspace_class")
+OF_CHANGES: Final = ("from", "state")
+"""Columns of a file that has changes of sessions; `state` is one only beside `from`."""
 SEPARATORS: Final = (",", ";", "\t")
 _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SEPARATOR_LINE: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
@@ -34,8 +37,9 @@ class ColumnRules:
         found: dict[str, str] = {}
         for each in renamed:
             old, _, new = each.rpartition("=")
-            if not old.strip() or new.strip() not in COLUMNS:
-                raise InvalidInputError("--map", each, f"COLUMN=FIELD with one of the fields {', '.join(COLUMNS)}")
+            if not old.strip() or new.strip() not in (*COLUMNS, *OF_CHANGES):
+                allowed = f"COLUMN=FIELD with one of the fields {', '.join((*COLUMNS, *OF_CHANGES))}"
+                raise InvalidInputError("--map", each, allowed)
             if old.strip() in found:
                 raise InvalidInputError("--map", each, "a mapping with each column once")
             found[old.strip()] = new.strip()
@@ -96,11 +100,13 @@ def _to_fields(names: Sequence[str], rules: ColumnRules) -> Sequence[str | None]
     if absent := [name for name in rules.renamed if name not in names]:
         raise InvalidInputError("--map", absent[0], f"a mapping of one of the columns {', '.join(names)[:200]}")
     named = [rules.renamed.get(name, name) for name in names]
-    if missing := [name for name in REQUIRED if name not in named]:
+    has_changes = "from" in named
+    known = (*COLUMNS, *OF_CHANGES) if has_changes else COLUMNS
+    if missing := [name for name in (REQUIRED_OF_CHANGES if has_changes else REQUIRED) if name not in named]:
         raise InvalidInputError("header", ",".join(names), f"a header line with {', '.join(missing)}")
-    extra = [name for name in named if name and name not in COLUMNS]
+    extra = [name for name in named if name and name not in known]
     if extra and not rules.ignore_extra:
-        allowed = f"a header line with only {', '.join(COLUMNS)}, else use --ignore-extra or --map"
+        allowed = f"a header line with only {', '.join((*COLUMNS, *OF_CHANGES))}, else use --ignore-extra or --map"
         raise InvalidInputError("header", extra[0], allowed)
     fields = [None if name in extra or (not name and rules.ignore_extra) else name for name in named]
     kept = [name for name in fields if name]

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from usage_tasks.bulk.header import AS_NAMED, ColumnRules
 from usage_tasks.bulk.reading import Misfit, RowsOfFile, opened
-from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.accounts import Actor, AttributionId, Namespace
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.sessions.import_reports import Chunk, Imported, OddRow, as_report, import_chunk
@@ -58,7 +58,7 @@ def import_file(
         work = partial(_take_up, rt, opened=set(), at=at, actor=actor)
         parts: deque[Sequence[Future[RecordedBatch]]] = deque()
         try:
-            for chunks in _read(rows, chunk_lines):
+            for chunks in _read(rows, chunk_lines, namespace=rt.name_namespace):
                 parts.append([lane.submit(work, chunk) for lane, chunk in zip(lanes, chunks, strict=True)])
                 if len(parts) > PARTS_MAX:
                     yield _together([lane.result() for lane in parts.popleft()])
@@ -83,7 +83,7 @@ def rehearse_file(
     Other reports of the same sessions wait meanwhile. Raises as `import_file` does.
     """
     with opened(path, rules) as rows, rt.transaction() as connection, rehearsal(connection):
-        for chunks in _read(rows, chunk_lines):
+        for chunks in _read(rows, chunk_lines, namespace=rt.name_namespace):
             done = [_merge(rt, connection, chunk, opened=frozenset(), at=at, actor=actor) for chunk in chunks]
             yield _together([each.recorded for each in done])
 
@@ -127,7 +127,7 @@ def _merge(
     )
 
 
-def _read(rows: RowsOfFile, chunk_lines: int) -> Iterator[Sequence[Chunk]]:
+def _read(rows: RowsOfFile, chunk_lines: int, *, namespace: Namespace) -> Iterator[Sequence[Chunk]]:
     """Read on, a chunk for each lane at a time."""
     place, pick = rows.header.index("instance_id"), _picked(rows.header)
     for part in rows.read(chunk_lines * LANES):
@@ -136,7 +136,7 @@ def _read(rows: RowsOfFile, chunk_lines: int) -> Iterator[Sequence[Chunk]]:
         for line, values in part.plain.items():
             plain[_LANES[values[place][-1]]][line] = pick(values)
         for line, values in part.odd.items():
-            _add_odd(chunks, line, values, rows.header)
+            _add_odd(chunks, line, values, rows.header, namespace=namespace)
         yield chunks
 
 
@@ -148,8 +148,10 @@ def _picked(header: Sequence[str]) -> Callable[[Sequence[str]], PlainRow]:
     return lambda values: tuple("" if place is None else values[place] for place in places)
 
 
-def _add_odd(chunks: Sequence[Chunk], line: int, values: Sequence[str], header: Sequence[str]) -> None:
+def _add_odd(
+    chunks: Sequence[Chunk], line: int, values: Sequence[str], header: Sequence[str], *, namespace: Namespace
+) -> None:
     """Add a row that is not plain to the chunk of its session, if its session is known."""
     row = values if isinstance(values, Misfit) else as_report(header, values)
-    instance_id = find_instance_id(row)
+    instance_id = find_instance_id(row, namespace=namespace)
     chunks[0 if instance_id is None else _LANES[str(instance_id)[-1]]].odd[line] = OddRow(row, instance_id)

@@ -49,6 +49,8 @@ _PLAIN: Final = {
     "workspace_class": f"{_BEGIN}{_NAME}{{1,{NAME_LENGTH_MAX}}}",
     "started_at": _INSTANT,
     "source": f"{_BEGIN}{_NAME}{{0,{NAME_LENGTH_MAX}}}",
+    "from": "",
+    "state": "",
     "": "",
 }
 _PLAIN_OPTIONAL: Final = f"(?:{_INSTANT}|)"

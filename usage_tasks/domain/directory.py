@@ -12,6 +12,7 @@ from typing import Final, NewType
 from uuid import UUID
 
 from usage_tasks.domain.access import TeamRole
+from usage_tasks.domain.accounts import ExternalName
 
 EmailDigest = NewType("EmailDigest", str)
 """The digest kept instead of an e-mail: equal for equal addresses, useless without the installation's key."""
@@ -21,13 +22,17 @@ _PURPOSE: Final = b"usage-tasks e-mail 1\0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserReport:
-    """All there is to know of a user at an instant. Of a deleted one no e-mail is kept."""
+    """All there is to know of a user at an instant. Of a deleted one no e-mail and no name is kept.
+
+    `names` are the external ids in the report; so in a TeamReport.
+    """
 
     user_id: UUID
     email_digest: EmailDigest | None
     administrator: bool
     deleted: bool
     observed_at: datetime
+    names: Sequence[ExternalName] = ()
 
     @property
     def order(self) -> tuple[datetime, bool, bool, str]:
@@ -51,6 +56,7 @@ class TeamReport:
     creator_user_id: UUID | None
     members: Sequence[Member]
     observed_at: datetime
+    names: Sequence[ExternalName] = ()
 
     @property
     def digest(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from usage_tasks.domain.prices import ALL_TIME
 from usage_tasks.domain.rating import PriceVersion, RatedSpan, Rating
 from usage_tasks.domain.states import State, price_key
 from usage_tasks.domain.timelines import Segment, at_instant
+
+NAMELESS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 
 _DIGITS_MAX: Final = 100
 """More than seconds of a century at the longest price need: what is divided by a power of ten stays exact."""
@@ -146,16 +149,17 @@ def _span(facts: SessionFacts, span: RatedSpan, histories: Mapping[str, Sequence
     )
 
 
-def session_in_words(it: SessionExplanation) -> str:
-    """Return how a session's price comes about, a line a step."""
-    return "\n".join([_ran(it), *_priced(it), *_posted(it)])
+def session_in_words(it: SessionExplanation, *, named: Mapping[str, Sequence[str]] = NAMELESS) -> str:
+    """Return how a session's price comes about, a line a step. `named` has names by what they are of."""
+    return "\n".join([_ran(it), *_names(named), *_priced(it), *_posted(it)])
 
 
-def settlement_in_words(it: SettlementExplanation) -> str:
-    """Return what an entry that is no usage did to the balance."""
+def settlement_in_words(it: SettlementExplanation, *, named: Mapping[str, Sequence[str]] = NAMELESS) -> str:
+    """Return what an entry that is no usage did to the balance. `named` has names by what they are of."""
     times = f"effective {_instant(it.entry.effective_at)}, posted {_instant(it.entry.posted_at)}"
     lines = [
         f"{it.entry.description}: {_amount(it.entry.credit_cents)} on {it.attribution_id}, {times} as {it.entry.key}.",
+        *_names(named),
         f"Balance: {it.balance_before_cents} before, {it.balance_after_cents} after, in credit cents.",
     ]
     if it.spending_limit is not None:
@@ -167,6 +171,11 @@ def settlement_in_words(it: SettlementExplanation) -> str:
         if covered_by_reset(CreditCents(it.balance_before_cents), it.spending_limit) != covered:
             lines.append("That balance was another when the cycle was ended: what came later counts in the next cycle.")
     return "\n".join(lines)
+
+
+def _names(named: Mapping[str, Sequence[str]]) -> list[str]:
+    shown = "; ".join(f"{what} {' / '.join(names)}" for what, names in named.items())
+    return [f"Names: {shown}."] if named else []
 
 
 def _ran(it: SessionExplanation) -> str:

@@ -51,7 +51,7 @@ def merge(
     """Return a session after a batch of its reports, one at least; `seen_at` is the instant of their snapshot.
 
     The reports of a batch agree about the class at the start and the user. A batch that contradicts what holds of the
-    session changes nothing; services/sessions/claims.py decides which holds.
+    session changes nothing; services/sessions/fixed_facts.py decides which holds.
     A report without a stop proves life at its observation, but not later than it arrived, and at the snapshot that
     lists it: a sender's clock that is ahead keeps no session alive. A later proof of life
     lifts the heartbeat's cap, a reported end every cap. A session that has stopped changes by a greater report only.
@@ -65,7 +65,7 @@ def merge(
         return KnownSession(
             facts=greatest, last_seen_at=last_seen_at, first_observed_at=first_observed_at, timeline=join(told)
         )
-    if not greatest.agrees(held.facts.claim):
+    if not greatest.agrees(held.facts.fixed):
         return held
     greater = rank(greatest) > rank(held.facts)
     newer = last_seen_at is not None and held.last_seen_at is not None and last_seen_at > held.last_seen_at

@@ -1,12 +1,13 @@
 """A platform's report of a session, and the reasons to refuse it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.accounts import AttributionId, ExternalName
 from usage_tasks.domain.states import State
 from usage_tasks.domain.timelines import Segment
 
@@ -17,7 +18,8 @@ class SessionReport:
 
     `index` is the report's place in its batch. `stopping_at` ends what is billed, `stopped_at` makes it final.
     `source` names the cluster or region that runs it, if the sender gives it. `workspace_class` is the class at the
-    start, `segments` has what followed, and `state` is the present one in a row of a snapshot.
+    start, `segments` has what followed, and `state` is the present one in a row of a snapshot. `names` are the external
+    ids in it.
     """
 
     index: int
@@ -34,19 +36,20 @@ class SessionReport:
     source: str | None = None
     segments: tuple[Segment, ...] = ()
     state: State | None = None
+    names: Sequence[ExternalName] = ()
 
     @property
-    def claim(self) -> "Claim":
-        """What it says of the start, and when that was seen."""
-        return Claim(self.observed_at, self.workspace_class, self.user_id)
+    def fixed(self) -> "FixedFacts":
+        """What it says of the facts that no later report changes, and when that was seen."""
+        return FixedFacts(self.observed_at, self.workspace_class, self.user_id)
 
-    def agrees(self, held: "Claim") -> bool:
-        """Return whether it says of the start what holds."""
+    def agrees(self, held: "FixedFacts") -> bool:
+        """Return whether it says of the fixed facts what holds."""
         return (self.workspace_class, self.user_id) == (held.workspace_class, held.user_id)
 
 
-class Claim(NamedTuple):
-    """The class at a session's start and its user: of two claims the least holds, that of the earliest report."""
+class FixedFacts(NamedTuple):
+    """The class at a session's start and its user: of two the least holds, that of the earliest report."""
 
     observed_at: datetime
     workspace_class: str

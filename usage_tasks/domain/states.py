@@ -1,7 +1,7 @@
 """What a session does in an instant, and the names of the prices of a class in each state."""
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 
 class State(StrEnum):
@@ -11,6 +11,9 @@ class State(StrEnum):
     SUSPENDED = "suspended"
     STOPPED_KEPT = "stopped_kept"
 
+
+PricedApart = Literal[State.SUSPENDED, State.STOPPED_KEPT]
+"""The states that have a price of their own, beside that of the class, which is of the state `running`."""
 
 _PRICED_APART: Final = frozenset(State) - {State.RUNNING}
 RESERVED_ENDS: Final = (*(f":{state}" for state in sorted(_PRICED_APART)), ":timeline")

@@ -19,7 +19,10 @@ KEYS: Final[Mapping[KeyPath, str]] = {
     ): "stop charging a running session this long after its last report; report it more often than that",
     ("maxSessionLifetime",): "stop charging a running session this long after its start",
     ("creditsPerMinuteByWorkspaceClass",): "the price list; a change holds from the next `usage-tasks migrate` on",
-    ("workspaceClassRules",): "minimum charges and rounding steps of classes",
+    (
+        "creditsPerMinuteByWorkspaceClassAndState",
+    ): "the prices of sessions that do not run; a report of a state without a price is quarantined",
+    ("workspaceClassRules",): "minimum charges and rounding steps of classes, in each state",
     ("defaultSpendingLimit",): "the spending limits of accounts for which nobody has set one",
     ("defaultSpendingLimit", "forTeams"): "the limit of a team, in credits",
     ("defaultSpendingLimit", "forUsers"): "the limit of a user, and of the first team of a user",

@@ -6,7 +6,7 @@ A field's description states the allowed values; error messages end with it.
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
-from typing import Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -17,6 +17,7 @@ from usage_tasks.domain.dunning import DunningPolicy
 from usage_tasks.domain.limits import GRACE_PERCENT_MAX, THRESHOLD_PERCENT_MAX, THRESHOLDS_MAX
 from usage_tasks.domain.prices import CREDITS_PER_MINUTE_MAX, FRACTIONAL_DIGITS_MAX, MINIMUM_CREDITS_MAX
 from usage_tasks.domain.rating import ChargeRule
+from usage_tasks.domain.states import price_key, split_price_key
 from usage_tasks.settings.database_url import PORT_MAX
 from usage_tasks.settings.errors import SettingsError
 from usage_tasks.settings.values import (
@@ -31,6 +32,7 @@ from usage_tasks.settings.values import (
     Networks,
     PriceIds,
     PricesByClass,
+    PricesByState,
     RedisUrl,
     RoundingStep,
     Schedule,
@@ -47,6 +49,10 @@ AccountKind = Literal["team", "individual"]
 
 _SCHEDULE: Final = (
     'a duration as Go writes it, such as "90s", "1h30m" or "24h", above 0 and up to 366 days, or "" for off'
+)
+_STATES: Final = (
+    'prices of the states "suspended" and "stopped_kept" of classes that have a price, such as '
+    '{"large": {"suspended": 0.1, "stopped_kept": 0}}: credits per minute, as those of a class'
 )
 _CLASS_RULES: Final = (
     'rules of classes that have a price, such as {"large": {"minimumCredits": 0.5, "roundingStep": "1m"}}: credits '
@@ -250,6 +256,9 @@ class Settings(_Section):
         description="at least one workspace class with its credits per minute, a number from 0 to "
         f"{CREDITS_PER_MINUTE_MAX} with at most {FRACTIONAL_DIGITS_MAX} fractional digits"
     )
+    credits_per_minute_by_workspace_class_and_state: Mapping[Text, PricesByState] = Field(
+        default_factory=dict, description=_STATES
+    )
     workspace_class_rules: Mapping[Text, ClassRule] = Field(default_factory=dict, description=_CLASS_RULES)
     default_spending_limit: SpendingLimitSettings = Field(
         description='an object such as {"forTeams": 500, "forUsers": 100}'
@@ -298,25 +307,36 @@ class Settings(_Section):
         description="true (time comes from Redis: replays and Stripe's test clocks only) or false",
     )
 
-    @field_validator("workspace_class_rules")
+    @field_validator("credits_per_minute_by_workspace_class_and_state", "workspace_class_rules")
     @classmethod
-    def _only_classes_with_a_price(
-        cls, rules: Mapping[str, ClassRule], info: ValidationInfo
-    ) -> Mapping[str, ClassRule]:
+    def _only_classes_with_a_price(cls, by_class: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
         priced = info.data.get("credits_per_minute_by_workspace_class")
-        if priced is not None and (unknown := sorted(set(rules) - set(priced))):
+        if priced is not None and (unknown := sorted(set(by_class) - set(priced))):
             raise ValueError(f"no price for {', '.join(unknown)}")
-        return rules
+        return by_class
+
+    @property
+    def prices(self) -> Mapping[str, Decimal]:
+        """Credits per minute by price key: `large` while it runs, `large:suspended` in another state."""
+        return {
+            **self.credits_per_minute_by_workspace_class,
+            **{
+                price_key(name, state): price
+                for name, by_state in self.credits_per_minute_by_workspace_class_and_state.items()
+                for state, price in by_state.items()
+            },
+        }
 
     @property
     def charge_rules(self) -> Mapping[str, ChargeRule]:
-        """The rules of the classes that have one, in credit cents and seconds."""
+        """The rules of the price keys that have one, in credit cents and seconds: in each state those of the class."""
         return {
-            name: ChargeRule(
+            key: ChargeRule(
                 minimum_cents=credits_to_cents(rule.minimum_credits),
                 rounding_seconds=rule.rounding_step // timedelta(seconds=1),
             )
-            for name, rule in self.workspace_class_rules.items()
+            for key in self.prices
+            if (rule := self.workspace_class_rules.get(split_price_key(key)[0]))
         }
 
     @property

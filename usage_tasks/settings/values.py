@@ -22,6 +22,7 @@ from usage_tasks.domain.prices import (
     MINIMUM_CREDITS_MAX,
     ROUNDING_STEP_MAX,
 )
+from usage_tasks.domain.states import RESERVED_ENDS, PricedApart
 from usage_tasks.settings.database_url import PORT_MAX, parse_database_url
 from usage_tasks.settings.redis_url import parse_prefix, parse_redis_url
 
@@ -75,6 +76,12 @@ def _bounded(value: Decimal, largest: Decimal, fractional_digits_max: int) -> De
     return value.copy_abs()
 
 
+def _class_name(value: str) -> str:
+    if value.endswith(RESERVED_ENDS):
+        raise ValueError("the end means a state of a class")
+    return value
+
+
 def _web_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
@@ -112,7 +119,9 @@ RoundingStep = Annotated[timedelta, BeforeValidator(_rounding_step)]
 LimitCredits = Annotated[int, Field(ge=0, le=LIMIT_CREDITS_MAX)]
 Percent = Annotated[int, Field(ge=1, le=THRESHOLD_PERCENT_MAX)]
 Thresholds = Annotated[Sequence[Percent], Field(max_length=THRESHOLDS_MAX), AfterValidator(_rising)]
-PricesByClass = Annotated[Mapping[Text, CreditsPerMinute], Field(min_length=1)]
+ClassName = Annotated[Text, AfterValidator(_class_name)]
+PricesByClass = Annotated[Mapping[ClassName, CreditsPerMinute], Field(min_length=1)]
+PricesByState = Annotated[Mapping[PricedApart, CreditsPerMinute], Field(min_length=1)]
 PriceIds = Annotated[Mapping[Currency, Text], Field(min_length=1)]
 Networks = Annotated[Sequence[Text], Field(max_length=100), AfterValidator(_networks)]
 DatabaseUrl = Annotated[str, AfterValidator(parse_database_url)]

@@ -10,6 +10,7 @@ from usage_tasks.domain.ledger import FORGIVEN, INVOICED, Contra, KeyPrefix, kin
 from usage_tasks.storage import keys
 from usage_tasks.storage.ledger.account_weeks import week_of
 from usage_tasks.storage.ledger.grants import spent
+from usage_tasks.storage.pricing import timeline_checks
 from usage_tasks.storage.pricing.rating_sql import RATED
 from usage_tasks.storage.pricing.timelines_sql import class_of_open
 from usage_tasks.storage.rows import fetch, sql_list
@@ -104,16 +105,18 @@ _OPEN_SESSIONS = f"""
         IS DISTINCT FROM (w.workspace_class, w.timeline, w.started_at, w.ended_at, w.final_at)
 """
 
+_POSTED = """
+    SELECT instance_id, sum(credit_cents) AS credit_cents FROM ledger_entry e
+    WHERE instance_id IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM open_session o
+        WHERE o.attribution_id = e.attribution_id AND o.instance_id = e.instance_id
+    )
+    GROUP BY instance_id
+"""
+
 _PRICES_OF_SESSIONS = f"""
     SELECT posted.instance_id::text AS offender
-    FROM (
-        SELECT instance_id, sum(credit_cents) AS credit_cents FROM ledger_entry e
-        WHERE instance_id IS NOT NULL AND NOT EXISTS (
-            SELECT 1 FROM open_session o
-            WHERE o.attribution_id = e.attribution_id AND o.instance_id = e.instance_id
-        )
-        GROUP BY instance_id
-    ) posted LEFT JOIN (
+    FROM ({_POSTED}) posted LEFT JOIN (
         WITH session AS (
             SELECT w.instance_id, w.workspace_class, w.timeline, w.started_at,
                    GREATEST(w.ended_at, w.started_at) AS until
@@ -121,6 +124,12 @@ _PRICES_OF_SESSIONS = f"""
         ), {RATED} SELECT instance_id, credit_cents FROM rated
     ) r USING (instance_id)
     WHERE r.credit_cents IS DISTINCT FROM posted.credit_cents
+"""
+
+_PRICES_ALONG = f"""
+    SELECT cost.instance_id::text AS offender
+    FROM ({timeline_checks.COSTS}) cost JOIN ({_POSTED}) posted USING (instance_id)
+    WHERE cost.credit_cents <> posted.credit_cents
 """
 
 _VERSIONS = """
@@ -247,6 +256,8 @@ CHECKS: Final = {
     "entries_match_sessions": _ENTRIES_OF_SESSIONS,
     "open_sessions_match_facts": _OPEN_SESSIONS,
     "prices_match_facts": _PRICES_OF_SESSIONS,
+    "timelines_are_joined": timeline_checks.NOT_JOINED,
+    "prices_match_timelines": _PRICES_ALONG,
     "entries_carry_their_keys": _KEYS,
     "invoices_are_booked_once": _INVOICES,
     "accounts_are_open": _ACCOUNTS,

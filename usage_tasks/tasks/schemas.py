@@ -1,12 +1,14 @@
 """The JSON Schemas of what goes over the wire: the arguments of tasks, and of messages to the platform."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
 from usage_tasks.domain.announcements import ANNOUNCEMENTS, Announcement
 from usage_tasks.tasks.task import ARGUMENT_SCHEMAS
+
+_NAME: Final = {"type": "string", "minLength": 1, "maxLength": 200}
 
 
 def list_schemas() -> Mapping[str, dict[str, Any]]:
@@ -18,6 +20,13 @@ def list_schemas() -> Mapping[str, dict[str, Any]]:
 
 
 def _schema_of(message: type[Announcement]) -> dict[str, Any]:
-    """Describe a message as it is sent: every field is there, and no other."""
+    """Describe a message as it is sent: every field is there, names where there are any, and no other field."""
     schema = TypeAdapter(message).json_schema(mode="serialization")
-    return schema | {"required": [*schema["properties"]], "additionalProperties": False}
+    properties = schema["properties"]
+    named = ["account", "user"] if "user_id" in properties else ["account"]
+    names = {f"{word}_{name}": _NAME for word in named for name in ("external_id", "name")}
+    return schema | {
+        "properties": properties | names,
+        "required": [*properties],
+        "additionalProperties": False,
+    }

@@ -16,7 +16,6 @@ from celery import Task, shared_task, signals
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 from pydantic import TypeAdapter, ValidationError, validate_call
-from pydantic_core import to_jsonable_python
 from redis.exceptions import RedisError
 
 from usage_tasks.coordination import ticks
@@ -26,6 +25,7 @@ from usage_tasks.runtime import runtime
 from usage_tasks.settings import SettingsError
 from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.tasks.dispatching import have_dispatched
+from usage_tasks.tasks.naming import with_names
 from usage_tasks.telemetry.headers import REQUEST_ID, TICK
 from usage_tasks.telemetry.metrics import ACCESS_REFUSED, ROWS, TASK_SECONDS
 from usage_tasks.wire.problems import describe
@@ -137,19 +137,21 @@ def task(
     retry: Retry = DATABASE,
     needs: Needs | None = None,
     answer_shown: bool = True,
+    names_shown: bool = True,
     announces: bool = False,
 ) -> Callable[[Callable[Parameters, Result]], "Task[Parameters, object]"]:
     """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
 
     A task that takes an actor or an account must declare its `needs`; others are the installation's own. A hidden
-    answer goes to the caller only, not into the worker's log or Flower. If it `announces` something, that is sent as
+    answer goes to the caller only, not into the worker's log or Flower. An answer to an actor shows names beside ids,
+    for one query more; one that programs ask for often goes without. If it `announces` something, that is sent as
     soon as it ends, however it does.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
     """
 
     def declare(function: Callable[Parameters, Result]) -> "Task[Parameters, object]":
-        checked = validate_call(guard(name, function, needs))
+        checked = validate_call(with_names(guard(name, function, needs), shown=names_shown))
         ARGUMENT_SCHEMAS[name] = _schema_of(checked)
         ARGUMENT_DIGESTS[name] = _digest_of(ARGUMENT_SCHEMAS[name])
         DECLARATIONS[name] = TaskDeclaration(function, needs, time_limit, retry.attempts_max)
@@ -203,7 +205,7 @@ def _run(
         if getattr(request, TICK, False):
             ticks.note_begun(runtime().redis, name)
         check_redelivery(request, name)
-        summary = to_jsonable_python(_checked_call(checked, args, kwargs))
+        summary = _checked_call(checked, args, kwargs)
         outcome = "done"
     except (RetryableError, RedisError, OperationalError) as error:
         busy = _as_retryable(error)

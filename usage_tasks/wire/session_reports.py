@@ -8,13 +8,13 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 
-from usage_tasks.domain.accounts import AttributionId, parse_uuid
+from usage_tasks.domain.accounts import AttributionId, ExternalId, ExternalName, NameKind, Namespace, parse_id, resolve
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.domain.states import State
 from usage_tasks.domain.timelines import SEGMENTS_MAX, Segment
 from usage_tasks.wire.problems import describe
-from usage_tasks.wire.values import Attribution, Moment, Name, UuidText
+from usage_tasks.wire.values import Attribution, Moment, Name, SessionId, UserId
 
 REPORTS_MAX: Final = 5_000
 """How many reports one message may hold."""
@@ -41,9 +41,9 @@ class ReportArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, title="SessionReport")
 
-    instance_id: UuidText
+    instance_id: SessionId
     workspace_id: Name
-    user_id: UuidText
+    user_id: UserId
     attribution_id: Attribution
     workspace_class: Name
     started_at: Moment
@@ -55,7 +55,7 @@ class ReportArguments(BaseModel):
     segments: tuple[SegmentArguments, ...] = Field(
         default=(), max_length=SEGMENTS_MAX, description="the classes and states it had, rising by `from`"
     )
-    state: State | None = Field(default=None, description="of a row of a snapshot: what the session does now")
+    state: State | None = Field(default=None, description="of a row of a snapshot: the present state")
 
     @field_validator("segments")
     @classmethod
@@ -63,7 +63,7 @@ class ReportArguments(BaseModel):
         for earlier, later in pairwise(segments):
             if later.begins_at <= earlier.begins_at:
                 came = later.begins_at.isoformat()
-                raise ValueError(f"must rise by `from`: later than {earlier.begins_at.isoformat()} (got {came})")
+                raise ValueError(f"must be rising by `from`, later than {earlier.begins_at.isoformat()} (got {came})")
         return segments
 
 
@@ -83,23 +83,33 @@ RawReport = Annotated[Any, WithJsonSchema(_inlined(_SCHEMA, _SCHEMA["$defs"]))]
 
 
 def parse_reports(
-    raw: Sequence[object], *, at: datetime, source: str | None = None
+    raw: Sequence[object],
+    *,
+    at: datetime,
+    namespace: Namespace,
+    source: str | None = None,
+    accepted: bool = False,
 ) -> tuple[list[SessionReport], list[Rejection]]:
     """Read each report of a batch on its own: the good ones, and for each bad one its index, field and reason.
 
-    With `source` the batch lists what runs there: a report that names another one is bad.
+    External ids are UUIDs in `namespace`. With `source` the batch lists what runs there: a report that names another
+    one is bad. Reports that were `accepted` before may be observed at any time.
     """
     reports, rejections = [], []
     for index, row in enumerate(raw):
+        if isinstance(row, dict) and "from" in row:
+            reason = f'must be given in "segments"; in a file, of a session that is known (got {show(row["from"])})'
+            rejections.append(Rejection(index=index, field="from", reason=reason))
+            continue
         try:
-            report = _report(index, ReportArguments.model_validate(row), at=at, source=source)
+            report = _report(index, ReportArguments.model_validate(row), at=at, namespace=namespace, source=source)
         except ValidationError as error:
             rejections.append(_rejection(index, row, error))
             continue
         if source is None and report.state is not None:
-            reason = f'must be given in "segments", or in a snapshot (got {show(str(report.state))})'
+            reason = f'must be given in "segments"; in a file, with `from` (got {show(str(report.state))})'
             rejections.append(Rejection(index=index, field="state", reason=reason))
-        elif report.observed_at > at + AHEAD_MAX:
+        elif not accepted and report.observed_at > at + AHEAD_MAX:
             reason = f"must be at most a day after {at.isoformat()} (got {report.observed_at.isoformat()})"
             rejections.append(Rejection(index=index, field="observed_at", reason=reason))
         elif source is not None and report.source != source:
@@ -110,15 +120,23 @@ def parse_reports(
     return reports, rejections
 
 
-def find_instance_id(row: object) -> UUID | None:
+def find_instance_id(row: object, *, namespace: Namespace) -> UUID | None:
     """Return the session of a row, even if the rest of the row cannot be read, or None."""
     try:
-        return parse_uuid(row["instance_id"]) if isinstance(row, dict) else None
+        read = parse_id(row["instance_id"], NameKind.SESSION) if isinstance(row, dict) else None
+        return None if read is None else UUID(resolve(read, namespace))
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
 
 
-def _report(index: int, row: ReportArguments, *, at: datetime, source: str | None) -> SessionReport:
+def _report(
+    index: int, row: ReportArguments, *, at: datetime, namespace: Namespace, source: str | None
+) -> SessionReport:
+    instance_id, user_id, attribution_id = ids = row.instance_id, row.user_id, row.attribution_id
+    names: Sequence[ExternalName] = ()
+    if ExternalId in map(type, ids):
+        instance_id, user_id, attribution_id = (resolve(each, namespace) for each in ids)
+        names = tuple(each.named(namespace()) for each in ids if isinstance(each, ExternalId))
     observed_at = row.observed_at or at
     segments = tuple(
         Segment(
@@ -131,10 +149,10 @@ def _report(index: int, row: ReportArguments, *, at: datetime, source: str | Non
     )
     return SessionReport(
         index=index,
-        instance_id=UUID(row.instance_id),
+        instance_id=UUID(instance_id),
         workspace_id=row.workspace_id,
-        user_id=UUID(row.user_id),
-        attribution_id=AttributionId(row.attribution_id),
+        user_id=UUID(user_id),
+        attribution_id=AttributionId(attribution_id),
         workspace_class=row.workspace_class,
         created_at=row.created_at,
         started_at=row.started_at,
@@ -144,6 +162,7 @@ def _report(index: int, row: ReportArguments, *, at: datetime, source: str | Non
         source=row.source or source,
         segments=segments,
         state=row.state,
+        names=names,
     )
 
 

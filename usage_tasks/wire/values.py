@@ -16,7 +16,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from usage_tasks.domain.accounts import parse_actor, parse_attribution, parse_uuid
+from usage_tasks.domain.accounts import (
+    DISPLAY_NAME_LENGTH_MAX,
+    EXTERNAL_ID_LENGTH_MAX,
+    AccountKind,
+    NameKind,
+    is_plain,
+    parse_actor,
+    parse_id,
+)
 from usage_tasks.domain.cost_centers import SPENDING_LIMIT_MAX
 from usage_tasks.domain.credits import CREDITS_PATTERN, CreditCents, parse_credits
 from usage_tasks.domain.errors import InvalidInputError, show
@@ -32,6 +40,7 @@ _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 # A value in canonical form is recognised fast: a batch has thousands of them.
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ATTRIBUTION: Final = re.compile(rf"(?:team|user):{_UUID.pattern}")
+_ACCOUNT_KINDS: Final = {f"{kind}:": NameKind(kind) for kind in AccountKind}
 _DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 NAME_LENGTH_MAX = 255
 
@@ -66,29 +75,35 @@ def _flag(value: object) -> bool:
     raise PydanticCustomError("usage_flag", "must be true or false (got {shown})", {"shown": shown})
 
 
-def _uuid_text(value: str) -> str:
+def _id_text(value: str, *, kind: NameKind, hidden: bool = False) -> str:
     if _UUID.fullmatch(value):
         return value
     try:
-        return str(parse_uuid(value))
-    except ValueError:
-        raise ValueError(f"must be a UUID such as 11111111-2222-4333-8444-555555555555 (got {show(value)})") from None
+        return parse_id(value, kind)
+    except ValueError as error:
+        raise ValueError(f"must be {error} (got {'text that is not shown' if hidden else show(value)})") from None
 
 
 def _attribution_text(value: str) -> str:
     if _ATTRIBUTION.fullmatch(value):
         return value
+    kind, colon, entity = value.partition(":")
+    prefix = kind + colon
+    if prefix not in _ACCOUNT_KINDS:
+        raise ValueError(f"must be team:<id> or user:<id> (got {show(value)})")
     try:
-        return parse_attribution(value).attribution_id
-    except InvalidInputError as error:
-        raise ValueError(f"must be {error.allowed} (got {show(value)})") from None
+        return parse_id(entity, _ACCOUNT_KINDS[prefix], prefix=prefix)
+    except ValueError as error:
+        raise ValueError(f"must be {prefix}<id>, with an id that is {error} (got {show(value)})") from None
 
 
 def _actor_text(value: str) -> str:
+    if value.startswith("user:"):
+        return _attribution_text(value)
     try:
         return parse_actor(value)
-    except InvalidInputError as error:
-        raise ValueError(f"must be {error.allowed} (got {show(value)})") from None
+    except InvalidInputError:
+        raise ValueError(f"must be user:<id> or service:<name> (got {show(value)})") from None
 
 
 def _credit_cents(value: object, *, zero: bool = False) -> CreditCents:
@@ -108,23 +123,46 @@ PRINTABLE: Final = AfterValidator(_plain)
 """For any text that PostgreSQL is to store or to compare: NUL is among what cannot be printed."""
 
 Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=NAME_LENGTH_MAX), PRINTABLE]
-UuidText = Annotated[
+_ID_LENGTHS: Final = {"type": "string", "minLength": 1, "maxLength": EXTERNAL_ID_LENGTH_MAX}
+SessionId = Annotated[
     str,
     StringConstraints(strict=True),
-    AfterValidator(_uuid_text),
-    WithJsonSchema({"type": "string", "format": "uuid"}),
+    AfterValidator(partial(_id_text, kind=NameKind.SESSION)),
+    WithJsonSchema(_ID_LENGTHS | {"description": "a UUID, or the platform's own id of the session"}),
+]
+"""A UUID or an external id, as an ExternalId (docs/adr/0035); so in each of the following types."""
+
+UserId = Annotated[
+    str,
+    StringConstraints(strict=True),
+    AfterValidator(partial(_id_text, kind=NameKind.USER)),
+    WithJsonSchema(_ID_LENGTHS | {"description": "a UUID, or the platform's own id of the user"}),
+]
+HiddenUserId = Annotated[
+    str,
+    StringConstraints(strict=True),
+    AfterValidator(partial(_id_text, kind=NameKind.USER, hidden=True)),
+    WithJsonSchema(_ID_LENGTHS | {"description": "a UUID, or the platform's own id of the user"}),
+]
+"""The same, where an error does not repeat the value: it might be what belongs in another field, such as an e-mail."""
+
+HiddenTeamId = Annotated[
+    str,
+    StringConstraints(strict=True),
+    AfterValidator(partial(_id_text, kind=NameKind.TEAM, hidden=True)),
+    WithJsonSchema(_ID_LENGTHS | {"description": "a UUID, or the platform's own id of the team"}),
 ]
 Attribution = Annotated[
     str,
     StringConstraints(strict=True),
     AfterValidator(_attribution_text),
-    WithJsonSchema({"type": "string", "description": "team:<uuid> or user:<uuid>"}),
+    WithJsonSchema({"type": "string", "description": "team:<id> or user:<id>"}),
 ]
 ActorText = Annotated[
     str,
     StringConstraints(strict=True),
     AfterValidator(_actor_text),
-    WithJsonSchema({"type": "string", "description": "who asks: user:<uuid> or service:<name>"}),
+    WithJsonSchema({"type": "string", "description": "who asks: user:<id> or service:<name>"}),
 ]
 
 
@@ -159,6 +197,22 @@ CreditText = Annotated[CreditCents, BeforeValidator(_credit_cents), _CREDIT_SCHE
 
 CapText = Annotated[CreditCents, BeforeValidator(partial(_credit_cents, zero=True)), _CREDIT_SCHEMA]
 """The same, and 0 is one."""
+
+
+def _display_name(value: str) -> str:
+    if not is_plain(value, DISPLAY_NAME_LENGTH_MAX):
+        allowed = f"1 to {DISPLAY_NAME_LENGTH_MAX} printable characters, in Unicode's form NFC, no space at either end"
+        raise ValueError(f"must be {allowed} (got text that is not shown)")
+    return value
+
+
+DisplayName = Annotated[
+    str,
+    StringConstraints(strict=True),
+    AfterValidator(_display_name),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": DISPLAY_NAME_LENGTH_MAX}),
+]
+"""A name for people to read."""
 
 Description = Annotated[
     str,

@@ -14,6 +14,9 @@ Every message that usage-tasks sends to the platform. Each is a Celery task on t
 arguments of the task, by name, and all of them are always there. Delivery is at least once: the same task id is the
 same announcement.
 
+Beside `attribution_id` stand `account_external_id` and `account_name`, beside `user_id` stand `user_external_id` and
+`user_name`, as they are when the message is sent. A name that is not there has no field.
+
 A Celery worker drops a message whose task it does not know. So a consumer declares every name of this page;
 `usage_tasks_client.listen` does it. Update the consumer before usage-tasks when a new release adds an announcement.
 

@@ -10,8 +10,11 @@ _FORMATS: Final = {"date-time": "instant", "uuid": "UUID", "email": "e-mail addr
 _PLAIN: Final = {"boolean": "true or false", "integer": "whole number", "number": "number", "null": "null"}
 _OPEN: Final = "object"
 _NAMED: Final = {
-    "team:<uuid> or user:<uuid>": "account",
-    "who asks: user:<uuid> or service:<name>": "actor",
+    "team:<id> or user:<id>": "account",
+    "who asks: user:<id> or service:<name>": "actor",
+    "a UUID, or the platform's own id of the session": "session's id",
+    "a UUID, or the platform's own id of the user": "user's id",
+    "a UUID, or the platform's own id of the team": "team's id",
     "credits as decimal text, such as 12.50": 'credits as text, such as `"12.50"`',
 }
 """Descriptions of values that many tasks have; the page of all tasks explains them."""

@@ -34,8 +34,12 @@ _INDEX_HEAD: Final = """\
 Every task that a platform or an operator can send. A task is sent by its name; the first part of the name is its queue.
 Arguments go by name, as JSON. `usage-tasks schemas` prints the same as JSON Schema.
 
-- `actor`: who asks, `service:<name>` for the platform or `user:<UUID>`. The directory decides what a user may do.
-- `attribution_id`: the account, `team:<UUID>` or `user:<UUID>`.
+- `actor`: who asks, `service:<name>` for the platform or `user:<id>`. The directory decides what a user may do.
+- `attribution_id`: the account, `team:<id>` or `user:<id>`.
+- The id of a session, a user or a team is a UUID, or the platform's own: up to 200 printable characters, which stand
+  for one UUID ([ADR 0035](../adr/0035-names.md)). Answers have UUIDs, and names beside them where there are any:
+  `account_external_id` and `account_name` beside `attribution_id`, `user_...` beside `user_id`, `session_...` beside
+  `instance_id`; at the top also those of the account, user and session that were asked about.
 - `at`: the instant that the task is about; default: now. Up to 5 minutes ahead counts as now; more is refused. A user
   may read up to 366 days back, and acts now. Only a service may act in the past.
 - `dry_run`: true: return what would be written in `{"dry_run": ...}`; write, send and count nothing.

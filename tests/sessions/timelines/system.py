@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from itertools import groupby
 from typing import Any, Final, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, text
 
@@ -77,7 +77,7 @@ class System:
 
     def hear(self, *raw: Mapping[str, Any], at: datetime = NOW) -> RecordedBatch:
         """Record reports as one batch, which arrives at an instant."""
-        reports, malformed = parse_reports(raw, at=at)
+        reports, malformed = parse_reports(raw, at=at, namespace=uuid4)
         return record_reports(self.connection, reports, malformed, raw=raw, limits=LIMITS, at=at, actor=SYSTEM)
 
     def hear_by_file(self, *raw: Mapping[str, Any]) -> None:
@@ -93,7 +93,7 @@ class System:
         miss the session, and end it until the next one.
         """
         source = f"cluster of {taken_at.isoformat()}"
-        reports, malformed = parse_reports([row], at=taken_at, source=source)
+        reports, malformed = parse_reports([row], at=taken_at, namespace=uuid4, source=source)
         snapshot = Snapshot(source=source, taken_at=taken_at, reports=reports, malformed=malformed, raw=[row])
         return report_running(self.connection, snapshot, limits=LIMITS, actor=SYSTEM).recorded
 

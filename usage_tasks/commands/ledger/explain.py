@@ -13,7 +13,7 @@ from usage_tasks.tasks.usage import explain as tasks
 
 def explain(
     what: Annotated[str, typer.Argument(help="a session's id, or the key of an entry of --account")],
-    account: Annotated[str | None, typer.Option(help="team:<uuid> or user:<uuid>")] = None,
+    account: Annotated[str | None, typer.Option(help="team:<id> or user:<id>")] = None,
     at: At = None,
     as_json: Annotated[bool, typer.Option("--json", help="the numbers too")] = False,
 ) -> None:

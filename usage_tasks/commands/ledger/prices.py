@@ -13,7 +13,7 @@ from usage_tasks.commands.values import utc
 from usage_tasks.domain.credits import cents_to_credits
 from usage_tasks.domain.durations import parse_duration
 from usage_tasks.domain.errors import show
-from usage_tasks.domain.states import State, split_price_key
+from usage_tasks.domain.states import State, price_key, split_price_key
 from usage_tasks.runtime import runtime
 from usage_tasks.storage.pricing import prices as stored
 from usage_tasks.tasks.usage import prices as tasks
@@ -23,11 +23,14 @@ prices = typer.Typer(help="The price versions.", no_args_is_help=True)
 
 @prices.command("list")
 def list_prices(workspace_class: Annotated[str | None, typer.Argument(help="default: every class")] = None) -> None:
-    """List the price versions, each class's in rising order."""
+    """List the price versions, those of each class and state in rising order."""
     columns = ("class", "state", "from", "credits a minute", "minimum, credits", "step, s", "origin", "actor")
     rows = []
+    keys = None if workspace_class is None else {price_key(workspace_class, state) for state in State}
     with runtime().transaction() as connection:
-        for each in stored.list_versions(connection, workspace_class):
+        for each in stored.list_versions(connection):
+            if keys is not None and each.price_key not in keys:
+                continue
             version, rule = each.version, each.version.rule
             rows.append(
                 (

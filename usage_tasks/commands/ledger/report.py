@@ -14,6 +14,8 @@ from usage_tasks.commands.spreadsheet import write_rows
 from usage_tasks.commands.tables import show_table
 from usage_tasks.commands.values import utc
 from usage_tasks.domain.credits import cents_to_credits
+from usage_tasks.runtime import runtime
+from usage_tasks.storage.directory.names import is_any_named
 from usage_tasks.storage.ledger.usage_report import Group
 from usage_tasks.tasks.usage import report as report_tasks
 
@@ -32,7 +34,7 @@ class Format(StrEnum):
 def report(
     start: Annotated[datetime, typer.Option("--from", help="ISO 8601, UTC; part of the range")],
     end: Annotated[datetime, typer.Option("--to", help="ISO 8601, UTC; not part of the range")],
-    account: Annotated[str | None, typer.Option(help="team:<uuid> or user:<uuid>; default: every account")] = None,
+    account: Annotated[str | None, typer.Option(help="team:<id> or user:<id>; default: every account")] = None,
     by: Annotated[list[Group] | None, typer.Option(help="repeat for combinations; default: day")] = None,
     at: Annotated[datetime | None, typer.Option(help="as of when; ISO 8601, UTC; default: now")] = None,
     form: Annotated[Format, typer.Option("--format", help="how to write it")] = Format.TABLE,
@@ -48,7 +50,16 @@ def report(
         at=None if at is None else utc(at).isoformat(),
     )
     write = {Format.TABLE: _write_table, Format.CSV: _write_csv, Format.JSON: _write_json}[form]
-    write(pages, (*map(str, group_by), *_FIGURES))
+    write(pages, [*map(str, group_by)], _list_names(group_by))
+
+
+def _list_names(group_by: Sequence[Group]) -> Sequence[str]:
+    """Return the columns of names beside the ids in a report: none if nobody has such a name."""
+    words = {Group.ATTRIBUTION_ID: ("account", ("team", "user")), Group.USER_ID: ("user", ("user",))}
+    asked = [words[group] for group in group_by if group in words]
+    with runtime().transaction() as connection:
+        known = [word for word, kinds in asked if is_any_named(connection, kinds)]
+    return [f"{word}_{name}" for word in known for name in ("external_id", "name")]
 
 
 def _pages(**asked: Any) -> Iterator[Any]:
@@ -60,14 +71,15 @@ def _pages(**asked: Any) -> Iterator[Any]:
         yield page
 
 
-def _write_table(pages: Iterator[Any], columns: Sequence[str]) -> None:
+def _write_table(pages: Iterator[Any], keys: Sequence[str], names: Sequence[str]) -> None:
+    columns = [*keys, *names]
     rows: list[tuple[str, ...]] = []
     totals: Mapping[str, int] = {}
     for page in pages:
         totals = page["totals"]
-        rows += [(*(str(row[name]) for name in columns[:-3]), *_figures(row)) for row in page["rows"]]
-    total = ("all", *[""] * (len(columns) - 4), *_figures(totals))
-    show_table((*columns[:-3], "credits", "hours", "sessions"), rows, total=total)
+        rows += [(*(str(row.get(each, "")) for each in columns), *_figures(row)) for row in page["rows"]]
+    total = ("all", *[""] * (len(columns) - 1), *_figures(totals))
+    show_table((*columns, "credits", "hours", "sessions"), rows, total=total)
 
 
 def _figures(row: Mapping[str, int]) -> tuple[str, str, str]:
@@ -75,13 +87,14 @@ def _figures(row: Mapping[str, int]) -> tuple[str, str, str]:
     return str(cents_to_credits(row["credit_cents"])), f"{hours}:{rest // 60:02}:{rest % 60:02}", str(row["sessions"])
 
 
-def _write_csv(pages: Iterator[Any], columns: Sequence[str]) -> None:
+def _write_csv(pages: Iterator[Any], keys: Sequence[str], names: Sequence[str]) -> None:
+    columns = [*keys, *_FIGURES, *names]
     write_rows(sys.stdout, [columns])
     for page in pages:
-        write_rows(sys.stdout, ([row[name] for name in columns] for row in page["rows"]))
+        write_rows(sys.stdout, ([row.get(name, "") for name in columns] for row in page["rows"]))
 
 
-def _write_json(pages: Iterator[Any], columns: Sequence[str]) -> None:  # noqa: ARG001 - as the others
+def _write_json(pages: Iterator[Any], keys: Sequence[str], names: Sequence[str]) -> None:  # noqa: ARG001 - as the others
     for page in pages:
         for row in page["rows"]:
             sys.stdout.write(json.dumps(row) + "\n")

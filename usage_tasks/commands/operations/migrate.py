@@ -31,7 +31,7 @@ def migrate() -> None:
         prices.lock_prices(connection)
         added = prices.publish_prices(
             connection,
-            rt.settings.credits_per_minute_by_workspace_class,
+            rt.settings.prices,
             rules=rt.settings.charge_rules,
             at=rt.now(),
             actor=OPERATOR,

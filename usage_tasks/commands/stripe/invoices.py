@@ -23,7 +23,7 @@ def reconcile_invoices(
 
 @invoices.command("finalize")
 def finalize_invoice(
-    attribution_id: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>")],
+    attribution_id: Annotated[str, typer.Argument(help="team:<id> or user:<id>")],
     invoice_id: Annotated[str, typer.Argument(help="Stripe's id of the draft, in_...")],
 ) -> None:
     """Finalize an account's draft in Stripe now, its closing quantity first."""
@@ -33,7 +33,7 @@ def finalize_invoice(
 
 
 @invoices.command("cancel-subscription")
-def cancel_subscription(attribution_id: Annotated[str, typer.Argument(help="team:<uuid> or user:<uuid>")]) -> None:
+def cancel_subscription(attribution_id: Annotated[str, typer.Argument(help="team:<id> or user:<id>")]) -> None:
     """End an account's subscription in Stripe now, with a last invoice; it leaves stripe once that is booked."""
     cancel: Any = tasks.cancel_subscription
     Console().print_json(json.dumps(cancel(attribution_id=attribution_id, actor=OPERATOR)))

@@ -1,12 +1,13 @@
 """Explain a session or a ledger entry: facts, seconds x price, S, cents, and what was posted by which entry."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Account, AttributionId, parse_attribution, parse_uuid
+from usage_tasks.domain.accounts import Account, AttributionId, NameKind, parse_attribution, parse_uuid, subject_of
 from usage_tasks.domain.errors import InvalidInputError, InvariantError, NoSuchError
 from usage_tasks.domain.explanation import (
     ExplainedEntry,
@@ -20,6 +21,7 @@ from usage_tasks.domain.explanation import (
 from usage_tasks.domain.ledger import EntryKind
 from usage_tasks.domain.rating import rate
 from usage_tasks.domain.timelines import prices_along
+from usage_tasks.storage.directory.names import find_names
 from usage_tasks.storage.ledger import balances, explanation
 from usage_tasks.storage.pricing import prices
 
@@ -91,7 +93,8 @@ def _session(connection: Connection, facts: SessionFacts, *, at: datetime, entry
         raise InvariantError(f"session {facts.instance_id}: class {facts.workspace_class}: {error}") from error
     entries = explanation.list_session_entries(connection, facts, at=at)
     numbers = explain_session(facts, rating, entries, histories=histories, at=at, entry=entry)
-    return Explained(numbers=numbers, text=session_in_words(numbers))
+    named = _named(connection, session=subject_of(NameKind.SESSION, facts.instance_id), account=facts.attribution_id)
+    return Explained(numbers=numbers, text=session_in_words(numbers, named=named))
 
 
 def _settlement(connection: Connection, attribution_id: AttributionId, entry: ExplainedEntry) -> Explained:
@@ -106,4 +109,11 @@ def _settlement(connection: Connection, attribution_id: AttributionId, entry: Ex
         balance_after_cents=after,
         spending_limit=limit,
     )
-    return Explained(numbers=numbers, text=settlement_in_words(numbers))
+    named = _named(connection, account=attribution_id)
+    return Explained(numbers=numbers, text=settlement_in_words(numbers, named=named))
+
+
+def _named(connection: Connection, **subjects: str) -> Mapping[str, Sequence[str]]:
+    """Return the names of each subject that has one, by what it is."""
+    names = find_names(connection, subjects.values())
+    return {what: [*filter(None, names[subject])] for what, subject in subjects.items() if subject in names}

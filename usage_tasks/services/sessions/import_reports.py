@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -11,7 +12,9 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.services.ledger.cost_center import open_accounts
+from usage_tasks.services.sessions.changes import as_reports
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
+from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import bulk_copy
 from usage_tasks.storage.sessions.bulk_copy import PlainRow
@@ -72,7 +75,8 @@ def import_chunk(
     if not lines:
         return Imported(RecordedBatch(merged=merged, rejections=[]), accounts)
     rows = [chunk.report(line) for line in lines]
-    reports, malformed = parse_reports(rows, at=at)
+    namespace = cache(partial(read_namespace, connection))
+    reports, malformed = parse_reports(as_reports(connection, rows, namespace), at=at, namespace=namespace)
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
     rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, arrived_at=at, actor=actor)
     rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]
@@ -89,11 +93,11 @@ def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) ->
     second = latest.astimezone(UTC).isoformat()[: len("2026-01-01T00:00:00")]
     apart = {str(each.instance_id) for each in chunk.odd.values() if each.instance_id is not None}
     apart |= {row[0] for row in chunk.plain.values() if row[bulk_copy.OBSERVED] >= second}
-    claims = {row[0]: _claim(row) for row in chunk.plain.values()}
-    if len(claims) < len(chunk.plain):
-        apart |= {row[0] for row in chunk.plain.values() if claims[row[0]] != _claim(row)}
+    fixed = {row[0]: _fixed(row) for row in chunk.plain.values()}
+    if len(fixed) < len(chunk.plain):
+        apart |= {row[0] for row in chunk.plain.values() if fixed[row[0]] != _fixed(row)}
     return {line: row for line, row in chunk.plain.items() if row[0] not in apart and row[bulk_copy.CLASS] in classes}
 
 
-def _claim(row: PlainRow) -> tuple[str, ...]:
+def _fixed(row: PlainRow) -> tuple[str, ...]:
     return row[bulk_copy.ACCOUNT], row[bulk_copy.CLASS], row[bulk_copy.USER]

@@ -1,7 +1,7 @@
 """Release what was refused: each report is taken up as if it came now, and what still fails stays, with the reason."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -118,14 +118,23 @@ def _take_batch(
 ) -> tuple[Sequence[QuarantinedReport], _Taken]:
     quarantine.lock_releases(connection)
     held = quarantine.list_selected(connection, selection, after=after, limit=BATCH)
-    read = [read_again(each, at=at) for each in held]
-    reports = [replace(each, index=number) for number, each in enumerate(read) if isinstance(each, SessionReport)]
+    read = read_again(connection, held, at=at)
+    reports = [each for each in read if isinstance(each, SessionReport)]
     refused = {number: each for number, each in enumerate(read) if isinstance(each, Rejection)}
     # All at once and in order: a merge locks those of its own reports only.
     source_snapshots.lock_sources(connection, {each.source for each in reports if each.source is not None})
     merged = []
     for seen_at, part in _by_snapshot(held, reports):
-        taken = take_up(connection, part, limits=limits, at=at, actor=actor, seen_at=seen_at, arrived_at=at)
+        taken = take_up(
+            connection,
+            part,
+            limits=limits,
+            at=at,
+            actor=actor,
+            seen_at=seen_at,
+            arrived_at=at,
+            releasing={each.digest for each in held},
+        )
         merged.append(taken.merged)
         refused |= {each.index: each for each in taken.rejections}
     return held, _Taken(merged=merged, refused=refused)

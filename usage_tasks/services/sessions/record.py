@@ -3,23 +3,21 @@
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.accounts import Actor, AttributionId, ExternalName
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.domain.states import State, price_key, split_price_key
 from usage_tasks.services.ledger.cost_center import open_accounts
-from usage_tasks.services.sessions.claims import of_snapshot, settle
+from usage_tasks.services.sessions.fixed_facts import of_snapshot, settle
+from usage_tasks.storage.directory.names import keep_external_ids
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import merging, quarantine
 from usage_tasks.storage.sessions.merging import Merged, sum_merged
-
-_NOTHING: Final = Merged(inserted=0, updated=0, unchanged=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +78,13 @@ def take_up(
     actor: Actor,
     seen_at: datetime | None,
     arrived_at: datetime | None = None,
+    releasing: Set[str] = frozenset(),
 ) -> RecordedBatch:
     """Merge the good reports of the readable ones. Return the reasons of the others, and store none of these.
 
     What contradicts the start of its session is decided by the earliest report (docs/adr/0034).
     With `seen_at` they are of a snapshot of the sessions that ran then. With `arrived_at` no report proves life later
-    than that.
+    than that. `releasing` are the digests of reports in quarantine that are among them.
     """
     known, rejections = _split_by_class(reports, prices.list_price_keys(connection))
     if seen_at is not None:
@@ -93,21 +92,28 @@ def take_up(
     agreeing, contradicting = _split_contradictions(known)
     parts: list[Merged] = []
     accounts: set[AttributionId] = set()
-    while agreeing or contradicting:
+    names: list[ExternalName] = []
+    while True:
         merged = merging.merge_reports(connection, agreeing, seen_at=seen_at, arrived_at=arrived_at)
         # A report that changed a row agrees with it: nothing stands against a batch of such reports.
         all_changed = merged.inserted + merged.updated == len(agreeing)
-        standings = {} if all_changed else merging.list_standings(connection, agreeing)
-        settled = [report for report in agreeing if report.instance_id not in standings]
+        contradicted = frozenset[UUID]() if all_changed else merging.list_contradicted(connection, agreeing)
+        settled = [report for report in agreeing if report.instance_id not in contradicted]
         accounts.update(report.attribution_id for report in settled)
+        names += (name for report in settled if report.names for name in report.names)
         left = len(agreeing) - len(settled)
         parts.append(Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - left))
-        contradicting += [report for report in agreeing if report.instance_id in standings]
-        decided = settle(connection, contradicting, at=at, arrived_at=arrived_at, actor=actor)
+        contradicting += [report for report in agreeing if report.instance_id in contradicted]
+        if not contradicting:
+            break
+        decided = settle(connection, contradicting, at=at, arrived_at=arrived_at, actor=actor, releasing=releasing)
         rejections += decided.rejections
-        agreeing, contradicting = [*decided.agreeing, *decided.released], []
+        merging.merge_reports(connection, decided.released, arrived_at=arrived_at)
+        parts.append(Merged(inserted=0, updated=decided.taken_over, unchanged=-decided.taken_over))
+        agreeing, contradicting = decided.agreeing, []
     open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
-    return RecordedBatch(merged=sum_merged(parts or [_NOTHING]), rejections=rejections)
+    keep_external_ids(connection, names)
+    return RecordedBatch(merged=sum_merged(parts), rejections=rejections)
 
 
 def _split_by_class(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache, partial
 
 from sqlalchemy import Connection
 
@@ -10,6 +11,7 @@ from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
+from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.plans import NOTHING, Plan
 from usage_tasks.storage.sessions import source_snapshots
@@ -106,7 +108,9 @@ def _take_up(
         actor=actor,
         snapshot_source=snapshot.source,
     )
-    listed = [find_instance_id(snapshot.raw[refused.index]) for refused in recorded.rejections]
+    namespace = cache(partial(read_namespace, connection))
+    refused = [snapshot.raw[each.index] for each in recorded.rejections]
+    listed = [find_instance_id(row, namespace=namespace) for row in refused]
     known = {instance_id for instance_id in listed if instance_id is not None}
     source_snapshots.renew(connection, known, seen_at=snapshot.taken_at)
     return recorded, None not in listed

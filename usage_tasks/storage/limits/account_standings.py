@@ -52,7 +52,7 @@ def list_accruals(connection: Connection, attribution_id: AttributionId, *, at: 
             else histories[row.workspace_class],
         )
         for row, timeline in zip(rows, timelines, strict=True)
-        if row.workspace_class in histories
+        if histories.keys() >= {row.workspace_class, *(each.price_key for each in timeline)}
     ]
 
 

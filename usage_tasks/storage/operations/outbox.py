@@ -30,6 +30,19 @@ class OutboxRow:
     payload: str
 
 
+# What is sent has names beside ids, where there are any: as they are when it is sent.
+_NAMES: Final = """
+    (SELECT jsonb_strip_nulls(jsonb_build_object('{word}_external_id', external_id, '{word}_name', display_name))
+     FROM directory_name WHERE subject = {subject})
+"""
+_ACCOUNT_NAMES: Final = _NAMES.format(word="account", subject="held.payload ->> 'attribution_id'")
+_USER_NAMES: Final = _NAMES.format(word="user", subject="'user:' || (held.payload ->> 'user_id')")
+_NAMED: Final = f"""
+    CASE jsonb_typeof(held.payload) WHEN 'object'
+        THEN held.payload || COALESCE({_ACCOUNT_NAMES}, '{{}}') || COALESCE({_USER_NAMES}, '{{}}')
+        ELSE held.payload END
+"""
+
 _INTO: Final = "INSERT INTO outbox (key, task, payload)"
 _ONCE: Final = "ON CONFLICT (key) DO NOTHING"
 _ANNOUNCE: Final = f"{_INTO} VALUES (:key, :task, CAST(:payload AS jsonb)) {_ONCE}"
@@ -75,7 +88,7 @@ def claim_announcements(
             ORDER BY outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE held.outbox_id = due.outbox_id
-        RETURNING held.outbox_id, held.key, held.task, CAST(held.payload AS text) AS payload
+        RETURNING held.outbox_id, held.key, held.task, CAST({_NAMED} AS text) AS payload
     """
     rows = fetch(
         connection,

@@ -41,3 +41,25 @@ directory_member = Table(
     one_of("role", TeamRole),
     ForeignKeyConstraint(["team_id"], ["directory_team.team_id"]),
 )
+
+# External ids are UUIDs in this namespace (docs/adr/0035). A trigger refuses changes.
+directory_namespace = Table(
+    "directory_namespace",
+    metadata,
+    Column("is_only", Boolean(), primary_key=True, server_default=text("true")),
+    required("namespace", Uuid(), default="gen_random_uuid()"),
+    CheckConstraint("is_only", name="is_only"),
+)
+
+# Names, for those who have one. A subject is `team:<uuid>`, `user:<uuid>` or `session:<uuid>`.
+directory_name = Table(
+    "directory_name",
+    metadata,
+    Column("subject", Text(collation="C"), primary_key=True),
+    Column("external_id", Text()),
+    Column("display_name", Text()),
+    CheckConstraint("subject ~ '^(session|user|team):[0-9a-f-]{36}$'", name="subject"),
+    CheckConstraint("num_nonnulls(external_id, display_name) > 0", name="named"),
+    CheckConstraint("length(external_id) BETWEEN 1 AND 200", name="external_id"),
+    CheckConstraint("length(display_name) BETWEEN 1 AND 200", name="display_name"),
+)

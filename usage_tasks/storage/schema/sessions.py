@@ -130,7 +130,8 @@ quarantined_report = Table(
     # The latest instant as of which it was sent, and the source whose snapshot it was in.
     moment("sent_at"),
     Column("snapshot_source", Text),
-    # Of a report that contradicts an earlier one of its session.
+    # The session of a report that could be read.
     Column("instance_id", Uuid()),
     Index("quarantined_report_seen_idx", "first_seen_at"),
+    Index("quarantined_report_session_idx", "instance_id", postgresql_where=text("instance_id IS NOT NULL")),
 )

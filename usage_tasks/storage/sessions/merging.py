@@ -1,14 +1,13 @@
 """Workspace instances: what was reported of each session, merged so that the order of reports does not matter."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.sessions import Claim, SessionReport
+from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.domain.timelines import Segment, join
 from usage_tasks.storage.pricing.timelines_sql import encode, joined
 from usage_tasks.storage.rows import fetch, fetch_one, rows_as_json
@@ -129,7 +128,9 @@ def merging(reports: str) -> str:
     )
     SELECT count(*) FILTER (WHERE inserted) AS inserted, (
                SELECT count(*) FROM written w JOIN report r USING (instance_id)
-               WHERE NOT w.inserted AND ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")})
+               WHERE NOT w.inserted AND (
+                   r.timeline IS NOT NULL OR ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")})
+               )
            ) AS updated
     FROM written
     """
@@ -153,7 +154,7 @@ def merge_reports(
     """Write what a batch of reports adds to what is known; a final session whose bill changes is open again.
 
     With `seen_at` the batch is a snapshot of what ran then; with `arrived_at` no report proves life later. A report for
-    a session of another account, class or user changes nothing: see `list_standings`.
+    a session of another account, class or user changes nothing: see `list_contradicted`.
     """
     lock_sources(connection, {report.source for report in reports if report.source is not None})
     rows = _with_timelines(reports) if any(report.segments for report in reports) else reports
@@ -175,19 +176,10 @@ def _with_timelines(reports: Sequence[SessionReport]) -> Sequence[object]:
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """What holds of a session that a report may contradict: its account, and the claim of its earliest report."""
-
-    attribution_id: AttributionId
-    claim: Claim
-
-
-def list_standings(connection: Connection, reports: Sequence[SessionReport]) -> Mapping[UUID, Standing]:
-    """Return what holds of the sessions whose account, class or user is another one than reported."""
-    statement = f"""
-        SELECT DISTINCT held.instance_id, held.attribution_id, held.workspace_class, held.user_id,
-               {_FIRST.format(row="held")} AS observed_at
+def list_contradicted(connection: Connection, reports: Sequence[SessionReport]) -> frozenset[UUID]:
+    """Name the sessions whose account, class at the start or user is another one than reported."""
+    statement = """
+        SELECT DISTINCT held.instance_id
         FROM workspace_instance held
         JOIN unnest(CAST(:instances AS uuid[]), CAST(:accounts AS text[]), CAST(:classes AS text[]),
                     CAST(:users AS uuid[])) AS r(instance_id, attribution_id, workspace_class, user_id)
@@ -203,9 +195,4 @@ def list_standings(connection: Connection, reports: Sequence[SessionReport]) -> 
         classes=[report.workspace_class for report in reports],
         users=[report.user_id for report in reports],
     )
-    return {
-        row.instance_id: Standing(
-            attribution_id=row.attribution_id, claim=Claim(row.observed_at, row.workspace_class, row.user_id)
-        )
-        for row in rows
-    }
+    return frozenset(row.instance_id for row in rows)

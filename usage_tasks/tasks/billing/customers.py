@@ -15,7 +15,7 @@ from usage_tasks.runtime import Runtime, runtime
 from usage_tasks.services.payments import customers, holds, subscribe
 from usage_tasks.services.payments.customers import NextInvoice, TaxUpdate
 from usage_tasks.tasks.task import task
-from usage_tasks.wire.values import ActorText, Attribution, Credits, Moment, Name, UuidText
+from usage_tasks.wire.values import ActorText, Attribution, Credits, Moment, Name, UserId
 
 CurrencyCode = Annotated[str, StringConstraints(strict=True, pattern=r"^[a-z]{3}$")]
 IntentId = Annotated[str, StringConstraints(strict=True, pattern=r"^pi_[A-Za-z0-9]{1,200}$")]
@@ -35,7 +35,7 @@ def create_stripe_customer(
     email: Annotated[str, StringConstraints(strict=True, min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+$")],
     name: Name,
     currency: CurrencyCode,
-    billing_creator_user_id: UuidText,
+    billing_creator_user_id: UserId,
     at: Moment | None = None,
 ) -> CustomerAnswer:
     """Create an account's customer in Stripe, or return the existing one.

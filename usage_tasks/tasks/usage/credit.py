@@ -14,7 +14,7 @@ from usage_tasks.services.ledger import add_credit_note as credit_note
 from usage_tasks.services.ledger import grant_credits as grant
 from usage_tasks.services.ledger.cost_center import get_cost_center
 from usage_tasks.tasks.task import task
-from usage_tasks.wire.values import ActorText, Attribution, CapText, CreditText, Description, Moment, Name, UuidText
+from usage_tasks.wire.values import ActorText, Attribution, CapText, CreditText, Description, Moment, Name, UserId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ def add_credit_note(
     amount: CreditText,
     description: Description,
     idempotency_key: Name,
-    user_id: UuidText | None = None,
+    user_id: UserId | None = None,
     at: Moment | None = None,
 ) -> CreditNoteAnswer:
     """Give an account credits, or charge it a negative amount; the same key twice is one entry.

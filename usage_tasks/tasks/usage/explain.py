@@ -13,7 +13,7 @@ from usage_tasks.runtime import runtime
 from usage_tasks.services.pricing import explain
 from usage_tasks.services.pricing.explain import Explained
 from usage_tasks.tasks.task import task
-from usage_tasks.wire.values import ActorText, Attribution, Moment, Name, UuidText
+from usage_tasks.wire.values import ActorText, Attribution, Moment, Name, SessionId
 
 
 def _judge(connection: Connection, actor: Actor, arguments: Mapping[str, Any]) -> tuple[Account | None, Role]:
@@ -29,7 +29,7 @@ def explain_usage(
     actor: ActorText,
     attribution_id: Attribution | None = None,
     entry_key: Name | None = None,
-    instance_id: UuidText | None = None,
+    instance_id: SessionId | None = None,
     at: Moment | None = None,
 ) -> Explained:
     """Explain either an account's entry, by `attribution_id` and `entry_key`, or a session, by `instance_id`."""

@@ -18,7 +18,7 @@ from usage_tasks.wire.values import ActorText, Attribution, Moment
 Percent = Annotated[int, Field(strict=True, ge=1, le=THRESHOLD_PERCENT_MAX)]
 
 
-@task(name="usage.check_entitlement", time_limit=timedelta(seconds=30), needs=Role.OWNER)
+@task(name="usage.check_entitlement", time_limit=timedelta(seconds=30), needs=Role.OWNER, names_shown=False)
 def check_entitlement(
     attribution_id: Attribution, actor: ActorText, at: Moment | None = None
 ) -> entitlement.Entitlement:

@@ -18,7 +18,7 @@ from usage_tasks.storage.sessions.zombies import Zombie
 from usage_tasks.tasks.jobs import DryRun
 from usage_tasks.tasks.task import task
 from usage_tasks.wire.session_reports import REPORTS_MAX, SNAPSHOT_MAX, RawReport, parse_reports
-from usage_tasks.wire.values import ActorText, Flag, Moment, Name, UuidText
+from usage_tasks.wire.values import ActorText, Flag, Moment, Name, SessionId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def record_instances(
     who = parse_actor(actor)
     now = rt.instant(at, who)
     opens_at, arrived_at = rt.settling_instant(now, who), rt.arrival(now)
-    reports, malformed = parse_reports(instances, at=now)
+    reports, malformed = parse_reports(instances, at=now, namespace=rt.name_namespace)
     with rt.transaction() as connection:
         done = record.record_reports(
             connection,
@@ -107,7 +107,7 @@ def report_running(
     rt = runtime()
     who = parse_actor(actor)
     taken_at = rt.instant(at, who)
-    reports, malformed = parse_reports(instances, at=taken_at, source=source)
+    reports, malformed = parse_reports(instances, at=taken_at, namespace=rt.name_namespace, source=source)
     listed = snapshot.Snapshot(
         source=source,
         taken_at=taken_at,
@@ -147,7 +147,7 @@ class ReleaseAnswer:
 
 @task(name="usage.release_session", time_limit=timedelta(seconds=30), needs=Role.ADMINISTRATOR)
 def release_session(
-    instance_id: UuidText,
+    instance_id: SessionId,
     actor: ActorText,
     at: Moment | None = None,
     dry_run: Flag = False,  # noqa: FBT002 - a wire argument

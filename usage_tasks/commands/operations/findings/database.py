@@ -43,9 +43,7 @@ def look_at_prices(it: Examination) -> Findings:
     """Compare the prices of the settings with the last published ones."""
     settings = it.rt.settings
     with it.rt.transaction() as connection:
-        pending = prices.list_unpublished(
-            connection, settings.credits_per_minute_by_workspace_class, rules=settings.charge_rules
-        )
+        pending = prices.list_unpublished(connection, settings.prices, rules=settings.charge_rules)
     if pending:
         found = f"{count(len(pending), 'price')} of the settings not in force: {', '.join(pending)}"
         yield wrong(

@@ -17,7 +17,8 @@ compatible_from: str = "0016"
 
 
 def _class(row: str) -> str:
-    return f"CASE WHEN {row}.timeline IS NULL THEN {row}.workspace_class ELSE {row}.workspace_class || ':' || 'timeline' END"
+    # In two parts: SQLAlchemy takes a name behind a colon for a parameter.
+    return f"{row}.workspace_class || CASE WHEN {row}.timeline IS NULL THEN '' ELSE ':' || 'timeline' END"
 
 
 OPEN_INSERTED = f"""

@@ -6,13 +6,13 @@ Source: docs/adr/0034-timelines.md.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
-from usage_tasks.domain.sessions import Claim, SessionReport
+from usage_tasks.domain.sessions import FixedFacts, SessionReport
 from usage_tasks.domain.timelines import Segment
 from usage_tasks.storage.pricing.timelines_sql import decode
 from usage_tasks.storage.rows import execute, fetch
@@ -21,10 +21,10 @@ from usage_tasks.storage.sessions.source_snapshots import lock_sources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldSession:
-    """A session as its accepted reports made it: the greatest of them, the earliest claim, the timeline."""
+    """A session as its accepted reports made it: the greatest of them, the fixed facts, the timeline."""
 
     greatest: SessionReport
-    claim: Claim
+    fixed: FixedFacts
     timeline: tuple[Segment, ...]
 
 
@@ -54,7 +54,7 @@ def lock_sessions(connection: Connection, instances: Collection[UUID]) -> Mappin
                 observed_at=row.observed_at,
                 source=row.source,
             ),
-            claim=Claim(row.first_observed_at, row.workspace_class, row.user_id),
+            fixed=FixedFacts(row.first_observed_at, row.workspace_class, row.user_id),
             timeline=decode(row.timeline),
         )
         for row in rows
@@ -91,6 +91,22 @@ def take_over(connection: Connection, report: SessionReport, *, arrived_at: date
         source=report.source,
         arrived_at=arrived_at,
     )
+
+
+FACTS: Final = ("instance_id", "attribution_id", "user_id", "workspace_id", "workspace_class", "started_at")
+"""What each report of a session must say."""
+
+
+def list_facts(connection: Connection, instances: Collection[UUID]) -> Mapping[UUID, Mapping[str, object]]:
+    """Return what is known of sessions as a report would say it."""
+    statement = f"""
+        SELECT {", ".join(FACTS)} FROM workspace_instance WHERE instance_id = ANY(CAST(:instances AS uuid[]))
+    """
+    rows = fetch(connection, statement, instances=list(instances))
+    return {
+        row.instance_id: {**{name: str(row._mapping[name]) for name in FACTS}, "started_at": row.started_at.isoformat()}
+        for row in rows
+    }
 
 
 class KnownTimeline(NamedTuple):

@@ -5,7 +5,7 @@ is no matter. Source: docs/adr/0034-timelines.md.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
@@ -15,37 +15,50 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.errors import show
-from usage_tasks.domain.sessions import Claim, Rejection, SessionReport
+from usage_tasks.domain.sessions import FixedFacts, Rejection, SessionReport
 from usage_tasks.domain.states import State
-from usage_tasks.domain.timelines import Segment, at_instant
+from usage_tasks.domain.timelines import SEGMENTS_MAX, Segment, at_instant
 from usage_tasks.services.sessions.refused import read_again
-from usage_tasks.storage.sessions import claims, quarantine
-from usage_tasks.storage.sessions.claims import HeldSession, KnownTimeline
+from usage_tasks.storage.sessions import fixed_facts, quarantine
+from usage_tasks.storage.sessions.fixed_facts import HeldSession, KnownTimeline
+from usage_tasks.storage.sessions.quarantine import QuarantinedReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """Reports that agree with their sessions now, those of them that were taken out of quarantine, and refusals."""
+    """Reports that agree with their sessions now, others that were taken out of quarantine, and refusals.
+
+    `taken_over` is the number of sessions that an earlier report has taken over.
+    """
 
     agreeing: Sequence[SessionReport]
     released: Sequence[SessionReport]
     rejections: Sequence[Rejection]
+    taken_over: int
 
 
 def settle(
-    connection: Connection, reports: Sequence[SessionReport], *, at: datetime, arrived_at: datetime | None, actor: Actor
+    connection: Connection,
+    reports: Sequence[SessionReport],
+    *,
+    at: datetime,
+    arrived_at: datetime | None,
+    actor: Actor,
+    releasing: Set[str],
 ) -> Settled:
     """Decide sessions one by one; `reports` are all that a batch has of them.
 
-    A session keeps its account; the first report of a new one names it.
+    A session keeps its account; the first report of a new one names it. Reports in quarantine with the digests
+    `releasing` are left to the caller.
     """
     of_session: dict[UUID, list[SessionReport]] = {}
     for report in reports:
         of_session.setdefault(report.instance_id, []).append(report)
-    known = claims.lock_sessions(connection, of_session)
+    known = fixed_facts.lock_sessions(connection, of_session)
     agreeing: list[SessionReport] = []
     released: list[SessionReport] = []
     rejections: list[Rejection] = []
+    taken_over = 0
     for instance_id, told in sorted(of_session.items()):
         held = known.get(instance_id)
         account = told[0].attribution_id if held is None else held.greatest.attribution_id
@@ -53,19 +66,24 @@ def settle(
         group = [each for each in told if each.attribution_id == account]
         if not group:
             continue
-        earliest = min(group, key=lambda each: each.claim)
-        holds = earliest.claim if held is None else held.claim
-        if held is not None and earliest.claim < holds and not earliest.agrees(holds):
-            holds = earliest.claim
+        earliest = min(group, key=lambda each: each.fixed)
+        holds = earliest.fixed if held is None else held.fixed
+        if held is not None and earliest.fixed < holds and not earliest.agrees(holds):
+            holds = earliest.fixed
             _withdraw(connection, held, holds, at=at, actor=actor)
-            claims.take_over(connection, earliest, arrived_at=arrived_at)
-            released.extend(_release(connection, instance_id, account, holds, at=at))
+            fixed_facts.take_over(connection, earliest, arrived_at=arrived_at)
+            taken_over += 1
+            released += [
+                report
+                for waiting, report in _list_agreeing(connection, instance_id, account, holds, at=at)
+                if waiting.digest not in releasing and quarantine.remove(connection, [waiting])
+            ]
         for report in group:
             if report.agrees(holds):
                 agreeing.append(report)
             else:
                 rejections.append(_contradicts(report, holds))
-    return Settled(agreeing=agreeing, released=released, rejections=rejections)
+    return Settled(agreeing=agreeing, released=released, rejections=rejections, taken_over=taken_over)
 
 
 def _of_other_account(report: SessionReport, owner: str) -> Rejection:
@@ -73,7 +91,7 @@ def _of_other_account(report: SessionReport, owner: str) -> Rejection:
     return Rejection(index=report.index, field="attribution_id", reason=reason)
 
 
-def _contradicts(report: SessionReport, holds: Claim) -> Rejection:
+def _contradicts(report: SessionReport, holds: FixedFacts) -> Rejection:
     if report.user_id != holds.user_id:
         field = "user_id"
         reason = (
@@ -90,7 +108,7 @@ def _contradicts(report: SessionReport, holds: Claim) -> Rejection:
     return Rejection(index=report.index, field=field, reason=reason)
 
 
-def _withdraw(connection: Connection, held: HeldSession, holds: Claim, *, at: datetime, actor: Actor) -> None:
+def _withdraw(connection: Connection, held: HeldSession, holds: FixedFacts, *, at: datetime, actor: Actor) -> None:
     """Put what a session's reports had said into quarantine, as reports that make the same of it."""
     why = _contradicts(held.greatest, holds)
     refused = [(why, raw) for raw in _as_reports(held)]
@@ -99,7 +117,7 @@ def _withdraw(connection: Connection, held: HeldSession, holds: Claim, *, at: da
 
 
 def _as_reports(held: HeldSession) -> Iterable[Mapping[str, object]]:
-    """Write the greatest report, and one for each observation of the timeline; these say nothing of the end."""
+    """Write the greatest report, and one or more for each observation of the timeline, which say nothing of the end."""
     it = held.greatest
     facts: dict[str, object] = {
         "instance_id": str(it.instance_id),
@@ -111,10 +129,13 @@ def _as_reports(held: HeldSession) -> Iterable[Mapping[str, object]]:
     facts |= {} if it.source is None else {"source": it.source}
     facts |= _instants(created_at=it.created_at, started_at=it.started_at)
     yield facts | _instants(stopping_at=it.stopping_at, stopped_at=it.stopped_at, observed_at=it.observed_at)
-    if held.claim.observed_at < it.observed_at:
-        yield facts | _instants(observed_at=held.claim.observed_at)
+    if held.fixed.observed_at < it.observed_at:
+        yield facts | _instants(observed_at=held.fixed.observed_at)
     for observed_at, segments in groupby(held.timeline, key=lambda each: each.observed_at):
-        yield facts | _instants(observed_at=observed_at) | {"segments": [_as_segment(each) for each in segments]}
+        told = [_as_segment(each) for each in segments]
+        for begin in range(0, len(told), SEGMENTS_MAX):
+            part = told[begin : begin + SEGMENTS_MAX]
+            yield facts | _instants(observed_at=observed_at) | {"segments": part}
 
 
 def _instants(**moments: datetime | None) -> dict[str, object]:
@@ -129,16 +150,14 @@ def _as_segment(segment: Segment) -> Mapping[str, str]:
     }
 
 
-def _release(
-    connection: Connection, instance_id: UUID, account: AttributionId, holds: Claim, *, at: datetime
-) -> Iterable[SessionReport]:
-    """Take those of a session's reports out of quarantine that agree with what holds now."""
-    for held in quarantine.list_contradicting(connection, instance_id):
-        report = read_again(held, at=at)
-        if not isinstance(report, SessionReport) or report.attribution_id != account or not report.agrees(holds):
-            continue
-        if quarantine.remove(connection, [held]):
-            yield report
+def _list_agreeing(
+    connection: Connection, instance_id: UUID, account: AttributionId, holds: FixedFacts, *, at: datetime
+) -> Iterable[tuple[QuarantinedReport, SessionReport]]:
+    """Yield those of a session's reports in quarantine that agree with what holds now, as kept and as read."""
+    contradicting = quarantine.list_contradicting(connection, instance_id)
+    for held, report in zip(contradicting, read_again(connection, contradicting, at=at, accepted=True), strict=True):
+        if isinstance(report, SessionReport) and report.attribution_id == account and report.agrees(holds):
+            yield held, report
 
 
 def of_snapshot(connection: Connection, reports: Sequence[SessionReport]) -> Sequence[SessionReport]:
@@ -146,7 +165,7 @@ def of_snapshot(connection: Connection, reports: Sequence[SessionReport]) -> Seq
 
     A row with segments of its own stays as it is.
     """
-    held = claims.list_timelines(connection, reports)
+    held = fixed_facts.list_timelines(connection, reports)
     return [
         report if report.segments or _goes_on(report, held) else _changed(report, held.get(report.instance_id))
         for report in reports
