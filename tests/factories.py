@@ -102,7 +102,8 @@ def segment(
 
 def as_sent(report: SessionReport) -> dict[str, Any]:
     """A report in its wire form."""
-    row = {name: getattr(report, name) for name in SessionReport.__slots__ if name not in ("index", "segments", "names")}
+    written = set(SessionReport.__slots__) - {"index", "segments", "names"}
+    row: dict[str, Any] = {name: getattr(report, name) for name in sorted(written)}
     row |= {name: str(row[name]) for name in ("instance_id", "user_id")}
     row["segments"] = [
         {"from": each.begins_at.isoformat(), "workspace_class": each.workspace_class, "state": each.state}
