@@ -39,7 +39,7 @@ from tests.sessions.timelines.system import NOW, System, assert_same, assert_sam
 from usage_tasks.storage.engine import rehearsal
 
 STATEFUL = settings(
-    max_examples=examples(18),
+    max_examples=examples(15),
     stateful_step_count=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -47,7 +47,7 @@ STATEFUL = settings(
 
 
 @settings(
-    max_examples=examples(36),
+    max_examples=examples(30),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -29,7 +29,7 @@ from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.ledger.usage_report import Group, Scope, sum_usage
 
 AGAINST_THE_DATABASE = settings(
-    max_examples=examples(45),
+    max_examples=examples(36),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -6,9 +6,9 @@ from decimal import Decimal
 from sqlalchemy import Connection, text
 
 from tests.factories import DAY, HOUR, START
-from tests.sessions.timelines.oracle import RUNNING, Session, Value, Version
+from tests.sessions.timelines.oracle import RUNNING, Session, Told, Value, Version
 from tests.sessions.timelines.stories import FIRST_VERSION_AT, USERS, report, segment
-from tests.sessions.timelines.system import NOW, System, assert_same, assert_same_quarantine
+from tests.sessions.timelines.system import NOW, System, assert_same
 from tests.sessions.timelines.test_any_order import listed_prices
 from usage_tasks.domain.timelines import SEGMENTS_MAX
 
@@ -31,8 +31,8 @@ def test_more_segments_than_a_report_may_hold_come_back_from_quarantine(connecti
     system = System(connection, {})
     for each in told:
         system.hear(each)
-    assert_same(system, Session(told, listed_prices()), [])
-    assert_same_quarantine(system, Session(told, listed_prices()))
+    assert system.timeline() == [each for one in told[:2] for each in Told(one).segments]
+    assert system.quarantined() == [told[2]]
 
 
 def test_a_report_of_the_past_takes_up_what_was_observed_later(connection: Connection) -> None:
