@@ -24,7 +24,7 @@ prices = typer.Typer(help="The price versions.", no_args_is_help=True)
 @prices.command("list")
 def list_prices(workspace_class: Annotated[str | None, typer.Argument(help="default: every class")] = None) -> None:
     """List the price versions, those of each class and state in rising order."""
-    columns = ("class", "state", "from", "credits a minute", "minimum, credits", "step, s", "origin", "actor")
+    columns = ("class", "from", "credits a minute", "minimum, credits", "step, s", "origin", "actor", "state")
     rows = []
     keys = None if workspace_class is None else {price_key(workspace_class, state) for state in State}
     with runtime().transaction() as connection:
@@ -32,15 +32,17 @@ def list_prices(workspace_class: Annotated[str | None, typer.Argument(help="defa
             if keys is not None and each.price_key not in keys:
                 continue
             version, rule = each.version, each.version.rule
+            priced_class, state = split_price_key(each.price_key)
             rows.append(
                 (
-                    *split_price_key(each.price_key),
+                    priced_class,
                     version.effective_from.isoformat(),
                     f"{version.credits_per_minute:f}",
                     str(cents_to_credits(rule.minimum_cents)),
                     str(rule.rounding_seconds),
                     each.origin,
                     each.actor,
+                    state,
                 )
             )
     show_table(columns, rows)

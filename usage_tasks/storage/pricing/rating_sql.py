@@ -82,9 +82,9 @@ COST_AT_MOST = f"""
         SELECT ran.attribution_id, ran.sessions, ran.seconds, top.*
         FROM (
             SELECT attribution_id, workspace_class, count(*) AS sessions, sum({_RAN}) AS seconds
-            FROM open_session s WHERE started_at < :at AND timeline IS NULL
+            FROM open_session s WHERE started_at < :at
             GROUP BY attribution_id, workspace_class
-        ) AS ran
+        ) AS ran -- The class of a session with a timeline is marked, and has no price.
         JOIN top USING (workspace_class)
         UNION ALL
         SELECT s.attribution_id, 1, {_RAN}, top.*

@@ -105,6 +105,7 @@ open_session = Table(
     Column("timeline", JSONB),
     CheckConstraint("(revision = 1) = (settled_at IS NULL)", name="settled_at"),
     Index("open_session_final_idx", "final_at", postgresql_where=text("final_at IS NOT NULL")),
+    Index("open_session_timeline_idx", "attribution_id", postgresql_where=text("timeline IS NOT NULL")),
 )
 
 source_snapshot = Table(
