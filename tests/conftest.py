@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave all that was imported and collected out of each later garbage collection: it lives as long as the process."""
+    """Leave all that was imported and collected out of each later garbage collection: it lives to the end."""
     gc.collect()
     gc.freeze()
 

@@ -43,7 +43,7 @@ app = Celery(
 )
 app.config_from_object(os.environ.get("CELERY_CONFIG_MODULE", "usage_tasks.celery_files.celeryconfig"))
 
-# A process ends without a last search for garbage among all its modules: a quarter of the CPU time of its start and end.
+# A process ends without a last search for garbage among all its modules, which takes 0.3 s of CPU time.
 atexit.register(gc.freeze)
 
 
