@@ -5,6 +5,8 @@ celeryconfig.py of this installation, or of the module that CELERY_CONFIG_MODULE
 working directory is somebody else's.
 """
 
+import atexit
+import gc
 import os
 from typing import Any
 
@@ -40,6 +42,9 @@ app = Celery(
     ],
 )
 app.config_from_object(os.environ.get("CELERY_CONFIG_MODULE", "usage_tasks.celery_files.celeryconfig"))
+
+# A process ends without a last search for garbage among all its modules, which takes 0.3 s of CPU time.
+atexit.register(gc.freeze)
 
 
 @signals.setup_logging.connect

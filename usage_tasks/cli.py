@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 something does not hold, 2 wrong settings or usage (also: 
 process listens on the port), 75 try again later (a server is busy or away).
 """
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -173,6 +175,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; a wrong setting or value is one message and exit code 2, a busy world one and 75."""
+    atexit.register(gc.freeze)  # end without a last search for garbage among all modules
     if not COMMANDS.keys().isdisjoint(sys.argv[1:2]):
         from usage_tasks.telemetry.logs import configure_logging  # noqa: PLC0415 - help logs nothing
 

@@ -13,7 +13,7 @@ import pytest
 from tests.factories import START, session_row
 from tests.installation.sides import BEAT, WORKER, advance_clock, make_app, run, usage_tasks
 from tests.installation.test_foreign import ACTOR, start
-from tests.installation.tls import TlsServer, tls_before
+from tests.installation.tls import Certificates, TlsServer, make_certificates, tls_before
 from tests.worker.workers import wait_until
 from usage_tasks.client import Recorded, UnconfirmedError, record
 from usage_tasks.commands.operations.findings.finding import Examination
@@ -29,10 +29,16 @@ STRIPE = {"STRIPE_SECRET_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRET": "whsec_1"}
 FAILURE = "certificate verify failed"
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """The certificates of all these tests: four keys are half a second of CPU time."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
 @pytest.fixture
-def tls(redis_url: str, tmp_path: Path) -> Iterator[TlsServer]:
+def tls(redis_url: str, certificates: Certificates) -> Iterator[TlsServer]:
     """TLS before the Redis of the test."""
-    with tls_before(redis_url, tmp_path / "tls") as server:
+    with tls_before(redis_url, certificates) as server:
         yield server
 
 

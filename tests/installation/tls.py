@@ -48,7 +48,6 @@ def make_certificates(directory: Path) -> Certificates:
     """Make all of them. The server's is for 127.0.0.1 alone."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make certificates with")
-    directory.mkdir(parents=True)
     authority, stranger = (_sign_itself(directory, name) for name in ("authority", "stranger"))
     server = _sign(directory, "server", "subjectAltName=IP:127.0.0.1")
     client = _sign(directory, "client", "extendedKeyUsage=clientAuth")
@@ -56,9 +55,8 @@ def make_certificates(directory: Path) -> Certificates:
 
 
 @contextmanager
-def tls_before(redis_url: str, directory: Path) -> Iterator[TlsServer]:
+def tls_before(redis_url: str, certificates: Certificates) -> Iterator[TlsServer]:
     """Speak TLS before a Redis, and want a certificate of the client. The embedded server is built without TLS."""
-    certificates = make_certificates(directory / "certificates")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificates.server)
     context.load_verify_locations(certificates.authority)

@@ -31,6 +31,10 @@ def answering(answer: Callable[[str], Answer] | Answer, headers: Mapping[str, st
     canned = Canned()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # the client keeps its connection, as it does at Stripe
+        wbufsize = -1  # headers and body are sent together
+        disable_nagle_algorithm = True
+
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             canned.asked.append(self.path)

@@ -59,15 +59,20 @@ class Lack:
 def lacks(name: str, body: Json) -> Iterator[Lack]:
     """Every way in which an object of a kind may lack a field that it has, one at a time."""
     for path, how in _lacks(schemas()[name], body, ()):
-        changed = copy.deepcopy(body)
-        node: Any = changed
-        for step in path[:-1]:
-            node = node[step]
-        if how == "null":
-            node[path[-1]] = None
-        else:
-            del node[path[-1]]
-        yield Lack(path=".".join(step for step in path if isinstance(step, str)), how=how, body=changed)
+        named = ".".join(step for step in path if isinstance(step, str))
+        yield Lack(path=named, how=how, body=_without(body, path, how))
+
+
+def _without(value: Any, path: Place, how: str) -> Any:
+    """Return a value that lacks the field at a path; beside the path it shares its parts with the whole one."""
+    changed, (step, *further) = copy.copy(value), path
+    if further:
+        changed[step] = _without(value[step], tuple(further), how)
+    elif how == "null":
+        changed[step] = None
+    else:
+        del changed[step]
+    return changed
 
 
 def _lacks(schema: Json, value: Any, path: Place) -> Iterator[tuple[Place, str]]:

@@ -6,11 +6,12 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.webhook_app.conftest import children, drain, make_event, running_receiver, wait_until
+from tests.warm import start as warm
+from tests.webhook_app.conftest import Receiver, children, drain, make_event, running_receiver, wait_until
 from tests.webhook_app.test_serve import SETTINGS
 from usage_tasks.embedded.processes import LINUX, free_port
 
@@ -19,37 +20,42 @@ SERVE = "import sys; from usage_tasks.webhook_app.serving import serve; serve('1
 MINE = SETTINGS | {"STRIPE_WEBHOOK_SECRET": "whsec_mine"}
 
 
-def start(broker: str, port: int, address: str = "127.0.0.1", **variables: str) -> subprocess.Popen[str]:
-    environ = os.environ | MINE | {"REDIS_URL": broker, "USAGE_SERVER__PORT": str(port)} | variables
-    return subprocess.Popen(
-        [sys.executable, "-m", "usage_tasks", "webhook"],
-        env=environ | {"USAGE_SERVER__ADDRESS": address},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+COMMAND = [sys.executable, "-m", "usage_tasks", "webhook"]
 
 
-def expect_refusal(process: subprocess.Popen[str], port: int, *words: str) -> None:
-    try:
-        _, said = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert (process.returncode, said.count("\n")) == (2, 1), said
-    assert said.startswith("`server` in the configuration file: can't listen at ")
-    assert [word for word in (f"port {port}", *words) if word not in said] == []
+def variables(broker: str, port: int, address: str = "127.0.0.1") -> dict[str, str]:
+    placed = {"REDIS_URL": broker, "USAGE_SERVER__PORT": str(port), "USAGE_SERVER__ADDRESS": address}
+    return os.environ | MINE | placed
+
+
+def start(broker: str, port: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(COMMAND, env=variables(broker, port), stderr=subprocess.PIPE, text=True)
+
+
+def expect_refusal(environ: dict[str, str], port: int, *words: str) -> None:
+    ended = warm.run(COMMAND, env=environ, timeout=30)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith("`server` in the configuration file: can't listen at ")
+    assert [word for word in (f"port {port}", *words) if word not in ended.stderr] == []
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory, broker: str) -> Iterator[Receiver]:
+    """The receiver that has the port."""
+    directory = tmp_path_factory.mktemp("first")
+    with running_receiver(directory, broker, code=SERVE, environ=MINE | {"REDIS_URL": broker}) as receiver:
+        yield receiver
 
 
 @pytest.mark.holds("receiver.one-port")
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "localhost", "::"])  # noqa: S104 - what is tested
 def test_a_second_receiver_on_a_port_does_not_start_and_the_first_answers_all(
-    tmp_path: Path, broker: str, address: str
+    first: Receiver, broker: str, address: str
 ) -> None:
-    environ = MINE | {"REDIS_URL": broker}
-    with running_receiver(tmp_path, broker, code=SERVE, environ=environ) as receiver:
-        old = start(broker, receiver.port, address, STRIPE_WEBHOOK_SECRET="whsec_old")
-        expect_refusal(old, receiver.port, "another process listens there")
-        for number in range(20):
-            assert receiver.post(make_event(id=f"evt_{number}"), secret="whsec_mine").status == 200
+    old = variables(broker, first.port, address) | {"STRIPE_WEBHOOK_SECRET": "whsec_old"}
+    expect_refusal(old, first.port, "another process listens there")
+    for number in range(20):
+        assert first.post(make_event(id=f"evt_{number}"), secret="whsec_mine").status == 200
     drain(broker)
 
 
@@ -70,7 +76,7 @@ def test_of_receivers_that_start_at_once_one_serves(broker: str) -> None:
             each.communicate(timeout=30)
 
 
-def test_it_starts_again_at_once_after_it_ended_and_after_connections(tmp_path: Path, broker: str) -> None:
+def test_it_starts_again_at_once_after_it_ended_and_after_connections(broker: str) -> None:
     port = free_port()
     for _ in range(2):
         process = start(broker, port)
@@ -86,19 +92,18 @@ def test_it_starts_again_at_once_after_it_ended_and_after_connections(tmp_path: 
 
 
 @pytest.mark.holds("receiver.one-port")
-def test_a_worker_that_is_replaced_gets_the_port_again(tmp_path: Path, broker: str) -> None:
-    with running_receiver(tmp_path, broker, code=SERVE, environ=MINE | {"REDIS_URL": broker}) as receiver:
-        (before,) = receiver.workers()
-        os.kill(before, signal.SIGKILL)
-        assert wait_until(lambda: children(receiver.process.pid) not in ([before], []), seconds_max=20)
-        assert wait_until(lambda: _accepts(receiver.port), seconds_max=20)
-        assert receiver.request("GET", "/healthz").status == 200
+def test_a_worker_that_is_replaced_gets_the_port_again(first: Receiver) -> None:
+    (before,) = first.workers()
+    os.kill(before, signal.SIGKILL)
+    assert wait_until(lambda: children(first.process.pid) not in ([before], []), seconds_max=20)
+    assert wait_until(lambda: _accepts(first.port), seconds_max=20)
+    assert first.request("GET", "/healthz").status == 200
 
 
 @pytest.mark.parametrize(("address", "words"), [("192.0.2.1", "Cannot assign"), ("no-such-host.invalid", "not known")])
 def test_an_address_that_is_not_ours_is_refused_in_a_line(broker: str, address: str, words: str) -> None:
     port = free_port()
-    expect_refusal(start(broker, port, address), port, words)
+    expect_refusal(variables(broker, port, address), port, words)
 
 
 def _accepts(port: int) -> bool:
