@@ -22,24 +22,25 @@ def as_reports(connection: Connection, rows: Sequence[object], namespace: Namesp
     The facts are those of the first row of the same session without `from`, else those that are known. A change of a
     session without facts stays as it is.
     """
-    if not any(map(_is_change, rows)):
+    if not any(map(is_change, rows)):
         return rows
     sessions = [find_instance_id(row, namespace=namespace) for row in rows]
-    changed = {session for session, row in zip(sessions, rows, strict=True) if session and _is_change(row)}
+    changed = {session for session, row in zip(sessions, rows, strict=True) if session and is_change(row)}
     known = fixed_facts.list_facts(connection, changed)
     facts: dict[UUID | None, Mapping[str, object]] = {session: known[session] for session in known}
     for session, row in zip(reversed(sessions), reversed(rows), strict=True):
-        if isinstance(row, Mapping) and not _is_change(row):
+        if isinstance(row, Mapping) and not is_change(row):
             facts[session] = {name: row[name] for name in fixed_facts.FACTS if name in row}
     return [_as_report(row, facts.get(session)) for session, row in zip(sessions, rows, strict=True)]
 
 
-def _is_change(row: object) -> bool:
+def is_change(row: object) -> bool:
+    """Return whether a row says one change of a session."""
     return isinstance(row, Mapping) and "from" in row
 
 
 def _as_report(row: object, facts: Mapping[str, object] | None) -> object:
-    if facts is None or not isinstance(row, Mapping) or not _is_change(row):
+    if facts is None or not isinstance(row, Mapping) or not is_change(row):
         return row
     segment = {name: row[name] for name in _OF_SEGMENT if name in row}
     return {**facts, **{name: value for name, value in row.items() if name not in _OF_SEGMENT}, "segments": [segment]}

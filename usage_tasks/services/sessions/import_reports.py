@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.services.ledger.cost_center import open_accounts
-from usage_tasks.services.sessions.changes import as_reports
+from usage_tasks.services.sessions.changes import as_reports, is_change
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
 from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.pricing import prices
@@ -88,10 +88,11 @@ def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) ->
 
     These are sessions of a class without a price, sessions that the chunk gives two accounts, classes or users, and
     sessions with a row that could not be read plainly or may be observed in the future: instants of UTC have the order
-    of their text.
+    of their text. A change is read after the rows of its session, so it leaves none out.
     """
     second = latest.astimezone(UTC).isoformat()[: len("2026-01-01T00:00:00")]
-    apart = {str(each.instance_id) for each in chunk.odd.values() if each.instance_id is not None}
+    odd = (each for each in chunk.odd.values() if not is_change(each.row))
+    apart = {str(each.instance_id) for each in odd if each.instance_id is not None}
     apart |= {row[0] for row in chunk.plain.values() if row[bulk_copy.OBSERVED] >= second}
     fixed = {row[0]: _fixed(row) for row in chunk.plain.values()}
     if len(fixed) < len(chunk.plain):
