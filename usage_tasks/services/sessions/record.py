@@ -16,7 +16,7 @@ from usage_tasks.services.ledger.cost_center import open_accounts
 from usage_tasks.services.sessions.fixed_facts import of_snapshot, settle
 from usage_tasks.storage.directory.names import keep_external_ids
 from usage_tasks.storage.pricing import prices
-from usage_tasks.storage.sessions import merging, quarantine
+from usage_tasks.storage.sessions import merging, quarantine, source_snapshots
 from usage_tasks.storage.sessions.merging import Merged, sum_merged
 
 
@@ -90,6 +90,8 @@ def take_up(
     if seen_at is not None:
         known = of_snapshot(connection, known)
     agreeing, contradicting = _split_contradictions(known)
+    # Sources before sessions, as a snapshot locks them: also those of reports that contradict.
+    source_snapshots.lock_sources(connection, {report.source for report in known if report.source is not None})
     parts: list[Merged] = []
     accounts: set[AttributionId] = set()
     names: list[ExternalName] = []
@@ -108,6 +110,7 @@ def take_up(
             break
         decided = settle(connection, contradicting, at=at, arrived_at=arrived_at, actor=actor, releasing=releasing)
         rejections += decided.rejections
+        source_snapshots.lock_sources(connection, {each.source for each in decided.released if each.source is not None})
         merging.merge_reports(connection, decided.released, arrived_at=arrived_at)
         parts.append(Merged(inserted=0, updated=decided.taken_over, unchanged=-decided.taken_over))
         agreeing, contradicting = decided.agreeing, []

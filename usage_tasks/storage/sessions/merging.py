@@ -11,7 +11,6 @@ from usage_tasks.domain.sessions import SessionReport
 from usage_tasks.domain.timelines import Segment, join
 from usage_tasks.storage.pricing.timelines_sql import encode, joined
 from usage_tasks.storage.rows import fetch, fetch_one, rows_as_json
-from usage_tasks.storage.sessions.source_snapshots import lock_sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,10 +152,10 @@ def merge_reports(
 ) -> Merged:
     """Write what a batch of reports adds to what is known; a final session whose bill changes is open again.
 
-    With `seen_at` the batch is a snapshot of what ran then; with `arrived_at` no report proves life later. A report for
-    a session of another account, class or user changes nothing: see `list_contradicted`.
+    The caller has locked the reports' sources (`lock_sources`). With `seen_at` the batch is a snapshot of what ran then;
+    with `arrived_at` no report proves life later. A report for a session of another account, class or user changes
+    nothing: see `list_contradicted`.
     """
-    lock_sources(connection, {report.source for report in reports if report.source is not None})
     rows = _with_timelines(reports) if any(report.segments for report in reports) else reports
     row = fetch_one(connection, _MERGE, reports=rows_as_json(rows), seen_at=seen_at, arrived_at=arrived_at)
     return Merged(inserted=row.inserted, updated=row.updated, unchanged=len(reports) - row.inserted - row.updated)
