@@ -152,9 +152,9 @@ def merge_reports(
 ) -> Merged:
     """Write what a batch of reports adds to what is known; a final session whose bill changes is open again.
 
-    The caller has locked the sources of the reports (`lock_sources`). With `seen_at` the batch is a snapshot of what ran
-    then; with `arrived_at` no report proves life later. A report for a session of another account, class or user changes
-    nothing: see `list_contradicted`.
+    The caller has locked the sources of the reports (`lock_sources`). With `seen_at` the batch is a snapshot of what
+    ran then; with `arrived_at` no report proves life later. A report for a session of another account, class or user
+    changes nothing: see `list_contradicted`.
     """
     rows = _with_timelines(reports) if any(report.segments for report in reports) else reports
     row = fetch_one(connection, _MERGE, reports=rows_as_json(rows), seen_at=seen_at, arrived_at=arrived_at)
