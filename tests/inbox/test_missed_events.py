@@ -1,6 +1,7 @@
 """Off for longer than Stripe keeps events: the gap is reported, and the objects themselves show the changes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -87,35 +88,45 @@ def live_on(bench: Bench, customers: dict[AttributionId, str]) -> None:
     bench.world.advance(BACK)
 
 
-def off_and_back(bench: Bench) -> dict[AttributionId, str]:
-    customers = at_work(bench)
-    live_on(bench, customers)
-    return customers
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """The states of one system at OFF and at BACK, and its customers: two seconds of CPU time, for many tests."""
+
+    at_off: Whole
+    at_back: Whole
+    customers: dict[AttributionId, str]
 
 
 @pytest.fixture(scope="module")
-def off(clone: Clone) -> Iterator[tuple[Whole, dict[AttributionId, str]]]:
-    """What `off_and_back` leaves, and the customers: one that takes two seconds of a processor serves many tests."""
+def life(clone: Clone) -> Iterator[Life]:
     with clone() as url, stripe_world(BEGIN) as world:
         database = Database(with_driver(url))
         bench = Bench(database=database, world=world, stripe=world.gateway())
-        customers = off_and_back(bench)
-        with Whole(bench) as whole:
-            yield whole, customers
+        customers = at_work(bench)
+        with Whole(bench) as at_off:
+            live_on(bench, customers)
+            with Whole(bench) as at_back:
+                yield Life(at_off=at_off, at_back=at_back, customers=customers)
         database.dispose()
 
 
 @pytest.fixture
-def customers(off: tuple[Whole, dict[AttributionId, str]]) -> dict[AttributionId, str]:
-    return off[1]
+def customers(life: Life) -> dict[AttributionId, str]:
+    return life.customers
 
 
 @pytest.fixture
-def back(off: tuple[Whole, dict[AttributionId, str]]) -> Bench:
+def off(life: Life) -> Bench:
+    """A system that was at work until now."""
+    life.at_off.restore()
+    return life.at_off.bench
+
+
+@pytest.fixture
+def back(life: Life) -> Bench:
     """A system that comes back after 40 days; it has seen nothing yet of what happened."""
-    whole, _ = off
-    whole.restore()
-    return whole.bench
+    life.at_back.restore()
+    return life.at_back.bench
 
 
 def everything(bench: Bench) -> dict[str, list[Any]]:
@@ -210,7 +221,7 @@ def test_a_second_run_changes_nothing_and_reports_nothing(back: Bench) -> None:
 
 @pytest.mark.holds("inbox.missed")
 def test_the_gap_is_reported_once_with_its_instants(bench: Bench, rt: Runtime, broker: str) -> None:
-    off_and_back(bench)
+    live_on(bench, at_work(bench))
     TestClock(rt.redis).advance(BACK)
     with capture_logs() as lines:
         answers: list[Any] = [tasks.backfill_events() for _ in range(3)]
@@ -224,16 +235,15 @@ def test_the_gap_is_reported_once_with_its_instants(bench: Bench, rt: Runtime, b
 
 
 @pytest.mark.holds("inbox.missed")
-def test_a_new_installation_looks_at_what_was_there_before_it(bench: Bench) -> None:
-    at_work(bench)
-    bench.world.advance(BACK)
-    bench.execute("DELETE FROM stripe_walk")
-    bench.execute("DELETE FROM stripe_event")
-    assert fill(bench, BACK).missed == 1
-    look(bench, BACK)
-    bench.handle_stored(BACK)
-    assert first_month(bench, PAID) == [("invoice", -10_000)]
-    assert bench.verified(BACK).clean, bench.verified(BACK).describe()
+def test_a_new_installation_looks_at_what_was_there_before_it(off: Bench) -> None:
+    off.world.advance(BACK)
+    off.execute("DELETE FROM stripe_walk")
+    off.execute("DELETE FROM stripe_event")
+    assert fill(off, BACK).missed == 1
+    look(off, BACK)
+    off.handle_stored(BACK)
+    assert first_month(off, PAID) == [("invoice", -10_000)]
+    assert off.verified(BACK).clean, off.verified(BACK).describe()
 
 
 def test_a_new_installation_without_accounts_misses_nothing(bench: Bench) -> None:
@@ -242,10 +252,9 @@ def test_a_new_installation_without_accounts_misses_nothing(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("days", [1, 29])
-def test_what_stripe_still_has_is_no_gap(bench: Bench, days: int) -> None:
-    at_work(bench)
-    bench.world.advance(OFF + days * DAY)
-    assert fill(bench, OFF + days * DAY).missed == 0
+def test_what_stripe_still_has_is_no_gap(off: Bench, days: int) -> None:
+    off.world.advance(OFF + days * DAY)
+    assert fill(off, OFF + days * DAY).missed == 0
 
 
 def test_a_look_that_is_cut_off_goes_on_where_it_was(back: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

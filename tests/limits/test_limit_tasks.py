@@ -38,12 +38,11 @@ def heard(rt: Runtime) -> list[Any]:
     messages = []
     with (
         Connection(rt.settings.redis_url, transport_options=options) as broker,
-        closing(broker.SimpleQueue("server")) as queue,
+        closing(broker.SimpleQueue("server", no_ack=True)) as queue,
         suppress(Empty),
     ):
         while True:
             messages.append(queue.get_nowait())
-            messages[-1].ack()
     return messages
 
 

@@ -1,5 +1,6 @@
 """Stripe as a test sees it: the simulator over HTTP, its clock, and its present objects."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,10 +61,10 @@ class StripeWorld:
 
     def new_events(self) -> list[Any]:
         """The events since this was last asked, oldest first."""
-        listed = list(self.v1.events.list({"limit": 100}).auto_paging_iter())
-        fresh = [event for event in reversed(listed) if event.id not in self._seen]
+        listed = self.v1.events.list({"limit": 20}).auto_paging_iter()  # the newest first
+        fresh = list(itertools.takewhile(lambda event: event.id not in self._seen, listed))
         self._seen |= {event.id for event in fresh}
-        return fresh
+        return fresh[::-1]
 
     def decline(self, customer_id: str, *, declined: bool = True) -> None:
         """Let a customer's payments fail from now on, or succeed again."""
