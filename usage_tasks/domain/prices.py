@@ -1,7 +1,7 @@
 """The names and the rules of prices, and how a requested version fits among the existing ones."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -46,6 +46,11 @@ def split_price_key(key: str) -> tuple[str, State]:
     """Return the class and the state of a price."""
     name, colon, state = key.rpartition(":")
     return (name, State(state)) if colon and state in _PRICED_APART else (key, State.RUNNING)
+
+
+def list_classes(price_keys: Iterable[str]) -> frozenset[str]:
+    """Return the classes among the names of prices: a report may name these and no others."""
+    return frozenset(key for key in price_keys if split_price_key(key)[1] is State.RUNNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

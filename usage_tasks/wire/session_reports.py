@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, field_validator
 
 from usage_tasks.domain.accounts import AttributionId, ExternalId, ExternalName, NameKind, Namespace, parse_id, resolve
 from usage_tasks.domain.errors import show
@@ -82,6 +82,9 @@ RawReport = Annotated[Any, WithJsonSchema(_inlined(_SCHEMA, _SCHEMA["$defs"]))]
 """A report as it came: each is read on its own, so that a bad one does not refuse its batch."""
 
 
+_SOURCE: Final = TypeAdapter(Name)
+
+
 def parse_reports(
     raw: Sequence[object],
     *,
@@ -126,6 +129,14 @@ def find_instance_id(row: object, *, namespace: Namespace) -> UUID | None:
         read = parse_id(row["instance_id"], NameKind.SESSION) if isinstance(row, dict) else None
         return None if read is None else UUID(resolve(read, namespace))
     except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def find_source(row: object) -> str | None:
+    """Return the source that a row names, even if the rest of the row cannot be read, or None."""
+    try:
+        return _SOURCE.validate_python(row["source"]) if isinstance(row, dict) else None
+    except (KeyError, ValidationError):
         return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from tests.examples import examples
 from tests.factories import DAY, HOUR, START
@@ -184,3 +184,11 @@ def test_a_report_of_a_state_without_a_price_is_quarantined(connection: Connecti
     assert system.quarantined() == [told]
     assert system.values_at([START]) == [Value("large", "running")]
     assert system.balances([NOW]) == [3000]
+
+
+def test_a_file_cannot_name_the_price_of_a_state_as_a_class(connection: Connection) -> None:
+    system = System(connection, {"large:suspended": [Version(FIRST_VERSION_AT, Decimal(0))]})
+    stop = report(workspace_class="large:suspended", observed_at=START + HOUR, stopped_at=START + HOUR)
+    assert len(system.hear(stop).rejections) == 1
+    system.hear_by_file(stop)
+    assert connection.execute(text("SELECT count(*) FROM workspace_instance")).scalar_one() == 0

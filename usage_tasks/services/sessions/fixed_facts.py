@@ -13,80 +13,78 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor, AttributionId
+from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.prices import State
 from usage_tasks.domain.sessions import FixedFacts, Rejection, SessionReport
 from usage_tasks.domain.timelines import SEGMENTS_MAX, Segment, at_instant
 from usage_tasks.services.sessions.refused import read_again
-from usage_tasks.storage.sessions import fixed_facts, quarantine
+from usage_tasks.storage.sessions import fixed_facts, quarantine, source_snapshots
 from usage_tasks.storage.sessions.fixed_facts import HeldSession, KnownTimeline
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """Reports that agree with their sessions now, others that were taken out of quarantine, and refusals.
+    """What becomes of reports: some take their sessions over, some agree with them now, the others are refused.
 
-    `taken_over` is the number of sessions that an earlier report has taken over.
+    `released` are reports that waited in quarantine and agree with a session as it is taken over; `taken_out` are
+    their digests.
     """
 
+    taking_over: Sequence[SessionReport]
     agreeing: Sequence[SessionReport]
-    released: Sequence[SessionReport]
     rejections: Sequence[Rejection]
-    taken_over: int
+    released: Sequence[SessionReport]
+    taken_out: Set[str]
 
 
 def settle(
-    connection: Connection,
-    reports: Sequence[SessionReport],
-    *,
-    at: datetime,
-    arrived_at: datetime | None,
-    actor: Actor,
-    releasing: Set[str],
+    connection: Connection, reports: Sequence[SessionReport], *, at: datetime, actor: Actor, releasing: Set[str]
 ) -> Decided:
-    """Decide sessions one by one; `reports` are all that a batch has of them.
+    """Decide reports of known sessions, whose rows the caller has locked; `reports` are all that a batch has of them.
 
-    A session keeps its account; the first report of a new one names it. Reports in quarantine with the digests
-    `releasing` are left to the caller.
+    A session keeps its account. What a session that is taken over had been told goes to quarantine. Reports in
+    quarantine with the digests `releasing` are left to the caller.
     """
-    of_session: dict[UUID, list[SessionReport]] = {}
-    for report in reports:
-        of_session.setdefault(report.instance_id, []).append(report)
-    known = fixed_facts.lock_sessions(connection, of_session)
-    agreeing: list[SessionReport] = []
-    released: list[SessionReport] = []
-    rejections: list[Rejection] = []
-    taken_over = 0
-    for instance_id, told in sorted(of_session.items()):
-        held = known.get(instance_id)
-        account = told[0].attribution_id if held is None else held.greatest.attribution_id
-        rejections.extend(_of_other_account(each, account) for each in told if each.attribution_id != account)
-        group = [each for each in told if each.attribution_id == account]
-        if not group:
-            continue
-        earliest = min(group, key=lambda each: each.fixed)
-        holds = earliest.fixed if held is None else held.fixed
-        if held is not None and earliest.fixed < holds and not earliest.agrees(holds):
-            holds = earliest.fixed
-            _withdraw(connection, held, holds, at=at, actor=actor)
-            fixed_facts.take_over(connection, earliest, arrived_at=arrived_at)
-            taken_over += 1
-            released += [
-                report
-                for waiting, report in _list_agreeing(connection, instance_id, account, holds, at=at)
-                if waiting.digest not in releasing and quarantine.remove(connection, [waiting])
-            ]
-        for report in group:
-            if report.agrees(holds):
-                agreeing.append(report)
-            else:
-                rejections.append(_contradicts(report, holds))
-    return Decided(agreeing=agreeing, released=released, rejections=rejections, taken_over=taken_over)
+    known = fixed_facts.list_sessions(connection, {report.instance_id for report in reports})
+    rejections = [
+        _of_other_account(report, known[report.instance_id])
+        for report in reports
+        if report.attribution_id != known[report.instance_id].greatest.attribution_id
+    ]
+    earliest: dict[UUID, SessionReport] = {}
+    own = [each for each in reports if each.attribution_id == known[each.instance_id].greatest.attribution_id]
+    for report in own:
+        earliest[report.instance_id] = min(
+            earliest.get(report.instance_id, report), report, key=lambda each: each.fixed
+        )
+    taking_over = {
+        instance_id: report
+        for instance_id, report in earliest.items()
+        if report.fixed < known[instance_id].fixed and not report.agrees(known[instance_id].fixed)
+    }
+    agreeing = []
+    for report in own:
+        holds = taking_over.get(report.instance_id, known[report.instance_id]).fixed
+        if not report.agrees(holds):
+            rejections.append(_contradicts(report, holds))
+        elif report is not taking_over.get(report.instance_id):
+            agreeing.append(report)
+    _withdraw(connection, [(known[each.instance_id], each.fixed) for each in taking_over.values()], at=at, actor=actor)
+    waiting = _list_agreeing(connection, taking_over, leaving=releasing, at=at) if taking_over else []
+    taken_out = quarantine.remove(connection, [held for held, _ in waiting])
+    return Decided(
+        taking_over=list(taking_over.values()),
+        agreeing=agreeing,
+        rejections=rejections,
+        released=[report for held, report in waiting if held.digest in taken_out],
+        taken_out=taken_out,
+    )
 
 
-def _of_other_account(report: SessionReport, owner: str) -> Rejection:
+def _of_other_account(report: SessionReport, held: HeldSession) -> Rejection:
+    owner = held.greatest.attribution_id
     reason = f"must be {owner}, the account of session {report.instance_id} (got {show(report.attribution_id)})"
     return Rejection(index=report.index, field="attribution_id", reason=reason)
 
@@ -108,12 +106,19 @@ def _contradicts(report: SessionReport, holds: FixedFacts) -> Rejection:
     return Rejection(index=report.index, field=field, reason=reason)
 
 
-def _withdraw(connection: Connection, held: HeldSession, holds: FixedFacts, *, at: datetime, actor: Actor) -> None:
-    """Put what a session's reports had said into quarantine, as reports that make the same of it."""
-    why = _contradicts(held.greatest, holds)
-    refused = [(why, raw) for raw in _as_reports(held)]
-    instances = {why.index: held.greatest.instance_id}
-    quarantine.quarantine(connection, refused, instances=instances, at=at, actor=actor)
+def _withdraw(
+    connection: Connection, sessions: Sequence[tuple[HeldSession, FixedFacts]], *, at: datetime, actor: Actor
+) -> None:
+    """Put what sessions had been told into quarantine, as reports that make the same of it; given what holds now."""
+    refused: list[tuple[Rejection, object]] = []
+    instances = {}
+    for held, holds in sessions:
+        why = _contradicts(held.greatest, holds)
+        for raw in _as_reports(held):
+            instances[len(refused)] = held.greatest.instance_id
+            refused.append((replace(why, index=len(refused)), raw))
+    if refused:
+        quarantine.quarantine(connection, refused, instances=instances, at=at, actor=actor)
 
 
 def _as_reports(held: HeldSession) -> Iterable[Mapping[str, object]]:
@@ -151,25 +156,43 @@ def _as_segment(segment: Segment) -> Mapping[str, str]:
 
 
 def _list_agreeing(
-    connection: Connection, instance_id: UUID, account: AttributionId, holds: FixedFacts, *, at: datetime
-) -> Iterable[tuple[QuarantinedReport, SessionReport]]:
-    """Yield those of a session's reports in quarantine that agree with what holds now, as kept and as read."""
-    contradicting = quarantine.list_contradicting(connection, instance_id)
-    for held, report in zip(contradicting, read_again(connection, contradicting, at=at, accepted=True), strict=True):
-        if isinstance(report, SessionReport) and report.attribution_id == account and report.agrees(holds):
-            yield held, report
+    connection: Connection, taking_over: Mapping[UUID, SessionReport], *, leaving: Set[str], at: datetime
+) -> Sequence[tuple[QuarantinedReport, SessionReport]]:
+    """List the reports in quarantine that agree with what holds in these sessions now, as kept and as read.
+
+    Sources are locked as far as nobody holds them: sessions are locked already. A snapshot that is just being taken up
+    may miss such a session; the next one ends it at the same instant (docs/adr/0034-timelines.md).
+    """
+    contradicting = quarantine.list_contradicting(connection, taking_over)
+    waiting = [each for each in contradicting if each.digest not in leaving]
+    agreeing = [
+        (held, report)
+        for held, report in zip(waiting, read_again(connection, waiting, at=at, accepted=True), strict=True)
+        if isinstance(report, SessionReport)
+        and (first := taking_over.get(report.instance_id)) is not None
+        and report.attribution_id == first.attribution_id
+        and report.agrees(first.fixed)
+    ]
+    source_snapshots.lock_free_sources(connection, {each.source for _, each in agreeing if each.source is not None})
+    return agreeing
 
 
 def of_snapshot(connection: Connection, reports: Sequence[SessionReport]) -> Sequence[SessionReport]:
     """Turn the present class and state of a snapshot's rows into segments where they are other than known.
 
-    A row with segments of its own stays as it is.
+    A row with segments of its own stays as it is. One of another user than known is compared with nothing: if it takes
+    the session over, then nothing is known of it.
     """
     held = fixed_facts.list_timelines(connection, reports)
     return [
-        report if report.segments or _goes_on(report, held) else _changed(report, held.get(report.instance_id))
+        report if report.segments or _goes_on(report, held) else _changed(report, _known(report, held))
         for report in reports
     ]
+
+
+def _known(report: SessionReport, held: Mapping[UUID, KnownTimeline]) -> KnownTimeline | None:
+    known = held.get(report.instance_id)
+    return known if known is not None and known.user_id == report.user_id else None
 
 
 def _goes_on(report: SessionReport, held: Mapping[UUID, KnownTimeline]) -> bool:

@@ -11,15 +11,16 @@ from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
+from usage_tasks.domain.prices import list_classes
 from usage_tasks.services.ledger.cost_center import open_accounts
 from usage_tasks.services.sessions.changes import as_reports, is_change
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
 from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.pricing import prices
-from usage_tasks.storage.sessions import bulk_copy
+from usage_tasks.storage.sessions import bulk_copy, source_snapshots
 from usage_tasks.storage.sessions.bulk_copy import PlainRow
 from usage_tasks.storage.sessions.merging import sum_merged
-from usage_tasks.wire.session_reports import parse_reports
+from usage_tasks.wire.session_reports import find_source, parse_reports
 
 
 class OddRow(NamedTuple):
@@ -67,7 +68,8 @@ def import_chunk(
     `opened` are accounts that are known to be open: they are not looked up. A row observed after `at` is read like a
     report that arrived at `at`; a row without an observation time is of `at`.
     """
-    plain = _choose_plain(chunk, prices.list_price_keys(connection), latest=at)
+    plain = _choose_plain(chunk, list_classes(prices.list_price_keys(connection)), latest=at)
+    _lock_sources(connection, chunk)
     merged, contradicting = bulk_copy.merge_plain(connection, plain, at=at)
     accounts = {AttributionId(row[bulk_copy.ACCOUNT]) for line, row in plain.items() if line not in contradicting}
     open_accounts(connection, accounts - opened, limits=limits, at=at, actor=actor)
@@ -81,6 +83,13 @@ def import_chunk(
     rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, arrived_at=at, actor=actor)
     rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]
     return Imported(RecordedBatch(merged=sum_merged([merged, rest.merged]), rejections=rejections), accounts)
+
+
+def _lock_sources(connection: Connection, chunk: Chunk) -> None:
+    """Lock the sources of all rows before the sessions of any, as a snapshot does. Plain rows alone see to theirs."""
+    if named := {source for each in chunk.odd.values() if (source := find_source(each.row)) is not None}:
+        named |= {row[bulk_copy.SOURCE] for row in chunk.plain.values()} - {""}
+        source_snapshots.lock_sources(connection, named)
 
 
 def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) -> Mapping[int, PlainRow]:

@@ -1,6 +1,6 @@
 """Release what was refused: each report is taken up as if it came now, and what still fails stays, with the reason."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -35,7 +35,8 @@ class StillRefused:
 class ReleasedReports:
     """The outcome of the chosen reports: recorded and so released, or refused again, with some of these listed.
 
-    `inserted`, `updated` and `unchanged` count the effects of the released reports.
+    `inserted`, `updated` and `unchanged` count the effects of the released reports, except of those that another one
+    of them released by taking their session over.
     """
 
     released: int = 0
@@ -77,7 +78,7 @@ def release_batch(
     """Take up the next of the reports that are meant, the oldest first, and note it in the audit."""
     held, taken = _take_batch(connection, selection, after=after, limits=limits, at=at, actor=actor)
     good = [each for number, each in enumerate(held) if number not in taken.refused]
-    removed = quarantine.remove(connection, good)
+    removed = quarantine.remove(connection, good) | taken.taken_out
     quarantine.note_reasons(connection, [(held[number], why) for number, why in sorted(taken.refused.items())])
     if removed:
         _audit(connection, "quarantine.released", sorted(removed), at=at, actor=actor)
@@ -101,10 +102,11 @@ def plan_release(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Taken:
-    """The result of recording a batch, and the reasons for refusals, by place."""
+    """The result of recording a batch, the reasons for refusals, by place, and what a take-over released of it."""
 
     merged: Sequence[Merged]
     refused: Mapping[int, Rejection]
+    taken_out: Set[str]
 
 
 def _take_batch(
@@ -124,6 +126,8 @@ def _take_batch(
     # All at once and in order: a merge locks those of its own reports only.
     source_snapshots.lock_sources(connection, {each.source for each in reports if each.source is not None})
     merged = []
+    taken_out: set[str] = set()
+    undecided = {each.digest for each in held}
     for seen_at, part in _by_snapshot(held, reports):
         taken = take_up(
             connection,
@@ -133,11 +137,16 @@ def _take_batch(
             actor=actor,
             seen_at=seen_at,
             arrived_at=at,
-            releasing={each.digest for each in held},
+            releasing=undecided,
         )
         merged.append(taken.merged)
         refused |= {each.index: each for each in taken.rejections}
-    return held, _Taken(merged=merged, refused=refused)
+        # What an earlier part refused may agree with a session that a later part takes over.
+        undecided -= {held[report.index].digest for report in part}
+        taken_out |= taken.taken_out
+    taken_out &= {each.digest for each in held}
+    refused = {number: why for number, why in refused.items() if held[number].digest not in taken_out}
+    return held, _Taken(merged=merged, refused=refused, taken_out=taken_out)
 
 
 def _by_snapshot(
@@ -177,10 +186,14 @@ class DropBatch:
 def drop_batch(
     connection: Connection, selection: Selection, *, after: QuarantinedReport | None, at: datetime, actor: Actor
 ) -> DropBatch:
-    """Remove the next of the reports that are meant for good, and note it in the audit."""
+    """Remove the next of the reports that are meant for good, and note it in the audit.
+
+    A report that another transaction is sending again or taking up at this moment stays.
+    """
     quarantine.lock_releases(connection)
     held = quarantine.list_selected(connection, selection, after=after, limit=BATCH)
-    removed = quarantine.remove(connection, held)
+    # What is in use is being sent again or taken up.
+    removed = quarantine.remove(connection, held, in_use_too=False)
     if removed:
         _audit(connection, "quarantine.dropped", sorted(removed), at=at, actor=actor)
     dropped = [each for each in held if each.digest in removed]

@@ -1,31 +1,35 @@
 """Take up what platforms report of their sessions; refuse, keep and explain what cannot be right."""
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.accounts import Actor, AttributionId, ExternalName
+from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import show
-from usage_tasks.domain.prices import State, price_key, split_price_key
+from usage_tasks.domain.prices import State, list_classes, price_key
 from usage_tasks.domain.sessions import Rejection, SessionReport
 from usage_tasks.services.ledger.cost_center import open_accounts
 from usage_tasks.services.sessions.fixed_facts import of_snapshot, settle
 from usage_tasks.storage.directory.names import keep_external_ids
 from usage_tasks.storage.pricing import prices
-from usage_tasks.storage.sessions import merging, quarantine, source_snapshots
+from usage_tasks.storage.sessions import fixed_facts, merging, quarantine, source_snapshots
 from usage_tasks.storage.sessions.merging import Merged, sum_merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedBatch:
-    """The outcome of a batch: the merged reports, and the refused ones with the reason, in the batch's order."""
+    """The outcome of a batch: the merged reports, and the refused ones with the reason, in the batch's order.
+
+    `taken_out` are the digests of reports that were in quarantine, agree now with their session, and were taken up.
+    """
 
     merged: Merged
     rejections: Sequence[Rejection]
+    taken_out: Set[str] = frozenset()
 
 
 def record_reports(
@@ -86,44 +90,42 @@ def take_up(
     With `seen_at` they are of a snapshot of the sessions that ran then. With `arrived_at` no report proves life later
     than that. `releasing` are the digests of reports in quarantine that are among them.
     """
-    known, rejections = _split_by_class(reports, prices.list_price_keys(connection))
-    if seen_at is not None:
-        known = of_snapshot(connection, known)
-    agreeing, contradicting = _split_contradictions(known)
+    good, rejections = _split_by_class(reports, prices.list_price_keys(connection))
+    known = good if seen_at is None else of_snapshot(connection, good)
+    leading, others = _split_contradictions(known)
     # Sources before sessions, as a snapshot locks them: also those of reports that contradict.
     source_snapshots.lock_sources(connection, {report.source for report in known if report.source is not None})
-    parts: list[Merged] = []
-    accounts: set[AttributionId] = set()
-    names: list[ExternalName] = []
-    while True:
-        merged = merging.merge_reports(connection, agreeing, seen_at=seen_at, arrived_at=arrived_at)
-        # A report that changed a row agrees with it: nothing stands against a batch of such reports.
-        all_changed = merged.inserted + merged.updated == len(agreeing)
-        contradicted = frozenset[UUID]() if all_changed else merging.list_contradicted(connection, agreeing)
-        settled = [report for report in agreeing if report.instance_id not in contradicted]
-        accounts.update(report.attribution_id for report in settled)
-        names += (name for report in settled if report.names for name in report.names)
-        left = len(agreeing) - len(settled)
-        parts.append(Merged(inserted=merged.inserted, updated=merged.updated, unchanged=merged.unchanged - left))
-        contradicting += [report for report in agreeing if report.instance_id in contradicted]
-        if not contradicting:
-            break
-        decided = settle(connection, contradicting, at=at, arrived_at=arrived_at, actor=actor, releasing=releasing)
-        rejections += decided.rejections
-        source_snapshots.lock_sources(connection, {each.source for each in decided.released if each.source is not None})
+    # The leading reports name each session, so this locks them all, in one order, whether they are known or new.
+    merged = merging.merge_reports(connection, leading, seen_at=seen_at, arrived_at=arrived_at)
+    # A report that changed a row agrees with it: nothing stands against a batch of such reports.
+    all_changed = merged.inserted + merged.updated == len(leading)
+    contradicted = frozenset[UUID]() if all_changed else merging.list_contradicted(connection, leading)
+    settled = [report for report in leading if report.instance_id not in contradicted]
+    parts = [replace(merged, unchanged=merged.unchanged - (len(leading) - len(settled)))]
+    taken_out: Set[str] = frozenset()
+    if disputed := [*others, *(report for report in leading if report.instance_id in contradicted)]:
+        if seen_at is not None:  # Others may have changed these sessions before they were locked.
+            indexes = {report.index for report in disputed}
+            disputed = list(of_snapshot(connection, [report for report in good if report.index in indexes]))
+        decided = settle(connection, disputed, at=at, actor=actor, releasing=releasing)
+        fixed_facts.take_over(connection, decided.taking_over, seen_at=seen_at, arrived_at=arrived_at)
+        parts.append(Merged(inserted=0, updated=len(decided.taking_over), unchanged=0))
+        parts.append(merging.merge_reports(connection, decided.agreeing, seen_at=seen_at, arrived_at=arrived_at))
         merging.merge_reports(connection, decided.released, arrived_at=arrived_at)
-        parts.append(Merged(inserted=0, updated=decided.taken_over, unchanged=-decided.taken_over))
-        agreeing, contradicting = decided.agreeing, []
+        settled += [*decided.taking_over, *decided.agreeing, *decided.released]
+        rejections += decided.rejections
+        taken_out = decided.taken_out
+    accounts = {report.attribution_id for report in settled}
     open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
-    keep_external_ids(connection, names)
-    return RecordedBatch(merged=sum_merged(parts), rejections=rejections)
+    keep_external_ids(connection, [name for report in settled if report.names for name in report.names])
+    return RecordedBatch(merged=sum_merged(parts), rejections=rejections, taken_out=taken_out)
 
 
 def _split_by_class(
     reports: Sequence[SessionReport], price_keys: frozenset[str]
 ) -> tuple[Sequence[SessionReport], list[Rejection]]:
     """Split off reports that need a price that does not exist."""
-    classes = {key for key in price_keys if split_price_key(key)[1] is State.RUNNING}
+    classes = list_classes(price_keys)
     refused = {}
     for report in reports:
         if report.workspace_class not in classes:
@@ -152,19 +154,25 @@ def _without_price(field: str, workspace_class: str, state: State | None, classe
 def _split_contradictions(
     reports: Sequence[SessionReport],
 ) -> tuple[Sequence[SessionReport], list[SessionReport]]:
-    """Split off every report of the sessions to which the batch gives two accounts, classes or users."""
-    first: dict[UUID, SessionReport] = {}
-    divided = set()
+    """Split off every report that contradicts its session's leading one.
+
+    That is the earliest of those that name the same account as the batch's first report of the session.
+    """
+    leading: dict[UUID, SessionReport] = {}
+    divided = False
     for report in reports:
-        other = first.setdefault(report.instance_id, report)
-        if other is not report and (
-            (other.attribution_id, other.workspace_class, other.user_id)
-            != (report.attribution_id, report.workspace_class, report.user_id)
-        ):
-            divided.add(report.instance_id)
+        first = leading.setdefault(report.instance_id, report)
+        if first is not report:
+            same_account = report.attribution_id == first.attribution_id
+            divided = divided or not (same_account and report.agrees(first.fixed))
+            if same_account and report.fixed < first.fixed:
+                leading[report.instance_id] = report
     if not divided:
         return reports, []
-    return (
-        [report for report in reports if report.instance_id not in divided],
-        [report for report in reports if report.instance_id in divided],
-    )
+    agreeing: list[SessionReport] = []
+    others: list[SessionReport] = []
+    for report in reports:
+        first = leading[report.instance_id]
+        agrees = report.attribution_id == first.attribution_id and report.agrees(first.fixed)
+        (agreeing if agrees else others).append(report)
+    return agreeing, others

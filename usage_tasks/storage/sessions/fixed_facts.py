@@ -1,4 +1,4 @@
-"""Sessions whose reports contradict one another about the start: locked, and taken over by an earlier report.
+"""Sessions whose reports contradict one another about the start: looked up, and taken over by an earlier report.
 
 Source: docs/adr/0034-timelines.md.
 """
@@ -15,8 +15,8 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.sessions import FixedFacts, SessionReport
 from usage_tasks.domain.timelines import Segment
 from usage_tasks.storage.pricing.timelines_sql import decode
-from usage_tasks.storage.rows import execute, fetch
-from usage_tasks.storage.sessions.source_snapshots import lock_sources
+from usage_tasks.storage.rows import execute, fetch, rows_as_json
+from usage_tasks.storage.sessions.merging import with_timelines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,13 @@ class HeldSession:
     timeline: tuple[Segment, ...]
 
 
-def lock_sessions(connection: Connection, instances: Collection[UUID]) -> Mapping[UUID, HeldSession]:
-    """Return those of the sessions that are known, and keep others from changing them until the transaction ends."""
+def list_sessions(connection: Connection, instances: Collection[UUID]) -> Mapping[UUID, HeldSession]:
+    """Return those of the sessions that are known."""
     statement = """
         SELECT instance_id, attribution_id, user_id, workspace_id, workspace_class, created_at, started_at,
                stopping_at, stopped_at, observed_at, source, timeline,
                COALESCE(first_observed_at, observed_at) AS first_observed_at
         FROM workspace_instance WHERE instance_id = ANY(CAST(:instances AS uuid[]))
-        ORDER BY instance_id FOR UPDATE
     """
     rows = fetch(connection, statement, instances=list(instances))
     return {
@@ -61,36 +60,36 @@ def lock_sessions(connection: Connection, instances: Collection[UUID]) -> Mappin
     }
 
 
-def take_over(connection: Connection, report: SessionReport, *, arrived_at: datetime | None) -> None:
-    """Make a known session what it would be if this report were its only one; merge its segments afterwards."""
-    lock_sources(connection, set() if report.source is None else {report.source})
+def take_over(
+    connection: Connection, reports: Sequence[SessionReport], *, seen_at: datetime | None, arrived_at: datetime | None
+) -> None:
+    """Make each known session what it would be if this report were its only one. The caller has locked the sources.
+
+    `seen_at` and `arrived_at` as for `merging.merge_reports`.
+    """
     statement = """
         UPDATE workspace_instance AS held
-        SET user_id = :user_id, workspace_id = :workspace_id, workspace_class = :workspace_class,
-            created_at = :created_at, started_at = :started_at, stopping_at = :stopping_at, stopped_at = :stopped_at,
-            observed_at = :observed_at, first_observed_at = NULL, timeline = NULL,
-            last_seen_at = CASE WHEN CAST(:stopped_at AS timestamptz) IS NULL THEN seen.at END,
-            source = :source, source_seen_at = CASE WHEN CAST(:source AS text) IS NOT NULL THEN seen.at END,
-            missed_at = (SELECT taken_at FROM source_snapshot s WHERE s.source = :source),
-            capped_at = NULL, cap_reason = NULL, recorded_at = clock_timestamp()
-        FROM (SELECT LEAST(CAST(:observed_at AS timestamptz), CAST(:arrived_at AS timestamptz)) AS at) AS seen
-        WHERE held.instance_id = :instance_id
+        SET user_id = r.user_id, workspace_id = r.workspace_id, workspace_class = r.workspace_class,
+            created_at = r.created_at, started_at = r.started_at, stopping_at = r.stopping_at,
+            stopped_at = r.stopped_at, observed_at = r.observed_at, first_observed_at = NULL, timeline = r.timeline,
+            last_seen_at = CASE WHEN r.stopped_at IS NULL THEN r.seen_at END,
+            source = r.source, source_seen_at = CASE WHEN r.source IS NOT NULL THEN r.seen_at END,
+            missed_at = r.missed_at, capped_at = NULL, cap_reason = NULL, recorded_at = clock_timestamp()
+        FROM (
+            SELECT told.*, s.taken_at AS missed_at, GREATEST(
+                       LEAST(told.observed_at, CAST(:arrived_at AS timestamptz)), CAST(:seen_at AS timestamptz)
+                   ) AS seen_at
+            FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS told(
+                instance_id uuid, user_id uuid, workspace_id text, workspace_class text, created_at timestamptz,
+                started_at timestamptz, stopping_at timestamptz, stopped_at timestamptz, observed_at timestamptz,
+                source text, timeline jsonb)
+            LEFT JOIN source_snapshot s USING (source)
+        ) AS r
+        WHERE held.instance_id = r.instance_id
     """
-    execute(
-        connection,
-        statement,
-        instance_id=report.instance_id,
-        user_id=report.user_id,
-        workspace_id=report.workspace_id,
-        workspace_class=report.workspace_class,
-        created_at=report.created_at,
-        started_at=report.started_at,
-        stopping_at=report.stopping_at,
-        stopped_at=report.stopped_at,
-        observed_at=report.observed_at,
-        source=report.source,
-        arrived_at=arrived_at,
-    )
+    if reports:
+        rows = with_timelines(reports)
+        execute(connection, statement, reports=rows_as_json(rows), seen_at=seen_at, arrived_at=arrived_at)
 
 
 FACTS: Final = ("instance_id", "attribution_id", "user_id", "workspace_id", "workspace_class", "started_at")
@@ -110,8 +109,9 @@ def list_facts(connection: Connection, instances: Collection[UUID]) -> Mapping[U
 
 
 class KnownTimeline(NamedTuple):
-    """The class at a session's start, and its timeline, which may be empty."""
+    """The user of a session, its class at the start, and its timeline, which may be empty."""
 
+    user_id: UUID
     workspace_class: str
     timeline: tuple[Segment, ...]
 
@@ -119,13 +119,13 @@ class KnownTimeline(NamedTuple):
 def list_timelines(connection: Connection, reports: Sequence[SessionReport]) -> Mapping[UUID, KnownTimeline]:
     """Return what is known of those sessions that have a timeline, or began in another class than reported."""
     statement = """
-        SELECT w.instance_id, w.workspace_class, w.timeline FROM workspace_instance w
+        SELECT w.instance_id, w.user_id, w.workspace_class, w.timeline FROM workspace_instance w
         JOIN unnest(CAST(:instances AS uuid[]), CAST(:classes AS text[])) AS r(instance_id, workspace_class)
             ON r.instance_id = w.instance_id
         WHERE w.timeline IS NOT NULL OR w.workspace_class <> r.workspace_class
     """
     instances, classes = [each.instance_id for each in reports], [each.workspace_class for each in reports]
     return {
-        row.instance_id: KnownTimeline(row.workspace_class, decode(row.timeline))
+        row.instance_id: KnownTimeline(row.user_id, row.workspace_class, decode(row.timeline))
         for row in fetch(connection, statement, instances=instances, classes=classes)
     }

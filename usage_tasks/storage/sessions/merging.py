@@ -156,13 +156,16 @@ def merge_reports(
     ran then; with `arrived_at` no report proves life later. A report for a session of another account, class or user
     changes nothing: see `list_contradicted`.
     """
-    rows = _with_timelines(reports) if any(report.segments for report in reports) else reports
-    row = fetch_one(connection, _MERGE, reports=rows_as_json(rows), seen_at=seen_at, arrived_at=arrived_at)
+    row = fetch_one(
+        connection, _MERGE, reports=rows_as_json(with_timelines(reports)), seen_at=seen_at, arrived_at=arrived_at
+    )
     return Merged(inserted=row.inserted, updated=row.updated, unchanged=len(reports) - row.inserted - row.updated)
 
 
-def _with_timelines(reports: Sequence[SessionReport]) -> Sequence[object]:
-    """Add to each report of a session the timeline that its reports make together."""
+def with_timelines(reports: Sequence[SessionReport]) -> Sequence[object]:
+    """Add to each report of a session the timeline that its reports make together; reports without any stay."""
+    if not any(report.segments for report in reports):
+        return reports
     segments: dict[UUID, list[Segment]] = {}
     for report in reports:
         if report.segments:

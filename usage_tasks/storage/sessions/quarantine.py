@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -137,17 +137,18 @@ def list_selected(
     return [QuarantinedReport(**row._mapping) for row in rows]
 
 
-def list_contradicting(connection: Connection, instance_id: UUID) -> Sequence[QuarantinedReport]:
+def list_contradicting(connection: Connection, instances: Collection[UUID]) -> Sequence[QuarantinedReport]:
     """List the reports that were refused because an earlier one of their session says something else.
 
     Those of snapshots are left out: their rows say the present, and are compared only when they arrive.
     """
     statement = f"""
         SELECT {_COLUMNS} FROM quarantined_report
-        WHERE instance_id = :instance AND field IN ('user_id', 'workspace_class') AND snapshot_source IS NULL
+        WHERE instance_id = ANY(CAST(:instances AS uuid[])) AND field IN ('user_id', 'workspace_class')
+            AND snapshot_source IS NULL
         ORDER BY first_seen_at, digest
     """
-    return [QuarantinedReport(**row._mapping) for row in fetch(connection, statement, instance=instance_id)]
+    return [QuarantinedReport(**row._mapping) for row in fetch(connection, statement, instances=list(instances))]
 
 
 def lock_releases(connection: Connection) -> None:
@@ -163,15 +164,20 @@ _UNCHANGED: Final = """
     unchanged AS (
         SELECT q.digest FROM quarantined_report q
         JOIN unnest(CAST(:digests AS text[]), CAST(:counts AS int[])) AS r(digest, times_seen) USING (digest)
-        WHERE q.times_seen = r.times_seen ORDER BY q.digest FOR UPDATE OF q
+        WHERE q.times_seen = r.times_seen ORDER BY q.digest FOR UPDATE OF q{locked}
     )
 """
 
 
-def remove(connection: Connection, reports: Sequence[QuarantinedReport]) -> frozenset[str]:
-    """Remove reports that were recorded or dropped. Return their digests. A report that was sent again stays."""
+def remove(connection: Connection, reports: Sequence[QuarantinedReport], *, in_use_too: bool = True) -> frozenset[str]:
+    """Remove reports that were recorded or dropped. Return their digests. A report that was sent again stays.
+
+    Without `in_use_too` so does one that another transaction is about to change: nobody is waited for.
+    """
+    if not reports:
+        return frozenset()
     statement = f"""
-        WITH {_UNCHANGED}
+        WITH {_UNCHANGED.format(locked="" if in_use_too else " SKIP LOCKED")}
         DELETE FROM quarantined_report AS held USING unchanged u WHERE held.digest = u.digest RETURNING held.digest
     """
     digests, counts = [each.digest for each in reports], [each.times_seen for each in reports]
@@ -182,7 +188,7 @@ def note_reasons(connection: Connection, refused: Sequence[tuple[QuarantinedRepo
     """Note why reports are refused now where that is something else than before; return of how many."""
     other = [(held, now) for held, now in refused if (held.field, held.reason) != (now.field, now.reason)]
     statement = f"""
-        WITH {_UNCHANGED}
+        WITH {_UNCHANGED.format(locked="")}
         UPDATE quarantined_report AS held SET field = n.field, reason = n.reason
         FROM unchanged u JOIN unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]))
             AS n(digest, field, reason) USING (digest)

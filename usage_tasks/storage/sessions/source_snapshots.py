@@ -34,6 +34,19 @@ def lock_sources(connection: Connection, sources: Collection[str]) -> Mapping[st
     return {row.source: row.taken_at for row in fetch(connection, known, names=names)}
 
 
+def lock_free_sources(connection: Connection, sources: Collection[str]) -> None:
+    """Block snapshots of those of the sources that nobody holds now; for who holds sessions already, and may not wait.
+
+    A source that has had no snapshot is left out.
+    """
+    if sources:
+        statement = """
+            SELECT FROM source_snapshot WHERE source = ANY(CAST(:names AS text[])) ORDER BY source
+            FOR SHARE SKIP LOCKED
+        """
+        fetch(connection, statement, names=sorted(sources))
+
+
 def lock_source(connection: Connection, source: str) -> None:
     """Hold off reports and other snapshots of a source until the transaction ends."""
     statement = """
