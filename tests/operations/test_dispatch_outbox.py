@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event
 
@@ -12,17 +12,16 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import text
 
-from tests.factories import DAY, START, call, team, used
+from tests.factories import call
 from tests.limits.test_limit_tasks import heard
 from usage_tasks.coordination import lock
-from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
+from usage_tasks.domain.errors import PermanentError, RetryableError
 from usage_tasks.runtime import Runtime
 from usage_tasks.services.operations import dispatch_outbox
 from usage_tasks.services.operations.dispatch_outbox import BATCH, dispatch
 from usage_tasks.storage.operations import outbox
 from usage_tasks.storage.operations.outbox import OutboxRow
 from usage_tasks.tasks import maintenance
-from usage_tasks.tasks.usage import ledger
 
 pytestmark = pytest.mark.usefixtures("broker")
 
@@ -191,28 +190,3 @@ def test_without_the_lock_s_redis_what_another_run_has_claimed_is_left_to_it(rt:
     vars(rt)["redis"] = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
     assert call(maintenance.dispatch_outbox) == {"dispatched": 1}
     assert waiting(rt) == 2
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_what_a_task_announced_is_asked_for_when_the_task_ends(rt: Runtime, *, fails: bool) -> None:
-    at = (START + DAY).isoformat()
-    call(ledger.reconcile_usage, at=at)
-    assert asked_again(rt) == 0
-    with rt.transaction() as connection:
-        used(connection, team(), 50_000, at=START + DAY)
-        if fails:
-            connection.execute(text("ALTER TABLE job_epoch ADD CHECK (epoch < 2)"))
-    announce(rt, 1)
-    with pytest.raises(InvariantError) if fails else nullcontext():
-        call(ledger.reconcile_usage, at=at)
-    assert asked_again(rt) == 1
-    with pytest.raises(InvariantError) if fails else nullcontext():
-        call(ledger.reconcile_usage, at=at)
-    assert asked_again(rt) == 1
-
-
-def test_that_the_broker_cannot_be_asked_fails_no_task(rt: Runtime) -> None:
-    announce(rt, 1)
-    with full(rt):
-        assert call(ledger.reconcile_usage, at=(START + DAY).isoformat())["entries"] == 0
-    assert asked_again(rt) == 0

@@ -21,6 +21,7 @@ from usage_tasks.domain.cycles import add_months
 from usage_tasks.domain.errors import InvariantError, PermanentError
 from usage_tasks.domain.limits import HardLimitGrace, LimitPolicy
 from usage_tasks.services.ledger.post_usage import announce_limits
+from usage_tasks.storage.announced import take_committed
 from usage_tasks.storage.operations.outbox import announce, payload_of
 from usage_tasks.storage.rows import fetch_one
 
@@ -144,7 +145,9 @@ KEYS = {
 
 @pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.__name__)
 def test_what_is_announced_is_as_its_schema_says(bench: Bench, cause: Callable[[Bench], None]) -> None:
+    take_committed()
     cause(bench)
+    assert take_committed()
     with bench.transaction() as connection:
         messages = list_messages(connection)
     assert {row.task.removeprefix("server.") for row in messages} == CAUSES[cause]

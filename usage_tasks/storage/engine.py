@@ -11,6 +11,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, exc, make_url, text
 
 from usage_tasks.domain.errors import ConnectionSettingsError, InvariantError, RetryableError, UsageError
+from usage_tasks.storage.announced import note_committed, take_mark
 from usage_tasks.storage.connecting import watch_connecting
 from usage_tasks.storage.sqlstates import Rule, Treatment, find_rule, needs_new_connection
 
@@ -77,12 +78,16 @@ class Database:
         empties the pool.
         """
         with translated(), self._engine.begin() as connection:
+            take_mark(connection)  # of a transaction that was rolled back
             try:
                 yield connection
             except psycopg.Error as error:  # the driver's own, of a COPY: SQLAlchemy does not see it
                 if _needs_new_connection(error):
                     connection.invalidate(error)
                 raise
+            announced = take_mark(connection)
+        if announced:
+            note_committed()
 
     def read_clock(self) -> datetime:
         """Return the server's present time, aware and UTC. Not inside a transaction: it takes a connection of its own.

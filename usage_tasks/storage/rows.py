@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, CursorResult, Row, text
+
+from usage_tasks.storage.announced import mark_if_announcing
 
 
 def as_json(value: object) -> str:
@@ -39,22 +42,28 @@ def sql_list(values: Iterable[str]) -> str:
 _parsed = lru_cache(maxsize=512)(text)
 
 
+def _run(connection: Connection, statement: str, parameters: Any) -> CursorResult[Any]:
+    result = connection.execute(_parsed(statement), parameters)
+    mark_if_announcing(connection, statement)
+    return result
+
+
 def fetch(connection: Connection, statement: str, **parameters: object) -> Sequence[Row[tuple[object, ...]]]:
     """Run one statement and return its rows."""
-    return connection.execute(_parsed(statement), parameters).all()
+    return _run(connection, statement, parameters).all()
 
 
 def fetch_one(connection: Connection, statement: str, **parameters: object) -> Row[tuple[object, ...]]:
     """Run one statement that answers with exactly one row."""
-    return connection.execute(_parsed(statement), parameters).one()
+    return _run(connection, statement, parameters).one()
 
 
 def execute(connection: Connection, statement: str, **parameters: object) -> int:
     """Run one statement and return how many rows it changed."""
-    return connection.execute(_parsed(statement), parameters).rowcount
+    return _run(connection, statement, parameters).rowcount
 
 
 def execute_many(connection: Connection, statement: str, rows: Iterable[Mapping[str, object]]) -> None:
     """Run one statement once a row, in one round trip; nothing if there is no row."""
     if parameters := [dict(row) for row in rows]:
-        connection.execute(_parsed(statement), parameters)
+        _run(connection, statement, parameters)

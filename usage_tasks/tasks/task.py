@@ -23,6 +23,7 @@ from usage_tasks.domain.access import AccessError
 from usage_tasks.domain.errors import InvariantError, PermanentError, RetryableError
 from usage_tasks.runtime import runtime
 from usage_tasks.settings import SettingsError
+from usage_tasks.storage.announced import take_committed
 from usage_tasks.tasks.access import Needs, guard
 from usage_tasks.tasks.dispatching import have_dispatched
 from usage_tasks.tasks.naming import with_names
@@ -138,14 +139,13 @@ def task(
     needs: Needs | None = None,
     answer_shown: bool = True,
     names_shown: bool = True,
-    announces: bool = False,
 ) -> Callable[[Callable[Parameters, Result]], "Task[Parameters, object]"]:
     """Declare a task: its name on the wire, how long it may run, how it is retried, what its actor must be.
 
     A task that takes an actor or an account must declare its `needs`; others are the installation's own. A hidden
     answer goes to the caller only, not into the worker's log or Flower. An answer to an actor shows names beside ids,
-    for one query more; one that programs ask for often goes without. If it `announces` something, that is sent as
-    soon as it ends, however it does.
+    for one query more; one that programs ask for often goes without. Announcements that it stored are sent as soon as
+    it ends, however it does.
 
     The soft limit is nine tenths of the hard one. Both hold on prefork workers only.
     """
@@ -160,7 +160,7 @@ def task(
             try:
                 return _run(self, checked, retry, args, kwargs)
             finally:
-                if announces:
+                if take_committed():
                     have_dispatched(runtime())
 
         run.__doc__, run.__module__, run.__name__ = function.__doc__, function.__module__, function.__name__

@@ -1,6 +1,7 @@
 """The outbox: messages to the platform, stored with the change that causes them and sent afterwards.
 
-Every INSERT of one is made here. A statement that announces its own changes takes `announcing` as a part.
+Every INSERT of one is made here. A statement that announces its own changes takes `announcing` as a part. Whichever
+task executes one has it sent when it ends: storage/announced.py knows the statement by its text.
 """
 
 from collections.abc import Mapping, Sequence

@@ -95,7 +95,7 @@ class SubscriptionAnswer:
     stripe_subscription_id: str
 
 
-@task(name="billing.create_stripe_subscription", time_limit=timedelta(minutes=1), needs=Role.OWNER, announces=True)
+@task(name="billing.create_stripe_subscription", time_limit=timedelta(minutes=1), needs=Role.OWNER)
 def create_stripe_subscription(
     attribution_id: Attribution,
     actor: ActorText,

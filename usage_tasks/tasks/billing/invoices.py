@@ -46,7 +46,7 @@ class ReconcileInvoicesAnswer:
     unfinished: int = 0
 
 
-@task(name="billing.reconcile_invoices", time_limit=timedelta(minutes=4), announces=True)
+@task(name="billing.reconcile_invoices", time_limit=timedelta(minutes=4))
 def reconcile_invoices(
     at: Moment | None = None,
     scheduled: Flag = False,  # noqa: FBT002 - a wire argument
@@ -95,7 +95,7 @@ class ActionAnswer:
     entries: int
 
 
-@task(name="billing.finalize_invoice", time_limit=timedelta(minutes=3), needs=Role.ADMINISTRATOR, announces=True)
+@task(name="billing.finalize_invoice", time_limit=timedelta(minutes=3), needs=Role.ADMINISTRATOR)
 def finalize_invoice(
     attribution_id: Attribution, actor: ActorText, stripe_invoice_id: InvoiceId, at: Moment | None = None
 ) -> ActionAnswer:
@@ -110,7 +110,7 @@ def finalize_invoice(
     return _answer(effect.outcome, effect.entries, reports=effect.reports)
 
 
-@task(name="billing.cancel_subscription", time_limit=timedelta(minutes=3), needs=Role.OWNER, announces=True)
+@task(name="billing.cancel_subscription", time_limit=timedelta(minutes=3), needs=Role.OWNER)
 def cancel_subscription(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> ActionAnswer:
     """End an account's subscription in Stripe now, with a last invoice; it leaves stripe once that is booked."""
     who = parse_actor(actor)
@@ -122,7 +122,7 @@ def cancel_subscription(attribution_id: Attribution, actor: ActorText, at: Momen
     return _answer(effect.outcome, effect.entries, reports=effect.reports)
 
 
-@task(name="billing.advance_dunning", time_limit=timedelta(minutes=4), announces=True)
+@task(name="billing.advance_dunning", time_limit=timedelta(minutes=4))
 def advance_dunning(
     at: Moment | None = None,
     scheduled: Flag = False,  # noqa: FBT002 - a wire argument

@@ -68,7 +68,7 @@ def compare(
     return done
 
 
-@task(name="billing.drift_report", time_limit=timedelta(minutes=10), retry=NEVER, announces=True)
+@task(name="billing.drift_report", time_limit=timedelta(minutes=10), retry=NEVER)
 def drift_report(
     at: Moment | None = None,
     fix: Flag = False,  # noqa: FBT002 - a wire argument
@@ -130,7 +130,7 @@ class DoubtsAnswer:
     repaired: int
 
 
-@task(name="billing.settle_doubts", time_limit=timedelta(minutes=10), retry=NEVER, announces=True)
+@task(name="billing.settle_doubts", time_limit=timedelta(minutes=10), retry=NEVER)
 def settle_doubts() -> DoubtsAnswer:
     """Look up the reports that Stripe may not have counted, and send the uncounted ones again."""
     rt = runtime()
@@ -155,7 +155,7 @@ def list_parked(actor: ActorText, limit: ListLimit = 100, after: Attribution | N
     return ParkedAnswer(accounts=found, after=found[-1].attribution_id if len(found) == limit else None)
 
 
-@task(name="billing.release_parked", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR, announces=True)
+@task(name="billing.release_parked", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
 def release_parked(attribution_id: Attribution, actor: ActorText, at: Moment | None = None) -> ReleasedAccounts:
     """Release a parked account: its reports are sent again, and its sync goes on; nothing happens if it is not parked.
 

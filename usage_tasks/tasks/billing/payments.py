@@ -61,7 +61,7 @@ def release_holds(at: Moment | None = None) -> ReleasedHolds:
     return done
 
 
-@task(name="billing.on_charge_dispute", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR, announces=True)
+@task(name="billing.on_charge_dispute", time_limit=timedelta(minutes=1), needs=Role.ADMINISTRATOR)
 def on_charge_dispute(dispute_id: DisputeText, actor: ActorText, at: Moment | None = None) -> DisputeOutcome:
     """Fetch a dispute and bring blocks to where it stands: what its events do, for an operator to do again."""
     rt = runtime()

@@ -68,7 +68,7 @@ def sync_billing(
     return run_job(rt, "billing.sync", rt.settings.billing_sync_schedule, at=at, scheduled=scheduled, work=work)
 
 
-@task(name="billing.send_meter_events", time_limit=timedelta(minutes=4), announces=True)
+@task(name="billing.send_meter_events", time_limit=timedelta(minutes=4))
 def send_meter_events() -> send_reports.Sent:
     """Send the meter reports that are due; fails at the end, with counts, if any did not get in."""
     rt = runtime()

@@ -46,7 +46,7 @@ def have_applied(rt: Runtime) -> None:
         apply_events.apply_async(ignore_result=True)
 
 
-@task(name="stripe.apply_events", time_limit=timedelta(minutes=4), announces=True)
+@task(name="stripe.apply_events", time_limit=timedelta(minutes=4))
 def apply_events() -> applying.Applied:
     """Apply the due events of the inbox. Fails at the end if any was parked.
 

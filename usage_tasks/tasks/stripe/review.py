@@ -33,7 +33,7 @@ EventIds = Annotated[list[EventId], Field(min_length=1, max_length=REVIEW_MAX)]
 Reason = Annotated[StrictStr, StringConstraints(min_length=1, max_length=500, pattern=r"\S"), PRINTABLE]
 
 
-@task(name=BACKFILL_JOB, time_limit=timedelta(minutes=4), announces=True)
+@task(name=BACKFILL_JOB, time_limit=timedelta(minutes=4))
 def backfill_events(
     at: Moment | None = None,
     scheduled: Flag = False,  # noqa: FBT002 - a wire argument

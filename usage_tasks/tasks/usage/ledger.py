@@ -43,7 +43,7 @@ class ReconcileAnswer:
     snapshots_written: int
 
 
-@task(name="usage.reconcile", time_limit=timedelta(minutes=4), announces=True)
+@task(name="usage.reconcile", time_limit=timedelta(minutes=4))
 def reconcile_usage(
     at: Moment | None = None,
     scheduled: Flag = False,  # noqa: FBT002 - a wire argument
