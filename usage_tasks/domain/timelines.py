@@ -3,6 +3,7 @@
 Stored timelines are joined in SQL, storage/pricing/timelines_sql.py; tests/sessions/timelines hold the two equal.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -48,8 +49,10 @@ def join(segments: Iterable[Segment]) -> tuple[Segment, ...]:
 
 def at_instant(timeline: Sequence[Segment], at: datetime, *, class_at_start: str) -> tuple[str, State]:
     """Return the class and the state in an instant."""
-    begun = [each for each in timeline if each.begins_at <= at]
-    return (begun[-1].workspace_class, begun[-1].state) if begun else (class_at_start, State.RUNNING)
+    begun = bisect_right(timeline, at, key=lambda each: each.begins_at)
+    if not begun:
+        return class_at_start, State.RUNNING
+    return timeline[begun - 1].workspace_class, timeline[begun - 1].state
 
 
 def prices_along(

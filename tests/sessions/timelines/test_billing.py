@@ -151,6 +151,14 @@ def test_five_seconds_suspended_of_37_cost_what_the_state_costs(connection: Conn
     assert_costs(system, cents)
 
 
+def test_a_price_is_exact_to_its_last_digit(connection: Connection) -> None:
+    # A second at 0.3 is half a cent, which rounds up; this is less. A quotient of 20 digits would round it to a half.
+    system = System(connection, {"xlarge:suspended": [version("0.29999999999999999999")]})
+    told = report(stopped_at=START + SECOND, segments=[segment(START, "xlarge", "suspended")])
+    system.hear(told)
+    assert_costs(system, 0)
+
+
 def test_a_new_price_of_a_state_adjusts_a_posted_session(connection: Connection) -> None:
     system = System(connection, {"xlarge:suspended": [version("0")]})
     suspended = segment(START + HOUR, "xlarge", "suspended")

@@ -13,9 +13,10 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.prices import State
 from usage_tasks.storage.ledger.account_weeks import entries_reaching
+from usage_tasks.storage.ledger.usage_along import along
 from usage_tasks.storage.pricing.rating_sql import RATED, seconds_until
-from usage_tasks.storage.pricing.timelines_sql import begins, class_at, state_at
 from usage_tasks.storage.rows import fetch
 
 
@@ -56,9 +57,9 @@ class UsageTotals:
 
 
 _KEYS: Final = {
-    Group.DAY: ("(v.cell AT TIME ZONE 'UTC')::date", "date"),
-    Group.WORKSPACE_CLASS: (f'({class_at("s", "v.cell")}) COLLATE "C"', "text"),
-    Group.STATE: (f'({state_at("s", "v.cell")}) COLLATE "C"', "text"),
+    Group.DAY: ("(s.cell AT TIME ZONE 'UTC')::date", "date"),
+    Group.WORKSPACE_CLASS: ('s.workspace_class COLLATE "C"', "text"),
+    Group.STATE: ('s.state COLLATE "C"', "text"),
     Group.USER_ID: ("s.user_id", "uuid"),
     Group.WORKSPACE_ID: ('s.workspace_id COLLATE "C"', "text"),
     Group.ATTRIBUTION_ID: ("s.attribution_id", "text"),
@@ -87,9 +88,9 @@ _CANDIDATES = f"""
     )
 """
 
-# A cell is the range, or a day of it; of a session with a timeline, a part of these. A session is priced at the end of
-# each cell in which it ran, and at the range's start if it ran before. The price at an edge adds to the cell that ends
-# there, and is subtracted from the next cell.
+# A cell is the range, or a day of it. A session without a timeline is priced at the end of each cell in which it ran,
+# and at the range's start if it ran before. The price at an edge adds to the cell that ends there, and is subtracted
+# from the next cell.
 _CELLS = {
     True: """
         SELECT d.day AS cell, LEAST(d.day + interval '24 hours', CAST(:end AS timestamptz)) AS edge,
@@ -110,42 +111,8 @@ _CELLS = {
     """,
 }
 
-
-# By class or state, the cells of a session with a timeline end where its segments do. It counts once in each group.
-_BEGIN = "GREATEST(s.started_at, :start)"
-_FINISH = "LEAST(s.ran_until, CAST(:end AS timestamptz))"
-_CELLS_ALONG = f"""
-    SELECT cells.*, true AS counted FROM ({{cells}}) AS cells WHERE s.timeline IS NULL
-    UNION ALL
-    SELECT v.cell, LEAST(COALESCE(v.following, :end), :end), v.following,
-           row_number() OVER (PARTITION BY {{keys}} ORDER BY v.cell) = 1
-    FROM (
-        SELECT b.begin AS cell, lead(b.begin) OVER (ORDER BY b.begin) AS following FROM (
-            SELECT {_BEGIN} AS begin
-            UNION SELECT g.begin FROM ({begins("s")}) AS g(begin) WHERE g.begin > {_BEGIN} AND g.begin < {_FINISH}
-            {{days}}
-        ) AS b
-    ) AS v
-    WHERE s.timeline IS NOT NULL
-    UNION ALL
-    SELECT NULL, :start, :start, false WHERE s.timeline IS NOT NULL AND s.started_at < :start
-"""
-_DAYS = f"""
-    UNION
-    SELECT d.day FROM generate_series(date_trunc('day', {_BEGIN}, 'UTC'), {_FINISH}, interval '24 hours') AS d(day)
-    WHERE d.day > {_BEGIN} AND d.day < {_FINISH}
-"""
 _CUT: Final = (Group.DAY, Group.WORKSPACE_CLASS, Group.STATE)
-"""The groups that cut a session into cells."""
-
-
-def _cells(groups: Sequence[Group]) -> str:
-    """Compose the cells of a session: (cell, edge, following, counted)."""
-    cells = _CELLS[Group.DAY in groups]
-    if not {Group.WORKSPACE_CLASS, Group.STATE} & set(groups):
-        return f"SELECT cells.*, true AS counted FROM ({cells}) AS cells"
-    keys = ", ".join(_KEYS[group][0] for group in _CUT if group in groups)
-    return _CELLS_ALONG.format(cells=cells, keys=keys, days=_DAYS if Group.DAY in groups else "")
+"""The groups that cut a session into shares; it counts once in each."""
 
 
 def _statement(groups: Sequence[Group], *, one_account: bool, one_user: bool, paged: bool) -> str:
@@ -158,17 +125,24 @@ def _statement(groups: Sequence[Group], *, one_account: bool, one_user: bool, pa
         WITH {_CANDIDATES.format(only=only, of_user=of_user)},
         session AS (
             SELECT s.attribution_id, s.user_id, s.workspace_id, s.workspace_class, s.timeline, s.started_at, c.cell,
-                   c.following, c.counted, LEAST(c.edge, s.ran_until) AS until
-            FROM ran s CROSS JOIN LATERAL ({_cells(groups)}) AS c
-        ), {RATED}, grouped AS (
-            SELECT {keys}, sum(v.sign * s.credit_cents)::bigint AS credit_cents,
-                   sum(v.sign * {seconds_until("s.until")})::bigint AS seconds,
-                   count(*) FILTER (WHERE v.sign > 0 AND s.counted) AS sessions,
-                   count(*) FILTER (WHERE v.sign > 0 AND s.following IS NULL) AS last_cells
+                   c.following, LEAST(c.edge, s.ran_until) AS until
+            FROM ran s CROSS JOIN LATERAL ({_CELLS[Group.DAY in groups]}) AS c
+            WHERE s.timeline IS NULL
+        ), {RATED}, {along([_KEYS[group][0] for group in _CUT if group in groups], by_day=Group.DAY in groups)},
+        share AS (
+            SELECT s.attribution_id, s.user_id, s.workspace_id, s.workspace_class, '{State.RUNNING}' AS state, v.cell,
+                   v.sign * s.credit_cents AS credit_cents, v.sign * {seconds_until("s.until")} AS seconds,
+                   v.sign > 0 AS counted, v.sign > 0 AND s.following IS NULL AS is_last
             -- OFFSET 0: a session is priced before its cells are told apart, not once a cell.
             FROM (SELECT * FROM rated OFFSET 0) AS s
             CROSS JOIN LATERAL (VALUES (s.cell, 1), (s.following, -1)) AS v(cell, sign)
             WHERE v.cell IS NOT NULL
+            UNION ALL
+            SELECT * FROM along
+        ), grouped AS (
+            SELECT {keys}, sum(s.credit_cents)::bigint AS credit_cents, sum(s.seconds)::bigint AS seconds,
+                   count(*) FILTER (WHERE s.counted) AS sessions, count(*) FILTER (WHERE s.is_last) AS last_cells
+            FROM share s
             GROUP BY {", ".join(str(number) for number in range(1, len(groups) + 1))}
         ), shown AS (
             SELECT {names}, credit_cents, seconds, sessions FROM grouped

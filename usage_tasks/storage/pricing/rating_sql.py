@@ -20,48 +20,55 @@ def has_price(session: str) -> str:
     )"""
 
 
-def _charged_until(instant: str) -> str:
+def charged_until(instant: str, *, rule: str = "r") -> str:
     """The same, rounded up to whole steps of the version in force at the session's start."""
-    return f"(({seconds_until(instant)})::bigint + r.rounding_seconds - 1) / r.rounding_seconds * r.rounding_seconds"
+    step = f"{rule}.rounding_seconds"
+    return f"(({seconds_until(instant)})::bigint + {step} - 1) / {step} * {step}"
 
 
-_BEGIN = _charged_until("GREATEST(p.effective_from, s.started_at)")
-_END = _charged_until("LEAST(p.effective_until, s.until)")
+def cents(exact: str, until: str, *, rule: str = "r") -> str:
+    """Compose the credit cents of a session that ran until an instant; `exact` is 10 x seconds x credits a minute."""
+    return f"""GREATEST(
+        div({exact} + 3, 6)::bigint, CASE WHEN {until} - s.started_at >= interval '500 ms' THEN {rule}.minimum_cents END
+    )"""
+
+
+_BEGIN = charged_until("GREATEST(p.effective_from, s.started_at)")
+_END = charged_until("LEAST(p.effective_until, s.until)")
 _SECONDS = f"GREATEST(0, {_END} - {_BEGIN})"
 
-_STARTED = f"""
+STARTED = f"""
     r.workspace_class = {at_instant("s", "s.started_at")} AND r.effective_from <= s.started_at
         AND (r.effective_until IS NULL OR r.effective_until > s.started_at)
 """
 _WITHIN_ONE = "(r.effective_until IS NULL OR r.effective_until > GREATEST(s.until, s.started_at))"
 _RAN = seconds_until("GREATEST(LEAST(s.ended_at, :at), s.started_at)")
-_MINIMUM = "CASE WHEN s.until - s.started_at >= interval '500 ms' THEN r.minimum_cents END"
+_EXACT = f"""CASE
+    WHEN s.timeline IS NOT NULL THEN (
+        SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM (
+            SELECT v.credits_per_minute, GREATEST(v.effective_from, g.begins_at) AS effective_from,
+                   LEAST(v.effective_until, g.ends_at) AS effective_until
+            FROM ({pieces("s")}) AS g JOIN in_force v ON v.workspace_class = g.price_key
+                AND v.effective_from < COALESCE(g.ends_at, 'infinity')
+                AND COALESCE(v.effective_until, 'infinity') > g.begins_at
+        ) AS p
+    )
+    -- Most sessions lie within one version: nothing to sum.
+    WHEN {_WITHIN_ONE} THEN 10 * GREATEST(0, {charged_until("s.until")}) * r.credits_per_minute
+    ELSE (
+        SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM (
+            SELECT v.credits_per_minute, v.effective_from,
+                   lead(v.effective_from) OVER (ORDER BY v.effective_from) AS effective_until
+            FROM price_version v
+            WHERE v.workspace_class = s.workspace_class AND v.effective_from >= r.effective_from
+                AND v.effective_from <= GREATEST(s.until, s.started_at)
+        ) AS p
+    )
+END"""
 
 RATED = f"""
     in_force AS MATERIALIZED (SELECT * FROM price_period), rated AS (
-        -- Most sessions lie within one version: nothing to sum.
-        SELECT s.*, GREATEST(div(CASE
-                   WHEN s.timeline IS NOT NULL THEN (
-                       SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM (
-                           SELECT v.credits_per_minute, GREATEST(v.effective_from, g.begins_at) AS effective_from,
-                                  LEAST(v.effective_until, g.ends_at) AS effective_until
-                           FROM ({pieces("s")}) AS g JOIN in_force v ON v.workspace_class = g.price_key
-                               AND v.effective_from < COALESCE(g.ends_at, 'infinity')
-                               AND COALESCE(v.effective_until, 'infinity') > g.begins_at
-                       ) AS p
-                   )
-                   WHEN {_WITHIN_ONE} THEN 10 * GREATEST(0, {_charged_until("s.until")}) * r.credits_per_minute
-                   ELSE (
-                       SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM (
-                           SELECT v.credits_per_minute, v.effective_from,
-                                  lead(v.effective_from) OVER (ORDER BY v.effective_from) AS effective_until
-                           FROM price_version v
-                           WHERE v.workspace_class = s.workspace_class AND v.effective_from >= r.effective_from
-                               AND v.effective_from <= GREATEST(s.until, s.started_at)
-                       ) AS p
-                   )
-               END + 3, 6)::bigint, {_MINIMUM}) AS credit_cents
-        FROM session s JOIN in_force r ON {_STARTED}
+        SELECT s.*, {cents(_EXACT, "s.until")} AS credit_cents FROM session s JOIN in_force r ON {STARTED}
     )
 """
 """A CTE `rated`, the columns of a CTE `session` and `credit_cents`.

@@ -1,7 +1,8 @@
 """What `verify` asks of timelines: that they are joined, and what their sessions cost, computed in another way.
 
 Posting joins the prices of the segments (rating_sql.py). Here each moment at which anything may change is looked at by
-itself: which segment holds then by the rule of docs/adr/0034-timelines.md, and which version of its price.
+itself: which segment holds then by the rule of docs/adr/0034-timelines.md, and which version of its price. All moments
+of a session are sorted once.
 """
 
 from typing import Final
@@ -9,8 +10,7 @@ from typing import Final
 from usage_tasks.domain.prices import State
 
 _SEGMENTS: Final = """jsonb_to_recordset(CASE jsonb_typeof({session}.timeline) WHEN 'array' THEN {session}.timeline END)
-    AS g("from" {instant}, observed_at {instant}, workspace_class text, state text)"""
-_AS_TEXT: Final = _SEGMENTS.format(session="w", instant="text")
+    AS g("from" text, observed_at text, workspace_class text, state text)"""
 _FORM: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"
 _STATES: Final = ", ".join(f"'{state}'" for state in State)
 
@@ -24,7 +24,7 @@ NOT_JOINED: Final = f"""
                ) AS living
         FROM (
             SELECT g.*, lag(g."from") OVER rising AS former, lag(g.observed_at) OVER rising AS former_observed_at
-            FROM {_AS_TEXT} WINDOW rising AS (ORDER BY g."from" COLLATE "C")
+            FROM {_SEGMENTS.format(session="w")} WINDOW rising AS (ORDER BY g."from" COLLATE "C")
         ) AS g
     ) AS told
     WHERE w.timeline IS NOT NULL AND told.living IS NOT TRUE
@@ -32,51 +32,45 @@ NOT_JOINED: Final = f"""
 """Sessions whose timeline is empty, or holds what no report can have said, or a segment that another one outdates."""
 
 
-def _held(instant: str) -> str:
-    """Compose the price key of a session in an instant by the rule for conflicts itself, whatever order is stored."""
-    return f"""COALESCE((
-        SELECT g.workspace_class || CASE g.state WHEN '{State.RUNNING}' THEN '' ELSE ':' || g.state END
-        FROM {_SEGMENTS.format(session="s", instant="timestamptz")}
-        WHERE g."from" <= {instant}
-        ORDER BY g.observed_at DESC, g."from" DESC, g.workspace_class COLLATE "C" DESC, g.state COLLATE "C" DESC LIMIT 1
-    ), s.workspace_class)"""
-
-
-def _version(instant: str) -> str:
-    return f"""
-        SELECT v.credits_per_minute, v.minimum_cents, v.rounding_seconds FROM price_version v
-        WHERE v.workspace_class = {_held(instant)} AND v.effective_from <= {instant}
-        ORDER BY v.effective_from DESC LIMIT 1
-    """
-
+_KEY: Final = f"""COALESCE(
+    h.told[3] || CASE h.told[4] WHEN '{State.RUNNING}' THEN '' ELSE ':' || h.told[4] END, s.workspace_class
+)"""
+_STEPS: Final = "ceil(round(extract(epoch FROM {instant} - s.started_at)) / m.rounding_seconds) * m.rounding_seconds"
 
 COSTS: Final = f"""
-    SELECT s.instance_id, GREATEST(
-        floor(sum(moment.seconds * price.credits_per_minute) / 60 * 100 + 0.5)::bigint,
-        CASE WHEN max(s.ran) >= 0.5 THEN max(first.minimum_cents) END
-    ) AS credit_cents
-    FROM (
-        SELECT w.instance_id, w.workspace_class, w.timeline, w.started_at, GREATEST(w.ended_at, w.started_at) AS until,
-               extract(epoch FROM GREATEST(w.ended_at, w.started_at) - w.started_at) AS ran
+    WITH session AS (
+        SELECT w.instance_id, w.workspace_class, w.timeline, w.started_at, GREATEST(w.ended_at, w.started_at) AS until
         FROM workspace_instance w WHERE w.timeline IS NOT NULL AND w.ended_at IS NOT NULL
-    ) AS s
-    JOIN LATERAL ({_version("s.started_at")}) AS first ON true
-    CROSS JOIN LATERAL (
-        SELECT at, ceil(round(extract(epoch FROM lead(at, 1, s.until) OVER (ORDER BY at) - s.started_at))
-                   / first.rounding_seconds) * first.rounding_seconds
-               - ceil(round(extract(epoch FROM at - s.started_at)) / first.rounding_seconds) * first.rounding_seconds
-               AS seconds
-        FROM (
-            SELECT s.started_at
-            UNION
-            SELECT g."from" FROM {_SEGMENTS.format(session="s", instant="timestamptz")}
-            WHERE g."from" > s.started_at AND g."from" < s.until
-            UNION
-            SELECT v.effective_from FROM price_version v WHERE v.effective_from > s.started_at
-                AND v.effective_from < s.until
-        ) AS moments(at)
-    ) AS moment
-    JOIN LATERAL ({_version("moment.at")}) AS price ON true
-    GROUP BY s.instance_id
+    ), changed AS (
+        SELECT s.instance_id, GREATEST(g."from"::timestamptz, s.started_at) AS at,
+               ARRAY[g.observed_at, g."from", g.workspace_class, g.state] COLLATE "C" AS told
+        FROM session s CROSS JOIN LATERAL {_SEGMENTS.format(session="s")}
+        WHERE g."from"::timestamptz < s.until OR g."from"::timestamptz <= s.started_at
+        UNION ALL
+        SELECT instance_id, started_at, NULL FROM session
+        UNION ALL
+        SELECT s.instance_id, v.effective_from, NULL
+        FROM session s JOIN (SELECT DISTINCT effective_from FROM price_version) AS v
+            ON v.effective_from > s.started_at AND v.effective_from < s.until
+    ), held AS (
+        -- The rule for conflicts itself, whatever order is stored: the frame has every segment that began by then.
+        SELECT instance_id, at, max(told) OVER (PARTITION BY instance_id ORDER BY at) AS told FROM changed
+    ), moment AS (
+        SELECT h.instance_id, h.at, lead(h.at, 1, s.until) OVER rising AS until, v.credits_per_minute,
+               first_value(v.minimum_cents) OVER rising AS minimum_cents,
+               first_value(v.rounding_seconds) OVER rising AS rounding_seconds
+        FROM held h JOIN session s USING (instance_id) LEFT JOIN LATERAL (
+            SELECT v.credits_per_minute, v.minimum_cents, v.rounding_seconds FROM price_version v
+            WHERE v.workspace_class = {_KEY} AND v.effective_from <= h.at ORDER BY v.effective_from DESC LIMIT 1
+        ) AS v ON true
+        WINDOW rising AS (PARTITION BY h.instance_id ORDER BY h.at)
+    )
+    SELECT s.instance_id, GREATEST(
+        div(100 * sum(({_STEPS.format(instant="m.until")} - {_STEPS.format(instant="m.at")}) * m.credits_per_minute)
+            + 30, 60)::bigint,
+        CASE WHEN s.until - s.started_at >= interval '500 ms' THEN max(m.minimum_cents) END
+    ) AS credit_cents
+    FROM session s JOIN moment m USING (instance_id)
+    GROUP BY s.instance_id, s.started_at, s.until
 """
 """What each session with a timeline costs that has an end, (instance_id, credit_cents): moment by moment."""

@@ -95,31 +95,9 @@ def pieces(session: str, class_at_start: str | None = None) -> str:
 def at_instant(session: str, instant: str, class_at_start: str | None = None) -> str:
     """Compose the price key of a session in an instant, its start for example."""
     first = class_at_start or f"{session}.workspace_class"
-    return f"""CASE WHEN {session}.timeline IS NULL THEN {session}.workspace_class
-        ELSE COALESCE({_latest(session, instant, _key("g"))}, {first}) END"""
-
-
-def class_at(session: str, instant: str) -> str:
-    """Compose the class of a session in an instant."""
-    return f"""CASE WHEN {session}.timeline IS NULL THEN {session}.workspace_class
-        ELSE COALESCE({_latest(session, instant, "g.workspace_class")}, {session}.workspace_class) END"""
-
-
-def state_at(session: str, instant: str) -> str:
-    """Compose the state of a session in an instant."""
-    return f"""CASE WHEN {session}.timeline IS NULL THEN '{State.RUNNING}'
-        ELSE COALESCE({_latest(session, instant, "g.state")}, '{State.RUNNING}') END"""
-
-
-def begins(session: str) -> str:
-    """Compose a query of the instants at which a session's segments begin."""
-    return f'SELECT g."from" FROM {_segments(session)}'
-
-
-def _latest(session: str, instant: str, wanted: str) -> str:
-    return f"""(
-        SELECT {wanted} FROM {_segments(session)} WHERE g."from" <= {instant} ORDER BY g."from" DESC LIMIT 1
-    )"""
+    return f"""CASE WHEN {session}.timeline IS NULL THEN {session}.workspace_class ELSE COALESCE((
+            SELECT {_key("g")} FROM {_segments(session)} WHERE g."from" <= {instant} ORDER BY g."from" DESC LIMIT 1
+        ), {first}) END"""
 
 
 def class_of_open(session: str) -> str:
