@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exc
 
 from usage_tasks.domain.ledger import FORGIVEN, INVOICED, Contra, KeyPrefix, kinds_of
 from usage_tasks.storage import keys
@@ -274,7 +274,7 @@ CHECKS: Final = {
 
 
 def run_checks(connection: Connection, *, at: datetime, grace: timedelta) -> list[VerificationFinding]:
-    """Run every check. A clean check has 0 offenders."""
+    """Run every check. A clean check has 0 offenders; one that a wrong value breaks off has the error as its sample."""
     findings = []
     for name, offending in CHECKS.items():
         statement = f"""
@@ -283,6 +283,14 @@ def run_checks(connection: Connection, *, at: datetime, grace: timedelta) -> lis
                    ARRAY(SELECT offender FROM offending ORDER BY offender LIMIT :sample) AS sample
         """
         parameters = {"at": at, "grace": grace} if ":at" in offending else {}
-        row = fetch(connection, statement, sample=SAMPLE_MAX, **parameters)[0]
-        findings.append(VerificationFinding(check=name, offenders=row.offenders, sample=tuple(row.sample)))
+        try:
+            with connection.begin_nested():
+                row = fetch(connection, statement, sample=SAMPLE_MAX, **parameters)[0]
+        except exc.DataError as error:
+            why, *_ = str(error.orig).splitlines()
+            findings.append(
+                VerificationFinding(check=name, offenders=1, sample=(f"a value that it cannot read: {why}",))
+            )
+        else:
+            findings.append(VerificationFinding(check=name, offenders=row.offenders, sample=tuple(row.sample)))
     return findings

@@ -3,8 +3,8 @@
 Each becomes a report with one segment. Source: docs/adr/0034-timelines.md.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence, Set
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -16,22 +16,39 @@ from usage_tasks.wire.session_reports import find_instance_id
 _OF_SEGMENT: Final = ("from", "workspace_class", "state")
 
 
-def as_reports(connection: Connection, rows: Sequence[object], namespace: Namespace) -> Sequence[object]:
+class ToldRows(NamedTuple):
+    """Rows of a file as reports, and the places of those that are changes with the facts that are known."""
+
+    rows: Sequence[object]
+    alone: Set[int]
+
+
+def as_reports(
+    connection: Connection, rows: Sequence[object], namespace: Namespace, *, known_first: bool = False
+) -> ToldRows:
     """Turn the changes among rows into reports, with the facts of their sessions for what they leave out.
 
-    The facts are those of the first row of the same session without `from`, else those that are known. A change of a
-    session without facts stays as it is.
+    The facts are those of the first row of the same session without `from`, else those that are known; with
+    `known_first`, the other way round: the rows are of several files. A change of a session without facts stays as it
+    is.
     """
     if not any(map(is_change, rows)):
-        return rows
+        return ToldRows(rows, frozenset())
     sessions = [find_instance_id(row, namespace=namespace) for row in rows]
     changed = {session for session, row in zip(sessions, rows, strict=True) if session and is_change(row)}
-    known = fixed_facts.list_facts(connection, changed)
-    facts: dict[UUID | None, Mapping[str, object]] = {session: known[session] for session in known}
+    found = fixed_facts.list_facts(connection, changed)
+    known: dict[UUID | None, Mapping[str, object]] = {session: found[session] for session in found}
+    beside: dict[UUID | None, Mapping[str, object]] = {}
     for session, row in zip(reversed(sessions), reversed(rows), strict=True):
         if isinstance(row, Mapping) and not is_change(row):
-            facts[session] = {name: row[name] for name in fixed_facts.FACTS if name in row}
-    return [_as_report(row, facts.get(session)) for session, row in zip(sessions, rows, strict=True)]
+            beside[session] = {name: row[name] for name in fixed_facts.FACTS if name in row}
+    facts = {**beside, **known} if known_first else {**known, **beside}
+    alone = {
+        place
+        for place, (session, row) in enumerate(zip(sessions, rows, strict=True))
+        if is_change(row) and session in known and facts[session] is known[session]
+    }
+    return ToldRows([_as_report(row, facts.get(each)) for each, row in zip(sessions, rows, strict=True)], alone)
 
 
 def is_change(row: object) -> bool:

@@ -28,15 +28,13 @@ from usage_tasks.storage.sessions.quarantine import QuarantinedReport
 class Decided:
     """What becomes of reports: some take their sessions over, some agree with them now, the others are refused.
 
-    `released` are reports that waited in quarantine and agree with a session as it is taken over; `taken_out` are
-    their digests.
+    `released` are reports that waited in quarantine and agree with a session as it is taken over.
     """
 
     taking_over: Sequence[SessionReport]
     agreeing: Sequence[SessionReport]
     rejections: Sequence[Rejection]
     released: Sequence[SessionReport]
-    taken_out: Set[str]
 
 
 def settle(
@@ -71,15 +69,20 @@ def settle(
             rejections.append(_contradicts(report, holds))
         elif report is not taking_over.get(report.instance_id):
             agreeing.append(report)
-    _withdraw(connection, [(known[each.instance_id], each.fixed) for each in taking_over.values()], at=at, actor=actor)
-    waiting = _list_agreeing(connection, taking_over, leaving=releasing, at=at) if taking_over else []
-    taken_out = quarantine.remove(connection, [held for held, _ in waiting])
+    if not taking_over:
+        return Decided(taking_over=[], agreeing=agreeing, rejections=rejections, released=[])
+    changes = fixed_facts.list_changes(connection, taking_over)
+    taken_back = [(known[each], report.fixed, changes.get(each, ())) for each, report in taking_over.items()]
+    _withdraw(connection, taken_back, at=at, actor=actor)
+    waiting = _list_agreeing(connection, taking_over, leaving=releasing, at=at)
+    removed = quarantine.remove(connection, [held for held, _ in waiting])
     return Decided(
-        taking_over=list(taking_over.values()),
+        taking_over=[
+            replace(report, segments=(*report.segments, *changes.get(each, ()))) for each, report in taking_over.items()
+        ],
         agreeing=agreeing,
         rejections=rejections,
-        released=[report for held, report in waiting if held.digest in taken_out],
-        taken_out=taken_out,
+        released=[report for held, report in waiting if held.digest in removed],
     )
 
 
@@ -107,22 +110,32 @@ def _contradicts(report: SessionReport, holds: FixedFacts) -> Rejection:
 
 
 def _withdraw(
-    connection: Connection, sessions: Sequence[tuple[HeldSession, FixedFacts]], *, at: datetime, actor: Actor
+    connection: Connection,
+    sessions: Sequence[tuple[HeldSession, FixedFacts, Sequence[Segment]]],
+    *,
+    at: datetime,
+    actor: Actor,
 ) -> None:
-    """Put what sessions had been told into quarantine, as reports that make the same of it; given what holds now."""
+    """Put what sessions had been told into quarantine, as reports that make the same of it.
+
+    Of each, what holds now, and the changes that stay with it.
+    """
     refused: list[tuple[Rejection, object]] = []
     instances = {}
-    for held, holds in sessions:
+    for held, holds, staying in sessions:
         why = _contradicts(held.greatest, holds)
-        for raw in _as_reports(held):
+        for raw in _as_reports(held, staying):
             instances[len(refused)] = held.greatest.instance_id
             refused.append((replace(why, index=len(refused)), raw))
     if refused:
         quarantine.quarantine(connection, refused, instances=instances, at=at, actor=actor)
 
 
-def _as_reports(held: HeldSession) -> Iterable[Mapping[str, object]]:
-    """Write the greatest report, and one or more for each observation of the timeline, which say nothing of the end."""
+def _as_reports(held: HeldSession, staying: Sequence[Segment]) -> Iterable[Mapping[str, object]]:
+    """Write the greatest report, and others that say nothing of the end.
+
+    These are the earliest one, that of the source, and one or more for each observation of the timeline.
+    """
     it = held.greatest
     facts: dict[str, object] = {
         "instance_id": str(it.instance_id),
@@ -131,12 +144,15 @@ def _as_reports(held: HeldSession) -> Iterable[Mapping[str, object]]:
         "workspace_id": it.workspace_id,
         "workspace_class": it.workspace_class,
     }
-    facts |= {} if it.source is None else {"source": it.source}
     facts |= _instants(created_at=it.created_at, started_at=it.started_at)
     yield facts | _instants(stopping_at=it.stopping_at, stopped_at=it.stopped_at, observed_at=it.observed_at)
     if held.fixed.observed_at < it.observed_at:
         yield facts | _instants(observed_at=held.fixed.observed_at)
-    for observed_at, segments in groupby(held.timeline, key=lambda each: each.observed_at):
+    if it.source is not None and held.source_seen_at is not None:
+        seen_at = max(held.fixed.observed_at, min(held.source_seen_at, it.observed_at))
+        yield facts | {"source": it.source} | _instants(observed_at=seen_at)
+    taken_back = [each for each in held.timeline if each not in staying]
+    for observed_at, segments in groupby(taken_back, key=lambda each: each.observed_at):
         told = [_as_segment(each) for each in segments]
         for begin in range(0, len(told), SEGMENTS_MAX):
             part = told[begin : begin + SEGMENTS_MAX]
@@ -166,8 +182,8 @@ def _list_agreeing(
     contradicting = quarantine.list_contradicting(connection, taking_over)
     waiting = [each for each in contradicting if each.digest not in leaving]
     agreeing = [
-        (held, report)
-        for held, report in zip(waiting, read_again(connection, waiting, at=at, accepted=True), strict=True)
+        (waiting[report.index], report)
+        for report in (each.found for each in read_again(connection, waiting, at=at, accepted=True))
         if isinstance(report, SessionReport)
         and (first := taking_over.get(report.instance_id)) is not None
         and report.attribution_id == first.attribution_id

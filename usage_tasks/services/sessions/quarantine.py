@@ -1,20 +1,21 @@
 """Release what was refused: each report is taken up as if it came now, and what still fails stays, with the reason."""
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.sessions import Rejection, SessionReport
-from usage_tasks.services.sessions.record import take_up
-from usage_tasks.services.sessions.refused import read_again
+from usage_tasks.services.sessions.record import RecordedBatch, take_up
+from usage_tasks.services.sessions.refused import Reading, read_again
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.operations import audit
-from usage_tasks.storage.sessions import quarantine, source_snapshots
+from usage_tasks.storage.sessions import fixed_facts, quarantine, source_snapshots
 from usage_tasks.storage.sessions.merging import Merged
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport, Selection
 
@@ -35,8 +36,7 @@ class StillRefused:
 class ReleasedReports:
     """The outcome of the chosen reports: recorded and so released, or refused again, with some of these listed.
 
-    `inserted`, `updated` and `unchanged` count the effects of the released reports, except of those that another one
-    of them released by taking their session over.
+    `inserted`, `updated` and `unchanged` count the effects of the released reports.
     """
 
     released: int = 0
@@ -78,8 +78,9 @@ def release_batch(
     """Take up the next of the reports that are meant, the oldest first, and note it in the audit."""
     held, taken = _take_batch(connection, selection, after=after, limits=limits, at=at, actor=actor)
     good = [each for number, each in enumerate(held) if number not in taken.refused]
-    removed = quarantine.remove(connection, good) | taken.taken_out
-    quarantine.note_reasons(connection, [(held[number], why) for number, why in sorted(taken.refused.items())])
+    removed = quarantine.remove(connection, good)
+    refused = [(held[number], why) for number, why in sorted(taken.refused.items())]
+    quarantine.note_reasons(connection, refused, instances=taken.instances)
     if removed:
         _audit(connection, "quarantine.released", sorted(removed), at=at, actor=actor)
     return ReleaseBatch(done=_summary(held, taken, released=len(removed)), last=held[-1] if held else None)
@@ -102,11 +103,11 @@ def plan_release(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Taken:
-    """The result of recording a batch, the reasons for refusals, by place, and what a take-over released of it."""
+    """The result of recording a batch, and by place the reasons for refusals and the sessions that could be read."""
 
     merged: Sequence[Merged]
     refused: Mapping[int, Rejection]
-    taken_out: Set[str]
+    instances: Mapping[int, UUID]
 
 
 def _take_batch(
@@ -121,43 +122,43 @@ def _take_batch(
     quarantine.lock_releases(connection)
     held = quarantine.list_selected(connection, selection, after=after, limit=BATCH)
     read = read_again(connection, held, at=at)
-    reports = [each for each in read if isinstance(each, SessionReport)]
-    refused = {number: each for number, each in enumerate(read) if isinstance(each, Rejection)}
+    refused = {each.found.index: each.found for each in read if isinstance(each.found, Rejection)}
+    reports = [each.found for each in read if isinstance(each.found, SessionReport)]
     # All at once and in order: a merge locks those of its own reports only.
     source_snapshots.lock_sources(connection, {each.source for each in reports if each.source is not None})
-    merged = []
-    taken_out: set[str] = set()
-    undecided = {each.digest for each in held}
-    for seen_at, part in _by_snapshot(held, reports):
-        taken = take_up(
-            connection,
-            part,
-            limits=limits,
-            at=at,
-            actor=actor,
-            seen_at=seen_at,
-            arrived_at=at,
-            releasing=undecided,
+    digests = {each.digest for each in held}
+
+    def take(seen_at: datetime | None, part: Sequence[SessionReport]) -> RecordedBatch:
+        return take_up(
+            connection, part, limits=limits, at=at, actor=actor, seen_at=seen_at, arrived_at=at, releasing=digests
         )
-        merged.append(taken.merged)
-        refused |= {each.index: each for each in taken.rejections}
-        # What an earlier part refused may agree with a session that a later part takes over.
-        undecided -= {held[report.index].digest for report in part}
-        taken_out |= taken.taken_out
-    taken_out &= {each.digest for each in held}
-    refused = {number: why for number, why in refused.items() if held[number].digest not in taken_out}
-    return held, _Taken(merged=merged, refused=refused, taken_out=taken_out)
+
+    parts = _by_snapshot(held, read)
+    taken = [take(seen_at, part) for seen_at, part in parts]
+    if sum(each.taken_over for each in taken[1:]):
+        # What an earlier part refused may agree with a session that a later part took over.
+        rejected = [{why.index for why in each.rejections} for each in taken]
+        taken = [replace(each, rejections=()) for each in taken]
+        for (seen_at, part), indexes in zip(parts, rejected, strict=True):
+            if again := [report for report in part if report.index in indexes]:
+                taken.append(take(seen_at, again))
+    refused |= {why.index: why for each in taken for why in each.rejections}
+    alone = {each.found.index for each in read if each.alone}
+    fixed_facts.keep_changes(connection, [each for each in reports if each.index in alone - refused.keys()])
+    instances = {each.index: each.instance_id for each in reports}
+    return held, _Taken(merged=[each.merged for each in taken], refused=refused, instances=instances)
 
 
 def _by_snapshot(
-    held: Sequence[QuarantinedReport], reports: Sequence[SessionReport]
+    held: Sequence[QuarantinedReport], read: Sequence[Reading]
 ) -> Sequence[tuple[datetime | None, list[SessionReport]]]:
-    """Group reports by the instant at which a snapshot listed them; reports outside of a snapshot have none."""
-    parts: dict[datetime | None, list[SessionReport]] = {}
-    for report in reports:
-        row = held[report.index]
-        parts.setdefault(None if row.snapshot_source is None else row.sent_at, []).append(report)
-    return list(parts.items())
+    """Group reports by the instant at which a snapshot listed them, rising; reports outside of snapshots are first."""
+    parts: dict[datetime | None, list[SessionReport]] = {None: []}
+    for each in sorted(read, key=lambda each: each.sent_at):
+        if isinstance(each.found, SessionReport):
+            listed = held[each.found.index].snapshot_source is not None
+            parts.setdefault(each.sent_at if listed else None, []).append(each.found)
+    return [(seen_at, part) for seen_at, part in parts.items() if part]
 
 
 def _summary(held: Sequence[QuarantinedReport], taken: _Taken, *, released: int) -> ReleasedReports:

@@ -1,6 +1,6 @@
 """Take up what platforms report of their sessions; refuse, keep and explain what cannot be right."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -24,12 +24,17 @@ from usage_tasks.storage.sessions.merging import Merged, sum_merged
 class RecordedBatch:
     """The outcome of a batch: the merged reports, and the refused ones with the reason, in the batch's order.
 
-    `taken_out` are the digests of reports that were in quarantine, agree now with their session, and were taken up.
+    `taken_over` is the number of sessions that an earlier report took over.
     """
 
     merged: Merged
     rejections: Sequence[Rejection]
-    taken_out: Set[str] = frozenset()
+    taken_over: int = 0
+
+    def choose_merged(self, reports: Iterable[SessionReport], indexes: Set[int]) -> Sequence[SessionReport]:
+        """Return those reports of the batch that have one of the indexes and were not refused."""
+        merged = indexes - {each.index for each in self.rejections}
+        return [report for report in reports if report.index in merged]
 
 
 def record_reports(
@@ -102,7 +107,7 @@ def take_up(
     contradicted = frozenset[UUID]() if all_changed else merging.list_contradicted(connection, leading)
     settled = [report for report in leading if report.instance_id not in contradicted]
     parts = [replace(merged, unchanged=merged.unchanged - (len(leading) - len(settled)))]
-    taken_out: Set[str] = frozenset()
+    taken_over = 0
     if disputed := [*others, *(report for report in leading if report.instance_id in contradicted)]:
         if seen_at is not None:  # Others may have changed these sessions before they were locked.
             indexes = {report.index for report in disputed}
@@ -114,11 +119,11 @@ def take_up(
         merging.merge_reports(connection, decided.released, arrived_at=arrived_at)
         settled += [*decided.taking_over, *decided.agreeing, *decided.released]
         rejections += decided.rejections
-        taken_out = decided.taken_out
+        taken_over = len(decided.taking_over)
     accounts = {report.attribution_id for report in settled}
     open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
     keep_external_ids(connection, [name for report in settled if report.names for name in report.names])
-    return RecordedBatch(merged=sum_merged(parts), rejections=rejections, taken_out=taken_out)
+    return RecordedBatch(merged=sum_merged(parts), rejections=rejections, taken_over=taken_over)
 
 
 def _split_by_class(

@@ -1,8 +1,8 @@
 """Reports that were refused, read again."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache, partial
 
@@ -15,33 +15,63 @@ from usage_tasks.storage.sessions.quarantine import QuarantinedReport
 from usage_tasks.wire.session_reports import parse_reports
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a report in quarantine says, as it was sent at an instant; its index is its place among those read.
+
+    `alone` is a change of a session, of which nothing else was said with it.
+    """
+
+    sent_at: datetime
+    found: SessionReport | Rejection
+    alone: bool
+
+
 def read_again(
     connection: Connection, held: Sequence[QuarantinedReport], *, at: datetime, accepted: bool = False
-) -> Sequence[SessionReport | Rejection]:
+) -> Sequence[Reading]:
     """Read reports again, each of the snapshot of a source if it came in one.
 
-    Of those that were `accepted` when they came the time of observation is not judged again.
+    A report without an observation time was observed when it was sent: if equal ones were sent at several instants, the
+    first and the last of them are read. Of those that were `accepted` when they came the time of observation is not
+    judged again.
     """
     namespace = cache(partial(read_namespace, connection))
-    contents = as_reports(connection, [_content(each) for each in held], namespace)
-    read: list[SessionReport | Rejection] = []
-    for number, (each, content) in enumerate(zip(held, contents, strict=True)):
-        reports, rejections = parse_reports(
-            [content], at=at, namespace=namespace, source=each.snapshot_source, accepted=accepted
-        )
-        found = (reports or rejections)[0]
-        read.append(replace(found, index=number))
+    sendings = [each for number, report in enumerate(held) for each in _sendings(number, report)]
+    of_files = [each for each in sendings if each.of_file]
+    told = as_reports(connection, [each.content for each in of_files], namespace, known_first=True)
+    completed = {
+        id(each): (row, row_number in told.alone)
+        for row_number, (each, row) in enumerate(zip(of_files, told.rows, strict=True))
+    }
+    read = []
+    for each in sendings:
+        content, alone = completed.get(id(each), (each.content, False))
+        source = held[each.number].snapshot_source
+        reports, rejections = parse_reports([content], at=at, namespace=namespace, source=source, accepted=accepted)
+        found = replace((reports or rejections)[0], index=each.number)
+        read.append(Reading(sent_at=each.sent_at, found=found, alone=alone))
     return read
 
 
-def _content(held: QuarantinedReport) -> object:
-    """Return a report as it was sent, without the line that a file's row is kept with.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sending:
+    """A report in quarantine, by its number, as it was sent at an instant."""
 
-    A report without an observation time was observed when it was sent, not now.
-    """
+    number: int
+    sent_at: datetime
+    content: object
+    of_file: bool
+
+
+def _sendings(number: int, held: QuarantinedReport) -> Iterable[_Sending]:
+    """Yield a report as it was sent, without the line that a file's row is kept with."""
     report = json.loads(held.report)
-    if isinstance(report, dict) and report.keys() == {"line", "row"}:
-        report = report["row"]
-    if isinstance(report, dict) and report.get("observed_at") is None:
-        report = report | {"observed_at": held.sent_at.isoformat()}
-    return report
+    of_file = isinstance(report, dict) and report.keys() == {"line", "row"}
+    content = report["row"] if of_file else report
+    if not isinstance(content, dict) or content.get("observed_at") is not None:
+        yield _Sending(number=number, sent_at=held.sent_at, content=content, of_file=of_file)
+        return
+    for sent_at in sorted({held.first_sent_at, held.sent_at}):
+        observed = content | {"observed_at": sent_at.isoformat()}
+        yield _Sending(number=number, sent_at=sent_at, content=observed, of_file=of_file)

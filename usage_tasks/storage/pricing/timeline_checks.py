@@ -11,14 +11,23 @@ from usage_tasks.domain.prices import State
 
 _SEGMENTS: Final = """jsonb_to_recordset(CASE jsonb_typeof({session}.timeline) WHEN 'array' THEN {session}.timeline END)
     AS g("from" text, observed_at text, workspace_class text, state text)"""
-_FORM: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"
+_FORM: Final = r"^(?!0000)\d{4}-(0[1-9]|1[0-2])-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{6}Z$"
 _STATES: Final = ", ".join(f"'{state}'" for state in State)
+
+
+def _is_instant(text: str) -> str:
+    """Whether a text is an instant in the stored form, of a day that exists: a cast would break the check off."""
+    year, month, day = (f"substr({text}, {begin}, {length})::int" for begin, length in ((1, 4), (6, 2), (9, 2)))
+    return f"""CASE WHEN {text} ~ '{_FORM}'
+        THEN to_char(make_date({year}, {month}, 1) + ({day} - 1), 'YYYY-MM-DD') = left({text}, 10) END"""
+
 
 NOT_JOINED: Final = f"""
     SELECT w.instance_id::text AS offender FROM workspace_instance w
     CROSS JOIN LATERAL (
         SELECT bool_and(
-                   g."from" ~ '{_FORM}' AND g.observed_at ~ '{_FORM}' AND g.workspace_class <> ''
+                   ({_is_instant('g."from"')}) IS TRUE AND ({_is_instant("g.observed_at")}) IS TRUE
+                   AND g.workspace_class <> ''
                    AND g.state IN ({_STATES}) AND COALESCE(g."from" COLLATE "C" > g.former, true)
                    AND COALESCE(g.observed_at COLLATE "C" >= g.former_observed_at, true)
                ) AS living

@@ -133,6 +133,19 @@ quarantined_report = Table(
     Column("snapshot_source", Text),
     # The session of a report that could be read.
     Column("instance_id", Uuid()),
+    # The earliest instant as of which it was sent; null: an older worker kept it, and it was the latest one.
+    Column("first_sent_at", DateTime(timezone=True)),
     Index("quarantined_report_seen_idx", "first_seen_at"),
     Index("quarantined_report_session_idx", "instance_id", postgresql_where=text("instance_id IS NOT NULL")),
+)
+
+# Changes that came alone, in a file: they say nothing of the session's start, so they outlive reports that do.
+session_change = Table(
+    "session_change",
+    metadata,
+    Column("instance_id", Uuid(), primary_key=True),
+    Column("begins_at", DateTime(timezone=True), primary_key=True),
+    Column("observed_at", DateTime(timezone=True), primary_key=True),
+    Column("workspace_class", Text, primary_key=True),
+    Column("state", Text, primary_key=True),
 )

@@ -4,7 +4,7 @@ Source: docs/adr/0034-timelines.md.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from usage_tasks.domain.accounts import AttributionId
+from usage_tasks.domain.prices import State
 from usage_tasks.domain.sessions import FixedFacts, SessionReport
 from usage_tasks.domain.timelines import Segment
 from usage_tasks.storage.pricing.timelines_sql import decode
@@ -21,9 +22,13 @@ from usage_tasks.storage.sessions.merging import with_timelines
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldSession:
-    """A session as its accepted reports made it: the greatest of them, the fixed facts, the timeline."""
+    """A session as its accepted reports made it: the greatest of them, the fixed facts, the timeline.
+
+    The source of the greatest is the one that was seen last, at `source_seen_at`.
+    """
 
     greatest: SessionReport
+    source_seen_at: datetime | None
     fixed: FixedFacts
     timeline: tuple[Segment, ...]
 
@@ -32,7 +37,7 @@ def list_sessions(connection: Connection, instances: Collection[UUID]) -> Mappin
     """Return those of the sessions that are known."""
     statement = """
         SELECT instance_id, attribution_id, user_id, workspace_id, workspace_class, created_at, started_at,
-               stopping_at, stopped_at, observed_at, source, timeline,
+               stopping_at, stopped_at, observed_at, source, source_seen_at, timeline,
                COALESCE(first_observed_at, observed_at) AS first_observed_at
         FROM workspace_instance WHERE instance_id = ANY(CAST(:instances AS uuid[]))
     """
@@ -53,6 +58,7 @@ def list_sessions(connection: Connection, instances: Collection[UUID]) -> Mappin
                 observed_at=row.observed_at,
                 source=row.source,
             ),
+            source_seen_at=row.source_seen_at,
             fixed=FixedFacts(row.first_observed_at, row.workspace_class, row.user_id),
             timeline=decode(row.timeline),
         )
@@ -106,6 +112,38 @@ def list_facts(connection: Connection, instances: Collection[UUID]) -> Mapping[U
         row.instance_id: {**{name: str(row._mapping[name]) for name in FACTS}, "started_at": row.started_at.isoformat()}
         for row in rows
     }
+
+
+def keep_changes(connection: Connection, reports: Sequence[SessionReport]) -> None:
+    """Remember the segments of reports that were made of changes alone; nothing is asked for none."""
+    statement = """
+        INSERT INTO session_change (instance_id, begins_at, observed_at, workspace_class, state)
+        SELECT DISTINCT instance_id, begins_at, observed_at, workspace_class, state
+        FROM jsonb_to_recordset(CAST(:changes AS jsonb)) AS r(
+            instance_id uuid, begins_at timestamptz, observed_at timestamptz, workspace_class text, state text)
+        ORDER BY 1, 2, 3, 4, 5
+        ON CONFLICT DO NOTHING
+    """
+    if changes := [{"instance_id": each.instance_id, **asdict(part)} for each in reports for part in each.segments]:
+        execute(connection, statement, changes=rows_as_json(changes))
+
+
+def list_changes(connection: Connection, instances: Collection[UUID]) -> Mapping[UUID, Sequence[Segment]]:
+    """Return the changes of sessions that were told alone: they hold whatever the class at the start is."""
+    statement = """
+        SELECT instance_id, begins_at, observed_at, workspace_class, state FROM session_change
+        WHERE instance_id = ANY(CAST(:instances AS uuid[])) ORDER BY instance_id, begins_at
+    """
+    changes: dict[UUID, list[Segment]] = {}
+    for row in fetch(connection, statement, instances=list(instances)):
+        segment = Segment(
+            begins_at=row.begins_at,
+            observed_at=row.observed_at,
+            workspace_class=row.workspace_class,
+            state=State(row.state),
+        )
+        changes.setdefault(row.instance_id, []).append(segment)
+    return changes
 
 
 class KnownTimeline(NamedTuple):

@@ -22,7 +22,10 @@ COUNT_MAX: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinedReport:
-    """One refused report as JSON text; `times_seen` counts how often the same one was sent, `sent_at` is the latest."""
+    """One refused report as JSON text; `times_seen` counts how often the same one was sent.
+
+    It was sent first as of `first_sent_at`, and last as of `sent_at`.
+    """
 
     digest: str
     field: str
@@ -32,16 +35,20 @@ class QuarantinedReport:
     first_seen_at: datetime
     last_seen_at: datetime
     actor: str
+    first_sent_at: datetime
     sent_at: datetime
     snapshot_source: str | None
 
 
-_COLUMNS: Final = ", ".join(QuarantinedReport.__slots__)
+_COLUMNS: Final = ", ".join(
+    "COALESCE(first_sent_at, sent_at) AS first_sent_at" if name == "first_sent_at" else name
+    for name in QuarantinedReport.__slots__
+)
 
 _KEEP: Final = """
-    INSERT INTO quarantined_report AS held (digest, field, reason, report, actor, sent_at, snapshot_source,
-        instance_id)
-    SELECT digest, field, reason, report, :actor, :at, :source, instance_id
+    INSERT INTO quarantined_report AS held (digest, field, reason, report, actor, first_sent_at, sent_at,
+        snapshot_source, instance_id)
+    SELECT digest, field, reason, report, :actor, :at, :at, :source, instance_id
     FROM unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]), CAST(:reports AS text[]),
                 CAST(:instances AS uuid[]))
         AS r(digest, field, reason, report, instance_id)
@@ -50,6 +57,7 @@ _KEEP: Final = """
         field = EXCLUDED.field, reason = EXCLUDED.reason,
         instance_id = COALESCE(EXCLUDED.instance_id, held.instance_id),
         times_seen = held.times_seen + 1, last_seen_at = clock_timestamp(),
+        first_sent_at = LEAST(held.first_sent_at, held.sent_at, EXCLUDED.first_sent_at),
         sent_at = GREATEST(held.sent_at, EXCLUDED.sent_at)
     RETURNING (xmax = 0) AS inserted
 """
@@ -184,14 +192,24 @@ def remove(connection: Connection, reports: Sequence[QuarantinedReport], *, in_u
     return frozenset(row.digest for row in fetch(connection, statement, digests=digests, counts=counts))
 
 
-def note_reasons(connection: Connection, refused: Sequence[tuple[QuarantinedReport, Rejection]]) -> int:
-    """Note why reports are refused now where that is something else than before; return of how many."""
+def note_reasons(
+    connection: Connection,
+    refused: Sequence[tuple[QuarantinedReport, Rejection]],
+    *,
+    instances: Mapping[int, UUID],
+) -> int:
+    """Note why reports are refused now where that is something else than before; return of how many.
+
+    `instances` as for `quarantine`: the session of a report that could not be read before.
+    """
     other = [(held, now) for held, now in refused if (held.field, held.reason) != (now.field, now.reason)]
     statement = f"""
         WITH {_UNCHANGED.format(locked="")}
-        UPDATE quarantined_report AS held SET field = n.field, reason = n.reason
-        FROM unchanged u JOIN unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]))
-            AS n(digest, field, reason) USING (digest)
+        UPDATE quarantined_report AS held
+        SET field = n.field, reason = n.reason, instance_id = COALESCE(n.instance_id, held.instance_id)
+        FROM unchanged u JOIN unnest(CAST(:digests AS text[]), CAST(:fields AS text[]), CAST(:reasons AS text[]),
+                                     CAST(:instances AS uuid[]))
+            AS n(digest, field, reason, instance_id) USING (digest)
         WHERE held.digest = u.digest
     """
     return execute(
@@ -201,6 +219,7 @@ def note_reasons(connection: Connection, refused: Sequence[tuple[QuarantinedRepo
         counts=[held.times_seen for held, _ in other],
         fields=[now.field for _, now in other],
         reasons=[now.reason for _, now in other],
+        instances=[instances.get(now.index) for _, now in other],
     )
 
 
