@@ -102,7 +102,7 @@ def segment(
 
 def as_sent(report: SessionReport) -> dict[str, Any]:
     """A report in its wire form."""
-    written = set(SessionReport.__slots__) - {"index", "segments", "names"}
+    written = set(SessionReport.__slots__) - {"index", "segments", "names", "present"}
     row: dict[str, Any] = {name: getattr(report, name) for name in sorted(written)}
     row |= {name: str(row[name]) for name in ("instance_id", "user_id")}
     row["segments"] = [

@@ -8,7 +8,7 @@ import pytest
 from tests.factories import HOUR, START, make_id, session_report
 from usage_tasks.domain.merging import KnownSession, merge, rank
 from usage_tasks.domain.prices import State
-from usage_tasks.domain.sessions import CapReason, SessionReport
+from usage_tasks.domain.sessions import NEVER, CapReason, FixedFacts, SessionReport
 from usage_tasks.domain.timelines import Segment
 from usage_tasks.domain.zombies import Cap
 
@@ -22,7 +22,9 @@ LIFETIME = Cap(at=SEEN + HOUR, reason=CapReason.LIFETIME)
 
 def known(facts: SessionReport, *, last_seen_at: datetime | None, first: datetime = SEEN) -> KnownSession:
     """A session without a timeline."""
-    return KnownSession(facts=facts, last_seen_at=last_seen_at, first_observed_at=first)
+    return KnownSession(
+        facts=facts, last_seen_at=last_seen_at, fixed=facts.fixed._replace(observed_at=first, told_at=first)
+    )
 
 
 HELD = known(REPORT, last_seen_at=SEEN)
@@ -77,7 +79,18 @@ def test_a_greater_report_holds_and_a_lesser_or_equal_one_changes_nothing() -> N
 
 
 def test_a_lesser_report_may_have_been_the_first_one() -> None:
-    assert merge(HELD, [replace(REPORT, observed_at=SEEN - TICK)]) == replace(HELD, first_observed_at=SEEN - TICK)
+    earlier = replace(REPORT, observed_at=SEEN - TICK)
+    assert merge(HELD, [earlier]) == replace(HELD, fixed=earlier.fixed)
+
+
+def test_what_says_the_present_is_never_the_first_to_say_the_start() -> None:
+    row = replace(REPORT, observed_at=SEEN - TICK, present=True)
+    first = FixedFacts(SEEN - TICK, SEEN, REPORT.workspace_class, REPORT.user_id)
+    assert merge(HELD, [row]).fixed == first
+    inferred = merge(None, [row])
+    assert inferred.fixed == first._replace(told_at=NEVER)
+    assert merge(inferred, [REPORT]).fixed == first
+    assert merge(inferred, [replace(row, observed_at=SEEN)]).fixed == inferred.fixed
 
 
 @pytest.mark.parametrize("told", [{"workspace_class": "z"}, {"user_id": LOW}])

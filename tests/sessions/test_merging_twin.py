@@ -38,6 +38,7 @@ TIES: Mapping[str, Sequence[Any]] = {
     "created_at": [None, START],
     "started_at": [START, START + HOUR],
     "workspace_id": ["ws-1", "z"],
+    "present": [False, True],
 }
 FIXED: Mapping[str, Sequence[Any]] = {
     "workspace_class": ["small", "z"],
@@ -123,7 +124,8 @@ def assert_stored(connection: Connection, sessions: Sequence[KnownSession]) -> N
         row = rows[make_id(number)]
         assert [getattr(row, name) for name in FACTS] == [getattr(known.facts, name) for name in FACTS]
         assert row.last_seen_at == known.last_seen_at
-        assert (row.first_observed_at or row.observed_at) == known.first_observed_at
+        first_seen_at = row.first_observed_at or row.observed_at
+        assert (first_seen_at, row.start_told_at or first_seen_at) == known.fixed[:2]
         assert decode(row.timeline) == known.timeline
         assert (row.timeline is None) == (not known.timeline)
         assert (row.capped_at, row.cap_reason) == ((known.cap.at, known.cap.reason) if known.cap else (None, None))

@@ -206,7 +206,8 @@ def test_a_database_with_sessions_gets_names_and_a_namespace_of_its_own_and_no_r
             ]
 
     before = held()
-    migrate.upgrade(empty_url)
+    with engine.connect() as connection:
+        command.upgrade(migrate.alembic_config(connection), "0025")
     with engine.connect() as connection:
         named = connection.execute(text("SELECT count(*) FROM directory_name")).scalar_one()
         distinct = "SELECT count(*) FROM directory_namespace JOIN installation ON namespace <> installation_id"

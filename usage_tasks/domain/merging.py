@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from usage_tasks.domain.sessions import CapReason, SessionReport
+from usage_tasks.domain.sessions import CapReason, FixedFacts, SessionReport
 from usage_tasks.domain.timelines import Segment, join
 from usage_tasks.domain.zombies import Cap
 
@@ -20,11 +20,11 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownSession:
-    """A session: its greatest report, its latest proof of life, its cap, its first observation and its timeline."""
+    """A session: its greatest report, its latest proof of life, its cap, its fixed facts and its timeline."""
 
     facts: SessionReport
     last_seen_at: datetime | None
-    first_observed_at: datetime
+    fixed: FixedFacts
     cap: Cap | None = None
     timeline: tuple[Segment, ...] = ()
 
@@ -59,18 +59,20 @@ def merge(
     greatest = max(reports, key=rank)
     signs = [min(each.observed_at, arrived_at or each.observed_at) for each in reports if each.stopped_at is None]
     last_seen_at = _latest(*signs, seen_at if signs else None)
-    first_observed_at = min(each.observed_at for each in reports)
+    seen_first = min(each.observed_at for each in reports)
+    told_at = min(each.fixed.told_at for each in reports)
+    fixed = greatest.fixed._replace(observed_at=seen_first, told_at=told_at)
     told = [segment for each in reports for segment in each.segments]
     if held is None:
-        return KnownSession(
-            facts=greatest, last_seen_at=last_seen_at, first_observed_at=first_observed_at, timeline=join(told)
-        )
-    if not greatest.agrees(held.facts.fixed):
+        return KnownSession(facts=greatest, last_seen_at=last_seen_at, fixed=fixed, timeline=join(told))
+    if not greatest.agrees(held.fixed):
         return held
     greater = rank(greatest) > rank(held.facts)
     newer = last_seen_at is not None and held.last_seen_at is not None and last_seen_at > held.last_seen_at
     timeline = join([*held.timeline, *told])
-    changed = greater or first_observed_at < held.first_observed_at or timeline != held.timeline
+    changed = (
+        greater or seen_first < held.fixed.observed_at or told_at < held.fixed.told_at or timeline != held.timeline
+    )
     if not changed and (held.facts.stopped_at is not None or not newer):
         return held
     facts = greatest if greater else held.facts
@@ -79,7 +81,9 @@ def merge(
     return KnownSession(
         facts=facts,
         last_seen_at=_latest(held.last_seen_at, last_seen_at),
-        first_observed_at=min(held.first_observed_at, first_observed_at),
+        fixed=held.fixed._replace(
+            observed_at=min(held.fixed.observed_at, seen_first), told_at=min(held.fixed.told_at, told_at)
+        ),
         cap=None if ended or lifted else held.cap,
         timeline=timeline,
     )

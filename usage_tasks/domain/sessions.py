@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from usage_tasks.domain.accounts import AttributionId, ExternalName
@@ -18,8 +18,8 @@ class SessionReport:
 
     `index` is the report's place in its batch. `stopping_at` ends what is billed, `stopped_at` makes it final.
     `source` names the cluster or region that runs it, if the sender gives it. `workspace_class` is the class at the
-    start, `segments` has what followed, and `state` is the present one in a row of a snapshot. `names` are the external
-    ids in it.
+    start, `segments` has what followed. If it says only the `present`, as a row of a snapshot does with its class and
+    `state`, the class at the start is inferred. `names` are the external ids in it.
     """
 
     index: int
@@ -36,24 +36,62 @@ class SessionReport:
     source: str | None = None
     segments: tuple[Segment, ...] = ()
     state: State | None = None
+    present: bool = False
     names: Sequence[ExternalName] = ()
 
     @property
     def fixed(self) -> "FixedFacts":
         """What it says of the facts that no later report changes, and when that was seen."""
-        return FixedFacts(self.observed_at, self.workspace_class, self.user_id)
+        told_at = NEVER if self.present else self.observed_at
+        return FixedFacts(self.observed_at, told_at, self.workspace_class, self.user_id)
 
     def agrees(self, held: "FixedFacts") -> bool:
         """Return whether it says of the fixed facts what holds."""
         return (self.workspace_class, self.user_id) == (held.workspace_class, held.user_id)
 
 
+NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""When the start of a session was told of which only the present is known."""
+
+
 class FixedFacts(NamedTuple):
-    """The class at a session's start and its user: of two the least holds, that of the earliest report."""
+    """The class at a session's start and its user, when the session was first seen, and when its start was told.
+
+    The user of the earliest observation holds; of what is told of this user's session, the class at the start that was
+    told earliest. What is inferred from the present yields to it. Source: docs/adr/0034-timelines.md.
+    """
 
     observed_at: datetime
+    told_at: datetime
     workspace_class: str
     user_id: UUID
+
+    @property
+    def inferred(self) -> bool:
+        """Whether nobody has told the start."""
+        return self.told_at == NEVER
+
+    @property
+    def by_user(self) -> tuple[datetime, str, UUID]:
+        """The least decides about the user."""
+        return self.observed_at, self.workspace_class, self.user_id
+
+    @property
+    def by_start(self) -> tuple[datetime, datetime, str]:
+        """The least decides about the class at the start, among those of one user."""
+        return self.told_at, self.observed_at if self.inferred else self.told_at, self.workspace_class
+
+
+def choose_first(reports: Sequence[SessionReport], held: FixedFacts | None = None) -> SessionReport | None:
+    """Return which of the reports of a session decides about its fixed facts; None if what is held does."""
+    facts = [report.fixed for report in reports]
+    user_id = min([*facts, *([] if held is None else [held])], key=lambda each: each.by_user).user_id
+    same = [report for report in reports if report.user_id == user_id]
+    first = min(same, key=lambda each: each.fixed.by_start, default=None)
+    if held is None or held.user_id != user_id or first is None:
+        return first
+    other = first.workspace_class != held.workspace_class
+    return first if other and first.fixed.by_start < held.by_start else None
 
 
 class CapReason(StrEnum):

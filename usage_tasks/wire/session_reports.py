@@ -173,6 +173,7 @@ def _report(
         source=row.source or source,
         segments=segments,
         state=row.state,
+        present=source is not None and not segments,
         names=names,
     )
 

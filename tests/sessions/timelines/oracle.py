@@ -79,13 +79,18 @@ Prices = Mapping[str, Sequence[Version]]
 
 
 class Told:
-    """One report on the wire, read."""
+    """One report on the wire, read.
+
+    A row of a snapshot says the present: in segments where it is another one than was `known`, or as the class from
+    which the start is inferred, if nothing was known of it.
+    """
 
     def __init__(self, report: Mapping[str, Any]) -> None:
         self.report = report
         self.started_at, self.observed_at = _instant(report["started_at"]), _instant(report["observed_at"])
         self.stopping_at, self.stopped_at = _maybe(report.get("stopping_at")), _maybe(report.get("stopped_at"))
         self.workspace_id = str(report["workspace_id"])
+        self.present = report.get("present")
         self.claim = Claim(self.observed_at, str(report["workspace_class"]), str(report["user_id"]))
         self.segments = [
             Segment(
@@ -139,14 +144,24 @@ class Session:
         self.prices = prices
         told = [Told(report) for report in reports]
         priced = [each for each in told if each.needs <= prices.keys()]
-        self.claim = min(each.claim for each in priced)
-        self.accepted = [each for each in priced if each.agrees(self.claim)]
+        user_id = min(each.claim for each in priced).user_id
+        same = [each for each in priced if each.claim.user_id == user_id]
+        said = [each for each in same if not each.present]
+        self.holder = min(said or same, key=lambda each: each.claim)
+        self.is_inferred = not said
+        self.accepted = [each for each in same if each.present or each.agrees(self.holder.claim)]
+        self.claim = self.holder.claim._replace(observed_at=min(each.observed_at for each in self.accepted))
         self.refused = [each for each in told if each not in self.accepted]
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """The segments of every accepted report, dead ones too."""
-        return [segment for each in self.accepted for segment in each.segments]
+        """The segments of every accepted report, dead ones too, and the present of rows of snapshots."""
+        inferred = [
+            Segment(each.observed_at, each.observed_at, Value(each.claim.workspace_class, RUNNING))
+            for each in self.accepted
+            if each.present == "unknown" and each is not self.holder
+        ]
+        return [*inferred, *(segment for each in self.accepted for segment in each.segments)]
 
     @cached_property
     def facts(self) -> Told:

@@ -105,20 +105,22 @@ class Reporting(RuleBasedStateMachine):
         self.system.hear_by_file(*rows)
         self.arrived += rows
 
+    @precondition(lambda self: len({Told(each).claim[1:] for each in self.story.reports}) == 1)
     @rule(value=st.sampled_from(VALUES), taken_at=INSTANTS)
     def list_in_a_snapshot(self, value: Value, taken_at: datetime) -> None:
-        """A snapshot lists the session: it changed then if it was another class or state by what is known."""
-        fields: dict[str, Any] = {"workspace_class": value.workspace_class}
-        known = Value(value.workspace_class, RUNNING)
-        if self.arrived:
-            session = Session(self.arrived, self.prices)
-            fields = {"workspace_class": session.claim.workspace_class, "user_id": session.claim.user_id}
-            known = session.value_at(taken_at)
+        """A snapshot lists the session: it changed then if it was another class or state by what is known.
+
+        Not where reports contradict one another: what a row proves beside the present is lost with what is refused.
+        """
+        fields: dict[str, Any] = {"workspace_class": value.workspace_class, "user_id": self.story.reports[0]["user_id"]}
+        known, present = Value(value.workspace_class, RUNNING), "unknown"
+        session = Session(self.arrived, self.prices) if self.arrived else None
+        if session is not None and not (session.is_inferred and taken_at < session.claim.observed_at):
+            known, present = session.value_at(taken_at), "known"
         changed = [] if known == value else [segment(taken_at, *value)]
-        present = {"workspace_class": value.workspace_class, "state": value.state}
-        told = report(observed_at=taken_at, **fields)
-        assert self.system.list_in_a_snapshot(told | present, taken_at=taken_at).rejections == []
-        self.arrived.append(report(observed_at=taken_at, segments=changed, **fields))
+        row = report(observed_at=taken_at, **fields)
+        assert self.system.list_in_a_snapshot(row | {"state": value.state}, taken_at=taken_at).rejections == []
+        self.arrived.append(row | {"segments": changed, "present": present})
 
     @rule()
     def tick(self) -> None:

@@ -1,7 +1,9 @@
 """What waits in quarantine, and changes of sessions in files, are taken up as if they came in any other order."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import permutations
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -151,3 +153,62 @@ def test_a_report_that_was_sent_twice_is_as_early_as_the_first_time(connection: 
     seen = "SELECT workspace_class, first_observed_at, observed_at FROM workspace_instance"
     assert tuple(connection.execute(text(seen)).one()) == ("gold", START, START + 2 * HOUR)
     assert [each["workspace_class"] for each in system.quarantined()] == ["small"]
+
+
+@pytest.mark.holds("usage.snapshot-present")
+def test_a_row_of_a_snapshot_says_the_present_also_before_the_report_of_the_start(connection: Connection) -> None:
+    # An hour at 0.1, then an hour at 0.5, as if the report of the start had come first: it was late in its queue.
+    system = System(connection, {})
+    row = report(workspace_class="large", observed_at=START + HOUR)
+    assert snap(connection, "eu", START + HOUR, row).recorded.rejections == []
+    merged = system.hear(report(workspace_class="small", observed_at=START)).merged
+    assert (merged.inserted, merged.updated, merged.unchanged) == (0, 1, 0)
+    assert system.balances([START + 2 * HOUR]) == [60 * 10 + 60 * 50]
+    assert system.quarantined() == []
+
+
+def present(hour: int, workspace_class: str, state: str = "running") -> tuple[str, int, dict[str, Any]]:
+    """A row of a snapshot."""
+    return "row", hour, report(workspace_class=workspace_class, observed_at=START + hour * HOUR) | {"state": state}
+
+
+def said(hour: int, workspace_class: str, *changes: tuple[int, str]) -> tuple[str, int, dict[str, Any]]:
+    """A report."""
+    segments = [segment(START + begin * HOUR, name) for begin, name in changes]
+    return "report", hour, report(workspace_class=workspace_class, observed_at=START + hour * HOUR, segments=segments)
+
+
+@pytest.mark.holds("usage.snapshot-present")
+@pytest.mark.parametrize(
+    ("told", "cents"),
+    [
+        ([present(1, "large"), said(2, "small")], 60 * 10 + 180 * 50),
+        ([present(1, "large"), present(2, "xlarge"), said(0, "small")], 60 * 10 + 60 * 50 + 120 * 100),
+        ([present(2, "large"), present(1, "small")], 120 * 10 + 120 * 50),
+        ([present(1, "large", "suspended"), said(3, "small")], 60 * 10 + 180 * 10),
+        ([present(1, "large"), said(2, "small", (3, "xlarge"))], 60 * 10 + 120 * 50 + 60 * 100),
+        ([present(1, "large"), said(2, "small"), said(0, "medium")], 60 * 20 + 180 * 50),
+        ([said(1, "small"), present(2, "large"), said(0, "medium")], 120 * 20 + 120 * 50),
+    ],
+)
+def test_rows_of_snapshots_and_reports_end_in_the_same_in_any_order(
+    connection: Connection, told: Sequence[tuple[str, int, dict[str, Any]]], cents: int
+) -> None:
+    for order in permutations(told):
+        savepoint = connection.begin_nested()
+        system = System(connection, {"large:suspended": [Version(FIRST_VERSION_AT, Decimal("0.1"))]})
+        for kind, hour, each in order:
+            if kind == "row":
+                assert snap(connection, f"cluster {hour}", START + hour * HOUR, each).recorded.rejections == []
+            else:
+                system.hear(each)
+        assert system.balances([START + 4 * HOUR]) == [cents], order
+        savepoint.rollback()
+
+
+def test_what_waits_has_the_reason_that_holds_after_a_take_over(connection: Connection) -> None:
+    system = System(connection, {})
+    for hour, name in ((1, "small"), (2, "medium"), (0, "large")):
+        system.hear(report(workspace_class=name, observed_at=START + hour * HOUR))
+    reasons = connection.execute(text("SELECT substr(reason, 1, 15) FROM quarantined_report")).scalars().all()
+    assert reasons == ["must be 'large'", "must be 'large'"]

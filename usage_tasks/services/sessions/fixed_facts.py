@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import groupby
+from itertools import chain, groupby
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -16,22 +16,23 @@ from sqlalchemy import Connection
 from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.prices import State
-from usage_tasks.domain.sessions import FixedFacts, Rejection, SessionReport
+from usage_tasks.domain.sessions import FixedFacts, Rejection, SessionReport, choose_first
 from usage_tasks.domain.timelines import SEGMENTS_MAX, Segment, at_instant
 from usage_tasks.services.sessions.refused import read_again
 from usage_tasks.storage.sessions import fixed_facts, quarantine, source_snapshots
 from usage_tasks.storage.sessions.fixed_facts import HeldSession, KnownTimeline
-from usage_tasks.storage.sessions.quarantine import QuarantinedReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
     """What becomes of reports: some take their sessions over, some agree with them now, the others are refused.
 
-    `released` are reports that waited in quarantine and agree with a session as it is taken over.
+    `starting` are reports that say the start of sessions of which it was inferred. `released` waited in quarantine and
+    agree with a session as it is taken over, or started.
     """
 
     taking_over: Sequence[SessionReport]
+    starting: Sequence[SessionReport]
     agreeing: Sequence[SessionReport]
     rejections: Sequence[Rejection]
     released: Sequence[SessionReport]
@@ -51,39 +52,61 @@ def settle(
         for report in reports
         if report.attribution_id != known[report.instance_id].greatest.attribution_id
     ]
-    earliest: dict[UUID, SessionReport] = {}
-    own = [each for each in reports if each.attribution_id == known[each.instance_id].greatest.attribution_id]
-    for report in own:
-        earliest[report.instance_id] = min(
-            earliest.get(report.instance_id, report), report, key=lambda each: each.fixed
-        )
-    taking_over = {
-        instance_id: report
-        for instance_id, report in earliest.items()
-        if report.fixed < known[instance_id].fixed and not report.agrees(known[instance_id].fixed)
-    }
+    own: dict[UUID, list[SessionReport]] = {}
+    for report in reports:
+        if report.attribution_id == known[report.instance_id].greatest.attribution_id:
+            own.setdefault(report.instance_id, []).append(report)
+    decided = ((each, choose_first(of_session, known[each].fixed)) for each, of_session in own.items())
+    first = {instance_id: report for instance_id, report in decided if report is not None}
     agreeing = []
-    for report in own:
-        holds = taking_over.get(report.instance_id, known[report.instance_id]).fixed
+    for report in chain.from_iterable(own.values()):
+        holds = first.get(report.instance_id, known[report.instance_id]).fixed
         if not report.agrees(holds):
             rejections.append(_contradicts(report, holds))
-        elif report is not taking_over.get(report.instance_id):
+        elif report is not first.get(report.instance_id):
             agreeing.append(report)
-    if not taking_over:
-        return Decided(taking_over=[], agreeing=agreeing, rejections=rejections, released=[])
-    changes = fixed_facts.list_changes(connection, taking_over)
-    taken_back = [(known[each], report.fixed, changes.get(each, ())) for each, report in taking_over.items()]
-    _withdraw(connection, taken_back, at=at, actor=actor)
-    waiting = _list_agreeing(connection, taking_over, leaving=releasing, at=at)
-    removed = quarantine.remove(connection, [held for held, _ in waiting])
+    if not first:
+        return Decided(taking_over=[], starting=[], agreeing=agreeing, rejections=rejections, released=[])
+    staying = _list_staying(connection, {each: known[each] for each in first}, first)
+    complete = {
+        each: replace(report, segments=(*report.segments, *staying.get(each, ()))) for each, report in first.items()
+    }
+    starting = {each for each, report in first.items() if _was_inferred(known[each], report)}
+    taken_back = {each: known[each] for each in first.keys() - starting}
+    _withdraw(connection, taken_back, first, staying, at=at, actor=actor)
     return Decided(
-        taking_over=[
-            replace(report, segments=(*report.segments, *changes.get(each, ()))) for each, report in taking_over.items()
-        ],
+        taking_over=[complete[each] for each in taken_back],
+        starting=[complete[each] for each in starting],
         agreeing=agreeing,
         rejections=rejections,
-        released=[report for held, report in waiting if held.digest in removed],
+        released=_release(connection, first, leaving=releasing, at=at),
     )
+
+
+def _was_inferred(held: HeldSession, report: SessionReport) -> bool:
+    """Return whether all that is known of a session is its present, which such a report does not contradict."""
+    return held.fixed.inferred and held.fixed.user_id == report.user_id
+
+
+def _list_staying(
+    connection: Connection, sessions: Mapping[UUID, HeldSession], first: Mapping[UUID, SessionReport]
+) -> Mapping[UUID, Sequence[Segment]]:
+    """List the segments that hold whatever a session's class at the start is: what was told of the user's present."""
+    inferred = {
+        each: Segment(
+            begins_at=held.fixed.observed_at,
+            observed_at=held.fixed.observed_at,
+            workspace_class=held.fixed.workspace_class,
+            state=State.RUNNING,
+        )
+        for each, held in sessions.items()
+        if held.fixed.inferred
+    }
+    fixed_facts.keep_changes(
+        connection, [replace(sessions[each].greatest, segments=(segment,)) for each, segment in inferred.items()]
+    )
+    users = {each: report.user_id for each, report in first.items()}
+    return fixed_facts.list_changes(connection, users)
 
 
 def _of_other_account(report: SessionReport, held: HeldSession) -> Rejection:
@@ -111,21 +134,20 @@ def _contradicts(report: SessionReport, holds: FixedFacts) -> Rejection:
 
 def _withdraw(
     connection: Connection,
-    sessions: Sequence[tuple[HeldSession, FixedFacts, Sequence[Segment]]],
+    sessions: Mapping[UUID, HeldSession],
+    first: Mapping[UUID, SessionReport],
+    staying: Mapping[UUID, Sequence[Segment]],
     *,
     at: datetime,
     actor: Actor,
 ) -> None:
-    """Put what sessions had been told into quarantine, as reports that make the same of it.
-
-    Of each, what holds now, and the changes that stay with it.
-    """
+    """Put what sessions had been told into quarantine, as reports that make the same of it, but for what stays."""
     refused: list[tuple[Rejection, object]] = []
     instances = {}
-    for held, holds, staying in sessions:
-        why = _contradicts(held.greatest, holds)
-        for raw in _as_reports(held, staying):
-            instances[len(refused)] = held.greatest.instance_id
+    for instance_id, held in sessions.items():
+        why = _contradicts(held.greatest, first[instance_id].fixed)
+        for raw in _as_reports(held, staying.get(instance_id, ())):
+            instances[len(refused)] = instance_id
             refused.append((replace(why, index=len(refused)), raw))
     if refused:
         quarantine.quarantine(connection, refused, instances=instances, at=at, actor=actor)
@@ -171,33 +193,40 @@ def _as_segment(segment: Segment) -> Mapping[str, str]:
     }
 
 
-def _list_agreeing(
-    connection: Connection, taking_over: Mapping[UUID, SessionReport], *, leaving: Set[str], at: datetime
-) -> Sequence[tuple[QuarantinedReport, SessionReport]]:
-    """List the reports in quarantine that agree with what holds in these sessions now, as kept and as read.
+def _release(
+    connection: Connection, first: Mapping[UUID, SessionReport], *, leaving: Set[str], at: datetime
+) -> Sequence[SessionReport]:
+    """Take out of quarantine what agrees with what is first of its session now; note the reason of what does not.
 
-    Sources are locked as far as nobody holds them: sessions are locked already. A snapshot that is just being taken up
-    may miss such a session; the next one ends it at the same instant (docs/adr/0034-timelines.md).
+    Raises RetryableError if a snapshot of a source of them is being taken up: sessions are locked already, so nobody
+    may wait for it, and it must not miss them (docs/adr/0034-timelines.md).
     """
-    contradicting = quarantine.list_contradicting(connection, taking_over)
+    contradicting = quarantine.list_contradicting(connection, first)
     waiting = [each for each in contradicting if each.digest not in leaving]
-    agreeing = [
-        (waiting[report.index], report)
-        for report in (each.found for each in read_again(connection, waiting, at=at, accepted=True))
-        if isinstance(report, SessionReport)
-        and (first := taking_over.get(report.instance_id)) is not None
-        and report.attribution_id == first.attribution_id
-        and report.agrees(first.fixed)
-    ]
-    source_snapshots.lock_free_sources(connection, {each.source for _, each in agreeing if each.source is not None})
-    return agreeing
+    agreeing: list[SessionReport] = []
+    still: dict[int, Rejection] = {}
+    for reading in read_again(connection, waiting, at=at, accepted=True):
+        report = reading.found
+        if not isinstance(report, SessionReport) or report.instance_id not in first:
+            continue
+        earliest = first[report.instance_id]
+        if report.attribution_id != earliest.attribution_id:
+            continue
+        if report.agrees(earliest.fixed):
+            agreeing.append(report)
+        else:
+            still[report.index] = _contradicts(report, earliest.fixed)
+    source_snapshots.lock_free_sources(connection, {each.source for each in agreeing if each.source is not None})
+    removed = quarantine.remove(connection, [waiting[number] for number in {each.index for each in agreeing}])
+    quarantine.note_reasons(connection, [(waiting[number], why) for number, why in still.items()], instances={})
+    return [report for report in agreeing if waiting[report.index].digest in removed]
 
 
 def of_snapshot(connection: Connection, reports: Sequence[SessionReport]) -> Sequence[SessionReport]:
     """Turn the present class and state of a snapshot's rows into segments where they are other than known.
 
     A row with segments of its own stays as it is. One of another user than known is compared with nothing: if it takes
-    the session over, then nothing is known of it.
+    the session over, then nothing is known of it. So is one that is earlier than what an inferred start comes from.
     """
     held = fixed_facts.list_timelines(connection, reports)
     return [
@@ -208,7 +237,10 @@ def of_snapshot(connection: Connection, reports: Sequence[SessionReport]) -> Seq
 
 def _known(report: SessionReport, held: Mapping[UUID, KnownTimeline]) -> KnownTimeline | None:
     known = held.get(report.instance_id)
-    return known if known is not None and known.user_id == report.user_id else None
+    if known is None or known.fixed.user_id != report.user_id:
+        return None
+    # What is inferred from a later row says nothing of this one.
+    return None if known.fixed.inferred and report.observed_at < known.fixed.observed_at else known
 
 
 def _goes_on(report: SessionReport, held: Mapping[UUID, KnownTimeline]) -> bool:
@@ -217,7 +249,7 @@ def _goes_on(report: SessionReport, held: Mapping[UUID, KnownTimeline]) -> bool:
 
 def _changed(report: SessionReport, known: KnownTimeline | None) -> SessionReport:
     """Return a row with the class at the start, and with a segment if the present is another one than known."""
-    at_start = report.workspace_class if known is None else known.workspace_class
+    at_start = report.workspace_class if known is None else known.fixed.workspace_class
     timeline = () if known is None else known.timeline
     present = (report.workspace_class, report.state or State.RUNNING)
     if at_instant(timeline, report.observed_at, class_at_start=at_start) == present:

@@ -17,7 +17,7 @@ from usage_tasks.services.sessions.changes import as_reports, is_change
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
 from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.pricing import prices
-from usage_tasks.storage.sessions import bulk_copy, fixed_facts, source_snapshots
+from usage_tasks.storage.sessions import bulk_copy, source_snapshots
 from usage_tasks.storage.sessions.bulk_copy import PlainRow
 from usage_tasks.storage.sessions.merging import sum_merged
 from usage_tasks.wire.session_reports import find_source, parse_reports
@@ -79,10 +79,10 @@ def import_chunk(
     rows = [chunk.report(line) for line in lines]
     namespace = cache(partial(read_namespace, connection))
     told = as_reports(connection, rows, namespace)
-    reports, malformed = parse_reports(told.rows, at=at, namespace=namespace)
+    read, malformed = parse_reports(told.rows, at=at, namespace=namespace)
+    reports = [replace(each, present=True) if each.index in told.alone else each for each in read]
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
     rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, arrived_at=at, actor=actor)
-    fixed_facts.keep_changes(connection, rest.choose_merged(reports, told.alone))
     rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]
     return Imported(RecordedBatch(merged=sum_merged([merged, rest.merged]), rejections=rejections), accounts)
 

@@ -15,7 +15,7 @@ from usage_tasks.services.sessions.record import RecordedBatch, take_up
 from usage_tasks.services.sessions.refused import Reading, read_again
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.operations import audit
-from usage_tasks.storage.sessions import fixed_facts, quarantine, source_snapshots
+from usage_tasks.storage.sessions import quarantine, source_snapshots
 from usage_tasks.storage.sessions.merging import Merged
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport, Selection
 
@@ -143,8 +143,6 @@ def _take_batch(
             if again := [report for report in part if report.index in indexes]:
                 taken.append(take(seen_at, again))
     refused |= {why.index: why for each in taken for why in each.rejections}
-    alone = {each.found.index for each in read if each.alone}
-    fixed_facts.keep_changes(connection, [each for each in reports if each.index in alone - refused.keys()])
     instances = {each.index: each.instance_id for each in reports}
     return held, _Taken(merged=[each.merged for each in taken], refused=refused, instances=instances)
 

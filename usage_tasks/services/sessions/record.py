@@ -1,6 +1,6 @@
 """Take up what platforms report of their sessions; refuse, keep and explain what cannot be right."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -11,7 +11,7 @@ from usage_tasks.domain.accounts import Actor
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.errors import show
 from usage_tasks.domain.prices import State, list_classes, price_key
-from usage_tasks.domain.sessions import Rejection, SessionReport
+from usage_tasks.domain.sessions import Rejection, SessionReport, choose_first
 from usage_tasks.services.ledger.cost_center import open_accounts
 from usage_tasks.services.sessions.fixed_facts import of_snapshot, settle
 from usage_tasks.storage.directory.names import keep_external_ids
@@ -24,17 +24,12 @@ from usage_tasks.storage.sessions.merging import Merged, sum_merged
 class RecordedBatch:
     """The outcome of a batch: the merged reports, and the refused ones with the reason, in the batch's order.
 
-    `taken_over` is the number of sessions that an earlier report took over.
+    `taken_over` is the number of sessions that an earlier report took over, or whose start it said.
     """
 
     merged: Merged
     rejections: Sequence[Rejection]
     taken_over: int = 0
-
-    def choose_merged(self, reports: Iterable[SessionReport], indexes: Set[int]) -> Sequence[SessionReport]:
-        """Return those reports of the batch that have one of the indexes and were not refused."""
-        merged = indexes - {each.index for each in self.rejections}
-        return [report for report in reports if report.index in merged]
 
 
 def record_reports(
@@ -114,12 +109,16 @@ def take_up(
             disputed = list(of_snapshot(connection, [report for report in good if report.index in indexes]))
         decided = settle(connection, disputed, at=at, actor=actor, releasing=releasing)
         fixed_facts.take_over(connection, decided.taking_over, seen_at=seen_at, arrived_at=arrived_at)
-        parts.append(Merged(inserted=0, updated=len(decided.taking_over), unchanged=0))
+        fixed_facts.set_starts(connection, decided.starting)
+        merging.merge_reports(connection, decided.starting, seen_at=seen_at, arrived_at=arrived_at)
+        first = [*decided.taking_over, *decided.starting]
+        parts.append(Merged(inserted=0, updated=len(first), unchanged=0))
         parts.append(merging.merge_reports(connection, decided.agreeing, seen_at=seen_at, arrived_at=arrived_at))
         merging.merge_reports(connection, decided.released, arrived_at=arrived_at)
-        settled += [*decided.taking_over, *decided.agreeing, *decided.released]
+        settled += [*first, *decided.agreeing, *decided.released]
         rejections += decided.rejections
-        taken_over = len(decided.taking_over)
+        taken_over = len(first)
+    fixed_facts.keep_changes(connection, [each for each in settled if each.present and each.segments])
     accounts = {report.attribution_id for report in settled}
     open_accounts(connection, accounts, limits=limits, at=at, actor=actor)
     keep_external_ids(connection, [name for report in settled if report.names for name in report.names])
@@ -161,19 +160,20 @@ def _split_contradictions(
 ) -> tuple[Sequence[SessionReport], list[SessionReport]]:
     """Split off every report that contradicts its session's leading one.
 
-    That is the earliest of those that name the same account as the batch's first report of the session.
+    That is the first (`choose_first`) of those that name the same account as the batch's first report of the session.
     """
-    leading: dict[UUID, SessionReport] = {}
-    divided = False
+    seen: dict[UUID, SessionReport] = {}
+    divided: dict[UUID, list[SessionReport]] = {}
     for report in reports:
-        first = leading.setdefault(report.instance_id, report)
-        if first is not report:
-            same_account = report.attribution_id == first.attribution_id
-            divided = divided or not (same_account and report.agrees(first.fixed))
-            if same_account and report.fixed < first.fixed:
-                leading[report.instance_id] = report
+        other = seen.setdefault(report.instance_id, report)
+        if other is not report and not (other.attribution_id == report.attribution_id and report.agrees(other.fixed)):
+            divided[report.instance_id] = []
     if not divided:
         return reports, []
+    for report in reports:
+        if report.instance_id in divided and report.attribution_id == seen[report.instance_id].attribution_id:
+            divided[report.instance_id].append(report)
+    leading = seen | {each: choose_first(of_session) or seen[each] for each, of_session in divided.items()}
     agreeing: list[SessionReport] = []
     others: list[SessionReport] = []
     for report in reports:

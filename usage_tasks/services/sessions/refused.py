@@ -17,14 +17,10 @@ from usage_tasks.wire.session_reports import parse_reports
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a report in quarantine says, as it was sent at an instant; its index is its place among those read.
-
-    `alone` is a change of a session, of which nothing else was said with it.
-    """
+    """What a report in quarantine says, as it was sent at an instant; its index is its place among those read."""
 
     sent_at: datetime
     found: SessionReport | Rejection
-    alone: bool
 
 
 def read_again(
@@ -40,17 +36,21 @@ def read_again(
     sendings = [each for number, report in enumerate(held) for each in _sendings(number, report)]
     of_files = [each for each in sendings if each.of_file]
     told = as_reports(connection, [each.content for each in of_files], namespace, known_first=True)
-    completed = {
-        id(each): (row, row_number in told.alone)
-        for row_number, (each, row) in enumerate(zip(of_files, told.rows, strict=True))
-    }
+    completed = [
+        replace(each, content=row, is_change=place in told.alone)
+        for place, (each, row) in enumerate(zip(of_files, told.rows, strict=True))
+    ]
+    others = (each for each in sendings if not each.of_file)
     read = []
-    for each in sendings:
-        content, alone = completed.get(id(each), (each.content, False))
+    for each in sorted([*others, *completed], key=lambda each: each.number):
         source = held[each.number].snapshot_source
-        reports, rejections = parse_reports([content], at=at, namespace=namespace, source=source, accepted=accepted)
+        reports, rejections = parse_reports(
+            [each.content], at=at, namespace=namespace, source=source, accepted=accepted
+        )
         found = replace((reports or rejections)[0], index=each.number)
-        read.append(Reading(sent_at=each.sent_at, found=found, alone=alone))
+        if each.is_change and isinstance(found, SessionReport):
+            found = replace(found, present=True)
+        read.append(Reading(sent_at=each.sent_at, found=found))
     return read
 
 
@@ -62,6 +62,7 @@ class _Sending:
     sent_at: datetime
     content: object
     of_file: bool
+    is_change: bool = False
 
 
 def _sendings(number: int, held: QuarantinedReport) -> Iterable[_Sending]:

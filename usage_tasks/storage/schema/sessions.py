@@ -47,6 +47,8 @@ workspace_instance = Table(
     # Its classes and states where it had several, and its first observation unless it is observed_at: docs/adr/0034.
     Column("timeline", JSONB),
     moment("first_observed_at", nullable=True),
+    # When a report told its start; null if that was first_observed_at, the year 9999 if only its present was told.
+    Column("start_told_at", DateTime(timezone=True)),
     # A zombie accrues no further than this. Each reason can be released once and for all.
     moment("capped_at", nullable=True),
     Column("cap_reason", Text),
@@ -139,11 +141,12 @@ quarantined_report = Table(
     Index("quarantined_report_session_idx", "instance_id", postgresql_where=text("instance_id IS NOT NULL")),
 )
 
-# Changes that came alone, in a file: they say nothing of the session's start, so they outlive reports that do.
+# What was told of a session's present, by snapshots and by changes in files: whatever its start is, it holds.
 session_change = Table(
     "session_change",
     metadata,
     Column("instance_id", Uuid(), primary_key=True),
+    Column("user_id", Uuid(), primary_key=True),
     Column("begins_at", DateTime(timezone=True), primary_key=True),
     Column("observed_at", DateTime(timezone=True), primary_key=True),
     Column("workspace_class", Text, primary_key=True),

@@ -59,7 +59,8 @@ _CONTRADICTING = """
 
 _OF_STAGED = ", ".join(name for name in COLUMNS if name != "observed_at")
 _MERGE = merging(
-    f"SELECT {_OF_STAGED}, COALESCE(observed_at, :at) AS observed_at, NULL::jsonb AS timeline FROM staged_report"
+    f"""SELECT {_OF_STAGED}, COALESCE(observed_at, :at) AS observed_at, false AS present, NULL::jsonb AS timeline
+        FROM staged_report"""
 )
 
 

@@ -6,18 +6,18 @@ Source: docs/adr/0034-timelines.md.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.domain.prices import State
-from usage_tasks.domain.sessions import FixedFacts, SessionReport
+from usage_tasks.domain.sessions import NEVER, FixedFacts, SessionReport
 from usage_tasks.domain.timelines import Segment
-from usage_tasks.storage.pricing.timelines_sql import decode
+from usage_tasks.storage.pricing.timelines_sql import decode, joined
 from usage_tasks.storage.rows import execute, fetch, rows_as_json
-from usage_tasks.storage.sessions.merging import with_timelines
+from usage_tasks.storage.sessions.merging import first_seen, start_told, with_timelines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +35,11 @@ class HeldSession:
 
 def list_sessions(connection: Connection, instances: Collection[UUID]) -> Mapping[UUID, HeldSession]:
     """Return those of the sessions that are known."""
-    statement = """
+    statement = f"""
         SELECT instance_id, attribution_id, user_id, workspace_id, workspace_class, created_at, started_at,
                stopping_at, stopped_at, observed_at, source, source_seen_at, timeline,
-               COALESCE(first_observed_at, observed_at) AS first_observed_at
-        FROM workspace_instance WHERE instance_id = ANY(CAST(:instances AS uuid[]))
+               {first_seen("w")} AS first_seen_at, {start_told("w")} AS told_at
+        FROM workspace_instance w WHERE instance_id = ANY(CAST(:instances AS uuid[]))
     """
     rows = fetch(connection, statement, instances=list(instances))
     return {
@@ -59,11 +59,15 @@ def list_sessions(connection: Connection, instances: Collection[UUID]) -> Mappin
                 source=row.source,
             ),
             source_seen_at=row.source_seen_at,
-            fixed=FixedFacts(row.first_observed_at, row.workspace_class, row.user_id),
+            fixed=_fixed(row),
             timeline=decode(row.timeline),
         )
         for row in rows
     }
+
+
+def _fixed(row: Row[Any]) -> FixedFacts:
+    return FixedFacts(row.first_seen_at, row.told_at, row.workspace_class, row.user_id)
 
 
 def take_over(
@@ -73,11 +77,12 @@ def take_over(
 
     `seen_at` and `arrived_at` as for `merging.merge_reports`.
     """
-    statement = """
+    statement = f"""
         UPDATE workspace_instance AS held
         SET user_id = r.user_id, workspace_id = r.workspace_id, workspace_class = r.workspace_class,
             created_at = r.created_at, started_at = r.started_at, stopping_at = r.stopping_at,
             stopped_at = r.stopped_at, observed_at = r.observed_at, first_observed_at = NULL, timeline = r.timeline,
+            start_told_at = CASE WHEN r.present THEN CAST('{NEVER.isoformat()}' AS timestamptz) END,
             last_seen_at = CASE WHEN r.stopped_at IS NULL THEN r.seen_at END,
             source = r.source, source_seen_at = CASE WHEN r.source IS NOT NULL THEN r.seen_at END,
             missed_at = r.missed_at, capped_at = NULL, cap_reason = NULL, recorded_at = clock_timestamp()
@@ -88,7 +93,7 @@ def take_over(
             FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS told(
                 instance_id uuid, user_id uuid, workspace_id text, workspace_class text, created_at timestamptz,
                 started_at timestamptz, stopping_at timestamptz, stopped_at timestamptz, observed_at timestamptz,
-                source text, timeline jsonb)
+                source text, present boolean, timeline jsonb)
             LEFT JOIN source_snapshot s USING (source)
         ) AS r
         WHERE held.instance_id = r.instance_id
@@ -96,6 +101,19 @@ def take_over(
     if reports:
         rows = with_timelines(reports)
         execute(connection, statement, reports=rows_as_json(rows), seen_at=seen_at, arrived_at=arrived_at)
+
+
+def set_starts(connection: Connection, reports: Sequence[SessionReport]) -> None:
+    """Give sessions with an inferred start the class that these reports say; merge the reports afterwards."""
+    statement = f"""
+        UPDATE workspace_instance AS held
+        SET workspace_class = r.workspace_class, timeline = {joined("held.timeline", "r.timeline")},
+            recorded_at = clock_timestamp()
+        FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(instance_id uuid, workspace_class text, timeline jsonb)
+        WHERE held.instance_id = r.instance_id
+    """
+    if reports:
+        execute(connection, statement, reports=rows_as_json(with_timelines(reports)))
 
 
 FACTS: Final = ("instance_id", "attribution_id", "user_id", "workspace_id", "workspace_class", "started_at")
@@ -115,27 +133,36 @@ def list_facts(connection: Connection, instances: Collection[UUID]) -> Mapping[U
 
 
 def keep_changes(connection: Connection, reports: Sequence[SessionReport]) -> None:
-    """Remember the segments of reports that were made of changes alone; nothing is asked for none."""
+    """Remember the segments of reports that say nothing of the start; nothing is asked for none."""
     statement = """
-        INSERT INTO session_change (instance_id, begins_at, observed_at, workspace_class, state)
-        SELECT DISTINCT instance_id, begins_at, observed_at, workspace_class, state
+        INSERT INTO session_change (instance_id, user_id, begins_at, observed_at, workspace_class, state)
+        SELECT DISTINCT instance_id, user_id, begins_at, observed_at, workspace_class, state
         FROM jsonb_to_recordset(CAST(:changes AS jsonb)) AS r(
-            instance_id uuid, begins_at timestamptz, observed_at timestamptz, workspace_class text, state text)
-        ORDER BY 1, 2, 3, 4, 5
+            instance_id uuid, user_id uuid, begins_at timestamptz, observed_at timestamptz, workspace_class text,
+            state text)
+        ORDER BY 1, 2, 3, 4, 5, 6
         ON CONFLICT DO NOTHING
     """
-    if changes := [{"instance_id": each.instance_id, **asdict(part)} for each in reports for part in each.segments]:
+    changes = [
+        {"instance_id": report.instance_id, "user_id": report.user_id, **asdict(segment)}
+        for report in reports
+        for segment in report.segments
+    ]
+    if changes:
         execute(connection, statement, changes=rows_as_json(changes))
 
 
-def list_changes(connection: Connection, instances: Collection[UUID]) -> Mapping[UUID, Sequence[Segment]]:
-    """Return the changes of sessions that were told alone: they hold whatever the class at the start is."""
+def list_changes(connection: Connection, users: Mapping[UUID, UUID]) -> Mapping[UUID, Sequence[Segment]]:
+    """Return what was told of the present of sessions while they were of a user, by session."""
     statement = """
-        SELECT instance_id, begins_at, observed_at, workspace_class, state FROM session_change
-        WHERE instance_id = ANY(CAST(:instances AS uuid[])) ORDER BY instance_id, begins_at
+        SELECT c.instance_id, c.begins_at, c.observed_at, c.workspace_class, c.state
+        FROM session_change c
+        JOIN unnest(CAST(:instances AS uuid[]), CAST(:users AS uuid[])) AS r(instance_id, user_id)
+            USING (instance_id, user_id)
+        ORDER BY c.instance_id, c.begins_at
     """
     changes: dict[UUID, list[Segment]] = {}
-    for row in fetch(connection, statement, instances=list(instances)):
+    for row in fetch(connection, statement, instances=list(users), users=list(users.values())):
         segment = Segment(
             begins_at=row.begins_at,
             observed_at=row.observed_at,
@@ -147,23 +174,24 @@ def list_changes(connection: Connection, instances: Collection[UUID]) -> Mapping
 
 
 class KnownTimeline(NamedTuple):
-    """The user of a session, its class at the start, and its timeline, which may be empty."""
+    """The fixed facts of a session, and its timeline, which may be empty."""
 
-    user_id: UUID
-    workspace_class: str
+    fixed: FixedFacts
     timeline: tuple[Segment, ...]
 
 
 def list_timelines(connection: Connection, reports: Sequence[SessionReport]) -> Mapping[UUID, KnownTimeline]:
     """Return what is known of those sessions that have a timeline, or began in another class than reported."""
-    statement = """
-        SELECT w.instance_id, w.user_id, w.workspace_class, w.timeline FROM workspace_instance w
+    statement = f"""
+        SELECT w.instance_id, w.user_id, w.workspace_class, w.timeline, {first_seen("w")} AS first_seen_at,
+               {start_told("w")} AS told_at
+        FROM workspace_instance w
         JOIN unnest(CAST(:instances AS uuid[]), CAST(:classes AS text[])) AS r(instance_id, workspace_class)
             ON r.instance_id = w.instance_id
         WHERE w.timeline IS NOT NULL OR w.workspace_class <> r.workspace_class
     """
     instances, classes = [each.instance_id for each in reports], [each.workspace_class for each in reports]
     return {
-        row.instance_id: KnownTimeline(row.user_id, row.workspace_class, decode(row.timeline))
+        row.instance_id: KnownTimeline(_fixed(row), decode(row.timeline))
         for row in fetch(connection, statement, instances=instances, classes=classes)
     }

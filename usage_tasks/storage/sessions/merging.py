@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from usage_tasks.domain.sessions import SessionReport
+from usage_tasks.domain.sessions import NEVER, SessionReport
 from usage_tasks.domain.timelines import Segment, join
 from usage_tasks.storage.pricing.timelines_sql import encode, joined
 from usage_tasks.storage.rows import fetch, fetch_one, rows_as_json
@@ -42,7 +42,7 @@ def _rank(row: str) -> str:
 
 
 _FACTS = ("user_id", "workspace_id", "workspace_class", "created_at", "started_at", "stopping_at", "stopped_at")
-_TOLD = ("instance_id", "attribution_id", *_FACTS, "observed_at", "source")
+_TOLD = ("instance_id", "attribution_id", *_FACTS, "observed_at", "source", "present")
 _COLUMNS = ", ".join((*_FACTS, "observed_at"))
 _NEWER = "ROW(EXCLUDED.source_seen_at, EXCLUDED.source) > ROW(held.source_seen_at, held.source)"
 
@@ -52,9 +52,20 @@ def _facts(row: str) -> str:
 
 
 _INTO = f"""(instance_id, attribution_id, {_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, timeline,
-    first_observed_at)"""
-_FIRST = "COALESCE({row}.first_observed_at, {row}.observed_at)"
-_EARLIER = f"{_FIRST.format(row='EXCLUDED')} < {_FIRST.format(row='held')}"
+    first_observed_at, start_told_at)"""
+
+
+def first_seen(row: str) -> str:
+    """Compose when a session was first seen."""
+    return f"COALESCE({row}.first_observed_at, {row}.observed_at)"
+
+
+def start_told(row: str) -> str:
+    """Compose when a session's start was told; NEVER if it is inferred."""
+    return f"COALESCE({row}.start_told_at, {first_seen(row)})"
+
+
+_EARLIER = f"""({first_seen("EXCLUDED")} < {first_seen("held")} OR {start_told("EXCLUDED")} < {start_told("held")})"""
 _TIMELINE = joined("held.timeline", "EXCLUDED.timeline")
 
 
@@ -79,6 +90,7 @@ def merging(reports: str) -> str:
                max(CASE WHEN r.stopped_at IS NULL THEN r.seen_at END) OVER same AS last_seen_at,
                max(CASE WHEN r.source IS NOT NULL THEN r.seen_at END) OVER same AS source_seen_at,
                min(r.observed_at) OVER same AS first_seen_at,
+               min(CASE WHEN r.present THEN '{NEVER.isoformat()}' ELSE r.observed_at END) OVER same AS told_at,
                first_value(r.source) OVER (
                    PARTITION BY r.instance_id ORDER BY r.source IS NULL, r.seen_at DESC, r.source COLLATE "C" DESC
                ) AS latest_source
@@ -88,11 +100,12 @@ def merging(reports: str) -> str:
     ), written AS (
         INSERT INTO workspace_instance AS held {_INTO}
         SELECT r.instance_id, r.attribution_id, {_facts("r")}, r.last_seen_at, r.latest_source, r.source_seen_at,
-               s.taken_at, r.timeline, NULLIF(r.first_seen_at, r.observed_at)
+               s.taken_at, r.timeline, NULLIF(r.first_seen_at, r.observed_at),
+               NULLIF(r.told_at, r.first_seen_at)
         FROM report r LEFT JOIN source_snapshot s ON s.source = r.latest_source ORDER BY r.instance_id
         ON CONFLICT (instance_id) DO UPDATE SET
             ({_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, capped_at, cap_reason, recorded_at, timeline,
-             first_observed_at) = (
+             first_observed_at, start_told_at) = (
                 SELECT {_facts("f")}, n.last_seen_at,
                        CASE WHEN n.moved THEN EXCLUDED.source ELSE held.source END,
                        CASE WHEN n.moved THEN EXCLUDED.source_seen_at ELSE held.source_seen_at END,
@@ -101,10 +114,12 @@ def merging(reports: str) -> str:
                        CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.capped_at END,
                        CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.cap_reason END,
                        clock_timestamp(), {_TIMELINE},
-                       NULLIF(LEAST({_FIRST.format(row="EXCLUDED")}, {_FIRST.format(row="held")}), f.observed_at)
+                       NULLIF(n.first_seen_at, f.observed_at), NULLIF(n.told_at, n.first_seen_at)
                 FROM (
                     SELECT {_rank("EXCLUDED")} > {_rank("held")} AS greater,
                            GREATEST(held.last_seen_at, EXCLUDED.last_seen_at) AS last_seen_at,
+                           LEAST({first_seen("EXCLUDED")}, {first_seen("held")}) AS first_seen_at,
+                           LEAST({start_told("EXCLUDED")}, {start_told("held")}) AS told_at,
                            EXCLUDED.source IS NOT NULL AND (held.source IS NULL OR {_NEWER}) AS moved,
                            held.cap_reason = 'lifetime'
                                OR EXCLUDED.last_seen_at <= held.last_seen_at
@@ -139,7 +154,7 @@ _MERGE = merging("""
     SELECT * FROM jsonb_to_recordset(CAST(:reports AS jsonb)) AS r(
         instance_id uuid, attribution_id text, user_id uuid, workspace_id text, workspace_class text,
         created_at timestamptz, started_at timestamptz, stopping_at timestamptz, stopped_at timestamptz,
-        observed_at timestamptz, source text, timeline jsonb)
+        observed_at timestamptz, source text, present boolean, timeline jsonb)
 """)
 
 

@@ -35,14 +35,13 @@ def lock_sources(connection: Connection, sources: Collection[str]) -> Mapping[st
 
 
 def lock_free_sources(connection: Connection, sources: Collection[str]) -> None:
-    """Block snapshots of those of the sources that nobody holds now; for who holds sessions already, and may not wait.
+    """Block snapshots of these sources as `lock_sources` does; for who holds sessions already, and may not wait.
 
-    A source that has had no snapshot is left out.
+    A source that has had no snapshot is left out. The database refuses if a snapshot holds one: SQLSTATE 55P03.
     """
     if sources:
         statement = """
-            SELECT FROM source_snapshot WHERE source = ANY(CAST(:names AS text[])) ORDER BY source
-            FOR SHARE SKIP LOCKED
+            SELECT FROM source_snapshot WHERE source = ANY(CAST(:names AS text[])) ORDER BY source FOR SHARE NOWAIT
         """
         fetch(connection, statement, names=sorted(sources))
 

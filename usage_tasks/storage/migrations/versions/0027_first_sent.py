@@ -1,4 +1,4 @@
-"""When a report in quarantine was sent first, and the changes of sessions that came alone."""
+"""What was told first: of reports in quarantine, of sessions known by snapshots only, of changes that came alone."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,23 @@ compatible_from: str = "0016"
 
 def upgrade() -> None:
     op.add_column("quarantined_report", sa.Column("first_sent_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("workspace_instance", sa.Column("start_told_at", sa.DateTime(timezone=True), nullable=True))
     op.create_table(
         "session_change",
         sa.Column("instance_id", sa.Uuid(), nullable=False),
+        sa.Column("user_id", sa.Uuid(), nullable=False),
         sa.Column("begins_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("observed_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("workspace_class", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint(
-            "instance_id", "begins_at", "observed_at", "workspace_class", "state", name=op.f("session_change_pkey")
+            "instance_id",
+            "user_id",
+            "begins_at",
+            "observed_at",
+            "workspace_class",
+            "state",
+            name=op.f("session_change_pkey"),
         ),
     )
 
