@@ -1,19 +1,22 @@
 """Two transactions meet at a chosen statement: neither deadlocks, and each report ends as in some order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from decimal import Decimal
 from threading import Barrier, BrokenBarrierError
 from time import monotonic, sleep
+from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, event, text
 
 from tests.factories import HOUR, LIMITS, START, SYSTEM, make_id
-from tests.sessions.timelines.oracle import Session
-from tests.sessions.timelines.stories import report
+from tests.sessions.timelines.oracle import RUNNING, Session, Value, Version
+from tests.sessions.timelines.stories import FIRST_VERSION_AT, report, segment
 from tests.sessions.timelines.system import NOW, System, assert_same, assert_same_quarantine
 from tests.sessions.timelines.test_any_order import listed_prices
 from usage_tasks.domain.errors import RetryableError
@@ -158,20 +161,17 @@ def test_a_drop_leaves_what_a_take_over_takes_up(database: Database) -> None:
 
 def test_an_import_does_not_deadlock_with_a_snapshot_of_the_source_of_an_odd_row(database: Database) -> None:
     plain, odd = (report(instance_id=str(make_id(name)), source="eu") for name in ("plain", "odd"))
-    chunk = Chunk(
-        plain={2: tuple(str({**plain, "source": ""}.get(name, "")) for name in COLUMNS)},
-        odd={3: OddRow(odd, make_id("odd"))},
-    )
+    chunk = chunk_of({**plain, "source": ""}, odd={3: OddRow(odd, make_id("odd"))})
 
-    def import_it() -> None:
+    def import_rows() -> None:
         with database.transaction() as connection:
-            import_chunk(connection, chunk, opened=frozenset(), limits=LIMITS, at=NOW, actor=SYSTEM)
+            import_it(connection, chunk)
 
     with ThreadPoolExecutor(1) as pool:
         imports: list[Future[None]] = []
 
         def begin_to_import() -> None:
-            imports.append(pool.submit(import_it))
+            imports.append(pool.submit(import_rows))
             wait_until_one_waits(database)
 
         with database.transaction() as connection, before(connection, "w.timeline IS NOT NULL", begin_to_import):
@@ -179,3 +179,71 @@ def test_an_import_does_not_deadlock_with_a_snapshot_of_the_source_of_an_odd_row
         imports[0].result()
     with database.transaction() as connection:
         assert connection.execute(text("SELECT source FROM workspace_instance")).scalars().all() == ["eu", "eu"]
+
+
+ONE, OTHER = sorted(str(make_id(name)) for name in ("one", "other"))
+
+
+def meet(database: Database, part: str, act: Callable[[Connection], object], *, times: int = 1) -> None:
+    """Let a batch of both sessions wait before a statement of `act`, which holds the second one."""
+    with ThreadPoolExecutor(1) as pool:
+        batches: list[Future[None]] = []
+        told = [report(instance_id=each, observed_at=START + 2 * HOUR) for each in (ONE, OTHER)]
+
+        def begin() -> None:
+            batches.append(pool.submit(hear, database, *told))
+            wait_until_one_waits(database)
+
+        with database.transaction() as connection, before(connection, part, begin, times=times):
+            act(connection)
+        batches[0].result()
+
+
+def chunk_of(*plain: Report, odd: Mapping[int, OddRow] = MappingProxyType({})) -> Chunk:
+    """A chunk of a file."""
+    rows = {line: tuple(str(row.get(name, "")) for name in COLUMNS) for line, row in enumerate(plain, start=2)}
+    return Chunk(plain=rows, odd=dict(odd))
+
+
+def import_it(connection: Connection, chunk: Chunk) -> None:
+    """Import a chunk."""
+    import_chunk(connection, chunk, opened=frozenset(), limits=LIMITS, at=NOW, actor=SYSTEM)
+
+
+def test_an_import_does_not_deadlock_with_a_batch(database: Database) -> None:
+    hear(database, report(instance_id=ONE), report(instance_id=OTHER))
+    plain = report(instance_id=OTHER, observed_at=START + HOUR)
+    odd = report(instance_id=ONE, observed_at=START + HOUR, segments=[segment(START + HOUR, "large")])
+    chunk = chunk_of(plain, odd={3: OddRow(odd, UUID(ONE))})
+    meet(database, "INSERT INTO workspace_instance", lambda connection: import_it(connection, chunk), times=2)
+
+
+def test_an_import_of_plain_rows_that_contradict_does_not_deadlock_with_a_snapshot(database: Database) -> None:
+    other = report(instance_id=OTHER)
+    rows = [report(instance_id=ONE, source="eu", workspace_class=name) for name in ("small", "large")]
+    chunk = chunk_of(other, *rows)
+
+    def import_rows() -> None:
+        with database.transaction() as connection:
+            import_it(connection, chunk)
+
+    with ThreadPoolExecutor(1) as pool:
+        imports: list[Future[None]] = []
+
+        def begin() -> None:
+            imports.append(pool.submit(import_rows))
+            wait_until_one_waits(database)
+
+        with database.transaction() as connection, before(connection, "w.timeline IS NOT NULL", begin):
+            list_running(connection, "eu", NOW, [other])
+        imports[0].result()
+
+
+def test_a_release_in_parts_does_not_deadlock_with_a_batch(database: Database) -> None:
+    hear(database, report(instance_id=ONE), report(instance_id=OTHER))
+    with database.transaction() as connection:
+        list_running(connection, "eu", START + HOUR, [report(instance_id=OTHER, workspace_class="gold")])
+    hear(database, report(instance_id=ONE, workspace_class="gold"))
+    with database.transaction() as connection:
+        System(connection, {}).add_price(Value("gold", RUNNING), Version(FIRST_VERSION_AT, Decimal(2)))
+    meet(database, "INSERT INTO workspace_instance", lambda connection: System(connection, {}).release(), times=2)

@@ -17,7 +17,7 @@ from usage_tasks.services.sessions.changes import as_reports, is_change
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
 from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.pricing import prices
-from usage_tasks.storage.sessions import bulk_copy, source_snapshots
+from usage_tasks.storage.sessions import bulk_copy, merging, source_snapshots
 from usage_tasks.storage.sessions.bulk_copy import PlainRow
 from usage_tasks.storage.sessions.merging import sum_merged
 from usage_tasks.wire.session_reports import find_source, parse_reports
@@ -69,7 +69,8 @@ def import_chunk(
     report that arrived at `at`; a row without an observation time is of `at`.
     """
     plain = _choose_plain(chunk, list_classes(prices.list_price_keys(connection)), latest=at)
-    _lock_sources(connection, chunk)
+    if chunk.odd or len(plain) < len(chunk.plain):
+        _lock(connection, chunk)
     merged, contradicting = bulk_copy.merge_plain(connection, plain, at=at)
     accounts = {AttributionId(row[bulk_copy.ACCOUNT]) for line, row in plain.items() if line not in contradicting}
     open_accounts(connection, accounts - opened, limits=limits, at=at, actor=actor)
@@ -87,11 +88,13 @@ def import_chunk(
     return Imported(RecordedBatch(merged=sum_merged([merged, rest.merged]), rejections=rejections), accounts)
 
 
-def _lock_sources(connection: Connection, chunk: Chunk) -> None:
-    """Lock the sources of all rows before the sessions of any, as a snapshot does. Plain rows alone see to theirs."""
-    if named := {source for each in chunk.odd.values() if (source := find_source(each.row)) is not None}:
-        named |= {row[bulk_copy.SOURCE] for row in chunk.plain.values()} - {""}
-        source_snapshots.lock_sources(connection, named)
+def _lock(connection: Connection, chunk: Chunk) -> None:
+    """Lock the sources of all rows, then their sessions that are known: the rows are merged in several steps."""
+    named = {find_source(each.row) for each in chunk.odd.values()}
+    named |= {row[bulk_copy.SOURCE] or None for row in chunk.plain.values()}
+    source_snapshots.lock_sources(connection, {source for source in named if source is not None})
+    odd = {each.instance_id for each in chunk.odd.values() if each.instance_id is not None}
+    merging.lock_sessions(connection, odd | {UUID(row[0]) for row in chunk.plain.values()})
 
 
 def _choose_plain(chunk: Chunk, classes: frozenset[str], *, latest: datetime) -> Mapping[int, PlainRow]:

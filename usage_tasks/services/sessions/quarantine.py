@@ -15,7 +15,7 @@ from usage_tasks.services.sessions.record import RecordedBatch, take_up
 from usage_tasks.services.sessions.refused import Reading, read_again
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.operations import audit
-from usage_tasks.storage.sessions import quarantine, source_snapshots
+from usage_tasks.storage.sessions import merging, quarantine, source_snapshots
 from usage_tasks.storage.sessions.merging import Merged
 from usage_tasks.storage.sessions.quarantine import QuarantinedReport, Selection
 
@@ -124,7 +124,7 @@ def _take_batch(
     read = read_again(connection, held, at=at)
     refused = {each.found.index: each.found for each in read if isinstance(each.found, Rejection)}
     reports = [each.found for each in read if isinstance(each.found, SessionReport)]
-    # All at once and in order: a merge locks those of its own reports only.
+    # All at once and in order, sources before sessions: a merge locks those of its own part only.
     source_snapshots.lock_sources(connection, {each.source for each in reports if each.source is not None})
     digests = {each.digest for each in held}
 
@@ -134,6 +134,7 @@ def _take_batch(
         )
 
     parts = _by_snapshot(held, read)
+    merging.lock_sessions(connection, {each.instance_id for each in reports})
     taken = [take(seen_at, part) for seen_at, part in parts]
     if sum(each.taken_over for each in taken[1:]):
         # What an earlier part refused may agree with a session that a later part took over.

@@ -1,6 +1,6 @@
 """Workspace instances: what was reported of each session, merged so that the order of reports does not matter."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from usage_tasks.domain.sessions import NEVER, SessionReport
 from usage_tasks.domain.timelines import Segment, join
 from usage_tasks.storage.pricing.timelines_sql import encode, joined
-from usage_tasks.storage.rows import fetch, fetch_one, rows_as_json
+from usage_tasks.storage.rows import execute, fetch, fetch_one, rows_as_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +156,15 @@ _MERGE = merging("""
         created_at timestamptz, started_at timestamptz, stopping_at timestamptz, stopped_at timestamptz,
         observed_at timestamptz, source text, present boolean, timeline jsonb)
 """)
+
+
+def lock_sessions(connection: Connection, instances: Collection[UUID]) -> None:
+    """Lock those of the sessions that are known: for merges in several steps, each of which locks its own only."""
+    statement = """
+        SELECT FROM workspace_instance WHERE instance_id = ANY(CAST(:instances AS uuid[]))
+        ORDER BY instance_id FOR NO KEY UPDATE
+    """
+    execute(connection, statement, instances=list(instances))
 
 
 def merge_reports(
