@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "usage_tasks"
 HOLDING = ("docs", "deploy", "usage_tasks", "tests")
+MODULES = {it.name for name in (*HOLDING, "client") for it in (ROOT / name).rglob("*.py")}
+MODULES |= {it.name for it in ROOT.glob("*.py")} | {"platform_example.py"}  # README.md's reader writes the last
 FOLDERS = sorted(each.name for each in PACKAGE.iterdir() if each.is_dir() and each.name != "__pycache__")
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *(it for name in HOLDING for it in (ROOT / name).rglob("*.md"))})
 
@@ -16,6 +18,10 @@ DOCUMENTS = sorted({*ROOT.glob("*.md"), *(it for name in HOLDING for it in (ROOT
 _PATH = re.compile(r"(?<![\w/.-])(?:tests|usage_tasks|docs|deploy)/[\w*-]+(?:[/.][\w*-]+)*")
 # storage/ledger/entries.py: a module of the package
 _SHORT = re.compile(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w/]+\.py\b")
+# `services/ledger/`: a folder of the package
+_FOLDER = re.compile(rf"`((?:{'|'.join(FOLDERS)})/(?:\w+/)*)`")
+# `posting.py`: a module that stands beside one with its folder
+_BESIDE = re.compile(r"`(\w+\.py)`")
 # test_entries.py, in any folder of the tests
 _TEST = re.compile(r"(?<![\w/])test_\w+\.py\b")
 # python -m tests.benchmarks.sync, usage_tasks.client.record
@@ -47,6 +53,8 @@ def missing(document: Path) -> Iterator[str]:
     text = document.read_text()
     yield from (path for path in _PATH.findall(text) if not is_there(path))
     yield from (path for path in _SHORT.findall(text) if not is_there(f"usage_tasks/{path}"))
+    yield from (path for path in _FOLDER.findall(text) if not is_there(f"usage_tasks/{path}"))
+    yield from (name for name in _BESIDE.findall(text) if name not in MODULES)
     yield from (name for name in _TEST.findall(text) if not is_there(f"tests/**/{name}"))
     yield from (module for module in _MODULE.findall(text) if not is_module(module))
     yield from (link for link in _LINK.findall(text) if not (document.parent / link).exists())
@@ -66,6 +74,7 @@ def test_a_stale_name_is_found(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.md"
     wrong.write_text(
         "`tests/ledger/test_nothing.py`, usage_tasks/nothing.py, docs/nothing.md; test_nothing.py; storage/nothing.py; "
+        "`storage/nothing/`, `storage/`, `storage/ledger/`; `nothing.py`, `posting.py`; "
         "`python -m tests.nothing`; [a page](nothing.md); "
         "`tests/docs/test_paths.py::test_nothing`, `tests/docs/test_paths.py::test_the_documents_are_found`"
     )
@@ -74,6 +83,8 @@ def test_a_stale_name_is_found(tmp_path: Path) -> None:
         "usage_tasks/nothing.py",
         "docs/nothing.md",
         "storage/nothing.py",
+        "storage/nothing/",
+        "nothing.py",
         "test_nothing.py",
         "tests.nothing",
         "nothing.md",
