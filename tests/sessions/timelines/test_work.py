@@ -79,7 +79,7 @@ def _rows_for(connection: Connection, segments: int, read: Callable[[Connection]
 
 
 def _rows_of(connection: Connection, work: Callable[[], object]) -> float:
-    """The rows that all steps of the statements of some work produce or throw away; the statements only read."""
+    """The rows that all steps of the statements of some work produce or filter out; the statements only read."""
     statements: list[tuple[str, Any]] = []
 
     def keep(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
