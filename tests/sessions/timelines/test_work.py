@@ -67,6 +67,15 @@ def test_four_times_the_segments_are_at_most_four_times_the_rows(
     assert 0 < many < 5 * few
 
 
+def test_many_reports_of_one_session_in_a_batch_are_one_timeline(connection: Connection) -> None:
+    # Were the timeline sent with each of them, the batch would be larger than PostgreSQL's JSON may be.
+    system = System(connection, {})
+    begins = [START + number * timedelta(minutes=1) for number in range(2_000)]
+    done = system.hear(*(report(segments=[segment(begin, "large")]) for begin in begins))
+    assert (done.merged.inserted, done.merged.unchanged, done.rejections) == (1, len(begins) - 1, [])
+    assert [each.begins_at for each in system.timeline()] == begins
+
+
 def _rows_for(connection: Connection, segments: int, read: Callable[[Connection], object], *, posted: bool) -> float:
     with rehearsal(connection):
         system = System(connection, {})

@@ -19,7 +19,7 @@ _SPANS: Final = f"""
         SELECT s.*, GREATEST(s.started_at, :start) AS first, LEAST(s.ran_until, CAST(:end AS timestamptz)) AS until,
                r.minimum_cents, r.rounding_seconds
         FROM (
-            SELECT ran.*, p.price_keys FROM ran CROSS JOIN LATERAL ({priced_parts("ran")}) AS p
+            SELECT ran.*, p.priced_from, p.price_keys FROM ran CROSS JOIN LATERAL ({priced_parts("ran")}) AS p
             WHERE ran.timeline IS NOT NULL
         ) AS s JOIN in_force r ON {STARTED}
     ), span AS (

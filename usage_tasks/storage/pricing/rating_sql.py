@@ -37,8 +37,14 @@ _BEGIN = charged_until("GREATEST(p.effective_from, s.started_at)")
 _END = charged_until("LEAST(p.effective_until, s.until)")
 _SECONDS = f"GREATEST(0, {_END} - {_BEGIN})"
 
-STARTED = """
-    r.workspace_class = COALESCE(s.price_keys[1], s.workspace_class) AND r.effective_from <= s.started_at
+# Of the parts only the first one has begun by the start. The planner takes this query for dearer than a subscript, and
+# so asks for the key once a session, not once a session and version.
+_KEY_AT_START = """CASE WHEN s.price_keys IS NULL THEN s.workspace_class ELSE (
+    SELECT g.price_key FROM unnest(s.priced_from, s.price_keys) AS g(begins_at, price_key)
+    WHERE g.begins_at <= s.started_at
+) END"""
+STARTED = f"""
+    r.workspace_class = {_KEY_AT_START} AND r.effective_from <= s.started_at
         AND (r.effective_until IS NULL OR r.effective_until > s.started_at)
 """
 _WITHIN_ONE = "(r.effective_until IS NULL OR r.effective_until > GREATEST(s.until, s.started_at))"
