@@ -19,7 +19,8 @@ from usage_tasks.storage.rows import as_json
 RATE = f"""
     WITH session AS (
         SELECT * FROM jsonb_to_recordset(CAST(:sessions AS jsonb)) AS s(
-            instance_id uuid, workspace_class text, timeline jsonb, started_at timestamptz, until timestamptz)
+            instance_id uuid, workspace_class text, priced_from timestamptz[], price_keys text[],
+            started_at timestamptz, until timestamptz)
     ), {RATED}
     SELECT instance_id, credit_cents FROM rated
 """  # noqa: S608 - a constant

@@ -136,6 +136,36 @@ def test_sessions_of_a_version_without_timelines_are_posted_as_they_were(empty_u
     engine.dispose()
 
 
+def test_open_sessions_of_a_version_without_parts_are_taken_apart(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        command.upgrade(migrate.alembic_config(connection), "0026")
+    with engine.begin() as connection:
+        prices.publish_prices(connection, {"small": Decimal(1), "large": Decimal(2)}, at=AT, actor="service:tests")
+        connection.execute(
+            text("""
+                INSERT INTO workspace_instance (instance_id, attribution_id, user_id, workspace_id, workspace_class,
+                                                started_at, observed_at, last_seen_at, timeline)
+                SELECT gen_random_uuid(), 'team:x', gen_random_uuid(), 'ws', 'small', '2026-01-01Z', '2026-01-02Z',
+                       '2026-01-02Z', CAST(timeline AS jsonb)
+                FROM unnest(ARRAY[NULL, '[
+                    {"from": "2025-12-31T00:00:00.000000Z", "observed_at": "2026-01-02T00:00:00.000000Z",
+                     "workspace_class": "large", "state": "running"},
+                    {"from": "2026-01-01T09:00:00.000000Z", "observed_at": "2026-01-02T00:00:00.000000Z",
+                     "workspace_class": "small", "state": "running"}
+                ]']) AS t(timeline)
+            """)
+        )
+    migrate.upgrade(empty_url)
+    with engine.begin() as connection:
+        held = "SELECT price_keys, priced_from[2] FROM open_session ORDER BY 1"
+        parts = [tuple(row) for row in connection.execute(text(held))]
+        # Ten hours at 1; nine hours at 2 and one hour at 1.
+        assert get_balance(connection, TEAM, at=AT) == 60_000 + 114_000
+    engine.dispose()
+    assert parts == [(["large", "small"], datetime(2026, 1, 1, 9, tzinfo=UTC)), (None, None)]
+
+
 def test_entries_of_an_older_version_are_counted_in_their_weeks(empty_url: str) -> None:
     engine = create_engine(empty_url)
     with engine.connect() as connection:

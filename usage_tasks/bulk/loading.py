@@ -19,7 +19,8 @@ from usage_tasks.bulk.reading import Misfit, RowsOfFile, opened
 from usage_tasks.domain.accounts import Actor, AttributionId, Namespace
 from usage_tasks.domain.errors import RetryableError
 from usage_tasks.runtime import Runtime
-from usage_tasks.services.sessions.import_reports import Chunk, Imported, OddRow, as_report, import_chunk
+from usage_tasks.services.sessions.changes import OddRow
+from usage_tasks.services.sessions.import_reports import Chunk, Imported, as_report, import_chunk
 from usage_tasks.services.sessions.record import RecordedBatch
 from usage_tasks.storage.engine import rehearsal
 from usage_tasks.storage.sessions.bulk_copy import COLUMNS, PlainRow

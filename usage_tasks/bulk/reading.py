@@ -73,7 +73,8 @@ class RowsOfFile:
         escaped = re.escape(header.separator)
         ignored = f'[^{escaped}"\r\n]*'
         of_line = [ignored if name is None else f"({_PLAIN.get(name, _PLAIN_OPTIONAL)})" for name in header.fields]
-        self._all_plain = re.compile(escaped.join(of_line).join(("^", "\r?$")), re.M).findall
+        line = re.compile(escaped.join(of_line).join(("^", "\r?$")), re.M)
+        self._all_plain, self._one_plain = line.findall, line.match
 
     def read(self, count: int) -> Iterator[Part]:
         """Read so many lines at a time, and what a quoted value takes beyond."""
@@ -90,6 +91,10 @@ class RowsOfFile:
         odd: dict[int, Sequence[str]] = {}
         rest = iter(lines)
         for text in rest:
+            if found := self._one_plain(text):
+                self._line += 1
+                plain[self._line] = found.groups()
+                continue
             # Quotes may go on over lines: the reader takes as many as it needs.
             reader = new_reader(chain((text,), rest, self._lines), self._separator)
             values = next(reader)

@@ -12,7 +12,7 @@ from usage_tasks.storage.ledger.account_weeks import week_of
 from usage_tasks.storage.ledger.grants import spent
 from usage_tasks.storage.pricing import timeline_checks
 from usage_tasks.storage.pricing.rating_sql import RATED
-from usage_tasks.storage.pricing.timelines_sql import class_of_open
+from usage_tasks.storage.pricing.timelines_sql import class_of_open, priced_parts
 from usage_tasks.storage.rows import fetch, sql_list
 
 SAMPLE_MAX: Final = 10
@@ -101,8 +101,10 @@ _ENTRIES_OF_SESSIONS = f"""
 _OPEN_SESSIONS = f"""
     SELECT o.instance_id::text AS offender
     FROM open_session o LEFT JOIN workspace_instance w USING (attribution_id, instance_id)
-    WHERE ({class_of_open("o")}, o.timeline, o.started_at, o.ended_at, o.final_at)
-        IS DISTINCT FROM (w.workspace_class, w.timeline, w.started_at, w.ended_at, w.final_at)
+    CROSS JOIN LATERAL ({priced_parts("w")}) AS p
+    WHERE ({class_of_open("o")}, o.timeline, o.priced_from, o.price_keys, o.started_at, o.ended_at, o.final_at)
+        IS DISTINCT FROM
+        (w.workspace_class, w.timeline, p.priced_from, p.price_keys, w.started_at, w.ended_at, w.final_at)
 """
 
 _POSTED = """
@@ -118,9 +120,9 @@ _PRICES_OF_SESSIONS = f"""
     SELECT posted.instance_id::text AS offender
     FROM ({_POSTED}) posted LEFT JOIN (
         WITH session AS (
-            SELECT w.instance_id, w.workspace_class, w.timeline, w.started_at,
+            SELECT w.instance_id, w.workspace_class, p.priced_from, p.price_keys, w.started_at,
                    GREATEST(w.ended_at, w.started_at) AS until
-            FROM workspace_instance w
+            FROM workspace_instance w CROSS JOIN LATERAL ({priced_parts("w")}) AS p
         ), {RATED} SELECT instance_id, credit_cents FROM rated
     ) r USING (instance_id)
     WHERE r.credit_cents IS DISTINCT FROM posted.credit_cents

@@ -36,6 +36,13 @@ class SegmentArguments(BaseModel):
     state: State = State.RUNNING
 
 
+class ChangeArguments(SegmentArguments):
+    """A row of a file that says one change of a session, and none of its facts."""
+
+    instance_id: SessionId
+    observed_at: Moment | None = None
+
+
 class ReportArguments(BaseModel):
     """One report of a session. A running session has neither stopping_at nor stopped_at."""
 
@@ -123,6 +130,19 @@ def parse_reports(
     return reports, rejections
 
 
+def find_segment(row: object, *, at: datetime) -> Segment | None:
+    """Return the segment of a row that says one change and no facts, observed at `at` unless given.
+
+    None for another row, and for one that cannot be read, or was observed later than `at`.
+    """
+    try:
+        read = ChangeArguments.model_validate(row)
+    except ValidationError:
+        return None
+    observed_at = read.observed_at or at
+    return None if observed_at > at else _segment(read, observed_at=observed_at)
+
+
 def find_instance_id(row: object, *, namespace: Namespace) -> UUID | None:
     """Return the session of a row, even if the rest of the row cannot be read, or None."""
     try:
@@ -149,15 +169,6 @@ def _report(
         instance_id, user_id, attribution_id = (resolve(each, namespace) for each in ids)
         names = tuple(each.named(namespace()) for each in ids if isinstance(each, ExternalId))
     observed_at = row.observed_at or at
-    segments = tuple(
-        Segment(
-            begins_at=each.begins_at,
-            observed_at=observed_at,
-            workspace_class=each.workspace_class,
-            state=each.state,
-        )
-        for each in row.segments
-    )
     return SessionReport(
         index=index,
         instance_id=UUID(instance_id),
@@ -171,10 +182,16 @@ def _report(
         stopped_at=row.stopped_at,
         observed_at=observed_at,
         source=row.source or source,
-        segments=segments,
+        segments=tuple(_segment(each, observed_at=observed_at) for each in row.segments),
         state=row.state,
-        present=source is not None and not segments,
+        present=source is not None and not row.segments,
         names=names,
+    )
+
+
+def _segment(read: SegmentArguments, *, observed_at: datetime) -> Segment:
+    return Segment(
+        begins_at=read.begins_at, observed_at=observed_at, workspace_class=read.workspace_class, state=read.state
     )
 
 

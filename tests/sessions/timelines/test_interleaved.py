@@ -20,7 +20,8 @@ from tests.sessions.timelines.stories import FIRST_VERSION_AT, report, segment
 from tests.sessions.timelines.system import NOW, System, assert_same, assert_same_quarantine
 from tests.sessions.timelines.test_any_order import listed_prices
 from usage_tasks.domain.errors import RetryableError
-from usage_tasks.services.sessions.import_reports import Chunk, OddRow, import_chunk
+from usage_tasks.services.sessions.changes import OddRow
+from usage_tasks.services.sessions.import_reports import Chunk, import_chunk
 from usage_tasks.services.sessions.quarantine import drop_batch
 from usage_tasks.services.sessions.snapshot import Snapshot, report_running
 from usage_tasks.storage.engine import Database

@@ -15,7 +15,8 @@ from tests.sessions.timelines.oracle import RUNNING, Session, Value, Version
 from tests.sessions.timelines.stories import FIRST_VERSION_AT, INSTANCE, USERS, report, segment
 from tests.sessions.timelines.system import NOW, System, assert_same
 from tests.sessions.timelines.test_any_order import listed_prices
-from usage_tasks.services.sessions.import_reports import Chunk, OddRow, import_chunk
+from usage_tasks.services.sessions.changes import OddRow
+from usage_tasks.services.sessions.import_reports import Chunk, import_chunk
 from usage_tasks.services.sessions.snapshot import Healed, Snapshot, report_running
 from usage_tasks.wire.session_reports import parse_reports
 

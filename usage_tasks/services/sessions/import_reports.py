@@ -13,21 +13,14 @@ from usage_tasks.domain.accounts import Actor, AttributionId
 from usage_tasks.domain.cost_centers import SpendingLimits
 from usage_tasks.domain.prices import list_classes
 from usage_tasks.services.ledger.cost_center import open_accounts
-from usage_tasks.services.sessions.changes import as_reports, is_change
+from usage_tasks.services.sessions.changes import OddRow, as_reports, fold, is_change
 from usage_tasks.services.sessions.record import RecordedBatch, record_reports
 from usage_tasks.storage.directory.names import read_namespace
 from usage_tasks.storage.pricing import prices
 from usage_tasks.storage.sessions import bulk_copy, merging, source_snapshots
 from usage_tasks.storage.sessions.bulk_copy import PlainRow
-from usage_tasks.storage.sessions.merging import sum_merged
+from usage_tasks.storage.sessions.merging import Merged, sum_merged
 from usage_tasks.wire.session_reports import find_source, parse_reports
-
-
-class OddRow(NamedTuple):
-    """A row that must be read as a task would read it, and its session if that is known."""
-
-    row: object
-    instance_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +61,19 @@ def import_chunk(
     `opened` are accounts that are known to be open: they are not looked up. A row observed after `at` is read like a
     report that arrived at `at`; a row without an observation time is of `at`.
     """
-    plain = _choose_plain(chunk, list_classes(prices.list_price_keys(connection)), latest=at)
-    if chunk.odd or len(plain) < len(chunk.plain):
+    price_keys = prices.list_price_keys(connection)
+    plain = _choose_plain(chunk, list_classes(price_keys), latest=at)
+    folded = fold(chunk.odd, plain.values(), price_keys, at=at)
+    if len(folded.lines) < len(chunk.odd) or len(plain) < len(chunk.plain):
         _lock(connection, chunk)
-    merged, contradicting = bulk_copy.merge_plain(connection, plain, at=at)
+    merged, contradicting, with_changes = bulk_copy.merge_plain(connection, plain, folded.along, at=at)
+    done = folded.lines if with_changes else frozenset()
+    if done:
+        updated = len(folded.along)
+        merged = sum_merged([merged, Merged(inserted=0, updated=updated, unchanged=len(done) - updated)])
     accounts = {AttributionId(row[bulk_copy.ACCOUNT]) for line, row in plain.items() if line not in contradicting}
     open_accounts(connection, accounts - opened, limits=limits, at=at, actor=actor)
-    lines = sorted([*chunk.odd, *(chunk.plain.keys() - plain.keys()), *contradicting])
+    lines = sorted([*(chunk.odd.keys() - done), *(chunk.plain.keys() - plain.keys()), *contradicting])
     if not lines:
         return Imported(RecordedBatch(merged=merged, rejections=[]), accounts)
     rows = [chunk.report(line) for line in lines]

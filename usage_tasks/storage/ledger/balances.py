@@ -11,7 +11,7 @@ from usage_tasks.storage import keys
 from usage_tasks.storage.ledger.account_weeks import entries_reaching, later_weeks
 from usage_tasks.storage.ledger.grants import AVAILABLE
 from usage_tasks.storage.pricing.rating_sql import RATED, has_price
-from usage_tasks.storage.pricing.timelines_sql import class_of_open
+from usage_tasks.storage.pricing.timelines_sql import class_of_open, priced_parts
 from usage_tasks.storage.rows import fetch, fetch_one
 
 # Entries that take effect later than an account is asked for, less what the sessions of them had cost by then. An open
@@ -28,8 +28,9 @@ _LATER = f"""
             SELECT instance_id, bool_or(corrects) AS corrected FROM entry WHERE reaches_back GROUP BY instance_id
         ) AS l
         CROSS JOIN LATERAL (
-            SELECT w.instance_id, w.workspace_class, w.timeline, w.started_at, LEAST(w.ended_at, a.at) AS until
-            FROM workspace_instance w
+            SELECT w.instance_id, w.workspace_class, p.priced_from, p.price_keys, w.started_at,
+                   LEAST(w.ended_at, a.at) AS until
+            FROM workspace_instance w CROSS JOIN LATERAL ({priced_parts("w")}) AS p
             WHERE w.instance_id = l.instance_id AND (w.started_at < a.at OR l.corrected) AND NOT EXISTS (
                 SELECT 1 FROM open_session o WHERE o.attribution_id = a.attribution_id AND o.instance_id = w.instance_id
             )
@@ -67,8 +68,8 @@ def with_balances(asked: str, *, inlined: bool = False) -> str:
     return f"""
     asked AS {"NOT MATERIALIZED" if inlined else "MATERIALIZED"} ({asked}),
     session AS (
-        SELECT a.attribution_id, o.instance_id, {class_of_open("o")} AS workspace_class, o.timeline, o.started_at,
-               LEAST(o.ended_at, a.at) AS until, o.posted_cents
+        SELECT a.attribution_id, o.instance_id, {class_of_open("o")} AS workspace_class, o.priced_from,
+               o.price_keys, o.started_at, LEAST(o.ended_at, a.at) AS until, o.posted_cents
         FROM asked a JOIN open_session o ON o.attribution_id = a.attribution_id
         WHERE o.started_at < a.at OR o.revision > 1
     ),

@@ -27,8 +27,8 @@ class Posted:
 _DUE = f"final_at <= :at AND GREATEST(ended_at, started_at) <= :at AND {has_price('held')}"
 
 _DUE_COLUMNS = f"""
-    held.attribution_id, held.instance_id, {class_of_open("held")} AS workspace_class, held.timeline, held.started_at,
-    held.revision, held.posted_cents,
+    held.attribution_id, held.instance_id, {class_of_open("held")} AS workspace_class, held.priced_from,
+    held.price_keys, held.started_at, held.revision, held.posted_cents,
     GREATEST(held.ended_at, held.started_at) AS until,
     GREATEST(held.ended_at, held.started_at, held.settled_at) AS effective_at
 """

@@ -10,19 +10,18 @@ from usage_tasks.domain.accounts import AttributionId
 from usage_tasks.storage.ledger.posting import ENTRIES, posted_of
 from usage_tasks.storage.plans import SAMPLE_MAX, Plan, planned
 from usage_tasks.storage.pricing.rating_sql import RATED
-from usage_tasks.storage.pricing.timelines_sql import pieces
+from usage_tasks.storage.pricing.timelines_sql import priced_parts
 from usage_tasks.storage.rows import fetch_one
 
 # Only sessions that ran, or ended, while the version was in force can be priced otherwise by it.
 _REPRICED = f"""
     WITH session AS (
-        SELECT w.instance_id, w.attribution_id, w.workspace_class, w.timeline, w.started_at, e.entries + 1 AS revision,
-               e.credit_cents AS posted_cents, GREATEST(w.ended_at, w.started_at) AS until,
+        SELECT w.instance_id, w.attribution_id, w.workspace_class, p.priced_from, p.price_keys, w.started_at,
+               e.entries + 1 AS revision, e.credit_cents AS posted_cents, GREATEST(w.ended_at, w.started_at) AS until,
                GREATEST(w.ended_at, w.started_at, e.settled_at) AS effective_at
         FROM workspace_instance w CROSS JOIN LATERAL ({posted_of("w")}) AS e
-        WHERE (w.workspace_class = :price_key OR w.timeline IS NOT NULL AND EXISTS (
-                SELECT 1 FROM ({pieces("w")}) AS g WHERE g.price_key = :price_key
-            )) AND NOT EXISTS (
+        CROSS JOIN LATERAL ({priced_parts("w")}) AS p
+        WHERE :price_key = ANY(COALESCE(p.price_keys, ARRAY[w.workspace_class])) AND NOT EXISTS (
                 SELECT 1 FROM open_session o
                 WHERE o.attribution_id = w.attribution_id AND o.instance_id = w.instance_id
             )

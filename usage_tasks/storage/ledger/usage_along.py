@@ -8,28 +8,30 @@ from collections.abc import Sequence
 from typing import Final
 
 from usage_tasks.storage.pricing.rating_sql import STARTED, cents, charged_until, seconds_until
-from usage_tasks.storage.pricing.timelines_sql import pieces
+from usage_tasks.storage.pricing.timelines_sql import pieces, priced_parts
 
 _SPANS: Final = f"""
     period AS (
         SELECT workspace_class, effective_from, effective_until, credits_per_minute FROM in_force
         UNION ALL -- Before its first version a class costs nothing.
         SELECT workspace_class, '-infinity', min(effective_from), 0 FROM in_force GROUP BY workspace_class
-    ), changing AS MATERIALIZED ( -- Else the planner may ask for the class at the start once a part.
-        SELECT s.*, LEAST(s.ran_until, CAST(:end AS timestamptz)) AS until, r.minimum_cents, r.rounding_seconds
-        FROM ran s JOIN in_force r ON {STARTED} WHERE s.timeline IS NOT NULL
-    ), part AS (
-        SELECT s.instance_id, s.attribution_id, s.user_id, s.workspace_id, s.started_at, s.until, s.minimum_cents,
-               s.rounding_seconds, g.workspace_class, g.state, g.price_key,
-               GREATEST(g.begins_at, s.started_at) AS begins_at, LEAST(g.ends_at, s.until) AS ends_at
-        FROM changing s CROSS JOIN LATERAL ({pieces("s")}) AS g
-        WHERE COALESCE(g.ends_at, 'infinity') > s.started_at AND (g.begins_at < s.until OR g.begins_at <= s.started_at)
+    ), changing AS MATERIALIZED ( -- Else the planner may take a timeline apart once a row that it joins.
+        SELECT s.*, GREATEST(s.started_at, :start) AS first, LEAST(s.ran_until, CAST(:end AS timestamptz)) AS until,
+               r.minimum_cents, r.rounding_seconds
+        FROM (
+            SELECT ran.*, p.priced_from, p.price_keys FROM ran CROSS JOIN LATERAL ({priced_parts("ran")}) AS p
+            WHERE ran.timeline IS NOT NULL
+        ) AS s JOIN in_force r ON {STARTED}
     ), span AS (
-        SELECT p.*, v.credits_per_minute, GREATEST(p.begins_at, v.effective_from) AS span_at,
-               LEAST(p.ends_at, v.effective_until) AS span_until
-        FROM part p JOIN period v ON v.workspace_class = p.price_key
-            AND (v.effective_from < p.ends_at OR v.effective_from <= p.begins_at)
-            AND COALESCE(v.effective_until, 'infinity') > p.begins_at
+        SELECT s.instance_id, s.attribution_id, s.user_id, s.workspace_id, s.started_at, s.until, s.minimum_cents,
+               s.rounding_seconds, g.workspace_class, g.state, v.credits_per_minute, t.span_at, t.span_until
+        FROM changing s CROSS JOIN LATERAL ({pieces("s")}) AS g
+        JOIN period v ON v.workspace_class = g.price_key
+        CROSS JOIN LATERAL (
+            SELECT GREATEST(s.started_at, g.begins_at, v.effective_from) AS span_at,
+                   LEAST(g.ends_at, v.effective_until, 'infinity') AS span_until
+        ) AS t
+        WHERE t.span_at < t.span_until AND (t.span_at < s.until OR t.span_at <= s.first)
     )
 """
 """CTEs that end in `span`: parts of a session of one class, state and price, without a gap from its start on."""
@@ -37,9 +39,9 @@ _SPANS: Final = f"""
 _DAYS: Final = """
     UNION ALL
     SELECT d.day FROM generate_series(
-        date_trunc('day', GREATEST(p.span_at, :start), 'UTC'), p.span_until, interval '24 hours'
+        date_trunc('day', GREATEST(p.span_at, :start), 'UTC'), LEAST(p.span_until, p.until), interval '24 hours'
     ) AS d(day)
-    WHERE d.day > p.span_at AND d.day < p.span_until
+    WHERE d.day > p.span_at AND d.day < LEAST(p.span_until, p.until)
 """
 
 

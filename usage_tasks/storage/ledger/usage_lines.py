@@ -43,8 +43,8 @@ def _lines(*, of_user: UUID | None) -> str:
     )
     return f"""
     WITH session AS (
-        SELECT instance_id, {class_of_open("s")} AS workspace_class, timeline, started_at, revision, posted_cents,
-               settled_at,
+        SELECT instance_id, {class_of_open("s")} AS workspace_class, priced_from, price_keys, started_at, revision,
+               posted_cents, settled_at,
                LEAST(ended_at, CAST(:at AS timestamptz)) AS until
         FROM open_session s WHERE attribution_id = :account AND started_at <= :at {of_session}
     ), {RATED}, line AS (

@@ -124,8 +124,8 @@ def _statement(groups: Sequence[Group], *, one_account: bool, one_user: bool, pa
     return f"""
         WITH {_CANDIDATES.format(only=only, of_user=of_user)},
         session AS (
-            SELECT s.attribution_id, s.user_id, s.workspace_id, s.workspace_class, s.timeline, s.started_at, c.cell,
-                   c.following, LEAST(c.edge, s.ran_until) AS until
+            SELECT s.attribution_id, s.user_id, s.workspace_id, s.workspace_class, NULL::timestamptz[] AS priced_from,
+                   NULL::text[] AS price_keys, s.started_at, c.cell, c.following, LEAST(c.edge, s.ran_until) AS until
             FROM ran s CROSS JOIN LATERAL ({_CELLS[Group.DAY in groups]}) AS c
             WHERE s.timeline IS NULL
         ), {RATED}, {along([_KEYS[group][0] for group in _CUT if group in groups], by_day=Group.DAY in groups)},

@@ -4,7 +4,7 @@ A session with a timeline is priced along it (docs/adr/0034); the others, nearly
 Property tests hold the rules equal (tests/pricing/test_rating_sql.py, tests/sessions/timelines).
 """
 
-from usage_tasks.storage.pricing.timelines_sql import at_instant, class_of_open, pieces
+from usage_tasks.storage.pricing.timelines_sql import class_of_open
 
 
 def seconds_until(instant: str) -> str:
@@ -37,18 +37,27 @@ _BEGIN = charged_until("GREATEST(p.effective_from, s.started_at)")
 _END = charged_until("LEAST(p.effective_until, s.until)")
 _SECONDS = f"GREATEST(0, {_END} - {_BEGIN})"
 
+# Of the parts only the first one has begun by the start. The planner takes this query for dearer than a subscript, and
+# so asks for the key once a session, not once a session and version.
+_KEY_AT_START = """CASE WHEN s.price_keys IS NULL THEN s.workspace_class ELSE (
+    SELECT g.price_key FROM unnest(s.priced_from, s.price_keys) AS g(begins_at, price_key)
+    WHERE g.begins_at <= s.started_at
+) END"""
 STARTED = f"""
-    r.workspace_class = {at_instant("s", "s.started_at")} AND r.effective_from <= s.started_at
+    r.workspace_class = {_KEY_AT_START} AND r.effective_from <= s.started_at
         AND (r.effective_until IS NULL OR r.effective_until > s.started_at)
 """
 _WITHIN_ONE = "(r.effective_until IS NULL OR r.effective_until > GREATEST(s.until, s.started_at))"
 _RAN = seconds_until("GREATEST(LEAST(s.ended_at, :at), s.started_at)")
 _EXACT = f"""CASE
-    WHEN s.timeline IS NOT NULL THEN (
+    WHEN s.price_keys IS NOT NULL THEN (
         SELECT sum(10 * {_SECONDS} * p.credits_per_minute) FROM (
             SELECT v.credits_per_minute, GREATEST(v.effective_from, g.begins_at) AS effective_from,
                    LEAST(v.effective_until, g.ends_at) AS effective_until
-            FROM ({pieces("s")}) AS g JOIN in_force v ON v.workspace_class = g.price_key
+            FROM (
+                SELECT unnest(s.priced_from) AS begins_at, unnest(s.priced_from[2:]) AS ends_at,
+                       unnest(s.price_keys) AS price_key
+            ) AS g JOIN in_force v ON v.workspace_class = g.price_key
                 AND v.effective_from < COALESCE(g.ends_at, 'infinity')
                 AND COALESCE(v.effective_until, 'infinity') > g.begins_at
         ) AS p
@@ -73,8 +82,9 @@ RATED = f"""
 """
 """A CTE `rated`, the columns of a CTE `session` and `credit_cents`.
 
-`session` has at least (workspace_class, timeline, started_at, until). A session without a price in force at its start
-has no row: it is not posted at a guessed one.
+`session` has at least (workspace_class, priced_from, price_keys, started_at, until); the arrays are null for a session
+of one segment, or `timelines_sql.priced_parts`. A session without a price in force at its start has no row: it is not
+posted at a guessed one.
 """
 
 COST_AT_MOST = f"""
@@ -97,7 +107,7 @@ COST_AT_MOST = f"""
         SELECT s.attribution_id, 1, {_RAN}, top.*
         FROM open_session s CROSS JOIN LATERAL (
             SELECT NULL, max(cents_per_second), max(minimum_cents), max(rounding_seconds)
-            FROM top WHERE workspace_class IN (SELECT g.price_key FROM ({pieces("s", class_of_open("s"))}) AS g)
+            FROM top WHERE workspace_class = ANY(s.price_keys)
         ) AS top
         WHERE s.started_at < :at AND s.timeline IS NOT NULL
     ) AS bounded

@@ -75,25 +75,37 @@ def _segments(session: str) -> str:
     return f"""jsonb_to_recordset({session}.timeline) AS g("from" timestamptz, workspace_class text, state text)"""
 
 
-def pieces(session: str, class_at_start: str | None = None) -> str:
+def pieces(session: str) -> str:
     """Compose a query of a session's parts, (begins_at, ends_at, workspace_class, state, price_key).
 
     The first part begins before all time, in the class at the start; the last one has no end.
     """
-    first = class_at_start or f"{session}.workspace_class"
     return f"""
         SELECT t.begins_at, lead(t.begins_at) OVER (ORDER BY t.begins_at) AS ends_at, t.workspace_class, t.state,
                {_key("t")} AS price_key
         FROM (
-            SELECT '-infinity'::timestamptz AS begins_at, {first} AS workspace_class, '{State.RUNNING}' AS state
+            SELECT '-infinity'::timestamptz AS begins_at, {session}.workspace_class, '{State.RUNNING}' AS state
             UNION ALL
             SELECT g.* FROM {_segments(session)}
         ) AS t
     """
 
 
+def priced_parts(session: str) -> str:
+    """Compose a query of the columns (priced_from, price_keys) that a session has while it is open: one row.
+
+    Null if it has no timeline. A part that ended by its start is left out; the first one begins before all time.
+    """
+    return f"""
+        SELECT array_agg(p.begins_at ORDER BY p.begins_at) AS priced_from,
+               array_agg(p.price_key ORDER BY p.begins_at) AS price_keys
+        FROM ({pieces(session)}) AS p
+        WHERE {session}.timeline IS NOT NULL AND COALESCE(p.ends_at, 'infinity') > {session}.started_at
+    """
+
+
 def at_instant(session: str, instant: str, class_at_start: str | None = None) -> str:
-    """Compose the price key of a session in an instant, its start for example."""
+    """Compose the price key of a session in an instant."""
     first = class_at_start or f"{session}.workspace_class"
     return f"""CASE WHEN {session}.timeline IS NULL THEN {session}.workspace_class ELSE COALESCE((
             SELECT {_key("g")} FROM {_segments(session)} WHERE g."from" <= {instant} ORDER BY g."from" DESC LIMIT 1

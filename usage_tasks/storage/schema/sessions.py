@@ -1,6 +1,7 @@
 """Sessions as they were reported, what of them is not in the ledger yet, sources, quarantine."""
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -105,6 +106,9 @@ open_session = Table(
     moment("opened_at", default_now=True),
     # The session's timeline; its class then ends in ":timeline", which has no price: docs/adr/0034.
     Column("timeline", JSONB),
+    # A trigger takes the timeline apart: from when on which price key holds, the first one from before its start.
+    Column("priced_from", ARRAY(DateTime(timezone=True))),
+    Column("price_keys", ARRAY(Text)),
     CheckConstraint("(revision = 1) = (settled_at IS NULL)", name="settled_at"),
     Index("open_session_final_idx", "final_at", postgresql_where=text("final_at IS NOT NULL")),
     Index("open_session_timeline_idx", "attribution_id", postgresql_where=text("timeline IS NOT NULL")),

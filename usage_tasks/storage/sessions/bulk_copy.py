@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from psycopg import errors, sql
 from sqlalchemy import Connection
@@ -33,11 +33,30 @@ PlainRow = tuple[str, ...]
 ACCOUNT: Final = COLUMNS.index("attribution_id")
 USER: Final = COLUMNS.index("user_id")
 CLASS: Final = COLUMNS.index("workspace_class")
+STOPPING: Final = COLUMNS.index("stopping_at")
 STOPPED: Final = COLUMNS.index("stopped_at")
 OBSERVED: Final = COLUMNS.index("observed_at")
 SOURCE: Final = COLUMNS.index("source")
 
+
+class Along(NamedTuple):
+    """Its changes make this of a session: the timeline as JSON, the proof of life, an observation before the row's."""
+
+    timeline: str
+    last_seen_at: datetime
+    first_observed_at: datetime | None
+
+
+class Copied(NamedTuple):
+    """The counts, the lines that contradict their session and changed nothing, and whether changes were taken up."""
+
+    merged: Merged
+    contradicting: frozenset[int]
+    with_changes: bool
+
+
 _PROBES = 16
+_ADDED: Final = (*COLUMNS, "last_seen_at", "source_seen_at", "missed_at", "timeline", "first_observed_at")
 
 _CREATE = """
     CREATE TEMPORARY TABLE staged_report (
@@ -64,18 +83,19 @@ _MERGE = merging(
 )
 
 
-def merge_plain(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime) -> tuple[Merged, frozenset[int]]:
-    """Merge rows by their lines; return the counts, and the lines that contradict their session.
+def merge_plain(
+    connection: Connection, rows: Mapping[int, PlainRow], along: Mapping[str, Along], *, at: datetime
+) -> Copied:
+    """Merge rows by their lines. A row that names another account, class or user than its session has contradicts it.
 
-    Such a line names another account, class or user than the session has, and changed nothing.
-
+    `along` is what changes make of sessions; it is left out, and the caller's to merge, unless all sessions are new.
     A row without the time of its observation is of `at`; no row may be of a later one. Most rows of most files are of
     sessions that nobody knows, one a session: those are added as they stand.
     """
     taken = lock_sources(connection, {row[SOURCE] for row in rows.values()} - {""})
     once = len({row[0] for row in rows.values()}) == len(rows)
-    if once and not _knows_some(connection, rows) and _add(connection, rows, taken, at=at):
-        return Merged(inserted=len(rows), updated=0, unchanged=0), frozenset()
+    if once and not _knows_some(connection, rows) and _add(connection, rows, taken, along, at=at):
+        return Copied(Merged(inserted=len(rows), updated=0, unchanged=0), frozenset(), with_changes=True)
     return _merge(connection, rows, at=at)
 
 
@@ -87,30 +107,43 @@ def _knows_some(connection: Connection, rows: Mapping[int, PlainRow]) -> bool:
 
 
 def _add(
-    connection: Connection, rows: Mapping[int, PlainRow], taken: Mapping[str, datetime | None], *, at: datetime
+    connection: Connection,
+    rows: Mapping[int, PlainRow],
+    taken: Mapping[str, datetime | None],
+    along: Mapping[str, Along],
+    *,
+    at: datetime,
 ) -> bool:
     """Copy rows into the table, one per session. Return False, and add nothing, if one of the sessions is known.
 
     The rows equal the result of merging. They are inserted in session order, so two imports of the same
     sessions cannot deadlock, whatever the order of their files.
     """
-    missed = {"": "", **{source: "" if each is None else each.isoformat() for source, each in taken.items()}}
+    missed = {"": "", **{source: _text(each) for source, each in taken.items()}}
     observed_at = at.isoformat()
     lines = []
     for row in sorted(rows.values()):
         full = row if row[OBSERVED] else (*row[:OBSERVED], observed_at, *row[OBSERVED + 1 :])
         seen_at, source = full[OBSERVED], full[SOURCE]
         alive_at, named_at = "" if full[STOPPED] else seen_at, seen_at if source else ""
-        lines.append(f"{','.join(full)},{alive_at},{named_at},{missed[source]}\n")
+        timeline = first_at = ""
+        if changes := along.get(row[0]):
+            alive_at, first_at = changes.last_seen_at.isoformat(), _text(changes.first_observed_at)
+            timeline = '"' + changes.timeline.replace('"', '""') + '"'
+        lines.append(f"{','.join(full)},{alive_at},{named_at},{missed[source]},{timeline},{first_at}\n")
     try:
         with connection.begin_nested():
-            _copy(connection, "workspace_instance", (*COLUMNS, "last_seen_at", "source_seen_at", "missed_at"), lines)
+            _copy(connection, "workspace_instance", _ADDED, lines)
     except errors.UniqueViolation:
         return False
     return True
 
 
-def _merge(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime) -> tuple[Merged, frozenset[int]]:
+def _text(instant: datetime | None) -> str:
+    return "" if instant is None else instant.isoformat()
+
+
+def _merge(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime) -> Copied:
     execute(connection, _CREATE)
     lines = (",".join((str(line), *row)) + "\n" for line, row in rows.items())
     _copy(connection, "staged_report", ("line", *COLUMNS), lines)
@@ -118,7 +151,8 @@ def _merge(connection: Connection, rows: Mapping[int, PlainRow], *, at: datetime
     contradicting = frozenset(int(row.line) for row in fetch(connection, _CONTRADICTING))
     execute(connection, "DROP TABLE staged_report")  # the transaction may merge others
     unchanged = len(rows) - done.inserted - done.updated - len(contradicting)
-    return Merged(inserted=done.inserted, updated=done.updated, unchanged=unchanged), contradicting
+    merged = Merged(inserted=done.inserted, updated=done.updated, unchanged=unchanged)
+    return Copied(merged, contradicting, with_changes=False)
 
 
 def _copy(connection: Connection, table: str, columns: Sequence[str], lines: Iterable[str]) -> None:

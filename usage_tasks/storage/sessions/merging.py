@@ -74,7 +74,7 @@ def merging(reports: str) -> str:
 
     Of a session's facts the greatest report's hold; its proof of life, its source and the snapshot that misses it merge
     each by itself (docs/adr/0008), and so do its timeline and its first observation. A row that contradicts the
-    account, the class or the user of its session changes nothing. `reports` has one timeline for all rows of a session.
+    account, the class or the user of its session changes nothing. At most one row of a session has its `timeline`.
     A proof of life lifts the heartbeat's cap, a reported end every cap. The parameter
     `seen_at` is the instant of the snapshot that lists the rows, or null; `arrived_at` is when they came, or null: no
     row proves life later than that.
@@ -100,9 +100,11 @@ def merging(reports: str) -> str:
     ), written AS (
         INSERT INTO workspace_instance AS held {_INTO}
         SELECT r.instance_id, r.attribution_id, {_facts("r")}, r.last_seen_at, r.latest_source, r.source_seen_at,
-               s.taken_at, r.timeline, NULLIF(r.first_seen_at, r.observed_at),
+               s.taken_at, t.timeline, NULLIF(r.first_seen_at, r.observed_at),
                NULLIF(r.told_at, r.first_seen_at)
-        FROM report r LEFT JOIN source_snapshot s ON s.source = r.latest_source ORDER BY r.instance_id
+        FROM report r LEFT JOIN source_snapshot s ON s.source = r.latest_source
+        LEFT JOIN (SELECT instance_id, timeline FROM told WHERE timeline IS NOT NULL) AS t USING (instance_id)
+        ORDER BY r.instance_id
         ON CONFLICT (instance_id) DO UPDATE SET
             ({_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, capped_at, cap_reason, recorded_at, timeline,
              first_observed_at, start_told_at) = (
@@ -143,7 +145,8 @@ def merging(reports: str) -> str:
     SELECT count(*) FILTER (WHERE inserted) AS inserted, (
                SELECT count(*) FROM written w JOIN report r USING (instance_id)
                WHERE NOT w.inserted AND (
-                   r.timeline IS NOT NULL OR ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")})
+                   ROW({_facts("w")}) IS NOT DISTINCT FROM ROW({_facts("r")})
+                   OR w.instance_id IN (SELECT instance_id FROM told WHERE timeline IS NOT NULL)
                )
            ) AS updated
     FROM written
@@ -180,26 +183,27 @@ def merge_reports(
     ran then; with `arrived_at` no report proves life later. A report for a session of another account, class or user
     changes nothing: see `list_contradicted`.
     """
-    row = fetch_one(
-        connection, _MERGE, reports=rows_as_json(with_timelines(reports)), seen_at=seen_at, arrived_at=arrived_at
-    )
+    if not reports:
+        return Merged(inserted=0, updated=0, unchanged=0)
+    told = rows_as_json(with_timelines(reports))
+    row = fetch_one(connection, _MERGE, reports=told, seen_at=seen_at, arrived_at=arrived_at)
     return Merged(inserted=row.inserted, updated=row.updated, unchanged=len(reports) - row.inserted - row.updated)
 
 
 def with_timelines(reports: Sequence[SessionReport]) -> Sequence[object]:
-    """Add to each report of a session the timeline that its reports make together; reports without any stay."""
+    """Add to the first report of each session the timeline that its reports make together; without any they stay."""
     if not any(report.segments for report in reports):
         return reports
     segments: dict[UUID, list[Segment]] = {}
     for report in reports:
         if report.segments:
             segments.setdefault(report.instance_id, []).extend(report.segments)
-    return [
-        {name: getattr(report, name) for name in _TOLD} | {"timeline": encode(join(segments[report.instance_id]))}
-        if report.instance_id in segments
-        else report
-        for report in reports
-    ]
+    rows: list[object] = []
+    for report in reports:
+        told = segments.pop(report.instance_id, None)
+        added = None if told is None else {"timeline": encode(join(told))}
+        rows.append(added | {name: getattr(report, name) for name in _TOLD} if added else report)
+    return rows
 
 
 def list_contradicted(connection: Connection, reports: Sequence[SessionReport]) -> frozenset[UUID]:
