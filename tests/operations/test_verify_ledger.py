@@ -41,6 +41,8 @@ DAMAGES = [
     ("timelines_are_joined", put_in("0,from", "2026-02-30T01:00:00.000000Z")),
     ("timelines_are_joined", put_in("0,observed_at", "0000-01-01T01:00:00.000000Z")),
     ("timelines_are_joined", told("'[1]'")),
+    ("timelines_are_joined", told("jsonb_build_array(timeline -> 1, timeline -> 0)")),
+    ("timelines_are_joined", put_in("0,workspace_class", "unheard of")),
     ("prices_match_timelines", put_in("0,from", "2026-02-30T01:00:00.000000Z")),
     ("prices_match_timelines", told("timeline - 1")),
     ("prices_match_timelines", put_in("1,workspace_class", "medium")),

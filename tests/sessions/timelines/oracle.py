@@ -156,10 +156,12 @@ class Session:
     @cached_property
     def segments(self) -> list[Segment]:
         """The segments of every accepted report, dead ones too, and the present of rows of snapshots."""
+        unknown = sorted((each for each in self.accepted if each.present == "unknown"), key=lambda each: each.claim)
+        # The earliest of them is the start's class, until a report says another one.
+        told = [each for each in unknown[:1] if each.claim.workspace_class != self.claim.workspace_class]
         inferred = [
             Segment(each.observed_at, each.observed_at, Value(each.claim.workspace_class, RUNNING))
-            for each in self.accepted
-            if each.present == "unknown" and each is not self.holder
+            for each in [*told, *unknown[1:]]
         ]
         return [*inferred, *(segment for each in self.accepted for segment in each.segments)]
 

@@ -23,6 +23,7 @@ HELD = """
            to_jsonb(o) - 'opened_at'
     FROM workspace_instance w JOIN open_session o USING (instance_id) ORDER BY instance_id
 """
+CHANGES = "SELECT to_jsonb(c) FROM session_change c ORDER BY c"
 
 # One of them is later than AT.
 INSTANTS = st.sampled_from([START + number * HOUR for number in range(11)])
@@ -76,7 +77,7 @@ def import_chunks(connection: Connection, *chunks: Chunk) -> tuple[list[int], li
             import_chunk(connection, each, opened=frozenset(), limits=LIMITS, at=AT, actor=SYSTEM).recorded
             for each in chunks
         ]
-        held = [tuple(row) for row in connection.execute(text(HELD))]
+        held = [tuple(row) for statement in (HELD, CHANGES) for row in connection.execute(text(statement))]
     return sorted(refused.index for each in done for refused in each.rejections), held
 
 

@@ -22,39 +22,24 @@ from usage_tasks.wire.session_reports import find_instance_id, find_segment
 _OF_SEGMENT: Final = ("from", "workspace_class", "state")
 
 
-class ToldRows(NamedTuple):
-    """Rows of a file as reports, and the places of those that are changes with the facts that are known."""
-
-    rows: Sequence[object]
-    alone: Set[int]
-
-
 def as_reports(
-    connection: Connection, rows: Sequence[object], namespace: Namespace, *, known_first: bool = False
-) -> ToldRows:
-    """Turn the changes among rows into reports, with the facts of their sessions for what they leave out.
+    connection: Connection, rows: Sequence[object], namespace: Namespace
+) -> tuple[Sequence[object], Set[int]]:
+    """Turn the changes among rows into reports; return the places of these too: they say the present only.
 
-    The facts are those of the first row of the same session without `from`, else those that are known; with
-    `known_first`, the other way round: the rows are of several files. A change of a session without facts stays as it
-    is.
+    What a change leaves out are the facts that are known of its session, else those of the first row of it without
+    `from`. A change of a session without facts stays as it is.
     """
-    if not any(map(is_change, rows)):
-        return ToldRows(rows, frozenset())
+    places = {place for place, row in enumerate(rows) if is_change(row)}
+    if not places:
+        return rows, places
     sessions = [find_instance_id(row, namespace=namespace) for row in rows]
-    changed = {session for session, row in zip(sessions, rows, strict=True) if session and is_change(row)}
-    found = fixed_facts.list_facts(connection, changed)
-    known: dict[UUID | None, Mapping[str, object]] = {session: found[session] for session in found}
-    beside: dict[UUID | None, Mapping[str, object]] = {}
+    facts: dict[UUID | None, Mapping[str, object]] = {}
     for session, row in zip(reversed(sessions), reversed(rows), strict=True):
         if isinstance(row, Mapping) and not is_change(row):
-            beside[session] = {name: row[name] for name in fixed_facts.FACTS if name in row}
-    facts = {**beside, **known} if known_first else {**known, **beside}
-    alone = {
-        place
-        for place, (session, row) in enumerate(zip(sessions, rows, strict=True))
-        if is_change(row) and session in known and facts[session] is known[session]
-    }
-    return ToldRows([_as_report(row, facts.get(each)) for each, row in zip(sessions, rows, strict=True)], alone)
+            facts[session] = {name: row[name] for name in fixed_facts.FACTS if name in row}
+    facts.update(fixed_facts.list_facts(connection, {each for place in places if (each := sessions[place])}).items())
+    return [_as_report(row, facts.get(each)) for each, row in zip(sessions, rows, strict=True)], places
 
 
 class OddRow(NamedTuple):
@@ -96,6 +81,8 @@ def fold(odd: Mapping[int, OddRow], plain: Iterable[PlainRow], price_keys: Set[s
                 timeline=as_json(encode(join(segments))),
                 last_seen_at=max(observed) if row[STOPPED] else max(own, *observed),
                 first_observed_at=min(observed) if min(observed) < own else None,
+                start_told_at=own if min(observed) < own else None,
+                changes=frozenset(segments),
             )
     return Folded(lines, along)
 

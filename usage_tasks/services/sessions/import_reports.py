@@ -78,9 +78,9 @@ def import_chunk(
         return Imported(RecordedBatch(merged=merged, rejections=[]), accounts)
     rows = [chunk.report(line) for line in lines]
     namespace = cache(partial(read_namespace, connection))
-    told = as_reports(connection, rows, namespace)
-    read, malformed = parse_reports(told.rows, at=at, namespace=namespace)
-    reports = [replace(each, present=True) if each.index in told.alone else each for each in read]
+    told, changes = as_reports(connection, rows, namespace)
+    read, malformed = parse_reports(told, at=at, namespace=namespace)
+    reports = [replace(each, present=True) if each.index in changes else each for each in read]
     kept = [{"line": line, "row": row} for line, row in zip(lines, rows, strict=True)]
     rest = record_reports(connection, reports, malformed, raw=kept, limits=limits, at=at, arrived_at=at, actor=actor)
     rejections = [replace(each, index=lines[each.index]) for each in rest.rejections]

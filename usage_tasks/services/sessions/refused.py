@@ -35,10 +35,10 @@ def read_again(
     namespace = cache(partial(read_namespace, connection))
     sendings = [each for number, report in enumerate(held) for each in _sendings(number, report)]
     of_files = [each for each in sendings if each.of_file]
-    told = as_reports(connection, [each.content for each in of_files], namespace, known_first=True)
+    told, changes = as_reports(connection, [each.content for each in of_files], namespace)
     completed = [
-        replace(each, content=row, is_change=place in told.alone)
-        for place, (each, row) in enumerate(zip(of_files, told.rows, strict=True))
+        replace(each, content=row, is_change=place in changes)
+        for place, (each, row) in enumerate(zip(of_files, told, strict=True))
     ]
     others = (each for each in sendings if not each.of_file)
     read = []

@@ -10,9 +10,14 @@ from typing import Final
 from usage_tasks.domain.prices import State
 
 _SEGMENTS: Final = """jsonb_to_recordset(CASE jsonb_typeof({session}.timeline) WHEN 'array' THEN {session}.timeline END)
-    AS g("from" text, observed_at text, workspace_class text, state text)"""
+    AS ("from" text, observed_at text, workspace_class text, state text)"""
 _FORM: Final = r"^(?!0000)\d{4}-(0[1-9]|1[0-2])-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{6}Z$"
 _STATES: Final = ", ".join(f"'{state}'" for state in State)
+
+
+def _key(segment: str) -> str:
+    state = f"{segment}.state"
+    return f"{segment}.workspace_class || CASE {state} WHEN '{State.RUNNING}' THEN '' ELSE ':' || {state} END"
 
 
 def _is_instant(text: str) -> str:
@@ -28,17 +33,20 @@ NOT_JOINED: Final = f"""
         SELECT bool_and(
                    ({_is_instant('g."from"')}) IS TRUE AND ({_is_instant("g.observed_at")}) IS TRUE
                    AND g.workspace_class <> ''
+                   AND EXISTS (SELECT 1 FROM price_version v WHERE v.workspace_class = {_key("g")})
                    AND g.state IN ({_STATES}) AND COALESCE(g."from" COLLATE "C" > g.former, true)
                    AND COALESCE(g.observed_at COLLATE "C" >= g.former_observed_at, true)
                ) AS living
         FROM (
             SELECT g.*, lag(g."from") OVER rising AS former, lag(g.observed_at) OVER rising AS former_observed_at
-            FROM {_SEGMENTS.format(session="w")} WINDOW rising AS (ORDER BY g."from" COLLATE "C")
+            FROM ROWS FROM ({_SEGMENTS.format(session="w")}) WITH ORDINALITY
+                AS g("from", observed_at, workspace_class, state, place) WINDOW rising AS (ORDER BY g.place)
         ) AS g
     ) AS told
     WHERE w.timeline IS NOT NULL AND told.living IS NOT TRUE
 """
-"""Sessions whose timeline is empty, or holds what no report can have said, or a segment that another one outdates."""
+"""Sessions whose timeline is empty or out of order, or has what no report can have said: a segment that another one
+outdates, or one without a price."""
 
 
 _KEY: Final = f"""COALESCE(
@@ -53,7 +61,7 @@ COSTS: Final = f"""
     ), changed AS (
         SELECT s.instance_id, GREATEST(g."from"::timestamptz, s.started_at) AS at,
                ARRAY[g.observed_at, g."from", g.workspace_class, g.state] COLLATE "C" AS told
-        FROM session s CROSS JOIN LATERAL {_SEGMENTS.format(session="s")}
+        FROM session s CROSS JOIN LATERAL ROWS FROM ({_SEGMENTS.format(session="s")}) AS g
         WHERE g."from"::timestamptz < s.until OR g."from"::timestamptz <= s.started_at
         UNION ALL
         SELECT instance_id, started_at, NULL FROM session

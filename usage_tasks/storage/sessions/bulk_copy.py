@@ -8,6 +8,7 @@ from psycopg import errors, sql
 from sqlalchemy import Connection
 
 from usage_tasks.domain.errors import RetryableError
+from usage_tasks.domain.timelines import Segment
 from usage_tasks.storage.rows import execute, fetch, fetch_one
 from usage_tasks.storage.sessions.merging import Merged, merging
 from usage_tasks.storage.sessions.source_snapshots import lock_sources
@@ -40,11 +41,16 @@ SOURCE: Final = COLUMNS.index("source")
 
 
 class Along(NamedTuple):
-    """Its changes make this of a session: the timeline as JSON, the proof of life, an observation before the row's."""
+    """Its changes make this of a session: the timeline as JSON, the proof of life, an observation before the row's.
+
+    If there is one, the row told the start later, at `start_told_at`.
+    """
 
     timeline: str
     last_seen_at: datetime
     first_observed_at: datetime | None
+    start_told_at: datetime | None
+    changes: frozenset[Segment]
 
 
 class Copied(NamedTuple):
@@ -56,7 +62,16 @@ class Copied(NamedTuple):
 
 
 _PROBES = 16
-_ADDED: Final = (*COLUMNS, "last_seen_at", "source_seen_at", "missed_at", "timeline", "first_observed_at")
+_ADDED: Final = (
+    *COLUMNS,
+    "last_seen_at",
+    "source_seen_at",
+    "missed_at",
+    "timeline",
+    "first_observed_at",
+    "start_told_at",
+)
+_CHANGE: Final = ("instance_id", "user_id", "begins_at", "observed_at", "workspace_class", "state")
 
 _CREATE = """
     CREATE TEMPORARY TABLE staged_report (
@@ -121,22 +136,32 @@ def _add(
     """
     missed = {"": "", **{source: _text(each) for source, each in taken.items()}}
     observed_at = at.isoformat()
-    lines = []
+    lines, changes_of_all = [], []
     for row in sorted(rows.values()):
         full = row if row[OBSERVED] else (*row[:OBSERVED], observed_at, *row[OBSERVED + 1 :])
         seen_at, source = full[OBSERVED], full[SOURCE]
         alive_at, named_at = "" if full[STOPPED] else seen_at, seen_at if source else ""
-        timeline = first_at = ""
+        timeline = first_at = told_at = ""
         if changes := along.get(row[0]):
             alive_at, first_at = changes.last_seen_at.isoformat(), _text(changes.first_observed_at)
+            told_at = _text(changes.start_told_at)
+            changes_of_all += [_change(row, each) for each in changes.changes]
             timeline = '"' + changes.timeline.replace('"', '""') + '"'
-        lines.append(f"{','.join(full)},{alive_at},{named_at},{missed[source]},{timeline},{first_at}\n")
+        lines.append(f"{','.join(full)},{alive_at},{named_at},{missed[source]},{timeline},{first_at},{told_at}\n")
     try:
         with connection.begin_nested():
             _copy(connection, "workspace_instance", _ADDED, lines)
+            if changes_of_all:
+                _copy(connection, "session_change", _CHANGE, changes_of_all)
     except errors.UniqueViolation:
         return False
     return True
+
+
+def _change(row: PlainRow, segment: Segment) -> str:
+    instants = segment.begins_at.isoformat(), segment.observed_at.isoformat()
+    quoted = segment.workspace_class.replace('"', '""')
+    return ",".join((row[0], row[USER], *instants, f'"{quoted}"', segment.state)) + "\n"
 
 
 def _text(instant: datetime | None) -> str:
