@@ -23,7 +23,7 @@ LIFETIME = Cap(at=SEEN + HOUR, reason=CapReason.LIFETIME)
 def known(facts: SessionReport, *, last_seen_at: datetime | None, first: datetime = SEEN) -> KnownSession:
     """A session without a timeline."""
     return KnownSession(
-        facts=facts, last_seen_at=last_seen_at, fixed=facts.fixed._replace(observed_at=first, told_at=first)
+        facts=facts, last_seen_at=last_seen_at, fixed=facts.fixed._replace(observed_at=first, reported_at=first)
     )
 
 
@@ -88,7 +88,7 @@ def test_what_says_the_present_is_never_the_first_to_say_the_start() -> None:
     first = FixedFacts(SEEN - TICK, SEEN, REPORT.workspace_class, REPORT.user_id)
     assert merge(HELD, [row]).fixed == first
     inferred = merge(None, [row])
-    assert inferred.fixed == first._replace(told_at=NEVER)
+    assert inferred.fixed == first._replace(reported_at=NEVER)
     assert merge(inferred, [REPORT]).fixed == first
     assert merge(inferred, [replace(row, observed_at=SEEN)]).fixed == inferred.fixed
 

@@ -125,7 +125,7 @@ def assert_stored(connection: Connection, sessions: Sequence[KnownSession]) -> N
         assert [getattr(row, name) for name in FACTS] == [getattr(known.facts, name) for name in FACTS]
         assert row.last_seen_at == known.last_seen_at
         first_seen_at = row.first_observed_at or row.observed_at
-        assert (first_seen_at, row.start_told_at or first_seen_at) == known.fixed[:2]
+        assert (first_seen_at, row.start_reported_at or first_seen_at) == known.fixed[:2]
         assert decode(row.timeline) == known.timeline
         assert (row.timeline is None) == (not known.timeline)
         assert (row.capped_at, row.cap_reason) == ((known.cap.at, known.cap.reason) if known.cap else (None, None))

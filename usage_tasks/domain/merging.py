@@ -60,8 +60,8 @@ def merge(
     signs = [min(each.observed_at, arrived_at or each.observed_at) for each in reports if each.stopped_at is None]
     last_seen_at = _latest(*signs, seen_at if signs else None)
     seen_first = min(each.observed_at for each in reports)
-    told_at = min(each.fixed.told_at for each in reports)
-    fixed = greatest.fixed._replace(observed_at=seen_first, told_at=told_at)
+    reported_at = min(each.fixed.reported_at for each in reports)
+    fixed = greatest.fixed._replace(observed_at=seen_first, reported_at=reported_at)
     told = [segment for each in reports for segment in each.segments]
     if held is None:
         return KnownSession(facts=greatest, last_seen_at=last_seen_at, fixed=fixed, timeline=join(told))
@@ -71,7 +71,10 @@ def merge(
     newer = last_seen_at is not None and held.last_seen_at is not None and last_seen_at > held.last_seen_at
     timeline = join([*held.timeline, *told])
     changed = (
-        greater or seen_first < held.fixed.observed_at or told_at < held.fixed.told_at or timeline != held.timeline
+        greater
+        or seen_first < held.fixed.observed_at
+        or reported_at < held.fixed.reported_at
+        or timeline != held.timeline
     )
     if not changed and (held.facts.stopped_at is not None or not newer):
         return held
@@ -82,7 +85,7 @@ def merge(
         facts=facts,
         last_seen_at=_latest(held.last_seen_at, last_seen_at),
         fixed=held.fixed._replace(
-            observed_at=min(held.fixed.observed_at, seen_first), told_at=min(held.fixed.told_at, told_at)
+            observed_at=min(held.fixed.observed_at, seen_first), reported_at=min(held.fixed.reported_at, reported_at)
         ),
         cap=None if ended or lifted else held.cap,
         timeline=timeline,

@@ -18,7 +18,7 @@ class SessionReport:
 
     `index` is the report's place in its batch. `stopping_at` ends what is billed, `stopped_at` makes it final.
     `source` names the cluster or region that runs it, if the sender gives it. `workspace_class` is the class at the
-    start, `segments` has what followed. If it says only the `present`, as a row of a snapshot does with its class and
+    start, `segments` has what followed. If it has only the `present`, as a row of a snapshot has its class and
     `state`, the class at the start is inferred. `names` are the external ids in it.
     """
 
@@ -42,8 +42,8 @@ class SessionReport:
     @property
     def fixed(self) -> "FixedFacts":
         """What it says of the facts that no later report changes, and when that was seen."""
-        told_at = NEVER if self.present else self.observed_at
-        return FixedFacts(self.observed_at, told_at, self.workspace_class, self.user_id)
+        reported_at = NEVER if self.present else self.observed_at
+        return FixedFacts(self.observed_at, reported_at, self.workspace_class, self.user_id)
 
     def agrees(self, held: "FixedFacts") -> bool:
         """Return whether it says of the fixed facts what holds."""
@@ -51,25 +51,25 @@ class SessionReport:
 
 
 NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
-"""When the start of a session was told of which only the present is known."""
+"""When the start of a session was reported of which only the present is known."""
 
 
 class FixedFacts(NamedTuple):
-    """The class at a session's start and its user, when the session was first seen, and when its start was told.
+    """The class at a session's start and its user, when the session was first seen, and its start first reported.
 
-    The user of the earliest observation holds; of what is told of this user's session, the class at the start that was
-    told earliest. What is inferred from the present yields to it. Source: docs/adr/0034-timelines.md.
+    The user of the earliest observation holds; of the reports of this user's session, the class at the start of the
+    earliest. What is inferred from the present yields to it. Source: docs/adr/0034-timelines.md.
     """
 
     observed_at: datetime
-    told_at: datetime
+    reported_at: datetime
     workspace_class: str
     user_id: UUID
 
     @property
     def inferred(self) -> bool:
-        """Whether nobody has told the start."""
-        return self.told_at == NEVER
+        """Whether no report has the start."""
+        return self.reported_at == NEVER
 
     @property
     def by_user(self) -> tuple[datetime, str, UUID]:
@@ -79,13 +79,14 @@ class FixedFacts(NamedTuple):
     @property
     def by_start(self) -> tuple[datetime, datetime, str]:
         """The least decides about the class at the start, among those of one user."""
-        return self.told_at, self.observed_at if self.inferred else self.told_at, self.workspace_class
+        return self.reported_at, self.observed_at if self.inferred else self.reported_at, self.workspace_class
 
 
 def choose_first(reports: Sequence[SessionReport], held: FixedFacts | None = None) -> SessionReport | None:
     """Return which of the reports of a session decides about its fixed facts; None if what is held does."""
-    facts = [report.fixed for report in reports]
-    user_id = min([*facts, *([] if held is None else [held])], key=lambda each: each.by_user).user_id
+    facts = [report.fixed for report in reports] + ([] if held is None else [held])
+    earliest: FixedFacts = min(facts, key=lambda each: each.by_user)
+    user_id = earliest.user_id
     same = [report for report in reports if report.user_id == user_id]
     first = min(same, key=lambda each: each.fixed.by_start, default=None)
     if held is None or held.user_id != user_id or first is None:

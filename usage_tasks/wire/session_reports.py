@@ -37,7 +37,7 @@ class SegmentArguments(BaseModel):
 
 
 class ChangeArguments(SegmentArguments):
-    """A row of a file that says one change of a session, and none of its facts."""
+    """A row of a file with one change of a session, and none of its facts."""
 
     instance_id: SessionId
     observed_at: Moment | None = None
@@ -131,7 +131,7 @@ def parse_reports(
 
 
 def find_segment(row: object, *, at: datetime) -> Segment | None:
-    """Return the segment of a row that says one change and no facts, observed at `at` unless given.
+    """Return the segment of a row with one change and no facts, observed at `at` unless given.
 
     None for another row, and for one that cannot be read, or was observed later than `at`.
     """

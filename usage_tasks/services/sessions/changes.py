@@ -1,4 +1,4 @@
-"""Rows that say one change of a session, as files have them: a class and a state `from` an instant on.
+"""Rows of one change of a session, as files have them: a class and a state `from` an instant on.
 
 Each becomes a report with one segment, or is folded into the row of its session. Source: docs/adr/0034-timelines.md.
 """
@@ -25,7 +25,7 @@ _OF_SEGMENT: Final = ("from", "workspace_class", "state")
 def as_reports(
     connection: Connection, rows: Sequence[object], namespace: Namespace
 ) -> tuple[Sequence[object], Set[int]]:
-    """Turn the changes among rows into reports; return the places of these too: they say the present only.
+    """Turn the changes among rows into reports; return the places of these too: they have the present only.
 
     What a change leaves out are the facts that are known of its session, else those of the first row of it without
     `from`. A change of a session without facts stays as it is.
@@ -81,7 +81,7 @@ def fold(odd: Mapping[int, OddRow], plain: Iterable[PlainRow], price_keys: Set[s
                 timeline=as_json(encode(join(segments))),
                 last_seen_at=max(observed) if row[STOPPED] else max(own, *observed),
                 first_observed_at=min(observed) if min(observed) < own else None,
-                start_told_at=own if min(observed) < own else None,
+                start_reported_at=own if min(observed) < own else None,
                 changes=frozenset(segments),
             )
     return Folded(lines, along)
@@ -92,7 +92,7 @@ def _has_price(segment: Segment, price_keys: Set[str]) -> bool:
 
 
 def is_change(row: object) -> bool:
-    """Return whether a row says one change of a session."""
+    """Return whether a row is one change of a session."""
     return isinstance(row, Mapping) and "from" in row
 
 

@@ -27,7 +27,7 @@ from usage_tasks.storage.sessions.fixed_facts import HeldSession, KnownTimeline
 class Decided:
     """What becomes of reports: some take their sessions over, some agree with them now, the others are refused.
 
-    `starting` are reports that say the start of sessions of which it was inferred. `released` waited in quarantine and
+    `starting` are reports with the start of sessions of which it was inferred. `released` waited in quarantine and
     agree with a session as it is taken over, or started.
     """
 
@@ -43,7 +43,7 @@ def settle(
 ) -> Decided:
     """Decide reports of known sessions, whose rows the caller has locked; `reports` are all that a batch has of them.
 
-    A session keeps its account. What a session that is taken over had been told goes to quarantine. Reports in
+    A session keeps its account. The former reports of a session that is taken over go to quarantine. Reports in
     quarantine with the digests `releasing` are left to the caller.
     """
     known = fixed_facts.list_sessions(connection, {report.instance_id for report in reports})
@@ -91,7 +91,7 @@ def _was_inferred(held: HeldSession, report: SessionReport) -> bool:
 def _list_staying(
     connection: Connection, sessions: Mapping[UUID, HeldSession], first: Mapping[UUID, SessionReport]
 ) -> Mapping[UUID, Sequence[Segment]]:
-    """List the segments that hold whatever a session's class at the start is: what was told of the user's present."""
+    """List the segments that hold whatever a session's class at the start is: those of the user's present."""
     inferred = {
         each: Segment(
             begins_at=held.fixed.observed_at,
@@ -141,7 +141,7 @@ def _withdraw(
     at: datetime,
     actor: Actor,
 ) -> None:
-    """Put what sessions had been told into quarantine, as reports that make the same of it, but for what stays."""
+    """Put the former reports of sessions into quarantine, as reports that make the same of it, but for what stays."""
     refused: list[tuple[Rejection, object]] = []
     instances = {}
     for instance_id, held in sessions.items():
@@ -154,7 +154,7 @@ def _withdraw(
 
 
 def _as_reports(held: HeldSession, staying: Sequence[Segment]) -> Iterable[Mapping[str, object]]:
-    """Write the greatest report, and others that say nothing of the end.
+    """Write the greatest report, and others without the end.
 
     These are the earliest one, that of the source, and one or more for each observation of the timeline.
     """
@@ -239,7 +239,7 @@ def _known(report: SessionReport, held: Mapping[UUID, KnownTimeline]) -> KnownTi
     known = held.get(report.instance_id)
     if known is None or known.fixed.user_id != report.user_id:
         return None
-    # What is inferred from a later row says nothing of this one.
+    # What is inferred from a later row is no measure for this one.
     return None if known.fixed.inferred and report.observed_at < known.fixed.observed_at else known
 
 

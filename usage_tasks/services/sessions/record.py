@@ -24,7 +24,7 @@ from usage_tasks.storage.sessions.merging import Merged, sum_merged
 class RecordedBatch:
     """The outcome of a batch: the merged reports, and the refused ones with the reason, in the batch's order.
 
-    `taken_over` is the number of sessions that an earlier report took over, or whose start it said.
+    `taken_over` is the number of sessions that an earlier report took over, or of which it has the start.
     """
 
     merged: Merged

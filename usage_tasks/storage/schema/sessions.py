@@ -48,8 +48,8 @@ workspace_instance = Table(
     # Its classes and states where it had several, and its first observation unless it is observed_at: docs/adr/0034.
     Column("timeline", JSONB),
     moment("first_observed_at", nullable=True),
-    # When a report told its start; null if that was first_observed_at, the year 9999 if only its present was told.
-    Column("start_told_at", DateTime(timezone=True)),
+    # When its start was reported first: null if at first_observed_at, the year 9999 if only its present was.
+    Column("start_reported_at", DateTime(timezone=True)),
     # A zombie accrues no further than this. Each reason can be released once and for all.
     moment("capped_at", nullable=True),
     Column("cap_reason", Text),
@@ -145,7 +145,7 @@ quarantined_report = Table(
     Index("quarantined_report_session_idx", "instance_id", postgresql_where=text("instance_id IS NOT NULL")),
 )
 
-# What was told of a session's present, by snapshots and by changes in files: whatever its start is, it holds.
+# The present of sessions, of snapshots and of changes in files: it holds whatever the start is.
 session_change = Table(
     "session_change",
     metadata,

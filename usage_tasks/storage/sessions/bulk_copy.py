@@ -43,13 +43,13 @@ SOURCE: Final = COLUMNS.index("source")
 class Along(NamedTuple):
     """Its changes make this of a session: the timeline as JSON, the proof of life, an observation before the row's.
 
-    If there is one, the row told the start later, at `start_told_at`.
+    If there is one, the start was reported later, at `start_reported_at`.
     """
 
     timeline: str
     last_seen_at: datetime
     first_observed_at: datetime | None
-    start_told_at: datetime | None
+    start_reported_at: datetime | None
     changes: frozenset[Segment]
 
 
@@ -69,7 +69,7 @@ _ADDED: Final = (
     "missed_at",
     "timeline",
     "first_observed_at",
-    "start_told_at",
+    "start_reported_at",
 )
 _CHANGE: Final = ("instance_id", "user_id", "begins_at", "observed_at", "workspace_class", "state")
 
@@ -141,13 +141,13 @@ def _add(
         full = row if row[OBSERVED] else (*row[:OBSERVED], observed_at, *row[OBSERVED + 1 :])
         seen_at, source = full[OBSERVED], full[SOURCE]
         alive_at, named_at = "" if full[STOPPED] else seen_at, seen_at if source else ""
-        timeline = first_at = told_at = ""
+        timeline = first_at = reported_at = ""
         if changes := along.get(row[0]):
             alive_at, first_at = changes.last_seen_at.isoformat(), _text(changes.first_observed_at)
-            told_at = _text(changes.start_told_at)
+            reported_at = _text(changes.start_reported_at)
             changes_of_all += [_change(row, each) for each in changes.changes]
             timeline = '"' + changes.timeline.replace('"', '""') + '"'
-        lines.append(f"{','.join(full)},{alive_at},{named_at},{missed[source]},{timeline},{first_at},{told_at}\n")
+        lines.append(f"{','.join(full)},{alive_at},{named_at},{missed[source]},{timeline},{first_at},{reported_at}\n")
     try:
         with connection.begin_nested():
             _copy(connection, "workspace_instance", _ADDED, lines)

@@ -17,7 +17,7 @@ from usage_tasks.domain.sessions import NEVER, FixedFacts, SessionReport
 from usage_tasks.domain.timelines import Segment
 from usage_tasks.storage.pricing.timelines_sql import decode, joined
 from usage_tasks.storage.rows import execute, fetch, rows_as_json
-from usage_tasks.storage.sessions.merging import first_seen, start_told, with_timelines
+from usage_tasks.storage.sessions.merging import first_seen, start_reported, with_timelines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ def list_sessions(connection: Connection, instances: Collection[UUID]) -> Mappin
     statement = f"""
         SELECT instance_id, attribution_id, user_id, workspace_id, workspace_class, created_at, started_at,
                stopping_at, stopped_at, observed_at, source, source_seen_at, timeline,
-               {first_seen("w")} AS first_seen_at, {start_told("w")} AS told_at
+               {first_seen("w")} AS first_seen_at, {start_reported("w")} AS reported_at
         FROM workspace_instance w WHERE instance_id = ANY(CAST(:instances AS uuid[]))
     """
     rows = fetch(connection, statement, instances=list(instances))
@@ -67,7 +67,7 @@ def list_sessions(connection: Connection, instances: Collection[UUID]) -> Mappin
 
 
 def _fixed(row: Row[Any]) -> FixedFacts:
-    return FixedFacts(row.first_seen_at, row.told_at, row.workspace_class, row.user_id)
+    return FixedFacts(row.first_seen_at, row.reported_at, row.workspace_class, row.user_id)
 
 
 def take_over(
@@ -82,7 +82,7 @@ def take_over(
         SET user_id = r.user_id, workspace_id = r.workspace_id, workspace_class = r.workspace_class,
             created_at = r.created_at, started_at = r.started_at, stopping_at = r.stopping_at,
             stopped_at = r.stopped_at, observed_at = r.observed_at, first_observed_at = NULL, timeline = r.timeline,
-            start_told_at = CASE WHEN r.present THEN CAST('{NEVER.isoformat()}' AS timestamptz) END,
+            start_reported_at = CASE WHEN r.present THEN CAST('{NEVER.isoformat()}' AS timestamptz) END,
             last_seen_at = CASE WHEN r.stopped_at IS NULL THEN r.seen_at END,
             source = r.source, source_seen_at = CASE WHEN r.source IS NOT NULL THEN r.seen_at END,
             missed_at = r.missed_at, capped_at = NULL, cap_reason = NULL, recorded_at = clock_timestamp()
@@ -104,7 +104,7 @@ def take_over(
 
 
 def set_starts(connection: Connection, reports: Sequence[SessionReport]) -> None:
-    """Give sessions with an inferred start the class that these reports say; merge the reports afterwards."""
+    """Give sessions with an inferred start the class of these reports; merge the reports afterwards."""
     statement = f"""
         UPDATE workspace_instance AS held
         SET workspace_class = r.workspace_class, timeline = {joined("held.timeline", "r.timeline")},
@@ -133,7 +133,7 @@ def list_facts(connection: Connection, instances: Collection[UUID]) -> Mapping[U
 
 
 def keep_changes(connection: Connection, reports: Sequence[SessionReport]) -> None:
-    """Remember the segments of reports that say nothing of the start; nothing is asked for none."""
+    """Remember the segments of reports without the start; nothing is asked for none."""
     statement = """
         INSERT INTO session_change (instance_id, user_id, begins_at, observed_at, workspace_class, state)
         SELECT DISTINCT instance_id, user_id, begins_at, observed_at, workspace_class, state
@@ -153,7 +153,7 @@ def keep_changes(connection: Connection, reports: Sequence[SessionReport]) -> No
 
 
 def list_changes(connection: Connection, users: Mapping[UUID, UUID]) -> Mapping[UUID, Sequence[Segment]]:
-    """Return what was told of the present of sessions while they were of a user, by session."""
+    """Return the segments of the present of sessions while they were of a user, by session."""
     statement = """
         SELECT c.instance_id, c.begins_at, c.observed_at, c.workspace_class, c.state
         FROM session_change c
@@ -184,7 +184,7 @@ def list_timelines(connection: Connection, reports: Sequence[SessionReport]) -> 
     """Return what is known of those sessions that have a timeline, or began in another class than reported."""
     statement = f"""
         SELECT w.instance_id, w.user_id, w.workspace_class, w.timeline, {first_seen("w")} AS first_seen_at,
-               {start_told("w")} AS told_at
+               {start_reported("w")} AS reported_at
         FROM workspace_instance w
         JOIN unnest(CAST(:instances AS uuid[]), CAST(:classes AS text[])) AS r(instance_id, workspace_class)
             ON r.instance_id = w.instance_id

@@ -52,7 +52,7 @@ def _facts(row: str) -> str:
 
 
 _INTO = f"""(instance_id, attribution_id, {_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, timeline,
-    first_observed_at, start_told_at)"""
+    first_observed_at, start_reported_at)"""
 
 
 def first_seen(row: str) -> str:
@@ -60,12 +60,14 @@ def first_seen(row: str) -> str:
     return f"COALESCE({row}.first_observed_at, {row}.observed_at)"
 
 
-def start_told(row: str) -> str:
-    """Compose when a session's start was told; NEVER if it is inferred."""
-    return f"COALESCE({row}.start_told_at, {first_seen(row)})"
+def start_reported(row: str) -> str:
+    """Compose when a session's start was reported; NEVER if it is inferred."""
+    return f"COALESCE({row}.start_reported_at, {first_seen(row)})"
 
 
-_EARLIER = f"""({first_seen("EXCLUDED")} < {first_seen("held")} OR {start_told("EXCLUDED")} < {start_told("held")})"""
+_EARLIER = (
+    f"""({first_seen("EXCLUDED")} < {first_seen("held")} OR {start_reported("EXCLUDED")} < {start_reported("held")})"""
+)
 _TIMELINE = joined("held.timeline", "EXCLUDED.timeline")
 
 
@@ -90,7 +92,7 @@ def merging(reports: str) -> str:
                max(CASE WHEN r.stopped_at IS NULL THEN r.seen_at END) OVER same AS last_seen_at,
                max(CASE WHEN r.source IS NOT NULL THEN r.seen_at END) OVER same AS source_seen_at,
                min(r.observed_at) OVER same AS first_seen_at,
-               min(CASE WHEN r.present THEN '{NEVER.isoformat()}' ELSE r.observed_at END) OVER same AS told_at,
+               min(CASE WHEN r.present THEN '{NEVER.isoformat()}' ELSE r.observed_at END) OVER same AS reported_at,
                first_value(r.source) OVER (
                    PARTITION BY r.instance_id ORDER BY r.source IS NULL, r.seen_at DESC, r.source COLLATE "C" DESC
                ) AS latest_source
@@ -101,13 +103,13 @@ def merging(reports: str) -> str:
         INSERT INTO workspace_instance AS held {_INTO}
         SELECT r.instance_id, r.attribution_id, {_facts("r")}, r.last_seen_at, r.latest_source, r.source_seen_at,
                s.taken_at, t.timeline, NULLIF(r.first_seen_at, r.observed_at),
-               NULLIF(r.told_at, r.first_seen_at)
+               NULLIF(r.reported_at, r.first_seen_at)
         FROM report r LEFT JOIN source_snapshot s ON s.source = r.latest_source
         LEFT JOIN (SELECT instance_id, timeline FROM told WHERE timeline IS NOT NULL) AS t USING (instance_id)
         ORDER BY r.instance_id
         ON CONFLICT (instance_id) DO UPDATE SET
             ({_COLUMNS}, last_seen_at, source, source_seen_at, missed_at, capped_at, cap_reason, recorded_at, timeline,
-             first_observed_at, start_told_at) = (
+             first_observed_at, start_reported_at) = (
                 SELECT {_facts("f")}, n.last_seen_at,
                        CASE WHEN n.moved THEN EXCLUDED.source ELSE held.source END,
                        CASE WHEN n.moved THEN EXCLUDED.source_seen_at ELSE held.source_seen_at END,
@@ -116,12 +118,12 @@ def merging(reports: str) -> str:
                        CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.capped_at END,
                        CASE WHEN n.capped AND COALESCE(f.stopping_at, f.stopped_at) IS NULL THEN held.cap_reason END,
                        clock_timestamp(), {_TIMELINE},
-                       NULLIF(n.first_seen_at, f.observed_at), NULLIF(n.told_at, n.first_seen_at)
+                       NULLIF(n.first_seen_at, f.observed_at), NULLIF(n.reported_at, n.first_seen_at)
                 FROM (
                     SELECT {_rank("EXCLUDED")} > {_rank("held")} AS greater,
                            GREATEST(held.last_seen_at, EXCLUDED.last_seen_at) AS last_seen_at,
                            LEAST({first_seen("EXCLUDED")}, {first_seen("held")}) AS first_seen_at,
-                           LEAST({start_told("EXCLUDED")}, {start_told("held")}) AS told_at,
+                           LEAST({start_reported("EXCLUDED")}, {start_reported("held")}) AS reported_at,
                            EXCLUDED.source IS NOT NULL AND (held.source IS NULL OR {_NEWER}) AS moved,
                            held.cap_reason = 'lifetime'
                                OR EXCLUDED.last_seen_at <= held.last_seen_at

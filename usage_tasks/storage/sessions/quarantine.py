@@ -148,7 +148,7 @@ def list_selected(
 def list_contradicting(connection: Connection, instances: Collection[UUID]) -> Sequence[QuarantinedReport]:
     """List the reports that were refused because an earlier one of their session says something else.
 
-    Those of snapshots are left out: their rows say the present, and are compared only when they arrive.
+    Those of snapshots are left out: their rows have the present, and are compared only when they arrive.
     """
     statement = f"""
         SELECT {_COLUMNS} FROM quarantined_report

@@ -14,7 +14,7 @@ compatible_from: str = "0016"
 
 def upgrade() -> None:
     op.add_column("quarantined_report", sa.Column("first_sent_at", sa.DateTime(timezone=True), nullable=True))
-    op.add_column("workspace_instance", sa.Column("start_told_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("workspace_instance", sa.Column("start_reported_at", sa.DateTime(timezone=True), nullable=True))
     op.create_table(
         "session_change",
         sa.Column("instance_id", sa.Uuid(), nullable=False),
