@@ -59,23 +59,16 @@ def merge(
     greatest = max(reports, key=rank)
     signs = [min(each.observed_at, arrived_at or each.observed_at) for each in reports if each.stopped_at is None]
     last_seen_at = _latest(*signs, seen_at if signs else None)
-    seen_first = min(each.observed_at for each in reports)
-    reported_at = min(each.fixed.reported_at for each in reports)
-    fixed = greatest.fixed._replace(observed_at=seen_first, reported_at=reported_at)
     told = [segment for each in reports for segment in each.segments]
     if held is None:
-        return KnownSession(facts=greatest, last_seen_at=last_seen_at, fixed=fixed, timeline=join(told))
+        return KnownSession(facts=greatest, last_seen_at=last_seen_at, fixed=_earliest(reports), timeline=join(told))
     if not greatest.agrees(held.fixed):
         return held
     greater = rank(greatest) > rank(held.facts)
     newer = last_seen_at is not None and held.last_seen_at is not None and last_seen_at > held.last_seen_at
     timeline = join([*held.timeline, *told])
-    changed = (
-        greater
-        or seen_first < held.fixed.observed_at
-        or reported_at < held.fixed.reported_at
-        or timeline != held.timeline
-    )
+    fixed = _earliest(reports, held.fixed)
+    changed = greater or fixed != held.fixed or timeline != held.timeline
     if not changed and (held.facts.stopped_at is not None or not newer):
         return held
     facts = greatest if greater else held.facts
@@ -84,12 +77,17 @@ def merge(
     return KnownSession(
         facts=facts,
         last_seen_at=_latest(held.last_seen_at, last_seen_at),
-        fixed=held.fixed._replace(
-            observed_at=min(held.fixed.observed_at, seen_first), reported_at=min(held.fixed.reported_at, reported_at)
-        ),
+        fixed=fixed,
         cap=None if ended or lifted else held.cap,
         timeline=timeline,
     )
+
+
+def _earliest(reports: Sequence[SessionReport], *held: FixedFacts) -> FixedFacts:
+    """Join fixed facts of one class and user."""
+    facts = [*(each.fixed for each in reports), *held]
+    observed_at, reported_at = min(each.observed_at for each in facts), min(each.reported_at for each in facts)
+    return FixedFacts(observed_at, reported_at, facts[0].workspace_class, facts[0].user_id)
 
 
 def _latest(*moments: datetime | None) -> datetime | None:

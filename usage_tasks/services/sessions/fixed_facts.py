@@ -67,7 +67,7 @@ def settle(
             agreeing.append(report)
     if not first:
         return Decided(taking_over=[], starting=[], agreeing=agreeing, rejections=rejections, released=[])
-    staying = _list_staying(connection, {each: known[each] for each in first}, first)
+    staying = _keep_present(connection, {each: known[each] for each in first}, first)
     complete = {
         each: replace(report, segments=(*report.segments, *staying.get(each, ()))) for each, report in first.items()
     }
@@ -88,10 +88,10 @@ def _was_inferred(held: HeldSession, report: SessionReport) -> bool:
     return held.fixed.inferred and held.fixed.user_id == report.user_id
 
 
-def _list_staying(
+def _keep_present(
     connection: Connection, sessions: Mapping[UUID, HeldSession], first: Mapping[UUID, SessionReport]
 ) -> Mapping[UUID, Sequence[Segment]]:
-    """List the segments that hold whatever a session's class at the start is: those of the user's present."""
+    """Remember what inferred starts come from; return the segments that hold whatever the start of a session is."""
     inferred = {
         each: Segment(
             begins_at=held.fixed.observed_at,
