@@ -47,6 +47,7 @@ def broker(redis_url: str, rt: object) -> Iterator[str]:
     """The broker that tasks enqueue to; no worker listens."""
     before = app.conf["broker_url"]
     app.conf["broker_url"] = redis_url
+    vars(app).pop("amqp", None)  # with its pool of connections: those of an earlier test may lead to a server that is gone
     yield redis_url
     app.conf["broker_url"] = before
 
