@@ -5,7 +5,7 @@ import itertools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -43,35 +43,76 @@ PRICES: Final = MappingProxyType(
     }
 )
 TEMPLATE: Final = f"usage_template_{os.getpid()}"
-LONGEST_FIRST: Final = (
-    "demo",
-    "docs",
-    "packaging",
-    "telemetry",
-    "worker",
-    "faults",
-    "commands",
-    "webhook_app",
-    "chaos",
+TESTS: Final = Path(__file__).parent
+WAITING: Final = (
+    "worker/test_broker_errors.py",
+    "worker/test_progress.py",
+    "commands/doctor/test_faults.py",
+    "commands/doctor/test_silent_peers.py",
+    "worker/test_signals.py",
+    "worker/test_upgrade.py",
+    "commands/test_failures.py",
+    "storage/test_silent_peer.py",
+    "installation/test_tls.py",
+    "installation/test_foreign.py",
+    "chaos/test_short.py",
+    "worker/test_interruptions.py",
+    "chaos/test_clocks.py",
+    "webhook_app/test_port.py",
+    "webhook_app/test_broker.py",
+    "commands/test_doctor.py",
+    "worker/test_beat.py",
+    "worker/test_guard.py",
+    "limits/test_limit_tasks.py",
+    "commands/doctor/test_queues.py",
+    "coordination/test_broker_answers.py",
 )
-"""Folders whose tests start processes: begun last, they would keep one test process busy when the others have ended.
+"""Files that wait for seconds on end, the longest first: a process that runs one needs little of a processor."""
 
-The demo takes the most. The chaos suite has bounds of real time: it comes when the demo has ended.
+COMPUTING: Final = (
+    "demo/test_quarter.py",
+    "faults/test_kill_matrix.py",
+    "commands/test_conditions.py",
+    "demo/test_ending.py",
+    "sessions/timelines/test_any_order.py",
+    "worker/test_malformed.py",
+    "docs/test_readme.py",
+    "stripe_gateway/test_described_objects.py",
+    "coordination/test_unreadable.py",
+    "webhook_app/test_serve.py",
+    "packaging/test_installed.py",
+    "telemetry/test_metrics.py",
+    "webhook_app/test_fault_run.py",
+    "inbox/test_any_order.py",
+    "payments/test_three_months.py",
+)
+"""Files that keep a processor busy, the longest first."""
+
+FIRST: Final = tuple(file for pair in itertools.zip_longest(WAITING, COMPUTING) for file in pair if file)
+"""The longest files: begun last, they would keep one test process busy when the others have ended.
+
+A waiting file and a computing one in turn, so that at each time some processes wait and some compute. The chaos suite
+has bounds of real time: it begins when the demo has ended.
 """
 _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the folders with the longest files begin; otherwise the order stays."""
-    places = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
-    tests = Path(__file__).parent
-    items.sort(key=lambda item: places.get(item.path.relative_to(tests).parts[0], len(places)))
+    """Have the longest files begin; otherwise the order stays."""
+    places = {TESTS / file: place for place, file in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
-def pytest_collection_finish() -> None:
-    """Keep the collector of garbage from looking at what was imported: it lives as long as the process."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the collector of garbage from looking at what is imported: it lives as long as the process."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.broker_pools import forget_pools
 from tests.faults.deaths import Mortals
 from tests.stripe_world.bench import Bench
 from tests.stripe_world.world import KEY, StripeWorld, stripe_world
@@ -47,6 +48,7 @@ def broker(redis_url: str, rt: object) -> Iterator[str]:
     """The broker that tasks enqueue to; no worker listens."""
     before = app.conf["broker_url"]
     app.conf["broker_url"] = redis_url
+    forget_pools()
     yield redis_url
     app.conf["broker_url"] = before
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from kombu import pools
 
+from tests.broker_pools import forget_pools
 from tests.worker.workers import Workers, wait_until
 from usage_tasks.coordination.dead_letters import (
     REDELIVERIES_MAX,
@@ -51,6 +52,7 @@ def test_a_task_that_a_lost_connection_cuts_short_is_not_counted(workers: Worker
     finally:
         workers.redis.config_set("maxclients", str(clients))
         pools.reset()  # this process's connections were cut too
+        forget_pools()
     wait_until(lambda: workers.count("nap ended") == 1)
     assert (workers.count("nap begun"), list_dead_letters(workers.redis)) == (2, [])
 

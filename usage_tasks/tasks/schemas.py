@@ -16,7 +16,7 @@ def list_schemas() -> Mapping[str, dict[str, Any]]:
 
     A task is declared when its module is imported.
     """
-    return ARGUMENT_SCHEMAS | {name: _schema_of(message) for name, message in ANNOUNCEMENTS.items()}
+    return {**ARGUMENT_SCHEMAS, **{name: _schema_of(message) for name, message in ANNOUNCEMENTS.items()}}
 
 
 def _schema_of(message: type[Announcement]) -> dict[str, Any]:

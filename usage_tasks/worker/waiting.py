@@ -23,8 +23,8 @@ from usage_tasks.worker.quick_redis import quick_redis
 
 log = structlog.get_logger(__name__)
 
-ARGUMENT_DIGESTS: Final[dict[str, str]] = {}
-"""The digest of the schema of each task's arguments in this version, by the task's name."""
+ARGUMENT_DIGESTS: Final[dict[str, Callable[[], str]]] = {}
+"""What returns the digest of the schema of each task's arguments in this version, by the task's name."""
 
 ANSWER_AFTER: Final = timedelta(seconds=15)
 """How long a sender who waits for an answer is kept waiting for a worker of a newer version: about ten rounds."""
@@ -62,7 +62,7 @@ def keep_waiting(app: Any, message: Any, *, reason: str) -> bool:
         return False
     headers = content["headers"]
     arguments, named, _ = content["body"]
-    refused_by = {*_texts(headers.get(_REFUSED_BY)), *filter(None, [ARGUMENT_DIGESTS.get(headers["task"])])}
+    refused_by = {*_texts(headers.get(_REFUSED_BY)), *filter(None, [_digest_of(headers["task"])])}
     headers[_REFUSED_BY] = sorted(refused_by)
     if _instant(headers.get(_WAITS_SINCE)) is None:
         headers[_WAITS_SINCE] = _now().isoformat()
@@ -145,10 +145,15 @@ def _decide(app: Any, entry: StoredEntry) -> None:
         waiting_messages.remove_message(quick_redis(), entry)
         log.info("message.expired", task=waiting.task, task_id=waiting.task_id)
         return
-    known = waiting.task in app.tasks and ARGUMENT_DIGESTS.get(waiting.task, "") not in waiting.refused_by
+    known = waiting.task in app.tasks and _digest_of(waiting.task) not in waiting.refused_by
     answer_due = waiting.answer_awaited and (waits_since is None or waits_since < now - ANSWER_AFTER)
     if (known or answer_due) and send_waiting(app, entry, last_round=not known):
         log.info("message.sent_again", task=waiting.task, task_id=waiting.task_id, last_round=not known)
+
+
+def _digest_of(task: str) -> str:
+    """Return the digest of a task's arguments; "" if this version has no such task."""
+    return ARGUMENT_DIGESTS.get(task, str)()
 
 
 def _content_of(app: Any, message: Any) -> dict[str, Any] | None:

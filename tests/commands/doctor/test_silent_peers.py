@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 from tests.chaos.proxy import Wire
 from tests.commands.doctor.conftest import Installation
 from tests.commands.doctor.page import FAULTS, to_see_to
+from usage_tasks.celery import app
 from usage_tasks.embedded.processes import free_port
 
 pytestmark = pytest.mark.timeout(60)
@@ -34,6 +35,7 @@ class Silence:
 
 @pytest.fixture
 def silence(installation: Installation) -> Any:
+    assert app.conf["broker_url"]  # read once in a process: not while its variable leads through a wire
     made = Silence(installation)
     yield made
     for wire in made.wires:

@@ -84,7 +84,7 @@ def test_every_id_in_every_signature_is_known_here() -> None:
         and any(map(takes_id, each["properties"].values()))
     }
     assert rows == ROWS_WITH_IDS
-    assert '"uuid"' not in json.dumps(ARGUMENT_SCHEMAS), "an id that takes UUIDs only"
+    assert '"uuid"' not in json.dumps(dict(ARGUMENT_SCHEMAS)), "an id that takes UUIDs only"
     taking = {name for name, schema in ARGUMENT_SCHEMAS.items() if any(map(takes_id, schema["properties"].values()))}
     assert taking == set(NEEDED) | set(WITHOUT_ACTOR)
 
