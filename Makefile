@@ -10,7 +10,7 @@ DEMO_ARGS ?=
 # With bytecode, each test process has read the tests in half the time, and each process that they start is up sooner.
 unexport PYTHONDONTWRITEBYTECODE
 # Test processes; each has servers of its own. More than there are processors: many tests wait.
-TEST_PROCESSES ?= 7
+TEST_PROCESSES ?= 6
 # A file's tests stay in one process, which starts what they share once; tests/conftest.py puts the longest files first.
 SPREAD := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
