@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import redis
 import structlog
+from hypothesis import settings
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection
@@ -95,6 +96,10 @@ A waiting file and a computing one in turn, so that at each time some processes 
 has bounds of real time: it begins when the demo has ended.
 """
 _numbers = itertools.count(1)
+
+# No example has a bound of time: machines are shared.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
