@@ -74,10 +74,10 @@ def _sample(pid: int) -> tuple[frozenset[str], float]:
 
 def _family(pid: int) -> Iterator[int]:
     yield pid
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = file.read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            yield from _family(int(child))
+    try:
+        files = list(Path(f"/proc/{pid}/task").glob("*/children"))
+        children = [child for file in files for child in file.read_text().split()]
+    except OSError:  # ended, or no Linux
+        return
+    for child in children:
+        yield from _family(int(child))
