@@ -76,8 +76,12 @@ def _family(pid: int) -> Iterator[int]:
     yield pid
     try:
         files = list(Path(f"/proc/{pid}/task").glob("*/children"))
-        children = [child for file in files for child in file.read_text().split()]
     except OSError:  # ended, or no Linux
         return
-    for child in children:
-        yield from _family(int(child))
+    for file in files:
+        try:
+            children = file.read_text().split()
+        except OSError:  # only this thread has ended
+            continue
+        for child in children:
+            yield from _family(int(child))
