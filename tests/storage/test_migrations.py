@@ -229,15 +229,13 @@ def test_a_database_with_sessions_gets_names_and_a_namespace_of_its_own_and_no_r
     tables = ("workspace_instance", "open_session", "ledger_entry", "installation", "directory_user")
 
     def held() -> list[object]:
+        # Columns that a later version adds are null.
+        every = 'SELECT xmin, jsonb_strip_nulls(to_jsonb(t)) FROM "{}" t ORDER BY 2'
         with engine.connect() as connection:
-            return [
-                connection.execute(text(f'SELECT array_agg(t.xmin || t::text ORDER BY t::text) FROM "{table}" t')).one()  # noqa: S608
-                for table in tables
-            ]
+            return [connection.execute(text(every.format(table))).all() for table in tables]
 
     before = held()
-    with engine.connect() as connection:
-        command.upgrade(migrate.alembic_config(connection), "0025")
+    migrate.upgrade(empty_url)
     with engine.connect() as connection:
         named = connection.execute(text("SELECT count(*) FROM directory_name")).scalar_one()
         distinct = "SELECT count(*) FROM directory_namespace JOIN installation ON namespace <> installation_id"

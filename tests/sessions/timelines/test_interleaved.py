@@ -160,9 +160,8 @@ def test_a_drop_leaves_what_a_take_over_takes_up(database: Database) -> None:
     assert drop() == 40
 
 
-def test_an_import_does_not_deadlock_with_a_snapshot_of_the_source_of_an_odd_row(database: Database) -> None:
-    plain, odd = (report(instance_id=str(make_id(name)), source="eu") for name in ("plain", "odd"))
-    chunk = chunk_of({**plain, "source": ""}, odd={3: OddRow(odd, make_id("odd"))})
+def import_beside_a_snapshot(database: Database, chunk: Chunk, row: Report) -> None:
+    """Let an import wait while a snapshot of "eu" has locked its source, and no session yet."""
 
     def import_rows() -> None:
         with database.transaction() as connection:
@@ -171,13 +170,20 @@ def test_an_import_does_not_deadlock_with_a_snapshot_of_the_source_of_an_odd_row
     with ThreadPoolExecutor(1) as pool:
         imports: list[Future[None]] = []
 
-        def begin_to_import() -> None:
+        def begin() -> None:
             imports.append(pool.submit(import_rows))
             wait_until_one_waits(database)
 
-        with database.transaction() as connection, before(connection, "w.timeline IS NOT NULL", begin_to_import):
-            list_running(connection, "eu", NOW, [plain])
+        with database.transaction() as connection, before(connection, "w.timeline IS NOT NULL", begin):
+            list_running(connection, "eu", NOW, [row])
         imports[0].result()
+
+
+def test_an_import_does_not_deadlock_with_a_snapshot_of_the_source_of_an_odd_row(database: Database) -> None:
+    plain, odd = (report(instance_id=str(make_id(name)), source="eu") for name in ("plain", "odd"))
+    chunk = chunk_of({**plain, "source": ""}, odd={3: OddRow(odd, make_id("odd"))})
+
+    import_beside_a_snapshot(database, chunk, plain)
     with database.transaction() as connection:
         assert connection.execute(text("SELECT source FROM workspace_instance")).scalars().all() == ["eu", "eu"]
 
@@ -223,21 +229,7 @@ def test_an_import_of_plain_rows_that_contradict_does_not_deadlock_with_a_snapsh
     other = report(instance_id=OTHER)
     rows = [report(instance_id=ONE, source="eu", workspace_class=name) for name in ("small", "large")]
     chunk = chunk_of(other, *rows)
-
-    def import_rows() -> None:
-        with database.transaction() as connection:
-            import_it(connection, chunk)
-
-    with ThreadPoolExecutor(1) as pool:
-        imports: list[Future[None]] = []
-
-        def begin() -> None:
-            imports.append(pool.submit(import_rows))
-            wait_until_one_waits(database)
-
-        with database.transaction() as connection, before(connection, "w.timeline IS NOT NULL", begin):
-            list_running(connection, "eu", NOW, [other])
-        imports[0].result()
+    import_beside_a_snapshot(database, chunk, other)
 
 
 def test_a_release_in_parts_does_not_deadlock_with_a_batch(database: Database) -> None:
